@@ -1,0 +1,1 @@
+//! adapters (room header to be written).

@@ -1,0 +1,1 @@
+//! codec (room header to be written).

@@ -1,0 +1,1 @@
+//! commands (room header to be written).

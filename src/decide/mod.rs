@@ -1,0 +1,1 @@
+//! decide (room header to be written).

@@ -1,0 +1,1 @@
+//! devnet (room header to be written).

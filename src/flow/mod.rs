@@ -1,0 +1,1 @@
+//! flow (room header to be written).

@@ -1,0 +1,209 @@
+//! The narrow traits through which the flow reaches the world. Implementations live in `adapters/` (network, SQLite,
+//! recordings) and `devnet/` (the embedded node of `replay`).
+//!
+//! Every call has a deadline inside its implementation. An answer is complete and checked as far as it can be by
+//! itself (a header's hash, a blob's commitment); what it means is decided elsewhere.
+
+use async_trait::async_trait;
+
+use crate::error::PortError;
+use crate::types::{
+    B256, BatchIndex, BatchRecord, Blob, Cursor, Identity, JournalEntry, L1Event, L1Header, L1Message, L1Number, L1Ref,
+    L1Tag, L1Transaction, L2Block, L2Header, L2Number, L2Ref, L2Snapshot, Lease, NewBlock, QueueIndex, TracedCall,
+};
+
+/// What a port gives back.
+pub type PortResult<T> = Result<T, PortError>;
+
+/// The L1 execution chain, seen through the Rollup and L1MessageQueue contracts.
+#[async_trait]
+pub trait L1Chain: Send + Sync {
+    /// The header that `tag` names; none where the node has no such block yet.
+    async fn tagged(&self, tag: L1Tag) -> PortResult<Option<L1Header>>;
+
+    /// Headers by number, in the order asked for; none where the node has no such block.
+    async fn headers(&self, numbers: &[L1Number]) -> PortResult<Vec<Option<L1Header>>>;
+
+    /// The CommitBatch, RevertBatch and QueueTransaction logs of blocks `from..=to`, ordered, without duplicates and
+    /// without removed ones. The answering endpoint's own head is at least `to`.
+    async fn events(&self, from: L1Number, to: L1Number) -> PortResult<Vec<L1Event>>;
+
+    /// Every CommitBatch log of batch `index` in `from..=to` (the index is an indexed topic), ordered.
+    async fn commits_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<Vec<L1Event>>;
+
+    /// Every RevertBatch log of batch `index` in `from..=to`, ordered.
+    async fn reverts_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<Vec<L1Event>>;
+
+    /// The transaction at `index` of block `block`, asked for by the block's hash; none where that block is unknown.
+    async fn transaction(&self, block: L1Ref, index: u64) -> PortResult<Option<L1Transaction>>;
+
+    /// Every call to the Rollup contract inside transaction `tx` that was not rolled back, in order. None where no
+    /// endpoint offers `debug_traceTransaction`.
+    async fn rollup_calls(&self, tx: B256) -> PortResult<Option<Vec<TracedCall>>>;
+
+    /// `committedBatches(index)` of each index at L1 block `at` (its newest state when none); zero after a revert.
+    async fn committed_hashes(&self, indices: &[BatchIndex], at: Option<L1Number>) -> PortResult<Vec<B256>>;
+
+    /// `lastCommittedBatchIndex()` at L1 block `at` (its newest state when none).
+    async fn last_committed_index(&self, at: Option<L1Number>) -> PortResult<BatchIndex>;
+
+    /// `batchBlobVersionedHashes(index)`, newest state; zero when deleted.
+    async fn blob_field(&self, index: BatchIndex) -> PortResult<B256>;
+
+    /// `batchDataStore(index).blockNumber`, newest state; zero when deleted.
+    async fn batch_last_block(&self, index: BatchIndex) -> PortResult<L2Number>;
+
+    /// `getCrossDomainMessage(index)` of each index, newest state.
+    async fn queue_hashes(&self, indices: &[QueueIndex]) -> PortResult<Vec<B256>>;
+}
+
+/// Where blobs come from.
+#[async_trait]
+pub trait BlobSource: Send + Sync {
+    /// The blobs with these versioned hashes of the L1 block `header`, in the order asked for. Each one's commitment
+    /// was recomputed from its bytes and hashes to what was asked.
+    async fn blobs(&self, header: &L1Header, versioned_hashes: &[B256]) -> PortResult<Vec<Blob>>;
+}
+
+/// Withdrawal root at a block, as far as the node can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MessageRoot {
+    /// `messageRoot()` at that block.
+    Root(B256),
+    /// The node no longer keeps the state of that block.
+    Pruned,
+}
+
+/// The L2 node's unauthenticated side.
+#[async_trait]
+pub trait L2Reader: Send + Sync {
+    /// Head, tags and sync state in one request. A tag that was never set is none.
+    async fn snapshot(&self) -> PortResult<L2Snapshot>;
+
+    /// The header at `number`; none where the node has none. Numbers above the head may still answer: the caller
+    /// compares with the snapshot's head.
+    async fn header(&self, number: L2Number) -> PortResult<Option<L2Header>>;
+
+    /// Blocks `first..=last` in order with every transaction's raw bytes, hashes recomputed and linked by parent
+    /// hash. A missing block is `NotFound`; blocks that do not link (the chain changed under way) are `Malformed`.
+    async fn blocks(&self, first: L2Number, last: L2Number) -> PortResult<Vec<L2Block>>;
+
+    /// `messageRoot()` of L2ToL1MessagePasser at `block`, asked for by its hash.
+    async fn message_root(&self, block: L2Ref) -> PortResult<MessageRoot>;
+
+    /// The root that the last AppendMessage log in blocks `first..=last` carries; none when there is none.
+    async fn last_appended_root(&self, first: L2Number, last: L2Number) -> PortResult<Option<B256>>;
+}
+
+/// A write that stopped under way.
+#[derive(Debug, thiserror::Error)]
+#[error("block write stopped after {} blocks: {error}", written.len())]
+pub struct WriteStopped {
+    /// Headers of the blocks that were written before.
+    pub written: Vec<L2Header>,
+    /// Why it stopped.
+    pub error: PortError,
+}
+
+/// The L2 node's engine side.
+#[async_trait]
+pub trait L2Engine: Send + Sync {
+    /// Writes `blocks` in order in one request. The first carries the parent's hash, the others follow as head + 1.
+    /// Gives the new headers, as many as blocks.
+    async fn write_blocks(&self, blocks: &[NewBlock]) -> Result<Vec<L2Header>, WriteStopped>;
+
+    /// Sets the tags; none leaves a tag alone. The real node sets finalized first and may apply only half.
+    async fn set_tags(&self, safe: Option<B256>, finalized: Option<B256>) -> PortResult<()>;
+}
+
+/// The consensus node's reactors, which must not write while we do.
+#[async_trait]
+pub trait Reactors: Send + Sync {
+    /// Pauses them. On an error some may be paused all the same.
+    async fn pause(&self, height: L2Number) -> PortResult<()>;
+
+    /// Restarts them from `height`. Must be safe to repeat.
+    async fn resume(&self, height: L2Number) -> PortResult<()>;
+}
+
+/// Everything stored, as it stands at start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Stored {
+    /// How far L1 has been read; none before the first step.
+    pub cursor: Option<Cursor>,
+    /// Safe head.
+    pub safe: Option<L2Ref>,
+    /// Finalized head.
+    pub finalized: Option<L2Ref>,
+    /// A pause that a crash left open.
+    pub lease: Option<Lease>,
+    /// The standing batch with the highest index (verified or genesis).
+    pub tip: Option<BatchRecord>,
+}
+
+/// One step of progress, applied in one transaction: all of it or nothing (P6).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Step {
+    /// L1 blocks above this number are dropped with everything recorded in them (batches, reverts, messages).
+    /// Applied first.
+    pub rewind_to: Option<L1Number>,
+    /// Standing batches from this index on become `reverted`. Applied before `batch`.
+    pub revert_from: Option<BatchIndex>,
+    /// Standing batches from this index on are forgotten, to be verified again. Applied before `batch`.
+    pub forget_from: Option<BatchIndex>,
+    /// L1 messages to keep, each with the L1 block that enqueued it.
+    pub messages: Vec<(L1Ref, L1Message)>,
+    /// A RevertBatch log and what became of it.
+    pub revert: Option<L1Event>,
+    /// A batch and its outcome. Replaces a row of the same L1 position.
+    pub batch: Option<BatchRecord>,
+    /// L1 blocks of the reorg window.
+    pub l1_blocks: Vec<L1Ref>,
+    /// New safe head.
+    pub safe: Option<L2Ref>,
+    /// New finalized head.
+    pub finalized: Option<L2Ref>,
+    /// New cursor.
+    pub cursor: Option<Cursor>,
+}
+
+/// The worker's memory. Survives kill -9 at any point.
+#[async_trait]
+pub trait Progress: Send + Sync {
+    /// Everything that a start needs.
+    async fn load(&self) -> PortResult<Stored>;
+
+    /// Stores the identity at first use; `StoreRefused` when another one is stored.
+    async fn claim(&self, identity: &Identity) -> PortResult<()>;
+
+    /// Applies `step` in one transaction.
+    async fn apply(&self, step: &Step) -> PortResult<()>;
+
+    /// The recorded L1 blocks, newest first.
+    async fn l1_blocks(&self) -> PortResult<Vec<L1Ref>>;
+
+    /// The standing batch with this index.
+    async fn batch(&self, index: BatchIndex) -> PortResult<Option<BatchRecord>>;
+
+    /// Standing batches with an index of at least `from`, ascending, at most `limit`.
+    async fn batches_from(&self, from: BatchIndex, limit: u32) -> PortResult<Vec<BatchRecord>>;
+
+    /// The standing verified batch with the highest index whose commit lies at or below L1 block `number`.
+    async fn newest_at_or_below(&self, number: L1Number) -> PortResult<Option<BatchRecord>>;
+
+    /// Stored L1 messages with index `first..first + count`; those that are not stored are left out.
+    async fn messages(&self, first: QueueIndex, count: u64) -> PortResult<Vec<L1Message>>;
+
+    /// Stores the lease of a pause, or removes it.
+    async fn set_lease(&self, lease: Option<Lease>) -> PortResult<()>;
+
+    /// Appends to the journal of writes.
+    async fn journal(&self, entries: &[JournalEntry]) -> PortResult<()>;
+
+    /// The newest `limit` journal entries, newest first.
+    async fn journal_tail(&self, limit: u32) -> PortResult<Vec<JournalEntry>>;
+
+    /// Drops what is no longer needed: L1 blocks below `l1`, L1 messages below queue index `queue`, batch rows below
+    /// index `batch`, reverts below `l1`.
+    async fn prune(&self, l1: L1Number, queue: QueueIndex, batch: BatchIndex) -> PortResult<()>;
+}
