@@ -157,6 +157,8 @@ pub struct Step {
     pub revert: Option<L1Event>,
     /// A batch and its outcome. Replaces a row of the same L1 position.
     pub batch: Option<BatchRecord>,
+    /// Batches that a reorg moved to another L1 block unchanged: stored again under their new position.
+    pub rebound: Vec<BatchRecord>,
     /// L1 blocks of the reorg window.
     pub l1_blocks: Vec<L1Ref>,
     /// New safe head.
