@@ -163,10 +163,14 @@ pub struct Step {
     pub l1_blocks: Vec<L1Ref>,
     /// New safe head.
     pub safe: Option<L2Ref>,
+    /// There is no safe head any more; `safe` is none then.
+    pub clear_safe: bool,
     /// New finalized head.
     pub finalized: Option<L2Ref>,
     /// New cursor.
     pub cursor: Option<Cursor>,
+    /// There is no cursor any more: L1 is read from the first block again; `cursor` is none then.
+    pub clear_cursor: bool,
 }
 
 /// The worker's memory. Survives kill -9 at any point.
