@@ -283,10 +283,12 @@ fn migrate_error(error: MigrateError) -> PortError {
     }
 }
 
-/// Holds every call to its deadline.
-async fn bounded<T>(call: impl Future<Output = PortResult<T>> + Send) -> PortResult<T> {
-    match tokio::time::timeout(DEADLINE, call).await {
-        Ok(answer) => answer,
+/// Runs a call in a task of its own and holds it to its deadline. A task, because a call that is dropped half-way
+/// (shutdown, a lost `select!`) would take its connection with it, and an in-memory database with the connection.
+async fn bounded<T: Send + 'static>(call: impl Future<Output = PortResult<T>> + Send + 'static) -> PortResult<T> {
+    match tokio::time::timeout(DEADLINE, tokio::spawn(call)).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(lost)) => Err(storage(format!("the call was lost: {lost}"))),
         Err(_) => Err(PortError::new(
             Target::Store,
             PortErrorKind::Timeout,
@@ -643,20 +645,23 @@ async fn tip(pool: &SqlitePool) -> PortResult<Option<BatchRecord>> {
 #[async_trait]
 impl Progress for SqliteStore {
     async fn load(&self) -> PortResult<Stored> {
-        bounded(async {
+        let pool = self.pool.clone();
+        bounded(async move {
             Ok(Stored {
-                cursor: cursor(&self.pool).await?,
-                safe: head(&self.pool, "safe").await?,
-                finalized: head(&self.pool, "finalized").await?,
-                lease: lease(&self.pool).await?,
-                tip: tip(&self.pool).await?,
+                cursor: cursor(&pool).await?,
+                safe: head(&pool, "safe").await?,
+                finalized: head(&pool, "finalized").await?,
+                lease: lease(&pool).await?,
+                tip: tip(&pool).await?,
             })
         })
         .await
     }
 
     async fn claim(&self, configured: &Identity) -> PortResult<()> {
-        bounded(async {
+        let configured = configured.clone();
+        let pool = self.pool.clone();
+        bounded(async move {
             sqlx::query(
                 "INSERT INTO identity (id, l1_chain_id, l2_chain_id, rollup, queue, l2_genesis) \
                  VALUES (1, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
@@ -666,14 +671,14 @@ impl Progress for SqliteStore {
             .bind(configured.rollup.as_bytes())
             .bind(configured.queue.as_bytes())
             .bind(configured.l2_genesis.as_bytes())
-            .execute(&self.pool)
+            .execute(&pool)
             .await
             .map_err(sql_error)?;
             let row = sqlx::query("SELECT l1_chain_id, l2_chain_id, rollup, queue, l2_genesis FROM identity")
-                .fetch_one(&self.pool)
+                .fetch_one(&pool)
                 .await
                 .map_err(sql_error)?;
-            match identity_difference(&identity(&row)?, configured) {
+            match identity_difference(&identity(&row)?, &configured) {
                 None => Ok(()),
                 Some((field, stored, configured)) => Err(refused(format!(
                     "the database belongs to another network: its {field} is {stored}, configured is {configured}; \
@@ -685,8 +690,10 @@ impl Progress for SqliteStore {
     }
 
     async fn apply(&self, step: &Step) -> PortResult<()> {
-        bounded(async {
-            let mut transaction = self.pool.begin().await.map_err(sql_error)?;
+        let step = step.clone();
+        let pool = self.pool.clone();
+        bounded(async move {
+            let mut transaction = pool.begin().await.map_err(sql_error)?;
             let db = &mut *transaction;
             if let Some(to) = step.rewind_to {
                 rewind(db, to).await?;
@@ -720,9 +727,10 @@ impl Progress for SqliteStore {
     }
 
     async fn l1_blocks(&self) -> PortResult<Vec<L1Ref>> {
-        bounded(async {
+        let pool = self.pool.clone();
+        bounded(async move {
             let rows = sqlx::query("SELECT number, hash FROM l1_blocks ORDER BY number DESC")
-                .fetch_all(&self.pool)
+                .fetch_all(&pool)
                 .await
                 .map_err(sql_error)?;
             rows.iter().map(|row| l1_ref(row, "number", "hash")).collect()
@@ -731,11 +739,12 @@ impl Progress for SqliteStore {
     }
 
     async fn batch(&self, index: BatchIndex) -> PortResult<Option<BatchRecord>> {
-        bounded(async {
+        let pool = self.pool.clone();
+        bounded(async move {
             let row =
                 sqlx::query(batch_columns!("WHERE batch_index = ? AND outcome IN ('verified', 'genesis') LIMIT 1"))
                     .bind(sql_bound(index.get()))
-                    .fetch_optional(&self.pool)
+                    .fetch_optional(&pool)
                     .await
                     .map_err(sql_error)?;
             row.as_ref().map(batch_record).transpose()
@@ -744,13 +753,14 @@ impl Progress for SqliteStore {
     }
 
     async fn batches_from(&self, from: BatchIndex, limit: u32) -> PortResult<Vec<BatchRecord>> {
-        bounded(async {
+        let pool = self.pool.clone();
+        bounded(async move {
             let rows = sqlx::query(batch_columns!(
                 "WHERE batch_index >= ? AND outcome IN ('verified', 'genesis') ORDER BY batch_index LIMIT ?"
             ))
             .bind(sql_bound(from.get()))
             .bind(i64::from(limit))
-            .fetch_all(&self.pool)
+            .fetch_all(&pool)
             .await
             .map_err(sql_error)?;
             rows.iter().map(batch_record).collect()
@@ -759,12 +769,13 @@ impl Progress for SqliteStore {
     }
 
     async fn newest_at_or_below(&self, number: L1Number) -> PortResult<Option<BatchRecord>> {
-        bounded(async {
+        let pool = self.pool.clone();
+        bounded(async move {
             let row = sqlx::query(batch_columns!(
                 "WHERE outcome = 'verified' AND l1_number <= ? ORDER BY batch_index DESC LIMIT 1"
             ))
             .bind(sql_bound(number.get()))
-            .fetch_optional(&self.pool)
+            .fetch_optional(&pool)
             .await
             .map_err(sql_error)?;
             row.as_ref().map(batch_record).transpose()
@@ -773,14 +784,15 @@ impl Progress for SqliteStore {
     }
 
     async fn messages(&self, first: QueueIndex, count: u64) -> PortResult<Vec<L1Message>> {
-        bounded(async {
+        let pool = self.pool.clone();
+        bounded(async move {
             let rows = sqlx::query(
                 "SELECT queue_index, hash, raw FROM l1_messages WHERE queue_index >= ? AND queue_index < ? \
                  ORDER BY queue_index",
             )
             .bind(sql_bound(first.get()))
             .bind(sql_bound(first.plus(count).get()))
-            .fetch_all(&self.pool)
+            .fetch_all(&pool)
             .await
             .map_err(sql_error)?;
             rows.iter().map(l1_message).collect()
@@ -789,8 +801,9 @@ impl Progress for SqliteStore {
     }
 
     async fn set_lease(&self, lease: Option<Lease>) -> PortResult<()> {
-        bounded(async {
-            let mut db = self.pool.acquire().await.map_err(sql_error)?;
+        let pool = self.pool.clone();
+        bounded(async move {
+            let mut db = pool.acquire().await.map_err(sql_error)?;
             sqlx::query("PRAGMA synchronous = FULL").execute(&mut *db).await.map_err(sql_error)?;
             let written = match lease {
                 Some(lease) => {
@@ -813,8 +826,10 @@ impl Progress for SqliteStore {
     }
 
     async fn journal(&self, entries: &[JournalEntry]) -> PortResult<()> {
-        bounded(async {
-            let mut transaction = self.pool.begin().await.map_err(sql_error)?;
+        let entries = entries.to_vec();
+        let pool = self.pool.clone();
+        bounded(async move {
+            let mut transaction = pool.begin().await.map_err(sql_error)?;
             for chunk in entries.chunks(INSERT_CHUNK) {
                 let mut rows = Vec::with_capacity(chunk.len());
                 for entry in chunk {
@@ -840,12 +855,13 @@ impl Progress for SqliteStore {
     }
 
     async fn journal_tail(&self, limit: u32) -> PortResult<Vec<JournalEntry>> {
-        bounded(async {
+        let pool = self.pool.clone();
+        bounded(async move {
             let rows = sqlx::query(
                 "SELECT at, batch_index, number, old_hash, new_hash, why FROM journal ORDER BY id DESC LIMIT ?",
             )
             .bind(i64::from(limit))
-            .fetch_all(&self.pool)
+            .fetch_all(&pool)
             .await
             .map_err(sql_error)?;
             rows.iter().map(journal_entry).collect()
@@ -857,8 +873,9 @@ impl Progress for SqliteStore {
     /// standing batch (the next one builds on it) and the messages that batch has not consumed, and the newest
     /// 200,000 journal rows.
     async fn prune(&self, l1: L1Number, queue: QueueIndex, batch: BatchIndex) -> PortResult<()> {
-        bounded(async {
-            let mut transaction = self.pool.begin().await.map_err(sql_error)?;
+        let pool = self.pool.clone();
+        bounded(async move {
+            let mut transaction = pool.begin().await.map_err(sql_error)?;
             let below = [
                 (
                     "DELETE FROM l1_blocks WHERE number < ? AND number < (SELECT max(number) FROM l1_blocks)",
@@ -1083,8 +1100,7 @@ mod tests {
     /// P6: a step whose future is dropped at any of its waits is applied as a whole or not at all.
     #[tokio::test]
     async fn h1_a_cancelled_step_is_whole_or_absent() {
-        let (mut whole, mut absent) = (0, 0);
-        for polls in 1..40_usize {
+        for polls in 0..40_usize {
             let store = store_with(1).await;
             {
                 let step = full_step(5);
@@ -1093,7 +1109,7 @@ mod tests {
                     if futures::poll!(&mut future).is_ready() {
                         break;
                     }
-                    tokio::time::sleep(Duration::from_micros(200)).await;
+                    tokio::time::sleep(Duration::from_micros(50)).await;
                 }
             }
             let stored = store.load().await.unwrap();
@@ -1104,10 +1120,9 @@ mod tests {
                 store.l1_blocks().await.unwrap().len() == 2,
                 store.messages(QueueIndex::new(5), 9).await.unwrap().len() == 2,
             ];
-            assert!(seen.iter().all(|&s| s == seen[0]), "after {polls} polls: {seen:?}");
-            if seen[0] { whole += 1 } else { absent += 1 }
+            // A step that was begun is queued before the reads above, which share its one connection.
+            assert!(seen.iter().all(|&s| s == (polls > 0)), "after {polls} polls: {seen:?}");
         }
-        assert!(whole > 0 && absent > 0, "{whole} whole, {absent} absent");
     }
 
     #[tokio::test]
