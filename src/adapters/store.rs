@@ -708,10 +708,16 @@ impl Progress for SqliteStore {
             if let Some(event) = &step.revert {
                 put_revert(db, event).await?;
             }
-            if let Some(batch) = &step.batch {
+            for batch in step.rebound.iter().chain(&step.batch) {
                 put_batch(db, batch).await?;
             }
             put_l1_blocks(db, &step.l1_blocks).await?;
+            if step.clear_safe {
+                sqlx::query("DELETE FROM heads WHERE kind = 'safe'").execute(&mut *db).await.map_err(sql_error)?;
+            }
+            if step.clear_cursor {
+                sqlx::query("DELETE FROM cursor").execute(&mut *db).await.map_err(sql_error)?;
+            }
             if let Some(safe) = step.safe {
                 put_head(db, "safe", safe).await?;
             }

@@ -187,7 +187,7 @@ impl Worker {
             }
             let facts = self.first_facts(bound.outline.last, pull, false, None);
             return Ok(Err(match dispatch::first_look(&facts) {
-                FirstLook::FetchBlob => self.walk_back(index, number).await?,
+                FirstLook::FetchBlob => self.walk_back(index, number, false).await?,
                 FirstLook::Wait | FirstLook::WaitBeforeSwitch | FirstLook::Consistent => BatchEnd::Stands {
                     stall: self.waiting(index, bound.outline.last, pull),
                     blocks: bound.outline.last.above(first).saturating_add(1),
@@ -218,15 +218,15 @@ impl Worker {
                     ?actual,
                     "the local chain differs below this batch; going back one batch"
                 );
-                Ok(Err(self.walk_back(index, number).await?))
+                Ok(Err(self.walk_back(index, number, true).await?))
             }
         }
     }
 
     /// The anchor at `number` below batch `index` is wrong and nothing is stored of the batch before: it is looked for
-    /// on L1 and verified first, at most down to the finalized head (E5).
-    async fn walk_back(&self, index: BatchIndex, number: L2Number) -> Result<BatchEnd, FlowError> {
-        if self.finalized_floor(number) {
+    /// on L1 and verified first; a block that is `present` at most down to the finalized head (E5).
+    async fn walk_back(&self, index: BatchIndex, number: L2Number, present: bool) -> Result<BatchEnd, FlowError> {
+        if present && self.finalized_floor(number) {
             let detail = format!("block {number} lies at or below the finalized head and is not what L1 committed to");
             return Ok(BatchEnd::stands(Stall::at(index, Reason::DivergesBelowFinalized, detail)));
         }
