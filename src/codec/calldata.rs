@@ -18,11 +18,12 @@ mod bindings {
     ethers_contract::abigen!(Rollup, "./contracts/abi/Rollup.json");
 }
 
-// The generator numbers the three overloads of `commitBatch` in the ABI file's order; a test holds the selectors.
+// Two generator traits shape the ABI file: overloads are named after the argument in which they differ, and structs are
+// looked up by function and argument name, so the overloads of `commitBatch` name their first argument differently.
 use bindings::{
-    BatchDataInput, BatchSignatureInput, CommitBatch0Call as CommitBatchCall,
-    CommitBatch1Call as CommitBatchContextsCall, CommitBatch2Call as CommitBatchSkipBitmapCall,
-    CommitBatchWithProofCall, CommitStateCall, ContextsBatchDataInput, SkipBitmapBatchDataInput,
+    BatchDataInput, BatchSignatureInput, CommitBatchCall, CommitBatchWithContextsCall as CommitBatchContextsCall,
+    CommitBatchWithProofCall, CommitBatchWithSkipBitmapCall as CommitBatchSkipBitmapCall, CommitStateCall,
+    ContextsBatchDataInput, SkipBitmapBatchDataInput,
 };
 
 /// Why calldata is not that of a commit.
@@ -229,7 +230,7 @@ pub fn encode_commit(commit: &CommitCalldata) -> Vec<u8> {
         }
         .encode(),
         CommitForm::LegacyContexts => CommitBatchContextsCall {
-            batch_data_input: ContextsBatchDataInput {
+            contexts: ContextsBatchDataInput {
                 version: commit.version,
                 parent_batch_header: commit.parent_header.clone().into(),
                 block_contexts: encode_contexts(commit.contexts.as_deref().unwrap_or_default()).into(),
@@ -241,7 +242,7 @@ pub fn encode_commit(commit: &CommitCalldata) -> Vec<u8> {
         }
         .encode(),
         CommitForm::LegacySkipBitmap => CommitBatchSkipBitmapCall {
-            batch_data_input: SkipBitmapBatchDataInput {
+            skip_bitmap: SkipBitmapBatchDataInput {
                 version: commit.version,
                 parent_batch_header: commit.parent_header.clone().into(),
                 block_contexts: encode_contexts(commit.contexts.as_deref().unwrap_or_default()).into(),
