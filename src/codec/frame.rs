@@ -217,6 +217,10 @@ pub fn needs_target(frame: &[u8]) -> bool {
 fn needs_target_checked(frame: &[u8]) -> Result<bool, FrameError> {
     let header = header(frame)?;
     let content = header.content.ok_or(FrameError::NoContentSize)?;
+    let last_content = match content % BLOCK_CONTENT_BYTES {
+        0 => BLOCK_CONTENT_BYTES,
+        rest => rest,
+    };
     for block in Blocks::behind(frame, &header) {
         let block = block?;
         if block.kind != BlockKind::Compressed {
@@ -229,7 +233,7 @@ fn needs_target_checked(frame: &[u8]) -> Result<bool, FrameError> {
             return Ok(true);
         }
         let written = u64::try_from(block.body.len().saturating_add(BLOCK_HEADER_BYTES)).unwrap_or(u64::MAX);
-        if block.last && written >= content % BLOCK_CONTENT_BYTES {
+        if block.last && written >= last_content {
             return Ok(true);
         }
     }
