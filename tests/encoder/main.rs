@@ -5,6 +5,7 @@
 
 mod generate;
 #[path = "../../build/patch.rs"]
+#[expect(dead_code, reason = "PREFIX is for the build script")]
 mod patch;
 
 use std::collections::BTreeMap;
@@ -236,7 +237,7 @@ fn f10_stock_zstd_differs_in_the_known_ways() {
         let size = Numbers::new(seed).between(60, 8000);
         payloads.push(generate::repeats(seed, size, 40, 60));
     }
-    payloads.extend((0..30).map(|seed| generate::repeats(seed, 140_000 + seed as usize * 4000, 300, 30)));
+    payloads.extend((0..30).map(|seed| generate::repeats(seed, 132_000 + seed as usize * 4000, 190, 14)));
     payloads.extend((0..20).map(|seed| generate::transactions(seed, 200_000)));
     let total = payloads.len();
     for payload in payloads {
@@ -288,8 +289,8 @@ fn kinds() -> Vec<Kind> {
         kind("noise", 1500, |n| Numbers::new(n).noise(size(n, 60, 60_000))),
         kind("noise, large", 30, |n| Numbers::new(n).noise(size(n, 100_000, 2_000_000))),
         // Hardly compressible blocks whose sizes lie around the target, in steps of a few bytes.
-        kind("near the target", 160, |n| generate::repeats(n, 131_072, 200 + 3 * n as usize, 30)),
-        kind("above the target", 25, |n| generate::repeats(n, 140_000 + 12_000 * n as usize, 500, 30)),
+        kind("near the target", 160, |n| generate::repeats(n, 131_072, 100 + n as usize, 14)),
+        kind("above the target", 25, |n| generate::repeats(n, 140_000 + 12_000 * n as usize, 170 + 3 * n as usize, 14)),
         // Last blocks of less than 64 bytes that save next to nothing.
         kind("tiny", 2000, |n| generate::repeats(n, 60 + n as usize % 8, 20, 14)),
         kind("tiny last block", 20, |n| {
@@ -388,25 +389,87 @@ fn f10_fast_is_slow() {
     }
 }
 
+// --- Forms at the edges.
+
 #[test]
-fn zz_experiment() {
-    for (longest, low, high) in [(30usize, 200usize, 700usize), (9, 10, 120), (7, 3, 40), (14, 60, 300), (6, 1, 20)] {
-        for step in 0..60u64 {
-            let every = low + (high - low) * step as usize / 60;
-            let payload = generate::repeats(step, 131_072, every, longest);
-            let fast = frame::encode_fast(&payload).unwrap();
-            let parts = parts(&fast);
-            if parts[0].kind == 2 && parts[0].body.len() > TARGET_BYTES - 6000 {
-                let slow = frame::encode_slow(&payload).unwrap();
-                println!(
-                    "longest {longest} every {every}: {} ({}), {} sequences, modes {:b} differ {}",
-                    parts[0].body.len(),
-                    parts[0].body.len() as i64 - TARGET_BYTES as i64,
-                    parts[0].sequences,
-                    parts[0].modes,
-                    fast != slow
-                );
-            }
+fn f10_the_calls_are_the_sequencers_too() {
+    // Compressing in one call, not through the stream, gives other bytes above 256 KiB: the stream's window slides.
+    let payload = generate::words(1, 600_000);
+    let mut context = zstd::zstd_safe::CCtx::create();
+    for parameter in [
+        CParameter::CompressionLevel(0),
+        CParameter::LiteralCompressionMode(ParamSwitch::Disable),
+        CParameter::WindowLog(17),
+        CParameter::TargetCBlockSize(TARGET_BYTES as u32),
+        CParameter::Format(zstd::zstd_safe::FrameFormat::Magicless),
+    ] {
+        context.set_parameter(parameter).unwrap();
+    }
+    let mut one_call = Vec::with_capacity(2 * payload.len());
+    context.compress2(&mut one_call, &payload).unwrap();
+    let (stream, corrected) = stock(&payload);
+    assert!(one_call != stream);
+    assert!(frame::encode(&payload).unwrap().bytes == corrected);
+
+    // A payload that fills its last block gets an empty one behind it, unless it is the only block.
+    let empty = [0x01, 0x00, 0x00];
+    assert!(frame::encode(&generate::words(1, 262_144)).unwrap().bytes.ends_with(&empty));
+    assert!(!frame::encode(&generate::words(1, 131_072)).unwrap().bytes.ends_with(&empty));
+}
+
+#[test]
+fn f10_the_header_above_16_mib_has_a_window() {
+    let edge = 1 << 24;
+    let at = frame::encode(&vec![0; edge]).unwrap().bytes;
+    // Four bytes of size, single segment.
+    assert_eq!(&at[..5], &[0xa0, 0x00, 0x00, 0x00, 0x01]);
+    let zeros = vec![0; 17 << 20];
+    let above = frame::encode(&zeros).unwrap().bytes;
+    // Four bytes of size, a window of 2^17: (17 − 10) << 3.
+    assert_eq!(&above[..6], &[0x80, 0x38, 0x00, 0x00, 0x10, 0x01]);
+    assert_eq!(above, stock(&zeros).0);
+    assert!(frame::decode(&above, frame::MAX_PAYLOAD).unwrap().payload == zeros);
+    // One byte of size, single segment.
+    let one_block = frame::encode(&generate::empty_blocks(1, 1)).unwrap().bytes;
+    assert_eq!(&one_block[..2], &[0x20, 60]);
+}
+
+// --- The build step.
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &to.join(entry.file_name()));
+        } else {
+            fs::write(to.join(entry.file_name()), fs::read(entry.path()).unwrap()).unwrap();
         }
     }
+}
+
+#[test]
+fn f10_altered_sources_stop_the_build_and_name_the_place() {
+    let pristine = Path::new(env!("EXACT_ENCODER_SOURCES"));
+    let room = tempfile::tempdir().unwrap();
+    let sources = room.path().join("sources");
+    copy(pristine, &sources);
+    let made = patch::prepare(&sources, &room.path().join("made")).unwrap();
+    assert!(made.iter().any(|file| file.ends_with("compress/zstd_compress.c")));
+
+    for edit in &patch::EDITS {
+        let file = sources.join(edit.file);
+        let text = fs::read_to_string(&file).unwrap();
+        // Not there, and there twice.
+        for altered in [text.replace(edit.find, "/* altered */"), format!("{text}\n{}", edit.find)] {
+            fs::write(&file, altered).unwrap();
+            let why = patch::prepare(&sources, &room.path().join("altered")).unwrap_err();
+            assert!(why.contains(edit.name) && why.contains(edit.file), "{why}");
+        }
+        fs::remove_file(&file).unwrap();
+        let why = patch::prepare(&sources, &room.path().join("altered")).unwrap_err();
+        assert!(why.contains(edit.name) && why.contains(edit.file), "{why}");
+        fs::write(&file, text).unwrap();
+    }
+    patch::prepare(&sources, &room.path().join("again")).unwrap();
 }
