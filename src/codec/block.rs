@@ -484,7 +484,7 @@ mod tests {
     fn f6_malformed_blocks_are_errors() {
         let header = fork(1);
         let tx = RawTx::from_static(&[2, 0xc0]);
-        let good = encode_rlp(&header, &[tx.clone()], true);
+        let good = encode_rlp(&header, std::slice::from_ref(&tx), true);
         assert_eq!(decode_rlp(&good).unwrap().transactions, [tx]);
         let trailing = [&good[..], &[0]].concat();
         assert_eq!(decode_rlp(&trailing), Err(BlockError::Rlp(RlpError::Trailing)));

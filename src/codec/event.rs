@@ -232,29 +232,35 @@ mod tests {
 
     use super::*;
     use crate::codec::testing;
-    use crate::types::keccak;
 
     #[test]
-    fn topics_and_selectors_are_those_of_the_signatures() {
-        for (signature, topic) in [
-            ("CommitBatch(uint256,bytes32)", topics::COMMIT_BATCH),
-            ("RevertBatch(uint256,bytes32)", topics::REVERT_BATCH),
-            ("FinalizeBatch(uint256,bytes32,bytes32,bytes32)", topics::FINALIZE_BATCH),
-            ("QueueTransaction(address,address,uint256,uint64,uint256,bytes)", topics::QUEUE_TRANSACTION),
-            ("AppendMessage(uint256,bytes32,bytes32)", topics::APPEND_MESSAGE),
+    fn topics_and_selectors_are_those_of_the_abi_files() {
+        use ethers_core::abi::Abi;
+        let [rollup, queue, passer]: [Abi; 3] = [
+            include_str!("../../contracts/abi/Rollup.json"),
+            include_str!("../../contracts/abi/L1MessageQueue.json"),
+            include_str!("../../contracts/abi/L2ToL1MessagePasser.json"),
+        ]
+        .map(|text| serde_json::from_str(text).unwrap());
+        for (abi, name, topic) in [
+            (&rollup, "CommitBatch", topics::COMMIT_BATCH),
+            (&rollup, "RevertBatch", topics::REVERT_BATCH),
+            (&rollup, "FinalizeBatch", topics::FINALIZE_BATCH),
+            (&queue, "QueueTransaction", topics::QUEUE_TRANSACTION),
+            (&passer, "AppendMessage", topics::APPEND_MESSAGE),
         ] {
-            assert_eq!(keccak(signature.as_bytes()), topic, "{signature}");
+            assert_eq!(abi.event(name).unwrap().signature(), topic, "{name}");
         }
-        for (signature, selector) in [
-            ("lastCommittedBatchIndex()", selectors::LAST_COMMITTED_BATCH_INDEX),
-            ("lastFinalizedBatchIndex()", selectors::LAST_FINALIZED_BATCH_INDEX),
-            ("committedBatches(uint256)", selectors::COMMITTED_BATCHES),
-            ("batchBlobVersionedHashes(uint256)", selectors::BATCH_BLOB_VERSIONED_HASHES),
-            ("batchDataStore(uint256)", selectors::BATCH_DATA_STORE),
-            ("getCrossDomainMessage(uint256)", selectors::GET_CROSS_DOMAIN_MESSAGE),
-            ("messageRoot()", selectors::MESSAGE_ROOT),
+        for (abi, name, selector) in [
+            (&rollup, "lastCommittedBatchIndex", selectors::LAST_COMMITTED_BATCH_INDEX),
+            (&rollup, "lastFinalizedBatchIndex", selectors::LAST_FINALIZED_BATCH_INDEX),
+            (&rollup, "committedBatches", selectors::COMMITTED_BATCHES),
+            (&rollup, "batchBlobVersionedHashes", selectors::BATCH_BLOB_VERSIONED_HASHES),
+            (&rollup, "batchDataStore", selectors::BATCH_DATA_STORE),
+            (&queue, "getCrossDomainMessage", selectors::GET_CROSS_DOMAIN_MESSAGE),
+            (&passer, "messageRoot", selectors::MESSAGE_ROOT),
         ] {
-            assert_eq!(keccak(signature.as_bytes())[..4], selector, "{signature}");
+            assert_eq!(abi.function(name).unwrap().short_signature(), selector, "{name}");
         }
     }
 
@@ -285,7 +291,7 @@ mod tests {
         }
         assert_eq!(decode_event(&[], &[]), Ok(None));
         assert_eq!(decode_event(&[word], &[1]), Ok(None));
-        assert_eq!(decode_appended_root(&[topics::APPEND_MESSAGE, none]).is_err(), true);
+        assert!(decode_appended_root(&[topics::APPEND_MESSAGE, none]).is_err());
         assert_eq!(decode_appended_root(&[]), Ok(None));
         assert!(view_number(word.as_bytes(), 0).is_err());
         assert!(view_word(word.as_bytes(), 1).is_err());
