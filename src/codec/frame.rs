@@ -484,7 +484,7 @@ mod tests {
         let zeros = vec![0; MAX_PAYLOAD + 1];
         let expected = FrameError::PayloadTooLarge { bytes: MAX_PAYLOAD + 1, limit: MAX_PAYLOAD };
         assert_eq!(encode(&zeros), Err(expected));
-        assert!(MAX_PAYLOAD < 1_000_000_000 && MAX_PAYLOAD > 17 << 20);
+        const { assert!(MAX_PAYLOAD < 1_000_000_000 && MAX_PAYLOAD > 17 << 20) };
     }
 
     #[test]
@@ -512,9 +512,10 @@ mod tests {
         bomb.extend([0x03, 0x00, 0x10, 0x00]);
         let declared = 1_000_000_000;
         assert_eq!(decode(&bomb, MAX_PAYLOAD), Err(FrameError::DeclaredTooLarge { declared, limit: MAX_PAYLOAD }));
-        // With a limit that would let it pass, the blocks must still be able to hold it.
-        let unfounded = FrameError::DeclaredUnfounded { declared, possible: 131_072 };
-        assert_eq!(decode(&bomb, usize::MAX), Err(unfounded));
+        // Below the limit, the blocks must still be able to hold it.
+        bomb.splice(1..5, 100_000_000u32.to_le_bytes());
+        let unfounded = FrameError::DeclaredUnfounded { declared: 100_000_000, possible: 131_072 };
+        assert_eq!(decode(&bomb, MAX_PAYLOAD), Err(unfounded));
         // Eight bytes of size: all of them.
         let mut absurd = vec![0xe0];
         absurd.extend([0xff; 8]);
