@@ -3,9 +3,10 @@
 //!
 //! In a binary of its own, because it works for a minute on both cores.
 
+#![allow(clippy::unwrap_used)]
+
 mod generate;
 #[path = "../../build/patch.rs"]
-#[expect(dead_code, reason = "PREFIX is for the build script")]
 mod patch;
 
 use std::collections::BTreeMap;
@@ -330,10 +331,7 @@ fn reason(frame: &[u8], payload: &[u8]) -> &'static str {
         "127 sequences"
     } else if compressed().any(|part| part.body.len() > TARGET_BYTES - 2048) {
         "block near the target"
-    } else if parts
-        .last()
-        .is_some_and(|part| part.kind == 2 && part.body.len() + 3 >= (payload.len() - 1) % 131_072 + 1)
-    {
+    } else if parts.last().is_some_and(|part| part.kind == 2 && part.body.len() + 3 > (payload.len() - 1) % 131_072) {
         "last block saves nothing"
     } else {
         "none"
