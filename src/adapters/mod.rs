@@ -1,1 +1,15 @@
-//! adapters (room header to be written).
+//! The ports over the network, processes and SQLite.
+//!
+//! Decided here: how a question is asked, of which endpoint, for how long, and whether the answer is one at all
+//! (shape, size, own hash). Not decided here: what an answer means for the chain; no adapter compares L1 with L2.
+
+//B
+//E
+//L1
+//L2
+//R
+pub mod rpc;
+pub mod wire;
+
+#[cfg(test)]
+pub(crate) mod testing;
