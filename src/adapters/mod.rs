@@ -7,7 +7,7 @@
 //E
 //L1
 //L2
-//R
+pub mod reactors;
 pub mod rpc;
 pub mod wire;
 
