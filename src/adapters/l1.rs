@@ -19,24 +19,13 @@ use serde_json::{Value, json};
 
 use super::rpc::{Call, Json, Pool};
 use super::wire;
-use crate::codec::event::{self, topics};
+use crate::codec::event::{self, selectors, topics};
 use crate::error::{PortError, PortErrorKind, Target};
 use crate::ports::{L1Chain, PortResult};
 use crate::types::{
     Address, B256, BatchIndex, L1Event, L1EventKind, L1Header, L1Number, L1Ref, L1Tag, L1Transaction, L2Number,
     QueueIndex, TracedCall,
 };
-
-/// `committedBatches(uint256)`.
-const COMMITTED_BATCHES: [u8; 4] = [0x23, 0x62, 0xf0, 0x3e];
-/// `lastCommittedBatchIndex()`.
-const LAST_COMMITTED: &str = "0x121dcd50";
-/// `batchBlobVersionedHashes(uint256)`.
-const BLOB_FIELD: [u8; 4] = [0x2a, 0x21, 0x3b, 0xa1];
-/// `batchDataStore(uint256)`.
-const BATCH_DATA_STORE: [u8; 4] = [0x5e, 0xf7, 0xa9, 0x4a];
-/// `getCrossDomainMessage(uint256)` of the L1MessageQueue.
-const CROSS_DOMAIN_MESSAGE: [u8; 4] = [0xae, 0x45, 0x3c, 0xd5];
 
 /// Widest range asked for until a server says otherwise, in blocks.
 const WIDEST: u64 = 100_000;
@@ -297,13 +286,16 @@ impl L1Client {
     }
 }
 
-fn bad_view(why: &str) -> PortError {
+fn view_data(selector: [u8; 4], argument: u64) -> String {
+    wire::hex_bytes(&event::encode_view(selector, Some(argument)))
+}
+
+fn bad_view(why: impl std::fmt::Display) -> PortError {
     PortError::malformed(Target::L1, format!("eth_call: {why} (is the contract there?)"))
 }
 
 fn words(answers: &[Bytes]) -> PortResult<Vec<B256>> {
-    let word = |answer: &Bytes| wire::word(answer, 0).ok_or_else(|| bad_view("no 32-byte answer"));
-    answers.iter().map(word).collect()
+    answers.iter().map(|answer| event::view_word(answer, 0).map_err(bad_view)).collect()
 }
 
 fn block_call(block: &str) -> Call {
@@ -480,24 +472,18 @@ impl L1Chain for L1Client {
     async fn transaction(&self, block: L1Ref, index: u64) -> PortResult<Option<L1Transaction>> {
         let params = json!([wire::hex_hash(&block.hash), wire::hex_quantity(index)]);
         let params = &params;
-        let read = |at: usize, strict: bool| async move {
-            let call = Call::new("eth_getTransactionByBlockHashAndIndex", params.clone());
-            let json = match self.pool.call_on(at, call).await {
-                Ok(json) => json,
-                Err(error) if error.kind == PortErrorKind::NotFound && !strict => return Ok(None),
-                Err(error) => return Err(error),
-            };
-            let tx = read_transaction(&json, block, index)?;
-            if tx.is_none() && strict {
+        let read = |at: usize| async move {
+            let json = self.pool.call_on(at, Call::new("eth_getTransactionByBlockHashAndIndex", params.clone())).await?;
+            read_transaction(&json, block, index)?.ok_or_else(|| {
                 let detail = format!("{}: no transaction {index} in block {block}", self.pool.name(at));
-                return Err(PortError::new(Target::L1, PortErrorKind::NotFound, detail));
-            }
-            Ok(tx)
+                PortError::new(Target::L1, PortErrorKind::NotFound, detail)
+            })
         };
         // Another endpoint may know the block; only when none does, there is none.
-        match self.pool.run(|at| read(at, self.pool.size() > 1)).await {
+        match self.pool.run(read).await {
+            Ok(tx) => Ok(Some(tx)),
             Err(error) if error.kind == PortErrorKind::NotFound => Ok(None),
-            result => result,
+            Err(error) => Err(error),
         }
     }
 
@@ -511,36 +497,34 @@ impl L1Chain for L1Client {
     }
 
     async fn committed_hashes(&self, indices: &[BatchIndex], at: Option<L1Number>) -> PortResult<Vec<B256>> {
-        let calldata = indices.iter().map(|index| wire::call_with_u64(COMMITTED_BATCHES, index.get())).collect();
+        let calldata = indices.iter().map(|index| view_data(selectors::COMMITTED_BATCHES, index.get())).collect();
         words(&self.views(self.rollup, calldata, at).await?)
     }
 
     async fn last_committed_index(&self, at: Option<L1Number>) -> PortResult<BatchIndex> {
-        let answer = self.view(LAST_COMMITTED.to_owned(), at).await?;
-        let index = wire::word(&answer, 0).and_then(|word| wire::word_u64(&word));
-        index.map(BatchIndex::new).ok_or_else(|| bad_view("no index"))
+        let answer = self.view(wire::hex_bytes(&event::encode_view(selectors::LAST_COMMITTED_BATCH_INDEX, None)), at).await?;
+        event::view_number(&answer, 0).map(BatchIndex::new).map_err(bad_view)
     }
 
     async fn blob_field(&self, index: BatchIndex) -> PortResult<B256> {
-        let answer = self.view(wire::call_with_u64(BLOB_FIELD, index.get()), None).await?;
-        wire::word(&answer, 0).ok_or_else(|| bad_view("no 32-byte answer"))
+        let answer = self.view(view_data(selectors::BATCH_BLOB_VERSIONED_HASHES, index.get()), None).await?;
+        event::view_word(&answer, 0).map_err(bad_view)
     }
 
     async fn batch_last_block(&self, index: BatchIndex) -> PortResult<L2Number> {
-        let answer = self.view(wire::call_with_u64(BATCH_DATA_STORE, index.get()), None).await?;
-        let number = wire::word(&answer, 2).and_then(|word| wire::word_u64(&word));
-        number.map(L2Number::new).ok_or_else(|| bad_view("no block number"))
+        let answer = self.view(view_data(selectors::BATCH_DATA_STORE, index.get()), None).await?;
+        event::view_number(&answer, 2).map(L2Number::new).map_err(bad_view)
     }
 
     async fn queue_hashes(&self, indices: &[QueueIndex]) -> PortResult<Vec<B256>> {
-        let calldata = indices.iter().map(|index| wire::call_with_u64(CROSS_DOMAIN_MESSAGE, index.get())).collect();
+        let calldata = indices.iter().map(|index| view_data(selectors::GET_CROSS_DOMAIN_MESSAGE, index.get())).collect();
         words(&self.views(self.queue, calldata, None).await?)
     }
 }
 
 impl L1Client {
     fn by_index(&self, topic: B256, index: BatchIndex) -> Filter {
-        let index = wire::hex_bytes(&wire::u64_word(index.get()));
+        let index = wire::hex_hash(&event::number_word(index.get()));
         Filter { addresses: json!(wire::hex_address(&self.rollup)), topics: json!([wire::hex_hash(&topic), index]) }
     }
 }

@@ -3,10 +3,10 @@
 //! Decided here: how a question is asked, of which endpoint, for how long, and whether the answer is one at all
 //! (shape, size, own hash). Not decided here: what an answer means for the chain; no adapter compares L1 with L2.
 
-//B
-//E
-//L1
-//L2
+pub mod beacon;
+pub mod engine;
+pub mod l1;
+pub mod l2;
 pub mod reactors;
 pub mod rpc;
 pub mod wire;

@@ -299,7 +299,7 @@ impl Pool {
     /// pause when all failed for reasons that pass. All that `op` asks, it asks of the endpoint that it is given, so
     /// that what it reads belongs together.
     ///
-    /// `WrongNetwork` ends the search at once. Of several failures the one that may pass is reported.
+    /// `WrongNetwork` ends the search at once. Of several failures the one that may pass is reported, see [`telling`].
     pub async fn run<T, F, Fut>(&self, op: F) -> PortResult<T>
     where
         F: Fn(usize) -> Fut,
@@ -345,7 +345,7 @@ impl Pool {
             }
             debug!(endpoint = self.name(at), %error, "endpoint failed");
             worst = Some(match worst {
-                Some(earlier) if earlier.is_transient() && !error.is_transient() => earlier,
+                Some(earlier) if telling(&earlier) > telling(&error) => earlier,
                 _ => error,
             });
         }
@@ -973,6 +973,16 @@ fn parse_replies(body: &Bytes) -> Option<Vec<Reply<'_>>> {
     }
     let one: Reply<'_> = serde_json::from_slice(body).ok()?;
     (one.result.is_some() || one.error.is_some()).then(|| vec![one])
+}
+
+/// Which of several endpoints' errors is reported: one that may pass before one that does not, and both before "has
+/// no such method".
+fn telling(error: &PortError) -> u8 {
+    match error.kind {
+        _ if error.is_transient() => 2,
+        PortErrorKind::Unsupported => 0,
+        _ => 1,
+    }
 }
 
 struct Failed {

@@ -1,4 +1,4 @@
-//! Small values on the wire: hex quantities, hex bytes, hashes, ABI words.
+//! Small values on the wire: hex quantities, hex bytes, hashes, addresses.
 //!
 //! Decided here: what counts as well formed. Every function answers `None` for anything else; who asked knows how to
 //! call that error.
@@ -72,33 +72,6 @@ pub fn field_hash(object: &Value, key: &str) -> Option<B256> {
     hash(object.get(key)?.as_str()?)
 }
 
-/// Word `n` (32 bytes) of an ABI answer.
-pub fn word(answer: &[u8], n: usize) -> Option<B256> {
-    let start = n.checked_mul(32)?;
-    let word = answer.get(start..start.checked_add(32)?)?;
-    Some(B256::from_slice(word))
-}
-
-/// An ABI word as a u64; none when it does not fit.
-pub fn word_u64(word: &B256) -> Option<u64> {
-    let number = U256::from_big_endian(&word.0);
-    (number.bits() <= 64).then(|| number.low_u64())
-}
-
-/// A u64 as an ABI word.
-pub fn u64_word(number: u64) -> [u8; 32] {
-    let mut word = [0; 32];
-    U256::from(number).to_big_endian(&mut word);
-    word
-}
-
-/// Calldata of a view that takes one uint256.
-pub fn call_with_u64(selector: [u8; 4], argument: u64) -> String {
-    let mut data = selector.to_vec();
-    data.extend_from_slice(&u64_word(argument));
-    hex_bytes(&data)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,13 +96,10 @@ mod tests {
     }
 
     #[test]
-    fn hashes_and_words_need_their_exact_length() {
+    fn hashes_need_their_exact_length() {
         let text = format!("0x{}", "11".repeat(32));
         assert_eq!(hex_hash(&hash(&text).unwrap()), text);
         assert_eq!(hash("0x11"), None);
-        assert_eq!(word(&[0; 63], 1), None);
-        assert_eq!(word_u64(&B256(u64_word(7))), Some(7));
-        assert_eq!(word_u64(&B256::repeat_byte(1)), None);
         assert_eq!(address("0x11"), None);
     }
 }
