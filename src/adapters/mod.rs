@@ -9,6 +9,7 @@ pub mod l1;
 pub mod l2;
 pub mod reactors;
 pub mod rpc;
+pub mod store;
 pub mod wire;
 
 #[cfg(test)]

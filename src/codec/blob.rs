@@ -144,3 +144,78 @@ pub fn versioned_hash(commitment: &[u8; 48]) -> B256 {
 pub fn blob_hash(blob: &Blob) -> Result<B256, BlobError> {
     Ok(versioned_hash(&commitment(blob)?))
 }
+
+#[cfg(test)]
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A blob of zeros with `byte` at `place`.
+    fn blob_with(place: usize, byte: u8) -> Blob {
+        let mut bytes = vec![0; BLOB_BYTES];
+        bytes[place] = byte;
+        Blob::new(bytes).unwrap()
+    }
+
+    #[test]
+    fn f1_a_high_byte_is_an_error_that_names_its_element() {
+        // From element 3,968 on, 32 × element lies behind the 126,976 bytes of data.
+        for element in [0, 1, 3967, 3968, 4000, 4095] {
+            let found = unpack(&[blob_with(32, 0), blob_with(element * 32, 0x80)]);
+            assert_eq!(found, Err(BlobError::HighByte { blob: 1, element, byte: 0x80 }));
+        }
+        assert_eq!(
+            BlobError::HighByte { blob: 0, element: 3968, byte: 0x80 }.to_string(),
+            "field element 3968 of blob 0 begins with 0x80, not zero"
+        );
+    }
+
+    #[test]
+    fn data_stands_behind_the_high_bytes() {
+        let frame: Vec<u8> = (0..40).map(|n| n + 1).collect();
+        let blobs = pack(&frame).unwrap();
+        let bytes = blobs[0].as_bytes();
+        assert_eq!((bytes[0], &bytes[1..32], bytes[32], &bytes[33..42]), (0, &frame[..31], 0, &frame[31..]));
+        assert!(bytes[42..].iter().all(|byte| *byte == 0));
+    }
+
+    #[test]
+    fn as_few_blobs_as_hold_the_frame() {
+        for (bytes, blobs) in [(1, 1), (126_976, 1), (126_977, 2), (16 * 126_976, 16)] {
+            assert_eq!(pack(&vec![1; bytes]).map(|blobs| blobs.len()), Ok(blobs));
+        }
+        assert_eq!(pack(&[]), Err(BlobError::Empty));
+        assert_eq!(pack(&vec![1; 16 * 126_976 + 1]), Err(BlobError::TooMany { blobs: 17 }));
+        assert_eq!(unpack(&[]), Err(BlobError::Empty));
+        assert_eq!(unpack(&vec![blob_with(1, 1); 17]), Err(BlobError::TooMany { blobs: 17 }));
+    }
+
+    #[test]
+    fn the_empty_blob_has_the_known_hash() {
+        // protocol.md, section 2; its commitment is the point at infinity.
+        let empty = blob_with(0, 0);
+        let mut infinity = [0; 48];
+        infinity[0] = 0xc0;
+        assert_eq!(commitment(&empty), Ok(infinity));
+        let expected = "010657f37554c781402a22917dee2f75def7ab966d7b770905398eba3c444014";
+        assert_eq!(blob_hash(&empty).map(|hash| hex::encode(hash.0)), Ok(expected.to_owned()));
+    }
+
+    #[test]
+    fn an_element_above_the_modulus_has_no_commitment() {
+        assert_eq!(commitment(&blob_with(3968 * 32, 0xff)), Err(BlobError::NotCanonical));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+        #[test]
+        fn what_is_packed_unpacks(frame in proptest::collection::vec(any::<u8>(), 1..300_000)) {
+            let data = unpack(&pack(&frame).unwrap()).unwrap();
+            prop_assert_eq!(data.len() % BLOB_DATA_BYTES, 0);
+            prop_assert_eq!(&data[..frame.len()], &frame[..]);
+            prop_assert!(data[frame.len()..].iter().all(|byte| *byte == 0));
+        }
+    }
+}
