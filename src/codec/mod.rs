@@ -8,7 +8,6 @@
 //! node's JSON held it and a poisoned batch when L1 did. Whoever handed the bytes in says which.
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions))]
-#![deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions)]
 
 pub mod blob;
 pub mod block;

@@ -1,0 +1,648 @@
+//! The L2 node's `eth_*` side: heads, headers, whole blocks, withdrawal roots.
+//!
+//! Decided here: how blocks are read cheapest (raw where the node offers it, JSON otherwise), and that what was read
+//! is what it says: every hash recomputed, every block standing on the one before. Not decided here: whether a block
+//! counts as present; a killed node answers for blocks above its fallen head, and the flow compares with the
+//! snapshot's head.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tracing::warn;
+
+use super::rpc::{Call, Json, Pool};
+use super::wire;
+use crate::codec::block;
+use crate::codec::event::{self, selectors, topics};
+use crate::error::{PortError, PortErrorKind, Target};
+use crate::ports::{L2Reader, MessageRoot, PortResult};
+use crate::types::{B256, L2Block, L2Header, L2Number, L2Ref, L2Snapshot, RawTx};
+
+/// L2ToL1MessagePasser.
+const MESSAGE_PASSER: &str = "0x5300000000000000000000000000000000000001";
+
+const UNKNOWN: u8 = 0;
+const BLOCK_RLP: u8 = 1;
+const RAW_BLOCK: u8 = 2;
+const PLAIN_JSON: u8 = 3;
+
+/// How much is asked at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct L2Config {
+    /// Blocks in one JSON-RPC batch.
+    pub blocks_per_batch: u64,
+    /// Batches under way at once in one [`L2Reader::blocks`].
+    pub parallel: usize,
+}
+
+impl Default for L2Config {
+    fn default() -> Self {
+        Self { blocks_per_batch: 100, parallel: 2 }
+    }
+}
+
+/// The L2 node, read through a pool (of one endpoint, as a rule: two nodes are two chains until verified).
+#[derive(Debug)]
+pub struct L2Client {
+    pool: Pool,
+    config: L2Config,
+    /// For each endpoint, how blocks are read.
+    forms: Vec<AtomicU8>,
+    /// `eth_call` by block hash is refused.
+    call_by_number: AtomicBool,
+}
+
+impl L2Client {
+    /// The node behind `pool`.
+    pub fn new(pool: Pool, config: L2Config) -> Self {
+        let forms = (0..pool.size()).map(|_| AtomicU8::new(UNKNOWN)).collect();
+        Self { pool, config, forms, call_by_number: AtomicBool::new(false) }
+    }
+
+    /// The endpoints, for figures.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// `eth_chainId`.
+    pub async fn chain_id(&self) -> PortResult<u64> {
+        self.pool.call("eth_chainId", json!([])).await?.quantity()
+    }
+
+    fn form(&self, at: usize) -> u8 {
+        self.forms.get(at).map_or(PLAIN_JSON, |form| form.load(Ordering::Relaxed))
+    }
+
+    fn set_form(&self, at: usize, form: u8) {
+        if let Some(known) = self.forms.get(at) {
+            known.store(form, Ordering::Relaxed);
+        }
+    }
+
+    /// Finds out once which raw form endpoint `at` offers. An error other than "no such method" is no answer to that.
+    async fn probe(&self, at: usize, number: L2Number) -> PortResult<u8> {
+        let known = self.form(at);
+        if known != UNKNOWN {
+            return Ok(known);
+        }
+        let calls = [raw_call(BLOCK_RLP, number), raw_call(RAW_BLOCK, number)];
+        let replies = self.pool.batch_on(at, &calls).await?;
+        let unsupported =
+            |reply: &PortResult<Json>| matches!(reply, Err(error) if error.kind == PortErrorKind::Unsupported);
+        let form = match replies.as_slice() {
+            [Ok(json), _] if !json.is_null() => BLOCK_RLP,
+            [_, Ok(json)] if !json.is_null() => RAW_BLOCK,
+            replies if replies.iter().all(unsupported) => PLAIN_JSON,
+            _ => return Ok(PLAIN_JSON), // for now; the next read asks again
+        };
+        self.set_form(at, form);
+        Ok(form)
+    }
+
+    async fn blocks_on(&self, at: usize, first: L2Number, last: L2Number) -> PortResult<Vec<L2Block>> {
+        let form = self.probe(at, first).await?;
+        let width = self.config.blocks_per_batch.max(1);
+        let mut pieces = Vec::new();
+        let mut start = first;
+        while start <= last {
+            let end = start.plus(width - 1).min(last);
+            pieces.push((start, end));
+            start = end.plus(1);
+            if end.get() == u64::MAX {
+                break;
+            }
+        }
+        let read = pieces.into_iter().map(|(start, end)| self.piece_on(at, form, start, end));
+        let pieces: Vec<Vec<L2Block>> = stream::iter(read).buffered(self.config.parallel.max(1)).try_collect().await?;
+        let blocks: Vec<L2Block> = pieces.into_iter().flatten().collect();
+        self.check_links(at, first, &blocks)?;
+        Ok(blocks)
+    }
+
+    async fn piece_on(&self, at: usize, form: u8, first: L2Number, last: L2Number) -> PortResult<Vec<L2Block>> {
+        if form == PLAIN_JSON {
+            return self.json_piece_on(at, first, last).await;
+        }
+        match self.raw_piece_on(at, form, first, last).await {
+            Err(error) if error.kind == PortErrorKind::Unsupported => {
+                self.set_form(at, UNKNOWN);
+                self.json_piece_on(at, first, last).await
+            }
+            Err(error) if error.kind == PortErrorKind::Malformed => {
+                // A header of a later fork, perhaps. JSON may still be understood; if not, its error is the telling one.
+                warn!(endpoint = self.pool.name(at), %error, "raw block not understood, reading JSON instead");
+                let blocks = self.json_piece_on(at, first, last).await?;
+                self.set_form(at, PLAIN_JSON);
+                Ok(blocks)
+            }
+            result => result,
+        }
+    }
+
+    async fn raw_piece_on(&self, at: usize, form: u8, first: L2Number, last: L2Number) -> PortResult<Vec<L2Block>> {
+        let calls: Vec<Call> = numbers(first, last).map(|number| raw_call(form, number)).collect();
+        let replies = self.pool.batch_on(at, &calls).await?;
+        let mut blocks = Vec::with_capacity(calls.len());
+        for (number, reply) in numbers(first, last).zip(replies) {
+            let json = reply?;
+            let text: &str = json.parse::<Option<&str>>()?.ok_or_else(|| self.missing(at, number))?;
+            let raw = hex::decode(text.strip_prefix("0x").unwrap_or(text)).map_err(|_| json.malformed("not hex"))?;
+            blocks.push(block::decode_rlp(&raw).map_err(|error| json.malformed(error))?);
+        }
+        Ok(blocks)
+    }
+
+    async fn json_piece_on(&self, at: usize, first: L2Number, last: L2Number) -> PortResult<Vec<L2Block>> {
+        let calls: Vec<Call> = numbers(first, last).map(|number| block_call(&number_tag(number), true)).collect();
+        let replies = self.pool.batch_on(at, &calls).await?;
+        let mut blocks = Vec::with_capacity(calls.len());
+        for (number, reply) in numbers(first, last).zip(replies) {
+            let json = reply?;
+            let value: Value = json.parse()?;
+            if value.is_null() {
+                return Err(self.missing(at, number));
+            }
+            let raw = self.raw_transactions_on(at, &block::unknown_transactions(&value)).await?;
+            let raw_of = |hash: &B256| raw.iter().find(|(known, _)| known == hash).map(|(_, raw)| raw.clone());
+            blocks.push(block::block_from_json(&value, raw_of).map_err(|error| json.malformed(error))?);
+        }
+        Ok(blocks)
+    }
+
+    /// Raw bytes of transactions whose type cannot be rebuilt from JSON.
+    async fn raw_transactions_on(&self, at: usize, hashes: &[B256]) -> PortResult<Vec<(B256, RawTx)>> {
+        if hashes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let ask = |hash: &B256| Call::new("eth_getRawTransactionByHash", json!([wire::hex_hash(hash)]));
+        let calls: Vec<Call> = hashes.iter().map(ask).collect();
+        let replies = self.pool.batch_on(at, &calls).await?;
+        hashes.iter().zip(replies).map(|(hash, reply)| Ok((*hash, reply?.bytes()?))).collect()
+    }
+
+    fn missing(&self, at: usize, number: L2Number) -> PortError {
+        PortError::new(Target::L2, PortErrorKind::NotFound, format!("{}: no block {number}", self.pool.name(at)))
+    }
+
+    fn check_links(&self, at: usize, first: L2Number, blocks: &[L2Block]) -> PortResult<()> {
+        for (offset, block) in (0_u64..).zip(blocks) {
+            if block.header.number != first.plus(offset) {
+                let detail = format!(
+                    "{}: asked for block {}, got block {}",
+                    self.pool.name(at),
+                    first.plus(offset),
+                    block.header.number
+                );
+                return Err(PortError::malformed(Target::L2, detail));
+            }
+        }
+        for pair in blocks.windows(2) {
+            if let [parent, child] = pair
+                && child.header.parent_hash != parent.header.hash
+            {
+                let detail = format!(
+                    "{}: block {} does not stand on block {}: the chain changed while it was read",
+                    self.pool.name(at),
+                    child.header.number,
+                    parent.header.number
+                );
+                return Err(PortError::malformed(Target::L2, detail));
+            }
+        }
+        Ok(())
+    }
+
+    async fn root_by_hash_on(&self, at: usize, block: L2Ref) -> PortResult<B256> {
+        let call = message_root_call(json!({"blockHash": wire::hex_hash(&block.hash)}));
+        read_root(&self.pool.call_on(at, call).await?)
+    }
+
+    /// By number, for nodes that take no block hash, and with the header read beside it: the number must still mean
+    /// the same block.
+    async fn root_by_number_on(&self, at: usize, block: L2Ref) -> PortResult<B256> {
+        let tag = number_tag(block.number);
+        let calls = [message_root_call(json!(tag)), block_call(&tag, false)];
+        let mut replies = self.pool.batch_on(at, &calls).await?.into_iter();
+        let (Some(root), Some(header)) = (replies.next(), replies.next()) else {
+            return Err(self.missing(at, block.number));
+        };
+        let header = read_header(header)?.ok_or_else(|| self.missing(at, block.number))?;
+        if header.hash != block.hash {
+            return Err(self.missing(at, block.number));
+        }
+        read_root(&root?)
+    }
+
+    async fn root_on(&self, at: usize, block: L2Ref) -> PortResult<B256> {
+        if self.call_by_number.load(Ordering::Relaxed) {
+            return self.root_by_number_on(at, block).await;
+        }
+        match self.root_by_hash_on(at, block).await {
+            Err(error) if matches!(error.kind, PortErrorKind::Refused { .. }) => {
+                let root = self.root_by_number_on(at, block).await?;
+                self.call_by_number.store(true, Ordering::Relaxed);
+                Ok(root)
+            }
+            result => result,
+        }
+    }
+
+    async fn appended_on(&self, at: usize, first: L2Number, last: L2Number) -> PortResult<Option<B256>> {
+        let mut open = vec![(first, last)];
+        // The upper half first: only the last log is wanted.
+        while let Some((from, to)) = open.pop() {
+            match self.appended_piece_on(at, from, to).await {
+                Ok(None) => {}
+                Ok(root) => return Ok(root),
+                Err(error) if error.kind == PortErrorKind::RangeTooWide && to > from => {
+                    let middle = from.plus(to.above(from) / 2);
+                    open.push((from, middle));
+                    open.push((middle.plus(1), to));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    async fn appended_piece_on(&self, at: usize, from: L2Number, to: L2Number) -> PortResult<Option<B256>> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Log<'a> {
+            address: &'a str,
+            topics: Vec<&'a str>,
+            block_number: &'a str,
+            log_index: &'a str,
+            #[serde(default)]
+            removed: bool,
+        }
+        let filter = json!([{
+            "address": MESSAGE_PASSER,
+            "topics": [wire::hex_hash(&topics::APPEND_MESSAGE)],
+            "fromBlock": number_tag(from),
+            "toBlock": number_tag(to),
+        }]);
+        // The range's last block beside the logs: no logs of a block that is not there is no answer.
+        let calls = [block_call(&number_tag(to), false), Call::new("eth_getLogs", filter)];
+        let mut replies = self.pool.batch_on(at, &calls).await?.into_iter();
+        let (Some(end), Some(logs)) = (replies.next(), replies.next()) else { return Err(self.missing(at, to)) };
+        if end?.is_null() {
+            return Err(self.missing(at, to));
+        }
+        let json = logs?;
+        let mut newest: Option<((u64, u64), B256)> = None;
+        for log in json.parse::<Vec<Log<'_>>>()? {
+            let read = || {
+                let place = (wire::quantity(log.block_number)?, wire::quantity(log.log_index)?);
+                let topics: Vec<B256> = log.topics.iter().map(|topic| wire::hash(topic)).collect::<Option<_>>()?;
+                Some((place, topics))
+            };
+            let (place, topics) = read().ok_or_else(|| json.malformed("a log with a field that is not hex"))?;
+            let inside = (from.get()..=to.get()).contains(&place.0);
+            if log.removed || !log.address.eq_ignore_ascii_case(MESSAGE_PASSER) || !inside {
+                continue;
+            }
+            let root = event::decode_appended_root(&topics).map_err(|error| json.malformed(error))?;
+            if let Some(root) = root
+                && newest.is_none_or(|(earlier, _)| earlier < place)
+            {
+                newest = Some((place, root));
+            }
+        }
+        Ok(newest.map(|(_, root)| root))
+    }
+}
+
+fn numbers(first: L2Number, last: L2Number) -> impl Iterator<Item = L2Number> {
+    (first.get()..=last.get()).map(L2Number::new)
+}
+
+fn number_tag(number: L2Number) -> String {
+    wire::hex_quantity(number.get())
+}
+
+fn block_call(block: &str, full: bool) -> Call {
+    Call::new("eth_getBlockByNumber", json!([block, full]))
+}
+
+/// `debug_getBlockRlp` takes a JSON integer, `debug_getRawBlock` a hex quantity.
+fn raw_call(form: u8, number: L2Number) -> Call {
+    match form {
+        BLOCK_RLP => Call::new("debug_getBlockRlp", json!([number.get()])),
+        _ => Call::new("debug_getRawBlock", json!([number_tag(number)])),
+    }
+}
+
+fn message_root_call(state: Value) -> Call {
+    let data = wire::hex_bytes(&event::encode_view(selectors::MESSAGE_ROOT, None));
+    Call::new("eth_call", json!([{"to": MESSAGE_PASSER, "data": data}, state]))
+}
+
+fn read_root(json: &Json) -> PortResult<B256> {
+    let answer: Bytes = json.bytes()?;
+    event::view_word(&answer, 0).map_err(|error| json.malformed(error))
+}
+
+/// A header with its hash recomputed; none for null and for the errors by which nodes say that there is none (E22).
+fn read_header(reply: PortResult<Json>) -> PortResult<Option<L2Header>> {
+    let json = match reply {
+        Ok(json) => json,
+        Err(error) if error.kind == PortErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let value: Value = json.parse()?;
+    if value.is_null() {
+        return Ok(None);
+    }
+    block::header_from_json(&value).map(Some).map_err(|error| json.malformed(error))
+}
+
+#[async_trait]
+impl L2Reader for L2Client {
+    async fn snapshot(&self) -> PortResult<L2Snapshot> {
+        let calls = [
+            block_call("latest", false),
+            block_call("safe", false),
+            block_call("finalized", false),
+            Call::new("eth_syncing", json!([])),
+        ];
+        let replies = self.pool.batch(&calls).await?;
+        let Ok([latest, safe, finalized, syncing]) = <[PortResult<Json>; 4]>::try_from(replies) else {
+            return Err(PortError::malformed(Target::L2, "heads: not four replies"));
+        };
+        let head = read_header(latest)?
+            .ok_or_else(|| PortError::new(Target::L2, PortErrorKind::NotFound, "the node has no latest block"))?;
+        let syncing = match syncing {
+            Ok(json) => json.parse::<Value>()? != Value::Bool(false),
+            Err(error) if error.kind == PortErrorKind::Unsupported => false,
+            Err(error) => return Err(error),
+        };
+        let tag = |reply| Ok(read_header(reply)?.map(|header| header.l2_ref()));
+        Ok(L2Snapshot { head, safe: tag(safe)?, finalized: tag(finalized)?, syncing })
+    }
+
+    async fn header(&self, number: L2Number) -> PortResult<Option<L2Header>> {
+        let reply = self.pool.call("eth_getBlockByNumber", json!([number_tag(number), false])).await;
+        match read_header(reply)? {
+            Some(header) if header.number != number => {
+                let detail = format!("asked for block {number}, got block {}", header.number);
+                Err(PortError::malformed(Target::L2, detail))
+            }
+            header => Ok(header),
+        }
+    }
+
+    async fn blocks(&self, first: L2Number, last: L2Number) -> PortResult<Vec<L2Block>> {
+        if first > last {
+            return Ok(Vec::new());
+        }
+        self.pool.run(|at| self.blocks_on(at, first, last)).await
+    }
+
+    async fn message_root(&self, block: L2Ref) -> PortResult<MessageRoot> {
+        match self.pool.run(|at| self.root_on(at, block)).await {
+            Ok(root) => Ok(MessageRoot::Root(root)),
+            Err(error) if error.kind == PortErrorKind::Pruned => Ok(MessageRoot::Pruned),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn last_appended_root(&self, first: L2Number, last: L2Number) -> PortResult<Option<B256>> {
+        if first > last {
+            return Ok(None);
+        }
+        self.pool.run(|at| self.appended_on(at, first, last)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapters::testing::{Answer, Server, pool, rpc};
+    use crate::codec::block::{FullHeader, encode_rlp};
+    use crate::codec::testing::{hash, json as vector};
+
+    fn n(number: u64) -> L2Number {
+        L2Number::new(number)
+    }
+
+    fn place(params: &Value) -> usize {
+        let number = params[0].as_u64().or_else(|| wire::quantity(params[0].as_str().unwrap())).unwrap();
+        usize::try_from(number).unwrap()
+    }
+
+    /// Raw form of a recorded block.
+    fn raw(block: &Value, with_morph_fields: bool) -> Value {
+        let parsed = block::block_from_json(block, |_| None).unwrap();
+        let header = FullHeader::from_json(block).unwrap();
+        json!(wire::hex_bytes(&encode_rlp(&header, &parsed.transactions, with_morph_fields)))
+    }
+
+    /// A node with the recorded chain that offers the named methods.
+    async fn node(blocks: Value, methods: &'static [&'static str]) -> Server {
+        rpc(move |method, params| answer(&blocks, methods, method, params)).await
+    }
+
+    fn answer(blocks: &Value, methods: &[&str], method: &str, params: &Value) -> Answer {
+        if !methods.contains(&method) {
+            return Err((-32601, "the method does not exist/is not available"));
+        }
+        let block = &blocks[place(params)];
+        match method {
+            _ if block.is_null() && method.starts_with("debug") => Err((-32000, "block #127 not found")),
+            "debug_getBlockRlp" => Ok(raw(block, true)),
+            "debug_getRawBlock" => Ok(raw(block, false)),
+            _ => Ok(block.clone()),
+        }
+    }
+
+    fn client(server: &Server) -> L2Client {
+        let config = L2Config { blocks_per_batch: 50, parallel: 2 };
+        L2Client::new(pool(Target::L2, &[&server.url]), config)
+    }
+
+    #[tokio::test]
+    async fn blocks_are_the_same_in_all_three_forms() {
+        let Some(blocks) = vector("recorded/l2/blocks.json") else { return };
+        let all: &[&[&str]] = &[
+            &["debug_getBlockRlp", "eth_getBlockByNumber"],
+            &["debug_getRawBlock", "eth_getBlockByNumber"],
+            &["eth_getBlockByNumber"],
+        ];
+        let mut read: Vec<Vec<L2Block>> = Vec::new();
+        for methods in all {
+            let server = node(blocks.clone(), methods).await;
+            let client = client(&server);
+            read.push(client.blocks(n(0), n(126)).await.unwrap());
+            assert_eq!(server.hits().len(), 4, "one probe, three batches: {methods:?}");
+            client.blocks(n(5), n(9)).await.unwrap();
+            assert_eq!(server.hits().len(), 5, "probed once");
+            assert_eq!(client.blocks(n(126), n(127)).await.unwrap_err().kind, PortErrorKind::NotFound);
+        }
+        assert_eq!(read[0].len(), 127);
+        for (block, recorded) in read[0].iter().zip(blocks.as_array().unwrap()) {
+            assert_eq!(block.header.hash, hash(&recorded["hash"]));
+        }
+        assert_eq!(read[0], read[1]);
+        assert_eq!(read[0], read[2]);
+    }
+
+    #[tokio::test]
+    async fn a_type_from_the_future_is_fetched_raw() {
+        let (Some(mut blocks), Some(raws)) =
+            (vector("recorded/l2/blocks.json"), vector("recorded/l2/raw-transactions.json"))
+        else {
+            return;
+        };
+        let expected = block::block_from_json(&blocks[1], |_| None).unwrap();
+        blocks[1]["transactions"][1]["type"] = json!("0x6f");
+        let server = rpc(move |method, params| match method {
+            "eth_getBlockByNumber" => Ok(blocks[place(params)].clone()),
+            "eth_getRawTransactionByHash" => Ok(raws[params[0].as_str().unwrap()].clone()),
+            _ => Err((-32601, "no")),
+        })
+        .await;
+        assert_eq!(client(&server).blocks(n(1), n(1)).await.unwrap(), [expected]);
+    }
+
+    #[tokio::test]
+    async fn a_chain_that_changes_under_way_is_refused() {
+        let Some(mut blocks) = vector("recorded/l2/blocks.json") else { return };
+        let other = blocks[41].clone();
+        blocks[40] = other;
+        let server = node(blocks.clone(), &["eth_getBlockByNumber"]).await;
+        assert_eq!(client(&server).blocks(n(39), n(41)).await.unwrap_err().kind, PortErrorKind::Malformed);
+        // A block of the right number that does not link, at the seam of two batches.
+        let mut header = FullHeader::from_json(&blocks[50]).unwrap();
+        header.parent_hash = B256::repeat_byte(1);
+        let mut forged = header.to_json();
+        forged["transactions"] = json!([]);
+        blocks[50] = forged;
+        let server = node(blocks, &["eth_getBlockByNumber"]).await;
+        let error = client(&server).blocks(n(45), n(51)).await.unwrap_err();
+        assert_eq!(error.kind, PortErrorKind::Malformed);
+    }
+
+    #[tokio::test]
+    async fn e22_a_fresh_nodes_first_snapshot_is_clean() {
+        let Some(blocks) = vector("recorded/l2/blocks.json") else { return };
+        let genesis = blocks[0].clone();
+        let server = rpc(move |method, params| match (method, params[0].as_str()) {
+            ("eth_getBlockByNumber", Some("latest")) => Ok(genesis.clone()),
+            ("eth_getBlockByNumber", Some("safe")) => Err((-32000, "safe block not available")),
+            ("eth_getBlockByNumber", Some("finalized")) => Err((-32000, "finalized block not available")),
+            ("eth_syncing", _) => Ok(json!(false)),
+            other => panic!("{other:?}"),
+        })
+        .await;
+        let snapshot = client(&server).snapshot().await.unwrap();
+        assert_eq!((snapshot.head.number, snapshot.safe, snapshot.finalized), (n(0), None, None));
+        assert!(!snapshot.syncing);
+        assert_eq!(server.hits().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn e10_tags_are_read_with_every_snapshot() {
+        let Some(blocks) = vector("recorded/l2/blocks.json") else { return };
+        let server = rpc(move |method, params| match (method, params[0].as_str()) {
+            (_, Some("latest")) => Ok(blocks[126].clone()),
+            (_, Some("safe")) => Ok(blocks[100].clone()),
+            (_, Some("finalized")) => Ok(blocks[90].clone()),
+            _ => Ok(json!({"currentBlock": "0x1", "highestBlock": "0x2"})),
+        })
+        .await;
+        let client = client(&server);
+        for _ in 0..2 {
+            let snapshot = client.snapshot().await.unwrap();
+            assert_eq!(snapshot.head.number, n(126));
+            assert_eq!(snapshot.safe.map(|block| block.number), Some(n(100)));
+            assert_eq!(snapshot.finalized.map(|block| block.number), Some(n(90)));
+            assert!(snapshot.syncing);
+        }
+        assert_eq!(server.calls().len(), 8);
+    }
+
+    #[tokio::test]
+    async fn message_root_by_hash_then_by_number_then_pruned() {
+        let (Some(blocks), Some(roots)) = (vector("recorded/l2/blocks.json"), vector("recorded/l2/message-roots.json"))
+        else {
+            return;
+        };
+        let block = L2Ref { number: n(9), hash: hash(&blocks[9]["hash"]) };
+        let expected = MessageRoot::Root(hash(&roots["9"]));
+        let root = roots["9"].clone();
+        let by_hash = rpc(move |_, params| {
+            assert!(params[1]["blockHash"].is_string());
+            Ok(root.clone())
+        })
+        .await;
+        assert_eq!(client(&by_hash).message_root(block).await.unwrap(), expected);
+
+        let (root, chain) = (roots["9"].clone(), blocks.clone());
+        let by_number = rpc(move |method, params| match method {
+            "eth_call" if params[1].is_string() => Ok(root.clone()),
+            "eth_call" => Err((-32602, "invalid argument 1: hex string without 0x prefix")),
+            _ => Ok(chain[place(params)].clone()),
+        })
+        .await;
+        let l2 = client(&by_number);
+        assert_eq!(l2.message_root(block).await.unwrap(), expected);
+        assert_eq!(l2.message_root(block).await.unwrap(), expected);
+        assert_eq!(by_number.hits().len(), 3, "the refusal is remembered");
+        let moved = L2Ref { hash: B256::repeat_byte(1), ..block };
+        assert_eq!(l2.message_root(moved).await.unwrap_err().kind, PortErrorKind::NotFound);
+
+        let pruned = rpc(|_, _| Err((-32000, "missing trie node 12ab (path ) state 0x12 is not available"))).await;
+        assert_eq!(client(&pruned).message_root(block).await.unwrap(), MessageRoot::Pruned);
+        let empty = rpc(|_, _| Ok(json!("0x"))).await;
+        assert_eq!(client(&empty).message_root(block).await.unwrap_err().kind, PortErrorKind::Malformed);
+    }
+
+    #[tokio::test]
+    async fn the_last_appended_root_is_the_message_root_also_on_a_narrow_node() {
+        let (Some(logs), Some(roots), Some(blocks)) = (
+            vector("recorded/l2/append-message-logs.json"),
+            vector("recorded/l2/message-roots.json"),
+            vector("recorded/l2/blocks.json"),
+        ) else {
+            return;
+        };
+        for cap in [1000, 20] {
+            let (logs, blocks) = (logs.clone(), blocks.clone());
+            let server = rpc(move |method, params| {
+                if method == "eth_getBlockByNumber" {
+                    return Ok(blocks[place(params)].clone());
+                }
+                let edge = |key| wire::field_quantity(&params[0], key).unwrap();
+                let range = edge("fromBlock")..=edge("toBlock");
+                if range.end() - range.start() + 1 > cap {
+                    return Err((-32005, "exceeds the range allowed"));
+                }
+                let inside = |log: &&Value| range.contains(&wire::field_quantity(log, "blockNumber").unwrap());
+                Ok(logs.as_array().unwrap().iter().filter(inside).rev().cloned().collect())
+            })
+            .await;
+            let l2 = client(&server);
+            for last in [8_u64, 9, 60, 126] {
+                let root = l2.last_appended_root(n(0), n(last)).await.unwrap();
+                assert_eq!(root, Some(hash(&roots[last.to_string()])), "{last}");
+            }
+            assert_eq!(l2.last_appended_root(n(0), n(0)).await.unwrap(), None);
+            assert_eq!(l2.last_appended_root(n(0), n(500)).await.unwrap_err().kind, PortErrorKind::NotFound);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_missing_header_is_none_and_another_one_refused() {
+        let Some(blocks) = vector("recorded/l2/blocks.json") else { return };
+        let server = node(blocks.clone(), &["eth_getBlockByNumber"]).await;
+        assert_eq!(client(&server).header(n(500)).await.unwrap(), None);
+        assert_eq!(client(&server).header(n(5)).await.unwrap().unwrap().hash, hash(&blocks[5]["hash"]));
+        let wrong = rpc(move |_, _| Ok(blocks[4].clone())).await;
+        assert_eq!(client(&wrong).header(n(5)).await.unwrap_err().kind, PortErrorKind::Malformed);
+    }
+}
