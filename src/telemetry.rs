@@ -345,8 +345,9 @@ pub fn scrub(text: &str) -> Cow<'_, str> {
         let Some((_, end, is_url)) = next else { break };
         let (before, after) = rest.split_at(end);
         out.push_str(before);
-        let stop = after.find(ends_secret).unwrap_or(after.len());
-        let (secret, tail) = after.split_at(stop);
+        let span = after.split(ends_secret).next().unwrap_or_default();
+        let secret = span.trim_end_matches(|c: char| c.is_ascii_punctuation() && c != '/');
+        let (secret, tail) = after.split_at(secret.len());
         if is_url {
             out.push_str(host_of(secret))
         } else {
@@ -358,9 +359,10 @@ pub fn scrub(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Whether a URL or token in running text ends before this character.
+/// Whether a URL or token in running text ends before this character. Not at a comma or a bracket: those may stand
+/// inside a path or a password, and only at the very end are they punctuation.
 fn ends_secret(c: char) -> bool {
-    c.is_whitespace() || matches!(c, '"' | '\'' | '`' | '<' | '>' | ')' | ']' | '}' | ',' | '\\' | '\u{1b}')
+    c.is_whitespace() || matches!(c, '"' | '`' | '<' | '>' | '\\' | '\u{1b}')
 }
 
 /// Host and port of what stands behind `://`.
@@ -529,8 +531,10 @@ mod tests {
         let table = [
             ("plain text: a/b?c=d user@host", "plain text: a/b?c=d user@host"),
             ("http://h", "http://h"),
-            ("http://h/a, then ws://u:p@h:1/x.", "http://h, then ws://h:1"),
+            ("http://h/a, then ws://u:p@h:1/x.", "http://h, then ws://h:1."),
             ("(https://h:8545/key)", "(https://h:8545)"),
+            ("https://u:p,'w)d@h/k,ey), and", "https://h), and"),
+            ("{\"url\":\"https://h/key\"}", "{\"url\":\"https://h\"}"),
             ("Bearer abc", "Bearer <redacted>"),
             ("https://a/Bearer x", "https://a x"),
             ("://", "://"),
