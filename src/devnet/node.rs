@@ -28,7 +28,7 @@ pub fn message_passer() -> Address {
     let mut bytes = [0u8; 20];
     bytes[0] = 0x53;
     bytes[19] = 1;
-    Address(bytes)
+    Address::from(bytes)
 }
 
 /// topic 0 of `AppendMessage(uint256 indexed, bytes32 indexed, bytes32 indexed)`.
