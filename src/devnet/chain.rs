@@ -14,9 +14,7 @@ use super::node::{Node, SafeL2Data, StoredBlock, message_passer};
 use super::signing::{self, Account, Body, Form};
 use crate::codec::calldata::CommitForm;
 use crate::codec::{blob, frame, payload};
-use crate::types::{
-    Address, B256, Blob, BlockContent, BlockContext, L1Message, L2Number, RawTx, U256, is_l1_message,
-};
+use crate::types::{Address, B256, Blob, BlockContent, BlockContext, L1Message, L2Number, RawTx, U256, is_l1_message};
 
 /// Base fee of simulated blocks, as recorded.
 pub const BASE_FEE: u64 = 1_000_000;

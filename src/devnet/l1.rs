@@ -311,8 +311,12 @@ impl L1 {
         let (to, input, inner_input, blobs) = match &op {
             L1Op::Enqueue(message) => (self.queue, message.data.to_vec(), None, Vec::new()),
             L1Op::ImportGenesis(header) => (self.rollup, header.encode(), None, Vec::new()),
-            L1Op::Revert(index) => (self.rollup, [[0x10, 0xd4, 0x45, 0x83].as_slice(), &index.to_be_bytes()].concat(), None, Vec::new()),
-            L1Op::Finalize(index) => (self.rollup, [[0x13, 0x36, 0x11, 0x01].as_slice(), &index.to_be_bytes()].concat(), None, Vec::new()),
+            L1Op::Revert(index) => {
+                (self.rollup, [[0x10, 0xd4, 0x45, 0x83].as_slice(), &index.to_be_bytes()].concat(), None, Vec::new())
+            }
+            L1Op::Finalize(index) => {
+                (self.rollup, [[0x13, 0x36, 0x11, 0x01].as_slice(), &index.to_be_bytes()].concat(), None, Vec::new())
+            }
             L1Op::Noise(blobs) => (Address::repeat_byte(0x99), Vec::new(), None, blobs.clone()),
             L1Op::Commit(commit) => {
                 let inner = commit.shown_input.clone().unwrap_or_else(|| encode_commit(&commit.calldata));
@@ -416,7 +420,8 @@ impl L1 {
         let first = usize::try_from(parent.total_l1_message_popped)?;
         let count = usize::try_from(commit.calldata.l1_message_count())?;
         let messages = self.contracts.queue.get(first..first.saturating_add(count));
-        let messages = messages.ok_or_else(|| anyhow::anyhow!("batch {index} consumes messages that are not queued"))?;
+        let messages =
+            messages.ok_or_else(|| anyhow::anyhow!("batch {index} consumes messages that are not queued"))?;
         let messages: Vec<B256> = messages.iter().map(|(_, message)| message.hash).collect();
         Ok((rebuild(&commit.calldata, &hashes, &messages)?, hashes))
     }
@@ -596,7 +601,9 @@ impl L1View<'_> {
             "eth_blockNumber" => Ok(quantity(self.head())),
             "eth_getBlockByNumber" | "eth_getBlockByHash" => {
                 let full = params.get(1).and_then(Value::as_bool).unwrap_or(false);
-                Ok(self.block(parse_block_id(params.first())?)?.map_or(Value::Null, |block| self.block_json(block, full)))
+                Ok(self
+                    .block(parse_block_id(params.first())?)?
+                    .map_or(Value::Null, |block| self.block_json(block, full)))
             }
             "eth_getLogs" => self.logs(params.first().unwrap_or(&Value::Null)),
             "eth_getTransactionByHash" => {
@@ -627,21 +634,26 @@ impl L1View<'_> {
         map.insert("hash".to_owned(), hash(block.hash));
         map.insert("size".to_owned(), quantity(600));
         map.insert("uncles".to_owned(), json!([]));
-        let transactions = block.txs.iter().enumerate().map(|(index, tx)| {
-            if full { self.tx_json(block, index as u64, tx) } else { hash(tx.hash) }
-        });
+        let transactions = block
+            .txs
+            .iter()
+            .enumerate()
+            .map(|(index, tx)| if full { self.tx_json(block, index as u64, tx) } else { hash(tx.hash) });
         map.insert("transactions".to_owned(), transactions.collect());
         Value::Object(map)
     }
 
     fn tx_json(&self, block: &L1Block, index: u64, tx: &L1Tx) -> Value {
-        let mut json = signing::to_json(&tx.raw, &Place {
-            block_hash: block.hash,
-            number: block.header.number,
-            timestamp: block.header.timestamp,
-            base_fee: block.header.base_fee.unwrap_or_default(),
-            index,
-        });
+        let mut json = signing::to_json(
+            &tx.raw,
+            &Place {
+                block_hash: block.hash,
+                number: block.header.number,
+                timestamp: block.header.timestamp,
+                base_fee: block.header.base_fee.unwrap_or_default(),
+                index,
+            },
+        );
         if let Some(input) = self.knobs.inputs.get(&tx.hash) {
             json["input"] = data(input);
         }
@@ -652,10 +664,12 @@ impl L1View<'_> {
     }
 
     fn logs(&self, filter: &Value) -> RpcResult {
-        let number = |key: &str| Ok::<u64, RpcError>(match parse_block_id(filter.get(key))? {
-            BlockId::Number(number) => number,
-            id => self.number_of(id)?.unwrap_or_default(),
-        });
+        let number = |key: &str| {
+            Ok::<u64, RpcError>(match parse_block_id(filter.get(key))? {
+                BlockId::Number(number) => number,
+                id => self.number_of(id)?.unwrap_or_default(),
+            })
+        };
         let blocks: Vec<&L1Block> = match filter.get("blockHash").and_then(parse_hash) {
             Some(wanted) => vec![self.by_hash(wanted).ok_or_else(|| RpcError::server("unknown block"))?],
             None => {

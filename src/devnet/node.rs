@@ -627,8 +627,8 @@ impl Node {
         let mut root = parent.withdrawal_root.unwrap_or_default();
         let mut appended = Vec::new();
         for (index, raw) in block.transactions.iter().enumerate() {
-            let is_withdrawal =
-                signing::queue_index(raw).is_none() && signing::call_of(raw).is_some_and(|(to, _)| to == message_passer());
+            let is_withdrawal = signing::queue_index(raw).is_none()
+                && signing::call_of(raw).is_some_and(|(to, _)| to == message_passer());
             if !is_withdrawal {
                 continue;
             }
@@ -751,8 +751,7 @@ impl Node {
         if self.lost_states.contains(&block.hash()) {
             return false;
         }
-        self.moods.archive
-            || (block.number() + KEPT_STATES > self.head.number() && block.number() >= self.state_floor)
+        self.moods.archive || (block.number() + KEPT_STATES > self.head.number() && block.number() >= self.state_floor)
     }
 
     /// `messageRoot()` at a block; the error is the real node's for a state that is gone.
@@ -799,9 +798,10 @@ impl Node {
             }
             "engine_setBlockTags" => {
                 let at = |place: usize| {
-                    params.get(place).and_then(parse_hash).ok_or_else(|| {
-                        RpcError::params(format!("missing value for required argument {place}"))
-                    })
+                    params
+                        .get(place)
+                        .and_then(parse_hash)
+                        .ok_or_else(|| RpcError::params(format!("missing value for required argument {place}")))
                 };
                 self.set_block_tags(at(0)?, at(1)?).map(|()| Value::Null)
             }
@@ -826,7 +826,8 @@ impl Node {
                 Ok(self.find(id)?.map_or(Value::Null, |block| block.to_json(flag(1))))
             }
             "eth_getRawTransactionByHash" | "eth_getTransactionByHash" => {
-                let wanted = params.first().and_then(parse_hash).ok_or_else(|| RpcError::params("invalid argument 0"))?;
+                let wanted =
+                    params.first().and_then(parse_hash).ok_or_else(|| RpcError::params("invalid argument 0"))?;
                 Ok(self.transaction(wanted, method == "eth_getRawTransactionByHash"))
             }
             "eth_getLogs" => self.logs(params.first().unwrap_or(&Value::Null)),
@@ -891,7 +892,9 @@ impl Node {
         }
         let mut found = Vec::new();
         for block in &blocks {
-            found.extend(block.logs().filter(|(topics, _)| topics_match(filter.get("topics"), topics)).map(|(_, log)| log));
+            found.extend(
+                block.logs().filter(|(topics, _)| topics_match(filter.get("topics"), topics)).map(|(_, log)| log),
+            );
         }
         Ok(Value::Array(found))
     }

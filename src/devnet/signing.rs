@@ -556,10 +556,9 @@ mod tests {
         let Some(dir) = crate::codec::testing::vectors() else { return };
         let text = std::fs::read_to_string(dir.join("recorded/l2/blocks.json")).unwrap();
         let blocks: Vec<Value> = serde_json::from_str(&text).unwrap();
-        let raws: std::collections::HashMap<String, String> = serde_json::from_str(
-            &std::fs::read_to_string(dir.join("recorded/l2/raw-transactions.json")).unwrap(),
-        )
-        .unwrap();
+        let raws: std::collections::HashMap<String, String> =
+            serde_json::from_str(&std::fs::read_to_string(dir.join("recorded/l2/raw-transactions.json")).unwrap())
+                .unwrap();
         for block in &blocks {
             for (i, tx) in block["transactions"].as_array().unwrap().iter().enumerate() {
                 let raw = hex::decode(&raws[tx["hash"].as_str().unwrap()][2..]).unwrap();

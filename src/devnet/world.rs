@@ -156,16 +156,8 @@ impl World {
             seconds_per_slot: 12,
         };
         let sequencer = Sequencer::new(node.clone(), options.seed, options.l2_block_time);
-        let mut world = Self {
-            l1,
-            beacon,
-            sequencer,
-            node,
-            batches: Vec::new(),
-            reverted: Vec::new(),
-            first_block,
-            spare: 0,
-        };
+        let mut world =
+            Self { l1, beacon, sequencer, node, batches: Vec::new(), reverted: Vec::new(), first_block, spare: 0 };
         world.import_genesis()?;
         Ok(world)
     }
