@@ -221,8 +221,11 @@ pub struct BatchSpec {
     pub event_hash: Option<B256>,
 }
 
-/// The blobs of a payload.
+/// The blobs of a payload; none where it is empty, as an older form's without L2 transactions.
 pub fn encode_blobs(payload: &[u8], spec: &mut BatchSpec) -> anyhow::Result<Vec<Arc<SimBlob>>> {
+    if payload.is_empty() {
+        return Ok(Vec::new());
+    }
     let mut bytes = match spec.compression {
         Compression::Sequencer => frame::encode(payload)?.bytes,
         Compression::Level(level) => compress(payload, level)?,

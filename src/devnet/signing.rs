@@ -125,10 +125,7 @@ pub fn sign(account: &mut Account, form: &Form, body: &Body) -> RawTx {
         return sign_legacy(account, nonce, body);
     }
     let (prefix, fields, count) = typed_fields(account, nonce, form, body);
-    let mut unsigned = RlpStream::new();
-    unsigned.begin_list(count).append_raw(&fields, count);
-    let mut preimage = prefix.clone();
-    preimage.extend_from_slice(&unsigned.out());
+    let preimage = signing_preimage(&prefix, &Rlp::new(&in_list(&fields, count)), count);
     let (parity, r, s) = account.sign(keccak(&preimage));
     let mut signed = RlpStream::new();
     signed.begin_list(count + 3).append_raw(&fields, count).append(&parity).append(&r).append(&s);
@@ -151,6 +148,34 @@ fn sign_legacy(account: &Account, nonce: u64, body: &Body) -> RawTx {
     fields(&mut signed);
     signed.append(&(body.chain_id * 2 + 35 + parity)).append(&r).append(&s);
     signed.out().freeze()
+}
+
+/// The bytes whose keccak a typed transaction signs: type byte and the list of its unsigned fields. A MorphTx of version
+/// 1 signs its version as a list item before the reference, not as the byte behind the type (seen: the senders of the
+/// recorded transactions come out right this way only).
+fn signing_preimage(prefix: &[u8], list: &Rlp<'_>, unsigned: usize) -> Vec<u8> {
+    let version = prefix.get(1).copied();
+    let mut stream = RlpStream::new_list(unsigned + usize::from(version.is_some()));
+    for place in 0..unsigned {
+        if let Some(version) = version.filter(|_| place == MORPH_REFERENCE) {
+            stream.append(&version);
+        }
+        if let Ok(item) = list.at(place) {
+            stream.append_raw(item.as_raw(), 1);
+        }
+    }
+    let mut preimage: Vec<u8> = prefix.iter().take(1).copied().collect();
+    preimage.extend_from_slice(&stream.out());
+    preimage
+}
+
+/// Place of `reference` in a MorphTx of version 1.
+const MORPH_REFERENCE: usize = 11;
+
+fn in_list(fields: &[u8], count: usize) -> Vec<u8> {
+    let mut list = RlpStream::new();
+    list.begin_list(count).append_raw(fields, count);
+    list.out().to_vec()
 }
 
 /// The unsigned fields of a typed transaction as raw RLP items, the bytes in front of the list, and the item count.
@@ -363,30 +388,19 @@ pub fn sender(raw: &[u8]) -> Option<Address> {
     let count = parsed.fields();
     let unsigned = count.checked_sub(3)?;
     let v: U256 = parsed.list.val_at(unsigned).ok()?;
-    let mut stream = RlpStream::new();
-    let parity = if parsed.kind == 0 {
-        let v = v.as_u64();
-        if v >= 35 {
-            stream.begin_list(9);
-        } else {
-            stream.begin_list(6);
-        }
+    let (parity, preimage) = if parsed.kind == 0 {
+        let v = v.low_u64();
+        let mut stream = RlpStream::new_list(if v >= 35 { 9 } else { 6 });
         for place in 0..6 {
             stream.append_raw(parsed.list.at(place).ok()?.as_raw(), 1);
         }
         if v >= 35 {
             stream.append(&((v - 35) / 2)).append(&0u8).append(&0u8);
         }
-        if v >= 35 { (v - 35) % 2 } else { v.saturating_sub(27) }
+        (if v >= 35 { (v - 35) % 2 } else { v.saturating_sub(27) }, stream.out().to_vec())
     } else {
-        stream.begin_list(unsigned);
-        for place in 0..unsigned {
-            stream.append_raw(parsed.list.at(place).ok()?.as_raw(), 1);
-        }
-        v.as_u64()
+        (v.low_u64(), signing_preimage(raw.get(..parsed.prefix)?, &parsed.list, unsigned))
     };
-    let mut preimage = raw.get(..parsed.prefix)?.to_vec();
-    preimage.extend_from_slice(&stream.out());
     let mut bytes = [0u8; 64];
     parsed.number(count - 2).to_big_endian(&mut bytes[..32]);
     parsed.number(count - 1).to_big_endian(&mut bytes[32..]);
