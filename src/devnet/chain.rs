@@ -12,7 +12,7 @@ use rand::{Rng, RngCore, SeedableRng};
 use super::l1::SimBlob;
 use super::node::{Node, SafeL2Data, StoredBlock, message_passer};
 use super::signing::{self, Account, Body, Form};
-use crate::codec::calldata::CommitForm;
+use crate::codec::calldata::{CommitCalldata, CommitForm};
 use crate::codec::{blob, frame, payload};
 use crate::types::{Address, B256, Blob, BlockContent, BlockContext, L1Message, L2Number, RawTx, U256, is_l1_message};
 
@@ -188,6 +188,9 @@ pub enum Compression {
     Level(i32),
 }
 
+/// A change that a test makes to something on its way.
+pub type Edit<T> = Box<dyn FnOnce(&mut T) + Send>;
+
 /// How a batch shall be committed; the default is right in every way.
 #[derive(Default)]
 pub struct BatchSpec {
@@ -202,19 +205,19 @@ pub struct BatchSpec {
     /// Compression.
     pub compression: Compression,
     /// Changes the contents before they are encoded; calldata and roots stay those of the sequencer's chain.
-    pub edit_contents: Option<Box<dyn FnOnce(&mut Vec<BlockContent>) + Send>>,
+    pub edit_contents: Option<Edit<Vec<BlockContent>>>,
     /// Changes the payload's bytes.
-    pub edit_payload: Option<Box<dyn FnOnce(&mut Vec<u8>) + Send>>,
+    pub edit_payload: Option<Edit<Vec<u8>>>,
     /// Changes the frame's bytes before they are packed.
-    pub edit_frame: Option<Box<dyn FnOnce(&mut Vec<u8>) + Send>>,
+    pub edit_frame: Option<Edit<Vec<u8>>>,
     /// Changes the blobs.
-    pub edit_blobs: Option<Box<dyn FnOnce(&mut Vec<Blob>) + Send>>,
+    pub edit_blobs: Option<Edit<Vec<Blob>>>,
     /// Blobs used as they are, instead of encoding.
     pub blobs: Option<Vec<Blob>>,
     /// No blobs at all: for `commitState` and a blobless `commitBatchWithProof`.
     pub no_blobs: bool,
     /// Changes the commit before the contract sees it: the event's hash fits the change (a wrong root, for one).
-    pub edit_commit: Option<Box<dyn FnOnce(&mut crate::codec::calldata::CommitCalldata) + Send>>,
+    pub edit_commit: Option<Edit<CommitCalldata>>,
     /// Calldata shown instead; the event does not fit it.
     pub shown_input: Option<Vec<u8>>,
     /// Another batch hash in the event.

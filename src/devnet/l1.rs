@@ -154,6 +154,9 @@ impl<T: Clone + Default> History<T> {
     }
 }
 
+/// Emitter, topics and data of a log.
+type Emitted = (Address, (Vec<B256>, Vec<u8>));
+
 /// `batchDataStore(index)`: origin timestamp, finalize timestamp, last block, bitmap.
 type Stored = [u64; 4];
 
@@ -352,7 +355,7 @@ impl L1 {
         Ok(())
     }
 
-    fn execute(&mut self, op: &L1Op) -> anyhow::Result<Vec<(Address, (Vec<B256>, Vec<u8>))>> {
+    fn execute(&mut self, op: &L1Op) -> anyhow::Result<Vec<Emitted>> {
         let at = self.pending_number();
         match op {
             L1Op::Noise(_) => Ok(Vec::new()),
@@ -432,7 +435,7 @@ impl L1 {
         self.contracts.committed.entry(index).or_default().set(at, hash);
         self.contracts.blob_fields.entry(index).or_default().set(at, header.blob_field);
         self.contracts.store.entry(index).or_default().set(at, [now, 0, last, 0]);
-        self.contracts.headers.entry(index).or_default().set(at, Some(header.clone()));
+        self.contracts.headers.entry(index).or_default().set(at, Some(*header));
         self.contracts.blob_hashes.entry(index).or_default().set(at, blob_hashes);
         self.contracts.last_committed.set(at, index);
     }

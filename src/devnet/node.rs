@@ -21,7 +21,7 @@ use super::jsonrpc::{
 };
 use super::oracle::{Content, Oracle};
 use super::signing::{self, Place};
-use crate::types::{Address, B256, L2Header, L2Number, L2Ref, NewBlock, RawTx, U256, keccak, keccak256};
+use crate::types::{Address, B256, L2Header, L2Ref, NewBlock, RawTx, U256, keccak, keccak256};
 
 /// L2ToL1MessagePasser (protocol.md, section 7).
 pub fn message_passer() -> Address {
@@ -353,6 +353,35 @@ pub struct TagCall {
     pub accepted: bool,
 }
 
+/// What a reader of the node could see at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// Head.
+    pub head: L2Ref,
+    /// `safe`.
+    pub safe: Option<L2Ref>,
+    /// `finalized`.
+    pub finalized: Option<L2Ref>,
+}
+
+impl Moment {
+    /// finalized ≤ safe ≤ head (P2); a tag never set lies below everything.
+    pub fn is_ordered(&self) -> bool {
+        let height = |tag: Option<L2Ref>| tag.map_or(0, |tag| tag.number.get());
+        height(self.finalized) <= height(self.safe) && height(self.safe) <= self.head.number.get()
+    }
+}
+
+/// Records of calls and moments kept; the oldest go first.
+const KEPT_RECORDS: usize = 100_000;
+
+fn record<T>(records: &mut Vec<T>, entry: T) {
+    if records.len() >= KEPT_RECORDS {
+        records.drain(..KEPT_RECORDS / 2);
+    }
+    records.push(entry);
+}
+
 /// Which endpoint a request came in by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Side {
@@ -383,6 +412,7 @@ pub struct Node {
     oracle: Option<Arc<Oracle>>,
     writes: Vec<Write>,
     tag_calls: Vec<TagCall>,
+    moments: Vec<Moment>,
 }
 
 impl Node {
@@ -403,6 +433,7 @@ impl Node {
             oracle: None,
             writes: Vec::new(),
             tag_calls: Vec::new(),
+            moments: Vec::new(),
         };
         node.import(genesis);
         node
@@ -422,6 +453,7 @@ impl Node {
         self.canonical.split_off(&block.number());
         self.canonical.insert(block.number(), block.hash());
         self.head = block;
+        self.seen();
     }
 
     fn insert(&mut self, block: &Arc<StoredBlock>) {
@@ -473,22 +505,33 @@ impl Node {
         &self.tag_calls
     }
 
-    /// Forgets the recorded calls.
+    /// Everything that a reader could see since the start, in order: after each write, and between the two halves of
+    /// each tag call. What the test itself did to the node (import, kill, fork) leaves its mark too.
+    pub fn moments(&self) -> &[Moment] {
+        &self.moments
+    }
+
+    /// Forgets the recorded calls and moments.
     pub fn clear_calls(&mut self) {
         self.writes.clear();
         self.tag_calls.clear();
+        self.moments.clear();
+    }
+
+    fn seen(&mut self) {
+        let moment = Moment { head: self.head.l2_ref(), safe: self.safe(), finalized: self.finalized() };
+        if self.moments.last() != Some(&moment) {
+            record(&mut self.moments, moment);
+        }
     }
 
     /// `engine_newSafeL2Block`.
     pub fn new_safe_l2_block(&mut self, block: &SafeL2Data) -> Result<Arc<StoredBlock>, RpcError> {
         let head_before = self.head.number();
         let result = self.write(block);
-        self.writes.push(Write {
-            number: block.number,
-            parent: block.parent_hash,
-            head_before,
-            result: result.as_ref().map(|block| block.hash()).map_err(Clone::clone),
-        });
+        let result_hash = result.as_ref().map(|block| block.hash()).map_err(Clone::clone);
+        let write = Write { number: block.number, parent: block.parent_hash, head_before, result: result_hash };
+        record(&mut self.writes, write);
         result
     }
 
@@ -521,6 +564,7 @@ impl Node {
             self.safe = Some(executed.hash());
             self.finalized = Some(executed.hash());
         }
+        self.seen();
         Ok(executed)
     }
 
@@ -701,7 +745,7 @@ impl Node {
     /// `engine_setBlockTags`: finalized first, then safe; no check but that the block is known.
     pub fn set_block_tags(&mut self, safe: B256, finalized: B256) -> Result<(), RpcError> {
         let result = self.apply_tags(safe, finalized);
-        self.tag_calls.push(TagCall { safe, finalized, accepted: result.is_ok() });
+        record(&mut self.tag_calls, TagCall { safe, finalized, accepted: result.is_ok() });
         result
     }
 
@@ -721,6 +765,7 @@ impl Node {
             } else {
                 self.finalized = Some(wanted);
             }
+            self.seen();
         }
         Ok(())
     }
@@ -729,6 +774,7 @@ impl Node {
     pub fn restart(&mut self) {
         self.safe = self.finalized;
         self.state_floor = self.head.number();
+        self.seen();
     }
 
     /// A kill: the head falls to `height`; tags, blocks and heights above it stay in the database, their states do not.
@@ -738,6 +784,7 @@ impl Node {
         self.head = fallen;
         self.safe = self.finalized;
         self.state_floor = height;
+        self.seen();
     }
 
     /// Cuts the chain at `height`, as an operator's `debug_setHead` does: what stood above is gone. Tags stay.
@@ -745,6 +792,7 @@ impl Node {
         let Some(block) = self.at(height) else { return };
         self.canonical.split_off(&(height + 1));
         self.head = block;
+        self.seen();
     }
 
     fn state_is_kept(&self, block: &StoredBlock) -> bool {
@@ -922,17 +970,194 @@ fn missing_state(block: &StoredBlock) -> RpcError {
     RpcError::server(format!("missing trie node {} (path )", hex::encode(block.header.state_root.as_bytes())))
 }
 
-/// The canonical height range of `first..=last` as refs, for tests.
-pub fn refs(node: &Node, first: u64, last: u64) -> Vec<L2Ref> {
-    (first..=last).filter_map(|number| node.at(number)).map(|block| block.l2_ref()).collect()
-}
-
 /// A deterministic hash for made-up values.
 pub fn made_up(text: &str, number: u64) -> B256 {
     B256(keccak256([text.as_bytes(), &number.to_be_bytes()].concat()))
 }
 
-/// A height as the worker's type.
-pub const fn height(number: u64) -> L2Number {
-    L2Number::new(number)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::devnet::chain::{BlockPlan, Sequencer};
+
+    fn node() -> Node {
+        Node::new(53077, StoredBlock::genesis(1_000, made_up("genesis", 1)))
+    }
+
+    fn empty(number: u64) -> SafeL2Data {
+        SafeL2Data {
+            number,
+            gas_limit: 30_000_000,
+            base_fee: Some(1_000_000.into()),
+            timestamp: 1_000 + 2 * number,
+            transactions: Vec::new(),
+            batch_hash: None,
+            parent_hash: None,
+        }
+    }
+
+    fn grown(last: u64) -> Node {
+        let mut node = node();
+        (1..=last).for_each(|number| drop(node.new_safe_l2_block(&empty(number)).unwrap()));
+        node
+    }
+
+    fn on(node: &Node, parent: u64, block: SafeL2Data) -> SafeL2Data {
+        SafeL2Data { parent_hash: Some(node.at(parent).unwrap().hash()), ..block }
+    }
+
+    #[test]
+    fn refusals_have_the_real_words() {
+        let mut node = grown(60);
+        let hash = B256::repeat_byte(0x22);
+        let table = [
+            (empty(65), "cannot assemble block with discontinuous block number 65, expected number is 61".to_owned()),
+            (SafeL2Data { parent_hash: Some(hash), ..empty(61) }, format!("parent block not found: {hash:?}")),
+            (on(&node, 50, empty(61)), "wrong block number: expected 51, got 61".to_owned()),
+            (
+                SafeL2Data { transactions: vec![vec![0x55, 0xc0].into()], ..empty(61) },
+                "invalid transaction 0: transaction type not supported".to_owned(),
+            ),
+        ];
+        for (block, words) in table {
+            assert_eq!(node.new_safe_l2_block(&block), Err(RpcError::server(words)));
+            assert_eq!(node.head().number(), 60);
+        }
+        assert_eq!(node.writes().len(), 64);
+    }
+
+    #[test]
+    fn nearly_anything_is_executed() {
+        let mut node = grown(5);
+        let odd = [
+            SafeL2Data { base_fee: Some(5.into()), ..empty(6) },
+            SafeL2Data { gas_limit: 1, ..empty(6) },
+            SafeL2Data { timestamp: 1, ..empty(6) },
+        ];
+        let state = node.head().header.state_root;
+        for block in odd {
+            let block = on(&node, 5, block);
+            let written = node.new_safe_l2_block(&block).unwrap();
+            assert_eq!(node.head().hash(), written.hash());
+            // An empty block keeps the state root: the root alone does not tell.
+            assert_eq!(written.header.state_root, state);
+        }
+    }
+
+    #[test]
+    fn a_write_below_the_head_truncates_and_the_tags_stay() {
+        let mut node = grown(10);
+        let (safe, finalized) = (node.at(9).unwrap().hash(), node.at(8).unwrap().hash());
+        node.set_block_tags(safe, finalized).unwrap();
+        let equal = on(&node, 4, empty(5));
+        assert_eq!(node.new_safe_l2_block(&equal).unwrap().hash(), node.at(5).unwrap().hash());
+        assert_eq!(node.head().number(), 5);
+        assert!(node.at(6).is_none());
+        assert_eq!(node.safe().unwrap().number.get(), 9);
+        assert_eq!(node.finalized().unwrap().number.get(), 8);
+        assert!(node.by_hash(safe).is_some());
+        assert!(!node.moments().last().unwrap().is_ordered());
+    }
+
+    #[test]
+    fn a_write_on_an_orphan_brings_its_chain_back() {
+        let mut node = grown(10);
+        let old = node.head();
+        let fork = on(&node, 5, SafeL2Data { timestamp: 7, ..empty(6) });
+        node.new_safe_l2_block(&fork).unwrap();
+        let back = SafeL2Data { parent_hash: Some(old.hash()), ..empty(11) };
+        node.new_safe_l2_block(&back).unwrap();
+        assert_eq!(node.at(10).unwrap().hash(), old.hash());
+        assert_eq!(node.at(6).unwrap().header.timestamp, 1_012);
+    }
+
+    #[test]
+    fn e11_tags_are_half_applied_and_unchecked() {
+        let mut node = grown(10);
+        let hash = |node: &Node, number| node.at(number).unwrap().hash();
+        let (nine, five) = (hash(&node, 9), hash(&node, 5));
+        let unknown = B256::repeat_byte(0x11);
+        let words = format!("safe block {unknown:?} not found");
+        assert_eq!(node.set_block_tags(unknown, nine), Err(RpcError::server(words)));
+        assert_eq!((node.safe(), node.finalized().unwrap().number.get()), (None, 9));
+        node.set_block_tags(five, B256::zero()).unwrap();
+        assert_eq!((node.safe().unwrap().number.get(), node.finalized().unwrap().number.get()), (5, 9));
+        assert_eq!(node.tag_calls().len(), 2);
+    }
+
+    #[test]
+    fn e19_after_a_kill_blocks_above_the_head_still_answer() {
+        let mut node = grown(10);
+        let (ten, eight) = (node.at(10).unwrap(), node.at(8).unwrap());
+        node.set_block_tags(ten.hash(), eight.hash()).unwrap();
+        node.kill(3);
+        assert_eq!(node.head().number(), 3);
+        assert_eq!(node.at(10), Some(Arc::clone(&ten)));
+        assert_eq!(node.by_hash(ten.hash()), Some(ten.clone()));
+        assert_eq!(node.safe(), node.finalized());
+        // Their states are gone: nothing can be built on them.
+        let above = SafeL2Data { parent_hash: Some(ten.hash()), ..empty(11) };
+        assert!(node.new_safe_l2_block(&above).unwrap_err().message.starts_with("missing trie node"));
+        node.new_safe_l2_block(&empty(4)).unwrap();
+        assert_eq!(node.head().number(), 4);
+        assert_eq!(node.at(10), Some(ten));
+    }
+
+    #[test]
+    fn e12_and_e13_moods_of_morph_reth() {
+        let mut node = grown(10);
+        node.moods.refuses_rewrites = true;
+        let rewrite = on(&node, 4, empty(5));
+        assert!(node.new_safe_l2_block(&rewrite).unwrap_err().message.contains("discontinuous"));
+        node.moods.tags_what_it_writes = true;
+        let written = node.new_safe_l2_block(&empty(11)).unwrap();
+        assert_eq!(node.safe(), Some(written.l2_ref()));
+        assert_eq!(node.finalized(), Some(written.l2_ref()));
+    }
+
+    #[test]
+    fn states_are_pruned_without_archive_mode() {
+        let mut node = grown(200);
+        node.moods.archive = false;
+        let kept = |node: &Node, number| node.message_root(&node.at(number).unwrap()).is_ok();
+        assert_eq!([kept(&node, 72), kept(&node, 73), kept(&node, 200)], [false, true, true]);
+        node.restart();
+        assert_eq!([kept(&node, 199), kept(&node, 200)], [false, true]);
+    }
+
+    #[test]
+    fn execution_is_deterministic_and_withdrawals_move_the_root() {
+        let mut sequencer = Sequencer::new(node(), 7, 2);
+        let quiet = sequencer.build(&BlockPlan { txs: 3, ..BlockPlan::default() }, &[]).unwrap();
+        let busy = sequencer.build(&BlockPlan { withdrawals: 2, ..BlockPlan::default() }, &[]).unwrap();
+        assert_eq!(quiet.withdrawal_root, Some(empty_message_root()));
+        assert_eq!(busy.withdrawal_root, busy.appended.last().map(|appended| appended.root));
+        assert_eq!(busy.appended.len(), 2);
+        assert_eq!(sequencer.node.last_appended_root(1, 2), busy.withdrawal_root);
+        let mut other = node();
+        for block in [&quiet, &busy] {
+            let mut data = SafeL2Data::from(&block.as_new_block());
+            data.parent_hash = None;
+            assert_eq!(other.new_safe_l2_block(&data).unwrap().hash(), block.hash());
+        }
+        let mut again = SafeL2Data::from(&quiet.as_new_block());
+        (again.number, again.parent_hash) = (3, None);
+        assert!(other.new_safe_l2_block(&again).unwrap_err().message.contains("nonce too low"));
+    }
+
+    #[test]
+    fn e1_wrong_roots_come_out_of_right_content() {
+        let mut sequencer = Sequencer::new(node(), 7, 2);
+        let block = sequencer.build(&BlockPlan::empty(), &[]).unwrap();
+        let mut data = SafeL2Data::from(&block.as_new_block());
+        data.parent_hash = None;
+        let mut wrong = node();
+        wrong.moods.wrong_state_from = Some(1);
+        assert_ne!(wrong.new_safe_l2_block(&data).unwrap().header.state_root, block.header.state_root);
+        let mut wrong = node();
+        wrong.moods.wrong_withdrawals_from = Some(1);
+        let written = wrong.new_safe_l2_block(&data).unwrap();
+        assert_eq!(written.header.state_root, block.header.state_root);
+        assert_ne!(written.withdrawal_root, block.withdrawal_root);
+    }
 }

@@ -23,9 +23,9 @@ use super::beacon::{self, BeaconKnobs};
 use super::faults::{Fault, Rule, Server, strike};
 use super::jsonrpc::{RpcError, RpcResult};
 use super::l1::{L1Knobs, L1View};
-use super::node::{Side, TagCall, Write};
+use super::node::{Moment, Side, TagCall, Write};
 use super::world::{Heads, World, WorldOptions};
-use crate::types::{Address, keccak};
+use crate::types::{Address, B256, keccak};
 
 /// How a devnet is started.
 #[derive(Clone, Debug, Default)]
@@ -238,6 +238,16 @@ impl Devnet {
     /// L1MessageQueue contract.
     pub fn queue(&self) -> Address {
         self.shared.world().l1.queue
+    }
+
+    /// Hash of L2 block 0.
+    pub fn l2_genesis(&self) -> B256 {
+        self.shared.world().node.at(0).map(|block| block.hash()).unwrap_or_default()
+    }
+
+    /// Everything that a reader of the local node could see so far (P2).
+    pub fn moments(&self) -> Vec<Moment> {
+        self.shared.world().node.moments().to_vec()
     }
 
     /// Runs `f` on the world, requests waiting meanwhile.

@@ -314,6 +314,28 @@ impl World {
         Ok(batch)
     }
 
+    /// One L1 block of an ordinary day: L2 blocks for its seconds, now and then a message, a commit when
+    /// `blocks_per_batch` blocks wait, contract finalization behind L1's own. The local node is left alone.
+    pub fn tick(&mut self, blocks_per_batch: u64) -> anyhow::Result<()> {
+        if self.l1.head().is_multiple_of(3) {
+            self.enqueue(1)?;
+        }
+        let waiting = (self.sequencer.node.head().number() + 1).saturating_sub(self.next_first());
+        if waiting >= blocks_per_batch.max(1) {
+            let last = self.next_first() + blocks_per_batch.max(1) - 1;
+            self.commit(BatchSpec { last: Some(last), ..BatchSpec::default() })?;
+        }
+        let deep = self.batches.iter().rev().find(|batch| {
+            let block = self.l1.find_tx(batch.tx).map(|(block, ..)| block.header.number);
+            block.is_some_and(|number| number + self.l1.config.finalized_depth <= self.l1.head())
+        });
+        if let Some(index) = deep.map(|batch| batch.index).filter(|index| *index > self.l1.last_finalized()) {
+            self.finalize(index)?;
+        }
+        self.mine(1);
+        self.build(self.l1.config.block_time / self.sequencer.block_time.max(1))
+    }
+
     /// A batch from given contents, under these blobs as they are, or encoded where there are none. Mines it.
     pub fn produce_from(&mut self, contents: &[BlockContent], blobs: Option<Vec<Blob>>) -> anyhow::Result<Committed> {
         let queue = self.queue();
