@@ -397,3 +397,112 @@ async fn a_commit_survives_a_reorg_unchanged() {
     });
     assert_eq!(check_batches(&devnet).await, 2);
 }
+
+#[tokio::test]
+async fn l2_blocks_read_the_same_as_json_and_as_rlp() {
+    use morph_deriver::codec::block::{block_from_json, decode_rlp};
+    let devnet = Devnet::start(DevnetOptions::default()).await.unwrap();
+    devnet.with(|world| {
+        for _ in 0..5 {
+            world.tick(4).unwrap();
+        }
+        world.sync();
+        assert!(world.batches.len() >= 3);
+    });
+    let head = devnet.heads().local;
+    assert_eq!(head, devnet.heads().sequencer);
+    let l2 = devnet.l2_url();
+    for number in 1..=head.number.get() {
+        let json = rpc(&l2, "eth_getBlockByNumber", json!([format!("0x{number:x}"), true])).await;
+        let rlp = rpc(&l2, "debug_getBlockRlp", json!([number])).await;
+        let from_json = block_from_json(&json["result"], |_| None).unwrap();
+        let from_rlp = decode_rlp(&parse_data(&rlp["result"]).unwrap()).unwrap();
+        assert_eq!(from_json, from_rlp);
+        assert_eq!(from_json.header, devnet.with(|world| world.node.at(number).unwrap().header));
+    }
+    // Logs and calls tell the same withdrawal root.
+    let passer = "0x5300000000000000000000000000000000000001";
+    let filter = json!([{ "address": passer, "fromBlock": "0x1", "toBlock": "latest" }]);
+    let logs = rpc(&l2, "eth_getLogs", filter).await;
+    let last = logs["result"].as_array().unwrap().last().unwrap()["topics"][3].clone();
+    let call = json!([{ "to": passer, "data": "0xd4b9f4fa" }, { "blockHash": head.hash }]);
+    assert_eq!(rpc(&l2, "eth_call", call).await["result"], last);
+}
+
+#[tokio::test]
+async fn the_embedded_node_answers_as_the_ports_promise() {
+    use morph_deriver::devnet::embedded::Embedded;
+    use morph_deriver::ports::{L2Engine, L2Reader, MessageRoot};
+    use morph_deriver::types::L2Number;
+    let mut world = World::new(&WorldOptions::default()).unwrap();
+    world.build(8).unwrap();
+    let blocks: Vec<_> = (1..=8).map(|n| world.sequencer.node.at(n).unwrap().as_new_block()).collect();
+    let local = Embedded::new(world.node.clone());
+    let snapshot = local.snapshot().await.unwrap();
+    assert_eq!((snapshot.head.number.get(), snapshot.safe, snapshot.finalized), (0, None, None));
+    let written = local.write_blocks(&blocks[..6]).await.unwrap();
+    assert_eq!(written.last().unwrap().l2_ref(), world.expected(6).unwrap());
+    let mut broken = blocks[6..].to_vec();
+    broken[1].transactions = vec![vec![0x55].into()];
+    let stopped = local.write_blocks(&broken).await.unwrap_err();
+    assert_eq!(stopped.written.len(), 1);
+    let read = local.blocks(L2Number::new(1), L2Number::new(7)).await.unwrap();
+    assert_eq!(read.len(), 7);
+    assert!(local.blocks(L2Number::new(1), L2Number::new(8)).await.is_err());
+    local.set_tags(Some(read[4].header.hash), None).await.unwrap();
+    assert_eq!(local.snapshot().await.unwrap().safe, Some(read[4].header.l2_ref()));
+    assert!(local.set_tags(None, Some(B256::repeat_byte(1))).await.is_err());
+    let root = local.message_root(read[6].header.l2_ref()).await.unwrap();
+    assert_eq!(root, MessageRoot::Root(world.sequencer.node.at(7).unwrap().withdrawal_root.unwrap()));
+    local.node().kill(2);
+    assert_eq!(local.message_root(read[6].header.l2_ref()).await.unwrap(), MessageRoot::Pruned);
+    assert!(local.header(L2Number::new(7)).await.unwrap().is_some());
+}
+
+#[test]
+fn the_same_seed_makes_the_same_network() {
+    let make = |seed| {
+        let mut world = World::new(&WorldOptions { seed, ..WorldOptions::default() }).unwrap();
+        (0..6).for_each(|_| world.tick(5).unwrap());
+        (world.l1.head_block().unwrap().hash, world.sequencer.node.head().hash())
+    };
+    assert_eq!(make(3), make(3));
+    assert_ne!(make(3), make(4));
+}
+
+#[test]
+fn every_fork_shape_parts_from_the_sequencer() {
+    let mut world = World::new(&WorldOptions::default()).unwrap();
+    world.enqueue(3).unwrap();
+    world.mine(1);
+    world.build_planned(&BlockPlan { txs: 2, messages: 2, ..BlockPlan::default() }).unwrap();
+    world.build_planned(&BlockPlan { txs: 2, noise: 9, messages: 1, withdrawals: 1 }).unwrap();
+    world.build(4).unwrap();
+    let shapes = [
+        ForkShape::OtherTransaction,
+        ForkShape::ExtraTransaction,
+        ForkShape::MissingTransaction,
+        ForkShape::Bulky,
+        ForkShape::BaseFee,
+        ForkShape::GasLimit,
+        ForkShape::Timestamp,
+        ForkShape::ForgedL1Message,
+        ForkShape::MissingL1Messages,
+    ];
+    for shape in shapes {
+        world.sync();
+        world.fork_at(2, shape).unwrap();
+        assert_eq!(world.node.at(1).unwrap().l2_ref(), world.expected(1).unwrap(), "{shape:?}");
+        assert_ne!(world.node.at(2).unwrap().l2_ref(), world.expected(2).unwrap(), "{shape:?}");
+        assert_eq!(world.node.head().number(), 6, "{shape:?}");
+    }
+    world.sync();
+    world.truncate_to(3);
+    assert_eq!(world.node.head().l2_ref(), world.expected(3).unwrap());
+    world.grow(2);
+    assert_eq!(world.node.head().l2_ref(), world.expected(5).unwrap());
+    world.fork_at(3, ForkShape::Timestamp).unwrap();
+    world.truncate_to(4);
+    assert_ne!(world.node.head().l2_ref(), world.expected(4).unwrap());
+    assert!(world.node.writes().is_empty());
+}
