@@ -1,0 +1,3 @@
+//! All integration tests, in one binary for the linker's sake.
+
+mod devnet;
