@@ -132,6 +132,14 @@ impl Network {
         }
     }
 
+    /// The first L1 block that can hold a commit or an L1 message.
+    pub const fn first_block(self) -> L1Number {
+        match self {
+            Self::Mainnet => L1Number::new(20_996_776),
+            Self::Hoodi => L1Number::new(1_182_317),
+        }
+    }
+
     /// The settings that this network decides. The start block is the first with L1 messages, which lies at or below
     /// the first with commits.
     const fn preset(self) -> [(&'static str, &'static str); 9] {

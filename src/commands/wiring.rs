@@ -1,0 +1,203 @@
+//! Ports out of configuration: the one place that knows which adapter stands behind which port.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use crate::adapters::beacon::{BeaconClient, BeaconConfig};
+use crate::adapters::engine::{EngineClient, load_jwt_secret};
+use crate::adapters::l1::L1Client;
+use crate::adapters::l2::{L2Client, L2Config};
+use crate::adapters::reactors::{CommandReactors, HeightParam, JsonRpcReactors, NoReactors};
+use crate::adapters::rpc::{Check, Pool, PoolConfig};
+use crate::adapters::store::SqliteStore;
+use crate::config::{Config, Confirmations, HeightStyle, Mode, ReactorControl, SecretUrl};
+use crate::error::{PortError, PortErrorKind, Target};
+use crate::flow::{self, Ports, Settings};
+use crate::ports::{L2Engine, L2Reader as _, PortResult, Reactors};
+use crate::types::{Identity, L2Number};
+
+/// The clients behind the ports, for what only start-up and figures need.
+#[derive(Clone)]
+pub struct Clients {
+    /// L1.
+    pub l1: Arc<L1Client>,
+    /// Beacon.
+    pub beacon: Option<Arc<BeaconClient>>,
+    /// The L2 node.
+    pub l2: Option<Arc<L2Client>>,
+    /// Its engine.
+    pub engine: Option<Arc<EngineClient>>,
+}
+
+fn urls(list: &[SecretUrl]) -> Vec<String> {
+    list.iter().map(|url| url.expose().to_string()).collect()
+}
+
+fn pool(target: Target, list: &[SecretUrl], timeout: Duration, check: Check) -> PortResult<Pool> {
+    let defaults = PoolConfig::default();
+    let config = PoolConfig {
+        call_timeout: timeout,
+        connect_timeout: defaults.connect_timeout.min(timeout),
+        check,
+        ..defaults
+    };
+    Pool::new(target, &urls(list), config)
+}
+
+/// Clients for everything that `config` names.
+///
+/// # Errors
+/// A JWT secret that cannot be used, a client that cannot be built.
+pub fn clients(config: &Config) -> anyhow::Result<Clients> {
+    let l1_check = config.l1.chain_id.map_or(Check::None, Check::ChainId);
+    let l1_pool = pool(Target::L1, &config.l1.rpc, config.l1.timeout, l1_check)?;
+    let (rollup, queue) = (config.l1.rollup.unwrap_or_default(), config.l1.queue.unwrap_or_default());
+    let l1 = Arc::new(L1Client::new(l1_pool, rollup, queue));
+    let beacons: Vec<_> = config.l1.beacon.iter().chain(&config.l1.beacon_archive).cloned().collect();
+    let beacon = match beacons.is_empty() {
+        true => None,
+        false => {
+            let check = config.l1.beacon_genesis_time.map_or(Check::None, Check::BeaconGenesis);
+            let pool = pool(Target::Beacon, &beacons, config.l1.beacon_timeout, check)?;
+            let timing = BeaconConfig {
+                genesis_time: config.l1.beacon_genesis_time,
+                seconds_per_slot: config.l1.seconds_per_slot,
+            };
+            Some(Arc::new(BeaconClient::new(pool, timing)))
+        }
+    };
+    let l2_check = config.l2.chain_id.map_or(Check::None, Check::ChainId);
+    let l2 = match &config.l2.eth {
+        None => None,
+        Some(url) => {
+            let pool = pool(Target::L2, std::slice::from_ref(url), config.l2.timeout, l2_check)?;
+            Some(Arc::new(L2Client::new(pool, L2Config::default())))
+        }
+    };
+    let engine = match (&config.l2.engine, &config.l2.jwt_secret) {
+        (Some(url), Some(path)) if !config.observe => {
+            let secret = load_jwt_secret(path).context("the engine's JWT secret")?;
+            let pool = PoolConfig { call_timeout: config.l2.engine_timeout, ..PoolConfig::default() };
+            Some(Arc::new(EngineClient::new(url.expose().as_str(), secret, pool)?))
+        }
+        _ => None,
+    };
+    Ok(Clients { l1, beacon, l2, engine })
+}
+
+/// The reactor control that `config` names.
+///
+/// # Errors
+/// An empty command, a client that cannot be built.
+pub fn reactors(config: &Config) -> PortResult<Arc<dyn Reactors>> {
+    let limit = config.reactors.timeout;
+    Ok(match &config.reactors.control {
+        ReactorControl::None => Arc::new(NoReactors),
+        ReactorControl::JsonRpc { url, pause_method, resume_method, height } => {
+            let pool = pool(Target::Reactors, std::slice::from_ref(url), limit, Check::None)?;
+            let height = match height {
+                HeightStyle::None => HeightParam::None,
+                HeightStyle::Number => HeightParam::Number,
+                HeightStyle::Hex => HeightParam::Hex,
+                HeightStyle::String => HeightParam::String,
+            };
+            Arc::new(JsonRpcReactors::new(pool, pause_method.clone(), resume_method.clone(), height))
+        }
+        ReactorControl::Command { pause, resume } => {
+            Arc::new(CommandReactors::new(pause.clone(), resume.clone(), limit)?)
+        }
+    })
+}
+
+/// The ports of a worker.
+///
+/// # Errors
+/// What `run` needs and is not configured.
+pub fn ports(config: &Config, clients: &Clients, store: Arc<SqliteStore>) -> anyhow::Result<Ports> {
+    let beacon = clients.beacon.clone().context("no beacon endpoint is configured")?;
+    let l2 = clients.l2.clone().context("no L2 endpoint is configured")?;
+    Ok(Ports {
+        l1: clients.l1.clone(),
+        blobs: beacon,
+        l2,
+        engine: clients.engine.clone().map(|e| e as Arc<dyn L2Engine>),
+        reactors: if config.observe { Arc::new(NoReactors) } else { reactors(config)? },
+        progress: store,
+    })
+}
+
+/// What steers the flow.
+pub fn settings(config: &Config) -> Settings {
+    let start = config.l1.start_block.unwrap_or_default();
+    Settings {
+        mode: match config.mode {
+            Mode::Local => flow::Mode::Local,
+            Mode::Blob => flow::Mode::Blob,
+        },
+        rollup: config.l1.rollup.unwrap_or_default(),
+        start,
+        // A start in the middle must still reach back for L1 messages and earlier commits: a preset knows how far.
+        origin: config.network.map_or_else(Default::default, crate::config::Network::first_block).min(start),
+        fetch_range: config.l1.fetch_block_range,
+        reorg_window: config.l1.reorg_window,
+        confirmations: match config.l1.confirmations {
+            Confirmations::Blocks(depth) => flow::Confirmations::Depth(depth),
+            Confirmations::Safe => flow::Confirmations::Safe,
+            Confirmations::Finalized => flow::Confirmations::Finalized,
+        },
+        switch_ms: config.l2.switch_time_ms,
+        observation_window: config.observation_window,
+        pause_budget: config.reactors.pause_budget,
+        pause_per_block: config.reactors.pause_budget_per_block,
+        poll_interval: config.poll_interval,
+        ..Settings::default()
+    }
+}
+
+/// Checks that every party belongs to the configured network (A11): chain ids, code at both contracts, the L2 genesis
+/// block, the beacon chain's genesis time.
+///
+/// # Errors
+/// `WrongNetwork` naming the mismatch; any other error means that somebody could not be asked.
+pub async fn check_identity(clients: &Clients, identity: &Identity) -> PortResult<()> {
+    let differs = |target, what: &str, expected: String, actual: String| {
+        let detail = format!("{what} is {actual}, configured is {expected}");
+        Err(PortError::new(target, PortErrorKind::WrongNetwork, detail))
+    };
+    let l1 = clients.l1.chain_id().await?;
+    if l1 != identity.l1_chain_id {
+        return differs(Target::L1, "the chain id", identity.l1_chain_id.to_string(), l1.to_string());
+    }
+    for (name, address) in [("Rollup", identity.rollup), ("L1MessageQueue", identity.queue)] {
+        if clients.l1.code_at(address).await?.is_empty() {
+            let detail = format!("there is no contract at the configured {name} address {address:?}");
+            return Err(PortError::new(Target::L1, PortErrorKind::WrongNetwork, detail));
+        }
+    }
+    if let Some(l2) = &clients.l2 {
+        let id = l2.chain_id().await?;
+        if id != identity.l2_chain_id {
+            return differs(Target::L2, "the chain id", identity.l2_chain_id.to_string(), id.to_string());
+        }
+        match l2.header(L2Number::new(0)).await? {
+            Some(genesis) if genesis.hash != identity.l2_genesis => {
+                let (expected, actual) = (format!("{:?}", identity.l2_genesis), format!("{:?}", genesis.hash));
+                return differs(Target::L2, "the genesis block", expected, actual);
+            }
+            Some(_) => {}
+            None => return Err(PortError::new(Target::L2, PortErrorKind::NotFound, "the node has no genesis block")),
+        }
+    }
+    if let Some(engine) = &clients.engine {
+        let id = engine.chain_id().await?;
+        if id != identity.l2_chain_id {
+            return differs(Target::Engine, "the chain id", identity.l2_chain_id.to_string(), id.to_string());
+        }
+    }
+    if let Some(beacon) = &clients.beacon {
+        beacon.genesis_time().await?;
+    }
+    Ok(())
+}
