@@ -16,7 +16,7 @@ use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use super::rpc::{HttpReply, Pool};
-use super::wire;
+use super::wire::{self, Bounded};
 use crate::codec::blob;
 use crate::error::{PortError, PortErrorKind, Target};
 use crate::ports::{BlobSource, PortResult};
@@ -24,6 +24,9 @@ use crate::types::{B256, BLOB_BYTES, Blob, L1Header};
 
 /// Most blobs that one L1 block is taken to hold; the largest value that a scheduled fork allows stands well below.
 const BLOBS_IN_A_BLOCK: usize = 72;
+
+/// Most elements read of a list of blobs.
+const LISTED_MAX: usize = 4 * BLOBS_IN_A_BLOCK;
 
 /// Longest answer with blobs: each in hex, with the proofs, the block header and the inclusion proof of a sidecar.
 const BLOBS_BODY: usize = BLOBS_IN_A_BLOCK * (2 * BLOB_BYTES + 8 * 1024) + 64 * 1024;
@@ -183,7 +186,7 @@ impl BeaconClient {
         #[derive(Deserialize)]
         struct Body<'a> {
             #[serde(borrow, default)]
-            blob_kzg_commitments: Vec<&'a str>,
+            blob_kzg_commitments: Bounded<&'a str, 4096>,
         }
         let reply = self.pool.get_on(at, &format!("/eth/v2/beacon/blocks/{slot}"), &[], BLOCK_BODY).await?;
         if reply.status != 200 {
@@ -194,7 +197,7 @@ impl BeaconClient {
             |why: &str| PortError::malformed(Target::Beacon, format!("{name}: block of slot {slot}: {why}"));
         let reply: Reply<'_> = serde_json::from_slice(&reply.body).map_err(|_| malformed("not as expected"))?;
         let mut known: HashMap<B256, [u8; 48]> = HashMap::new();
-        for text in reply.data.message.body.blob_kzg_commitments {
+        for text in reply.data.message.body.blob_kzg_commitments.0 {
             let mut commitment = [0; 48];
             hex::decode_to_slice(text.strip_prefix("0x").unwrap_or(text), &mut commitment)
                 .map_err(|_| malformed("a commitment that is not 48 bytes"))?;
@@ -286,10 +289,10 @@ impl BeaconClient {
         #[derive(Deserialize)]
         struct Reply<'a> {
             #[serde(borrow)]
-            data: Vec<&'a str>,
+            data: Bounded<&'a str, LISTED_MAX>,
         }
         let reply: Reply<'_> = serde_json::from_slice(&reply.body).map_err(|_| self.not_blobs(at, slot))?;
-        Ok(reply.data.into_iter().filter_map(read_blob).collect())
+        Ok(reply.data.0.into_iter().filter_map(read_blob).collect())
     }
 
     /// The older endpoint, over the whole slot: index hints do not survive a reorg, and some servers ignore them (D9).
@@ -297,7 +300,7 @@ impl BeaconClient {
         #[derive(Deserialize)]
         struct Reply<'a> {
             #[serde(borrow)]
-            data: Vec<Sidecar<'a>>,
+            data: Bounded<Sidecar<'a>, LISTED_MAX>,
         }
         #[derive(Deserialize)]
         struct Sidecar<'a> {
@@ -309,7 +312,8 @@ impl BeaconClient {
         if reply.status != 200 {
             return Err(self.pool.status_error(at, &format!("blob sidecars of slot {slot}"), &reply));
         }
-        let mut sidecars = serde_json::from_slice::<Reply<'_>>(&reply.body).map_err(|_| self.not_blobs(at, slot))?.data;
+        let mut sidecars =
+            serde_json::from_slice::<Reply<'_>>(&reply.body).map_err(|_| self.not_blobs(at, slot))?.data.0;
         // The stated commitment is a hint of where to look first, no more.
         let hinted = |sidecar: &Sidecar<'_>| {
             let mut commitment = [0; 48];
@@ -402,7 +406,7 @@ async fn pick(candidates: Vec<Blob>, wanted: &[B256], found: &mut HashMap<B256, 
 /// tells (D5); blobs older than every node keeps are pruned, whatever the answer says (D4).
 fn explain(mut error: PortError, slot: u64, old: bool) -> PortError {
     let text = error.detail.to_ascii_lowercase();
-    let columns = ["data column", "supernode", "custody", "insufficient"].iter().any(|part| text.contains(part));
+    let columns = ["data column", "supernode", "custody"].iter().any(|part| text.contains(part));
     if columns {
         error.kind = PortErrorKind::Pruned;
         error.detail.push_str(" (this beacon node needs to be a (semi-)supernode to serve whole blobs)");

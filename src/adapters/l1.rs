@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::rpc::{Call, Json, Pool};
-use super::wire;
+use super::wire::{self, Bounded};
 use crate::codec::event::{self, selectors, topics};
 use crate::error::{PortError, PortErrorKind, Target};
 use crate::ports::{L1Chain, PortResult};
@@ -33,6 +33,12 @@ const WIDEST: u64 = 100_000;
 /// After so many answers in a row at the learnt width, a wider range is tried: limits often depend on how many logs
 /// a stretch of the chain holds.
 const GROW_AFTER: u64 = 32;
+
+/// Most logs of one answer. A block's gas holds some 20,000 of the smallest ones.
+const LOGS_MAX: usize = 100_000;
+
+/// Most blobs of one transaction; the largest value that a scheduled fork allows stands well below.
+const BLOBS_MAX: usize = 72;
 
 /// Most call frames of one trace. A block's gas holds some 10,000 calls.
 const FRAMES_MAX: usize = 65_536;
@@ -172,7 +178,7 @@ impl L1Client {
         let Some(end) = read_header(end)?.filter(|end| end.number == to) else { return Err(self.behind(at, to)) };
         self.saw(end.number);
         let json = logs?;
-        let logs: Vec<Log<'_>> = json.parse()?;
+        let logs = json.parse::<Bounded<Log<'_>, LOGS_MAX>>()?.0;
         let mut events = Vec::with_capacity(logs.len());
         for log in &logs {
             if log.removed {
@@ -198,7 +204,7 @@ impl L1Client {
             return Err(format!("a log of contract {address:?}, which was not asked for"));
         }
         let topics: Vec<B256> =
-            log.topics.iter().map(|topic| wire::hash(topic)).collect::<Option<_>>().ok_or_else(|| field("topic"))?;
+            log.topics.0.iter().map(|topic| wire::hash(topic)).collect::<Option<_>>().ok_or_else(|| field("topic"))?;
         let data = wire::bytes(log.data).ok_or_else(|| field("data"))?;
         let Some(kind) = event::decode_event(&topics, &data).map_err(|error| error.to_string())? else {
             return Ok(None);
@@ -333,7 +339,8 @@ fn read_header(reply: PortResult<Json>) -> PortResult<Option<L1Header>> {
 #[serde(rename_all = "camelCase")]
 struct Log<'a> {
     address: &'a str,
-    topics: Vec<&'a str>,
+    #[serde(borrow)]
+    topics: Bounded<&'a str, 4>,
     data: &'a str,
     block_number: Option<&'a str>,
     block_hash: Option<&'a str>,
@@ -353,8 +360,8 @@ struct Transaction<'a> {
     transaction_index: &'a str,
     to: Option<&'a str>,
     input: &'a str,
-    #[serde(default)]
-    blob_versioned_hashes: Option<Vec<&'a str>>,
+    #[serde(default, borrow)]
+    blob_versioned_hashes: Option<Bounded<&'a str, BLOBS_MAX>>,
 }
 
 /// The transaction, if it stands at `index` of `block`.
@@ -365,7 +372,7 @@ fn read_transaction(json: &Json, block: L1Ref, index: u64) -> PortResult<Option<
             Some(to) => Some(wire::address(to)?),
             None => None,
         };
-        let blob_hashes = tx.blob_versioned_hashes.as_deref().unwrap_or_default();
+        let blob_hashes = tx.blob_versioned_hashes.as_ref().map_or(&[][..], |hashes| &hashes.0);
         Some(L1Transaction {
             hash: wire::hash(tx.hash)?,
             block: L1Ref { number: L1Number::new(wire::quantity(tx.block_number)?), hash: wire::hash(tx.block_hash)? },
@@ -395,7 +402,7 @@ struct Frame<'a> {
     #[serde(default, borrow)]
     error: Option<&'a RawValue>,
     #[serde(default, borrow)]
-    calls: Option<Vec<&'a RawValue>>,
+    calls: Option<Bounded<&'a RawValue, FRAMES_MAX>>,
 }
 
 /// The calls to `rollup` in a callTracer result, in order of execution, without those that were rolled back: a frame
@@ -420,7 +427,10 @@ fn flatten(json: &Json, rollup: Address) -> PortResult<Vec<TracedCall>> {
             let input = wire::bytes(frame.input.unwrap_or("0x")).ok_or_else(|| json.malformed("input is not hex"))?;
             calls.push(TracedCall { to: rollup, input });
         }
-        let below = frame.calls.unwrap_or_default();
+        let below = frame.calls.unwrap_or_default().0;
+        if open.len().saturating_add(below.len()) > FRAMES_MAX {
+            return Err(json.malformed("a trace of more calls than a transaction can hold"));
+        }
         open.extend(below.into_iter().rev().map(|call| (call, depth.saturating_add(1))));
     }
     Ok(calls)

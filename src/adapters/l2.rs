@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tracing::warn;
 
 use super::rpc::{Call, Json, Pool};
-use super::wire;
+use super::wire::{self, Bounded};
 use crate::codec::block;
 use crate::codec::event::{self, selectors, topics};
 use crate::error::{PortError, PortErrorKind, Target};
@@ -24,6 +24,9 @@ use crate::types::{B256, L2Block, L2Header, L2Number, L2Ref, L2Snapshot, RawTx};
 
 /// L2ToL1MessagePasser.
 const MESSAGE_PASSER: &str = "0x5300000000000000000000000000000000000001";
+
+/// Most logs of one answer.
+const LOGS_MAX: usize = 100_000;
 
 const UNKNOWN: u8 = 0;
 const BLOCK_RLP: u8 = 1;
@@ -274,7 +277,8 @@ impl L2Client {
         #[serde(rename_all = "camelCase")]
         struct Log<'a> {
             address: &'a str,
-            topics: Vec<&'a str>,
+            #[serde(borrow)]
+            topics: Bounded<&'a str, 4>,
             block_number: &'a str,
             log_index: &'a str,
             #[serde(default)]
@@ -295,10 +299,10 @@ impl L2Client {
         }
         let json = logs?;
         let mut newest: Option<((u64, u64), B256)> = None;
-        for log in json.parse::<Vec<Log<'_>>>()? {
+        for log in json.parse::<Bounded<Log<'_>, LOGS_MAX>>()?.0 {
             let read = || {
                 let place = (wire::quantity(log.block_number)?, wire::quantity(log.log_index)?);
-                let topics: Vec<B256> = log.topics.iter().map(|topic| wire::hash(topic)).collect::<Option<_>>()?;
+                let topics: Vec<B256> = log.topics.0.iter().map(|topic| wire::hash(topic)).collect::<Option<_>>()?;
                 Some((place, topics))
             };
             let (place, topics) = read().ok_or_else(|| json.malformed("a log with a field that is not hex"))?;

@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
@@ -43,9 +44,11 @@ impl Reactors for NoReactors {
 }
 
 /// How a JSON-RPC method is given the height.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum HeightParam {
     /// Not at all: `[]`.
+    #[default]
     None,
     /// As a JSON number: `[12]`.
     Number,

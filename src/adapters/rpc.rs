@@ -37,6 +37,9 @@ const SHOWN: usize = 200;
 /// How much of an error page is read before it is shortened, in bytes.
 const ERROR_PAGE: usize = 64 * 1024;
 
+/// Most replies that are read of one batch, and so the most requests put into one.
+const REPLIES_MAX: usize = 10_000;
+
 /// The longest that a server's Retry-After is obeyed.
 const RETRY_AFTER_CAP: Duration = Duration::from_secs(300);
 
@@ -81,7 +84,7 @@ impl Default for PoolConfig {
         Self {
             connect_timeout: Duration::from_secs(5),
             call_timeout: Duration::from_secs(20),
-            max_body: 64 * 1024 * 1024,
+            max_body: 16 * 1024 * 1024,
             max_batch: 100,
             cool_down: Duration::from_secs(5),
             cool_down_cap: Duration::from_secs(15),
@@ -299,7 +302,7 @@ impl Pool {
     /// pause when all failed for reasons that pass. All that `op` asks, it asks of the endpoint that it is given, so
     /// that what it reads belongs together.
     ///
-    /// `WrongNetwork` ends the search at once. Of several failures the one that may pass is reported, see [`telling`].
+    /// `WrongNetwork` ends the search at once. Of several failures the one that may pass is reported.
     pub async fn run<T, F, Fut>(&self, op: F) -> PortResult<T>
     where
         F: Fn(usize) -> Fut,
@@ -613,7 +616,7 @@ impl Pool {
     /// The most requests that endpoint `at` is sent in one batch.
     pub fn batch_limit(&self, at: usize) -> usize {
         let learnt = self.inner.endpoints.get(at).map_or(1, |endpoint| endpoint.batch_limit.load(Ordering::Relaxed));
-        learnt.min(self.inner.config.max_batch).max(1)
+        learnt.min(self.inner.config.max_batch).clamp(1, REPLIES_MAX)
     }
 
     /// Remembers that endpoint `at` refused a batch of `refused`; gives the new limit.
@@ -734,6 +737,7 @@ impl Pool {
             404 if self.target() == Target::Beacon => PortErrorKind::NotFound,
             404 | 405 | 410 | 501 => PortErrorKind::Unsupported,
             413 => PortErrorKind::RangeTooWide,
+            400 | 422 | 500 if speaks_of_ranges(&text.to_ascii_lowercase()) => PortErrorKind::RangeTooWide,
             408 => PortErrorKind::Timeout,
             429 => PortErrorKind::RateLimited { retry_after: reply.retry_after },
             500..=599 => PortErrorKind::Unreachable,
@@ -969,7 +973,7 @@ fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&
 fn parse_replies(body: &Bytes) -> Option<Vec<Reply<'_>>> {
     let start = body.iter().find(|byte| !byte.is_ascii_whitespace())?;
     if *start == b'[' {
-        return serde_json::from_slice(body).ok();
+        return serde_json::from_slice::<wire::Bounded<Reply<'_>, REPLIES_MAX>>(body).ok().map(|replies| replies.0);
     }
     let one: Reply<'_> = serde_json::from_slice(body).ok()?;
     (one.result.is_some() || one.error.is_some()).then(|| vec![one])
@@ -1182,7 +1186,7 @@ mod tests {
 
     #[tokio::test]
     async fn j6_valid_http_of_the_wrong_class_is_an_error_each() {
-        let table: [(u16, &str, PortErrorKind); 12] = [
+        let table: [(u16, &str, PortErrorKind); 13] = [
             (200, "<html>login</html>", PortErrorKind::Malformed),
             (200, "null", PortErrorKind::Malformed),
             (200, "{}", PortErrorKind::Malformed),
@@ -1194,6 +1198,7 @@ mod tests {
             (403, "requires an archive plan", PortErrorKind::Pruned),
             (404, "404 page not found", PortErrorKind::Unsupported),
             (400, r#"{"id":1,"error":{"code":-32005,"message":"block range too wide"}}"#, PortErrorKind::RangeTooWide),
+            (400, "eth_getLogs is limited to a 1,000 block range", PortErrorKind::RangeTooWide),
             (503, "busy", PortErrorKind::Unreachable),
         ];
         for (status, body, expected) in table {
@@ -1313,6 +1318,27 @@ mod tests {
         let dialled = pool.requests();
         assert!(asked > 50, "{asked}");
         assert!((2..=3).contains(&dialled), "at 0, at 300 to 360 ms, not before 600 ms later: {dialled}");
+    }
+
+    #[tokio::test]
+    async fn j1_endpoints_that_are_all_stale_are_each_asked_once_a_cool_down() {
+        let first = rpc(|_, _| Ok(json!("0x1"))).await;
+        let second = rpc(|_, _| Ok(json!("0x1"))).await;
+        let pool = pool(Target::L1, &[&first.url, &second.url]);
+        let ask = |at: usize| {
+            let pool = pool.clone();
+            async move {
+                pool.call_on(at, Call::new("eth_blockNumber", json!([]))).await?;
+                let stale = PortError::new(Target::L1, PortErrorKind::NotFound, "behind");
+                pool.demote(at, &stale);
+                Err::<(), _>(stale)
+            }
+        };
+        for _ in 0..50 {
+            let error = pool.run(&ask).await.unwrap_err();
+            assert_eq!(error.kind, PortErrorKind::NotFound);
+        }
+        assert_eq!((first.hits().len(), second.hits().len()), (1, 1));
     }
 
     #[tokio::test]
@@ -1441,6 +1467,13 @@ mod tests {
         drop(pool);
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert!(sent.load(Ordering::SeqCst) < 64 << 20, "the connection is dropped, not drained");
+    }
+
+    #[tokio::test]
+    async fn d8_a_flood_of_replies_is_not_read() {
+        let server = http(|_| async { (200, vec![], format!("[{}{{}}]", "{},".repeat(REPLIES_MAX))) }).await;
+        let error = pool(Target::L1, &[&server.url]).batch(&calls(2)).await.unwrap_err();
+        assert_eq!(error.kind, PortErrorKind::Malformed);
     }
 
     #[tokio::test]

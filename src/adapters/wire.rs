@@ -1,9 +1,13 @@
-//! Small values on the wire: hex quantities, hex bytes, hashes, addresses.
+//! Small values on the wire: hex quantities, hex bytes, hashes, addresses, lists of bounded length.
 //!
 //! Decided here: what counts as well formed. Every function answers `None` for anything else; who asked knows how to
 //! call that error.
 
+use std::fmt;
+use std::marker::PhantomData;
+
 use bytes::Bytes;
+use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
 use serde_json::Value;
 
 use crate::types::{Address, B256, U256};
@@ -72,6 +76,44 @@ pub fn field_hash(object: &Value, key: &str) -> Option<B256> {
     hash(object.get(key)?.as_str()?)
 }
 
+/// A JSON list of at most `MAX` elements. A body of a few megabytes can hold millions of elements that take far more
+/// room once parsed than they took as text (P7).
+#[derive(Debug)]
+pub struct Bounded<T, const MAX: usize>(pub Vec<T>);
+
+impl<T, const MAX: usize> Default for Bounded<T, MAX> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for Bounded<T, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct List<T, const MAX: usize>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for List<T, MAX> {
+            type Value = Bounded<T, MAX>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a list of at most {MAX}")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+                let mut elements = Vec::new();
+                while let Some(element) = list.next_element()? {
+                    if elements.len() >= MAX {
+                        return Err(A::Error::custom(format_args!("a list of more than {MAX}")));
+                    }
+                    elements.push(element);
+                }
+                Ok(Bounded(elements))
+            }
+        }
+
+        deserializer.deserialize_seq(List(PhantomData))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,5 +143,12 @@ mod tests {
         assert_eq!(hex_hash(&hash(&text).unwrap()), text);
         assert_eq!(hash("0x11"), None);
         assert_eq!(address("0x11"), None);
+    }
+
+    #[test]
+    fn lists_end_at_their_bound() {
+        assert_eq!(serde_json::from_str::<Bounded<u8, 3>>("[1,2,3]").unwrap().0, [1, 2, 3]);
+        assert!(serde_json::from_str::<Bounded<u8, 2>>("[1,2,3]").is_err());
+        assert!(serde_json::from_str::<Bounded<u8, 2>>("{}").is_err());
     }
 }
