@@ -4,7 +4,7 @@
 #![allow(dead_code)]
 
 pub mod recorded;
-//L2
+pub mod recorded_l2;
 pub mod rlp;
 pub mod server;
 
