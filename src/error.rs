@@ -139,10 +139,7 @@ impl PortError {
 
     /// Whether the same call may well succeed when repeated at once: a transport fault, not an answer.
     pub const fn is_transient(&self) -> bool {
-        matches!(
-            self.kind,
-            PortErrorKind::Unreachable | PortErrorKind::Timeout | PortErrorKind::RateLimited { .. }
-        )
+        matches!(self.kind, PortErrorKind::Unreachable | PortErrorKind::Timeout | PortErrorKind::RateLimited { .. })
     }
 
     /// Short machine-readable name of the kind, for metrics and reason codes.

@@ -157,14 +157,20 @@ pub struct Step {
     pub revert: Option<L1Event>,
     /// A batch and its outcome. Replaces a row of the same L1 position.
     pub batch: Option<BatchRecord>,
+    /// Batches that a reorg moved to another L1 block unchanged: stored again under their new position.
+    pub rebound: Vec<BatchRecord>,
     /// L1 blocks of the reorg window.
     pub l1_blocks: Vec<L1Ref>,
     /// New safe head.
     pub safe: Option<L2Ref>,
+    /// There is no safe head any more; `safe` is none then.
+    pub clear_safe: bool,
     /// New finalized head.
     pub finalized: Option<L2Ref>,
     /// New cursor.
     pub cursor: Option<Cursor>,
+    /// There is no cursor any more: L1 is read from the first block again; `cursor` is none then.
+    pub clear_cursor: bool,
 }
 
 /// The worker's memory. Survives kill -9 at any point.

@@ -15,6 +15,51 @@ pub use ethers_core::utils::keccak256;
 /// Reference counted, so that the transactions of a payload share the payload's one allocation.
 pub type RawTx = bytes::Bytes;
 
+/// Serde form of raw bytes: `0x` and hex.
+pub mod hex_bytes {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    /// As `"0x…"`.
+    ///
+    /// # Errors
+    /// The serializer's.
+    pub fn serialize<S: Serializer>(bytes: &bytes::Bytes, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&format!("0x{}", hex::encode(bytes)))
+    }
+
+    /// From `"0x…"`.
+    ///
+    /// # Errors
+    /// Text that is not hex.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bytes::Bytes, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        hex::decode(text.trim_start_matches("0x")).map(bytes::Bytes::from).map_err(D::Error::custom)
+    }
+}
+
+/// Serde form of a list of raw bytes: a list of `0x` and hex.
+pub mod hex_list {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
+
+    /// As `["0x…", …]`.
+    ///
+    /// # Errors
+    /// The serializer's.
+    pub fn serialize<S: Serializer>(list: &[bytes::Bytes], serializer: S) -> Result<S::Ok, S::Error> {
+        list.iter().map(|b| format!("0x{}", hex::encode(b))).collect::<Vec<_>>().serialize(serializer)
+    }
+
+    /// From `["0x…", …]`.
+    ///
+    /// # Errors
+    /// Text that is not hex.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<bytes::Bytes>, D::Error> {
+        let list = Vec::<String>::deserialize(deserializer)?;
+        let decode = |text: String| hex::decode(text.trim_start_matches("0x")).map(bytes::Bytes::from);
+        list.into_iter().map(decode).collect::<Result<_, _>>().map_err(D::Error::custom)
+    }
+}
+
 /// Keccak-256 of `bytes` as the hash type that the rest of the program uses.
 pub fn keccak(bytes: &[u8]) -> B256 {
     B256(keccak256(bytes))
@@ -149,18 +194,19 @@ pub enum L1Tag {
 }
 
 /// A message of the L1MessageQueue in its binary form.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct L1Message {
     /// Place in the queue.
     pub index: QueueIndex,
     /// keccak256 of `raw`: the L2 transaction's hash, and `getCrossDomainMessage(index)`.
     pub hash: B256,
     /// `0x7e ‖ rlp([queueIndex, gasLimit, to, value, data, sender])`.
+    #[serde(with = "hex_bytes")]
     pub raw: RawTx,
 }
 
 /// A log of the Rollup or L1MessageQueue contract, decoded.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct L1Event {
     /// The L1 block that holds the log.
     pub block: L1Ref,
@@ -175,7 +221,7 @@ pub struct L1Event {
 }
 
 /// The three logs that the worker follows.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum L1EventKind {
     /// `CommitBatch(index, hash)`.
     Commit {
@@ -196,7 +242,7 @@ pub enum L1EventKind {
 }
 
 /// What the worker needs of an L1 transaction.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct L1Transaction {
     /// Transaction hash.
     pub hash: B256,
@@ -207,17 +253,19 @@ pub struct L1Transaction {
     /// Called address; none for a contract creation.
     pub to: Option<Address>,
     /// Calldata.
+    #[serde(with = "hex_bytes")]
     pub input: bytes::Bytes,
     /// Versioned hashes of its blobs, in order; empty for any type but 3.
     pub blob_hashes: Vec<B256>,
 }
 
 /// One call inside a traced transaction that was not rolled back.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TracedCall {
     /// Called address.
     pub to: Address,
     /// Calldata.
+    #[serde(with = "hex_bytes")]
     pub input: bytes::Bytes,
 }
 
@@ -300,11 +348,12 @@ impl L2Header {
 }
 
 /// A block of the local node: header and every transaction's raw bytes in block order.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct L2Block {
     /// Its header.
     pub header: L2Header,
     /// All transactions, L1 messages (first byte `0x7e`) included, in block order.
+    #[serde(with = "hex_list")]
     pub transactions: Vec<RawTx>,
 }
 

@@ -1,1 +1,3 @@
 //! adapters (room header to be written).
+
+pub mod store;

@@ -1,1 +1,30 @@
-//! decide (room header to be written).
+//! The answers. Facts go in, a verdict comes out; each question has the file of its name.
+//!
+//! | question | file |
+//! | --- | --- |
+//! | Does the L2 head grow, stand still, or neither? | [`liveness`] |
+//! | Is this commit the one that the event speaks of, and does it continue the chain of batches? | [`binding`] |
+//! | Is what the blob holds a sequence of blocks that the calldata allows? | [`content`] |
+//! | Consistent, self-heal, fill-gap or wait? | [`dispatch`] |
+//! | Which local blocks may stay, which are written? | [`reconcile`] |
+//! | Are the roots those of the calldata? | [`roots`] |
+//! | May this head move, and which tags does the node lack? | [`heads`] |
+//! | What has become final? | [`finality`] |
+//! | Where does the next L1 range begin and end, and did L1 reorganise? | [`cursor`] |
+//! | Why does it stand still? | [`stall`] |
+//!
+//! No async, no clock, no log, no node: times and heights are arguments.
+
+#![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::as_conversions)]
+#![cfg_attr(test, allow(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
+
+pub mod binding;
+pub mod content;
+pub mod cursor;
+pub mod dispatch;
+pub mod finality;
+pub mod heads;
+pub mod liveness;
+pub mod reconcile;
+pub mod roots;
+pub mod stall;

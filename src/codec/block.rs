@@ -1,0 +1,403 @@
+//! Blocks of the L2 node: from the bytes of its debug methods, from its JSON, and back (protocol.md, section 7).
+//!
+//! A header's hash is always recomputed from its own fields. Whether blocks link to each other is checked by whoever
+//! read them.
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use super::json::{self as hexes, FieldError};
+use super::rlp::{self, Item, Items, List, RlpError};
+use super::transaction::{self, TransactionError};
+use crate::types::{Address, B256, L2Block, L2Header, L2Number, RawTx, U256, keccak};
+
+/// keccak256 of an empty list's RLP: the uncles of every block.
+pub const EMPTY_UNCLES_HASH: B256 = B256([
+    0x1d, 0xcc, 0x4d, 0xe8, 0xde, 0xc7, 0x5d, 0x7a, 0xab, 0x85, 0xb5, 0x67, 0xb6, 0xcc, 0xd4, 0x1a, 0xd3, 0x12, 0x45,
+    0x1b, 0x94, 0x8a, 0x74, 0x13, 0xf0, 0xa1, 0x42, 0xfd, 0x40, 0xd4, 0x93, 0x47,
+]);
+
+/// Fields of a header that every fork has, from parentHash to nonce.
+const BASE_FIELDS: usize = 15;
+
+/// Why bytes or JSON are not a block that can be worked with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BlockError {
+    /// The RLP is malformed.
+    #[error("block RLP: {0}")]
+    Rlp(#[from] RlpError),
+    /// A header with a number of fields that no fork has.
+    #[error("a header of {0} fields")]
+    HeaderFields(usize),
+    /// A JSON field is missing or unreadable.
+    #[error("block JSON: {0}")]
+    Field(#[from] FieldError),
+    /// A header's fields do not give the hash that the node states.
+    #[error("block {number}: the header hashes to {actual:?}, the node says {expected:?}")]
+    Hash {
+        /// The block.
+        number: L2Number,
+        /// The node's hash.
+        expected: B256,
+        /// The recomputed one.
+        actual: B256,
+    },
+    /// A transaction cannot be rebuilt, nor was it given.
+    #[error("transaction {place}: {source}")]
+    Transaction {
+        /// Place in the block.
+        place: usize,
+        /// What is wrong with it.
+        source: TransactionError,
+    },
+}
+
+/// All fields of an L2 header.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FullHeader {
+    /// The parent's hash.
+    pub parent_hash: B256,
+    /// keccak256 of the uncles' RLP.
+    pub uncles_hash: B256,
+    /// Fee recipient.
+    pub miner: Address,
+    /// State root after the block.
+    pub state_root: B256,
+    /// Root of the transactions' trie.
+    pub transactions_root: B256,
+    /// Root of the receipts' trie.
+    pub receipts_root: B256,
+    /// Bloom filter of the logs.
+    pub logs_bloom: [u8; 256],
+    /// Difficulty.
+    pub difficulty: U256,
+    /// Height.
+    pub number: u64,
+    /// Gas limit.
+    pub gas_limit: u64,
+    /// Gas used.
+    pub gas_used: u64,
+    /// Seconds since the Unix epoch.
+    pub timestamp: u64,
+    /// Free bytes.
+    pub extra_data: Bytes,
+    /// Mix hash.
+    pub mix_hash: B256,
+    /// Nonce.
+    pub nonce: [u8; 8],
+    /// Base fee in wei.
+    pub base_fee: Option<U256>,
+    /// Shanghai.
+    pub withdrawals_root: Option<B256>,
+    /// Cancun.
+    pub blob_gas_used: Option<u64>,
+    /// Cancun.
+    pub excess_blob_gas: Option<u64>,
+    /// Cancun.
+    pub parent_beacon_block_root: Option<B256>,
+    /// Prague.
+    pub requests_hash: Option<B256>,
+    /// Morph: queue index of the next L1 message. Not part of the hash.
+    pub next_l1_message_index: Option<u64>,
+    /// Morph: the batch that ends here. Not part of the hash.
+    pub batch_hash: Option<B256>,
+}
+
+impl Default for FullHeader {
+    fn default() -> Self {
+        Self {
+            parent_hash: B256::zero(),
+            uncles_hash: EMPTY_UNCLES_HASH,
+            miner: Address::zero(),
+            state_root: B256::zero(),
+            transactions_root: B256::zero(),
+            receipts_root: B256::zero(),
+            logs_bloom: [0; 256],
+            difficulty: U256::zero(),
+            number: 0,
+            gas_limit: 0,
+            gas_used: 0,
+            timestamp: 0,
+            extra_data: Bytes::new(),
+            mix_hash: B256::zero(),
+            nonce: [0; 8],
+            base_fee: None,
+            withdrawals_root: None,
+            blob_gas_used: None,
+            excess_blob_gas: None,
+            parent_beacon_block_root: None,
+            requests_hash: None,
+            next_l1_message_index: None,
+            batch_hash: None,
+        }
+    }
+}
+
+impl FullHeader {
+    /// The block hash: keccak256 of the RLP without Morph's two fields.
+    pub fn hash(&self) -> B256 {
+        keccak(&self.rlp(false))
+    }
+
+    /// What the worker needs of it.
+    pub fn header(&self) -> L2Header {
+        L2Header {
+            number: L2Number::new(self.number),
+            hash: self.hash(),
+            parent_hash: self.parent_hash,
+            state_root: self.state_root,
+            timestamp: self.timestamp,
+            base_fee: self.base_fee.unwrap_or_default(),
+            gas_limit: self.gas_limit,
+        }
+    }
+
+    /// The header's RLP; with Morph's fields as `debug_getBlockRlp` gives it, without as `debug_getRawBlock` does and
+    /// as it is hashed.
+    pub fn rlp(&self, with_morph_fields: bool) -> Vec<u8> {
+        let mut list = List::new();
+        list.bytes(self.parent_hash.as_bytes())
+            .bytes(self.uncles_hash.as_bytes())
+            .bytes(self.miner.as_bytes())
+            .bytes(self.state_root.as_bytes())
+            .bytes(self.transactions_root.as_bytes())
+            .bytes(self.receipts_root.as_bytes())
+            .bytes(&self.logs_bloom)
+            .u256(self.difficulty)
+            .u64(self.number)
+            .u64(self.gas_limit)
+            .u64(self.gas_used)
+            .u64(self.timestamp)
+            .bytes(&self.extra_data)
+            .bytes(self.mix_hash.as_bytes())
+            .bytes(&self.nonce);
+        if with_morph_fields {
+            list.u64(self.next_l1_message_index.unwrap_or_default());
+            list.bytes(self.batch_hash.unwrap_or_default().as_bytes());
+        }
+        if let Some(base_fee) = self.base_fee {
+            list.u256(base_fee);
+        }
+        if let Some(root) = self.withdrawals_root {
+            list.bytes(root.as_bytes());
+        }
+        for number in [self.blob_gas_used, self.excess_blob_gas].into_iter().flatten() {
+            list.u64(number);
+        }
+        for hash in [self.parent_beacon_block_root, self.requests_hash].into_iter().flatten() {
+            list.bytes(hash.as_bytes());
+        }
+        list.encode()
+    }
+
+    /// The header's fields in a node's JSON. The stated hash is not compared.
+    pub fn from_json(header: &Value) -> Result<Self, BlockError> {
+        use hexes::{address, array, bytes, hash, number, optional, quantity, required};
+        Ok(Self {
+            parent_hash: required(header, "parentHash", hash)?,
+            uncles_hash: required(header, "sha3Uncles", hash)?,
+            miner: required(header, "miner", address)?,
+            state_root: required(header, "stateRoot", hash)?,
+            transactions_root: required(header, "transactionsRoot", hash)?,
+            receipts_root: required(header, "receiptsRoot", hash)?,
+            logs_bloom: required(header, "logsBloom", array)?,
+            difficulty: required(header, "difficulty", quantity)?,
+            number: required(header, "number", number)?,
+            gas_limit: required(header, "gasLimit", number)?,
+            gas_used: required(header, "gasUsed", number)?,
+            timestamp: required(header, "timestamp", number)?,
+            extra_data: required(header, "extraData", bytes)?.into(),
+            mix_hash: required(header, "mixHash", hash)?,
+            nonce: required(header, "nonce", array)?,
+            base_fee: optional(header, "baseFeePerGas", quantity)?,
+            withdrawals_root: optional(header, "withdrawalsRoot", hash)?,
+            blob_gas_used: optional(header, "blobGasUsed", number)?,
+            excess_blob_gas: optional(header, "excessBlobGas", number)?,
+            parent_beacon_block_root: optional(header, "parentBeaconBlockRoot", hash)?,
+            requests_hash: optional(header, "requestsHash", hash)?,
+            next_l1_message_index: optional(header, "nextL1MsgIndex", number)?,
+            batch_hash: optional(header, "batchHash", hash)?,
+        })
+    }
+
+    /// The header as a node's JSON gives it, with its hash; absent fields are left out, and so are size,
+    /// transactions and uncles.
+    pub fn to_json(&self) -> Value {
+        use hexes::{to_hex, to_quantity};
+        let mut out = json!({
+            "hash": to_hex(self.hash().as_bytes()),
+            "parentHash": to_hex(self.parent_hash.as_bytes()),
+            "sha3Uncles": to_hex(self.uncles_hash.as_bytes()),
+            "miner": to_hex(self.miner.as_bytes()),
+            "stateRoot": to_hex(self.state_root.as_bytes()),
+            "transactionsRoot": to_hex(self.transactions_root.as_bytes()),
+            "receiptsRoot": to_hex(self.receipts_root.as_bytes()),
+            "logsBloom": to_hex(&self.logs_bloom),
+            "difficulty": to_quantity(self.difficulty),
+            "number": to_quantity(self.number),
+            "gasLimit": to_quantity(self.gas_limit),
+            "gasUsed": to_quantity(self.gas_used),
+            "timestamp": to_quantity(self.timestamp),
+            "extraData": to_hex(&self.extra_data),
+            "mixHash": to_hex(self.mix_hash.as_bytes()),
+            "nonce": to_hex(&self.nonce),
+        });
+        let optional = [
+            ("baseFeePerGas", self.base_fee.map(to_quantity)),
+            ("withdrawalsRoot", self.withdrawals_root.map(|root| to_hex(root.as_bytes()))),
+            ("blobGasUsed", self.blob_gas_used.map(to_quantity)),
+            ("excessBlobGas", self.excess_blob_gas.map(to_quantity)),
+            ("parentBeaconBlockRoot", self.parent_beacon_block_root.map(|root| to_hex(root.as_bytes()))),
+            ("requestsHash", self.requests_hash.map(|hash| to_hex(hash.as_bytes()))),
+            ("nextL1MsgIndex", self.next_l1_message_index.map(to_quantity)),
+            ("batchHash", self.batch_hash.map(|hash| to_hex(hash.as_bytes()))),
+        ];
+        if let Some(fields) = out.as_object_mut() {
+            fields
+                .extend(optional.into_iter().filter_map(|(name, text)| Some((name.to_owned(), Value::String(text?)))));
+        }
+        out
+    }
+
+    /// The header in a block's RLP, with or without Morph's fields.
+    pub fn decode_rlp(header: &Item<'_>) -> Result<Self, BlockError> {
+        let count = header.items()?.count();
+        let morph = has_morph_fields(count)?;
+        let mut items = header.items()?;
+        let mut decoded = Self {
+            parent_hash: items.need()?.hash()?,
+            uncles_hash: items.need()?.hash()?,
+            miner: items.need()?.address()?,
+            state_root: items.need()?.hash()?,
+            transactions_root: items.need()?.hash()?,
+            receipts_root: items.need()?.hash()?,
+            logs_bloom: items.need()?.array()?,
+            difficulty: items.need()?.u256()?,
+            number: items.need()?.u64()?,
+            gas_limit: items.need()?.u64()?,
+            gas_used: items.need()?.u64()?,
+            timestamp: items.need()?.u64()?,
+            extra_data: Bytes::copy_from_slice(items.need()?.bytes()?),
+            mix_hash: items.need()?.hash()?,
+            nonce: items.need()?.array()?,
+            ..Self::default()
+        };
+        if morph {
+            decoded.next_l1_message_index = Some(items.need()?.u64()?);
+            decoded.batch_hash = Some(items.need()?.hash()?);
+        }
+        decoded.later_fields(items)?;
+        Ok(decoded)
+    }
+
+    /// The fields that forks appended, each there only if all before it are.
+    fn later_fields(&mut self, mut items: Items<'_>) -> Result<(), RlpError> {
+        self.base_fee = items.next().transpose()?.map(|item| item.u256()).transpose()?;
+        self.withdrawals_root = items.next().transpose()?.map(|item| item.hash()).transpose()?;
+        self.blob_gas_used = items.next().transpose()?.map(|item| item.u64()).transpose()?;
+        self.excess_blob_gas = items.next().transpose()?.map(|item| item.u64()).transpose()?;
+        self.parent_beacon_block_root = items.next().transpose()?.map(|item| item.hash()).transpose()?;
+        self.requests_hash = items.next().transpose()?.map(|item| item.hash()).transpose()?;
+        items.end()
+    }
+}
+
+/// Whether a header of `count` fields has Morph's two at places 15 and 16.
+///
+/// The forks added base fee (16 fields), withdrawals (17), three blob fields at once (20), requests (21); with
+/// Morph's two that is 17, 18, 19, 22, 23. Only 17 is in both rows: a base fee and withdrawals, which no Morph block
+/// has (its later fields start with none), or Morph's fields without a base fee, which its early blocks have.
+fn has_morph_fields(count: usize) -> Result<bool, BlockError> {
+    match count {
+        BASE_FIELDS | 16 | 20 | 21 => Ok(false),
+        17 | 18 | 19 | 22 | 23 => Ok(true),
+        _ => Err(BlockError::HeaderFields(count)),
+    }
+}
+
+/// A block from what `debug_getBlockRlp` or `debug_getRawBlock` gives, with every transaction's exact bytes.
+///
+/// `rlp([header, transactions, uncles])`, and an empty list of withdrawals where a node appends one. The hash is
+/// recomputed; the caller holds it against a parent link or a known hash.
+pub fn decode_rlp(raw: &[u8]) -> Result<L2Block, BlockError> {
+    // One copy for all transactions of the block; each is a view of it.
+    let shared = Bytes::copy_from_slice(raw);
+    let mut parts = rlp::only(&shared)?.items()?;
+    let header = FullHeader::decode_rlp(&parts.need()?)?.header();
+    let list = parts.need()?;
+    parts.need()?.items()?;
+    if let Some(withdrawals) = parts.next() {
+        withdrawals?.items()?.end()?;
+    }
+    parts.end()?;
+
+    let mut transactions = Vec::new();
+    for item in list.items()? {
+        let item = item?;
+        let bytes = if item.list { item.whole } else { item.body };
+        transactions.push(shared.slice_ref(bytes));
+    }
+    Ok(L2Block { header, transactions })
+}
+
+/// What [`decode_rlp`] reads a block from: a legacy transaction is a list, a typed one a byte string; no uncles.
+pub fn encode_rlp(header: &FullHeader, transactions: &[RawTx], with_morph_fields: bool) -> Vec<u8> {
+    let mut list = List::new();
+    for tx in transactions {
+        match transaction::kind(tx) {
+            Some(transaction::TxKind::Legacy) => list.raw(tx),
+            _ => list.bytes(tx),
+        };
+    }
+    let mut block = List::new();
+    block.raw(&header.rlp(with_morph_fields)).list(&list).list(&List::new());
+    block.encode()
+}
+
+/// A header from a node's JSON; its fields give the stated hash.
+pub fn header_from_json(header: &Value) -> Result<L2Header, BlockError> {
+    let expected = hexes::required(header, "hash", hexes::hash)?;
+    let header = FullHeader::from_json(header)?.header();
+    if header.hash != expected {
+        return Err(BlockError::Hash { number: header.number, expected, actual: header.hash });
+    }
+    Ok(header)
+}
+
+/// A block from a node's JSON with full transactions.
+///
+/// Each transaction is rebuilt and hashed; one that cannot be is taken from `raw_of` by its hash, if that gives
+/// bytes which hash to it. See [`unknown_transactions`].
+pub fn block_from_json(block: &Value, raw_of: impl Fn(&B256) -> Option<RawTx>) -> Result<L2Block, BlockError> {
+    let header = header_from_json(block)?;
+    let mut transactions = Vec::new();
+    for (place, tx) in transactions_of(block)?.iter().enumerate() {
+        let raw = match transaction::from_json(tx) {
+            Ok(raw) => raw,
+            Err(source) => given(tx, &raw_of).ok_or(BlockError::Transaction { place, source })?,
+        };
+        transactions.push(raw);
+    }
+    Ok(L2Block { header, transactions })
+}
+
+fn given(tx: &Value, raw_of: impl Fn(&B256) -> Option<RawTx>) -> Option<RawTx> {
+    let hash = hexes::hash(hexes::field(tx, "hash")?)?;
+    raw_of(&hash).filter(|raw| keccak(raw) == hash)
+}
+
+/// Hashes of the transactions of a node's JSON block that cannot be rebuilt from it: to be asked for with
+/// `eth_getRawTransactionByHash`.
+pub fn unknown_transactions(block: &Value) -> Vec<B256> {
+    transactions_of(block)
+        .unwrap_or_default()
+        .iter()
+        .filter(|tx| transaction::from_json(tx).is_err())
+        .filter_map(|tx| hexes::hash(hexes::field(tx, "hash")?))
+        .collect()
+}
+
+fn transactions_of(block: &Value) -> Result<&[Value], FieldError> {
+    let transactions = hexes::field(block, "transactions").ok_or(FieldError::Missing("transactions"))?;
+    transactions.as_array().map(Vec::as_slice).ok_or(FieldError::Malformed("transactions"))
+}

@@ -1,0 +1,209 @@
+//! Is this commit the one that the event speaks of, and does it continue the chain of batches?
+//!
+//! The new batch's header is rebuilt from calldata, blob hashes and L1 message hashes; its keccak must be the event's
+//! indexed batch hash (protocol.md, section 2). That binds all three to what the contract accepted, whoever sent the
+//! transaction and whatever it looked like (C7, C8). Then parent hash, index and `prevStateRoot` must continue the
+//! batch before.
+
+use crate::codec::calldata::CommitCalldata;
+use crate::codec::header::{self, BatchHeader};
+use crate::types::{B256, BatchIndex, BatchRecord, BlockContext, L2Number, QueueIndex};
+
+/// What a bound commit says, all of it vouched for by the event's hash.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outline {
+    /// The batch's header.
+    pub header: BatchHeader,
+    /// The event's hash, equal to the header's.
+    pub hash: B256,
+    /// First L2 block; none behind a version 0 parent where calldata has no block contexts.
+    pub first: Option<L2Number>,
+    /// Last L2 block.
+    pub last: L2Number,
+    /// First L1 message that the batch consumes, if it consumes any.
+    pub first_message: QueueIndex,
+    /// How many L1 messages it consumes.
+    pub messages: u64,
+    /// Hashes of these messages, in queue order.
+    pub message_hashes: Vec<B256>,
+    /// Block contexts of the older forms, which stand in calldata and not in the payload.
+    pub contexts: Option<Vec<BlockContext>>,
+    /// Versioned hashes of its blobs, in order. Empty for a batch without a blob.
+    pub versioned_hashes: Vec<B256>,
+}
+
+impl Outline {
+    /// Index in the Rollup contract.
+    pub const fn index(&self) -> BatchIndex {
+        self.header.index
+    }
+}
+
+/// What is wrong with a commit.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BindingFault {
+    /// The version is none of 0, 1, 2.
+    #[error("batch version {0} is not supported by this program")]
+    Version(u8),
+    /// The header cannot be rebuilt from calldata at all.
+    #[error("header cannot be rebuilt: {0}")]
+    Header(String),
+    /// The parent header in calldata gives another index.
+    #[error("index: the event says {expected}, parentBatchHeader gives {actual}")]
+    Index {
+        /// The event's.
+        expected: BatchIndex,
+        /// Calldata's.
+        actual: BatchIndex,
+    },
+    /// The parent header in calldata is not the batch before.
+    #[error("parentBatchHeader: hashes to {actual:?}, the batch before is {expected:?}")]
+    Parent {
+        /// The standing batch before.
+        expected: B256,
+        /// Calldata's.
+        actual: B256,
+    },
+    /// `prevStateRoot` is not the batch before's `postStateRoot`.
+    #[error("prevStateRoot: {actual:?}, the batch before ended on {expected:?}")]
+    PrevStateRoot {
+        /// The standing batch before.
+        expected: B256,
+        /// Calldata's.
+        actual: B256,
+    },
+    /// The batch before says that it ends elsewhere.
+    #[error("lastBlockNumber of the parent: {actual}, the batch before ended on {expected}")]
+    ParentLastBlock {
+        /// The standing batch before.
+        expected: L2Number,
+        /// Calldata's.
+        actual: L2Number,
+    },
+    /// The rebuilt header is not the committed one.
+    #[error("{}: the rebuilt header hashes to {actual:?}, the event says {expected:?}", field.unwrap_or("one of version, lastBlockNumber, numL1Messages, roots, sequencerSets, blob hashes, L1 messages"))]
+    Hash {
+        /// The event's.
+        expected: B256,
+        /// The rebuilt one.
+        actual: B256,
+        /// The field at fault, where something else on L1 tells.
+        field: Option<&'static str>,
+    },
+}
+
+/// Facts for [`bind`].
+#[derive(Clone, Copy, Debug)]
+pub struct BindingFacts<'a> {
+    /// The event's index.
+    pub index: BatchIndex,
+    /// The event's hash.
+    pub hash: B256,
+    /// The calldata that is taken for the event's.
+    pub commit: &'a CommitCalldata,
+    /// The blobs' versioned hashes, the transaction's or those of an earlier commit of the index.
+    pub versioned_hashes: &'a [B256],
+    /// Hashes of the L1 messages that the calldata speaks of, in queue order.
+    pub message_hashes: &'a [B256],
+}
+
+/// The L1 messages that `commit` consumes: the first one's queue index and how many. The parent header says how many
+/// were consumed before.
+///
+/// # Errors
+/// When the parent header in calldata is malformed.
+pub fn messages_of(commit: &CommitCalldata) -> Result<(QueueIndex, u64), BindingFault> {
+    let parent = BatchHeader::decode(&commit.parent_header).map_err(|e| BindingFault::Header(e.to_string()))?;
+    let count = match (commit.num_l1_messages, &commit.contexts) {
+        (Some(count), _) => u64::from(count),
+        (None, Some(contexts)) => contexts.iter().map(|c| u64::from(c.l1_messages)).sum(),
+        (None, None) => 0,
+    };
+    Ok((QueueIndex::new(parent.total_l1_message_popped), count))
+}
+
+/// Rebuilds the header and compares its hash with the event's.
+///
+/// # Errors
+/// The fault, which is a verdict about the commit: the event's hash and this calldata do not belong together.
+pub fn bind(facts: &BindingFacts<'_>) -> Result<Outline, BindingFault> {
+    let commit = facts.commit;
+    if commit.version > 2 {
+        return Err(BindingFault::Version(commit.version));
+    }
+    let fault = |e: header::HeaderError| BindingFault::Header(e.to_string());
+    let parent = BatchHeader::decode(&commit.parent_header).map_err(fault)?;
+    let header = header::rebuild(commit, facts.versioned_hashes, facts.message_hashes).map_err(fault)?;
+    if header.index != facts.index {
+        return Err(BindingFault::Index { expected: facts.index, actual: header.index });
+    }
+    let actual = header.hash();
+    if actual != facts.hash {
+        return Err(BindingFault::Hash { expected: facts.hash, actual, field: None });
+    }
+    let contexts = commit.contexts.clone();
+    let context_first = contexts.as_ref().and_then(|c| c.first()).map(|c| c.number);
+    let context_last = contexts.as_ref().and_then(|c| c.last()).map(|c| c.number);
+    let Some(last) = commit.last_block.or(context_last) else {
+        return Err(BindingFault::Header("calldata names no last block".to_owned()));
+    };
+    let first = parent.last_block.map(|n| n.plus(1)).or(context_first);
+    Ok(Outline {
+        hash: facts.hash,
+        first,
+        last,
+        first_message: QueueIndex::new(parent.total_l1_message_popped),
+        messages: header.l1_message_popped,
+        message_hashes: facts.message_hashes.to_vec(),
+        contexts,
+        versioned_hashes: facts.versioned_hashes.to_vec(),
+        header,
+    })
+}
+
+/// Whether a bound commit continues the standing batch before it.
+///
+/// # Errors
+/// The first field that does not.
+pub fn continues(outline: &Outline, before: &BatchRecord) -> Result<(), BindingFault> {
+    let header = &outline.header;
+    if header.parent_hash != before.hash {
+        return Err(BindingFault::Parent { expected: before.hash, actual: header.parent_hash });
+    }
+    if header.prev_state_root != before.post_state_root {
+        return Err(BindingFault::PrevStateRoot { expected: before.post_state_root, actual: header.prev_state_root });
+    }
+    let (Some(before_last), Some(first)) = (before.last, outline.first) else { return Ok(()) };
+    let claimed = first.minus(1);
+    if claimed != before_last.number {
+        return Err(BindingFault::ParentLastBlock { expected: before_last.number, actual: claimed });
+    }
+    Ok(())
+}
+
+/// What else L1 says of a commit that did not bind, to name the field at fault.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SecondOpinion {
+    /// `batchBlobVersionedHashes(index)`, if still kept.
+    pub blob_field: Option<B256>,
+    /// `batchDataStore(index).blockNumber`, if still kept.
+    pub last_block: Option<L2Number>,
+    /// `getCrossDomainMessage` of the consumed messages.
+    pub message_hashes: Option<Vec<B256>>,
+}
+
+/// Names the field that makes a rebuilt header differ, where `opinion` can tell; none otherwise.
+pub fn field_at_fault(facts: &BindingFacts<'_>, opinion: &SecondOpinion) -> Option<&'static str> {
+    if opinion.message_hashes.as_ref().is_some_and(|hashes| hashes != facts.message_hashes) {
+        return Some("L1 messages");
+    }
+    let ours = header::blob_field(facts.commit.version, facts.versioned_hashes).ok();
+    if opinion.blob_field.is_some_and(|kept| ours != Some(kept)) {
+        return Some("blob hashes");
+    }
+    let named = facts.commit.last_block;
+    if opinion.last_block.is_some_and(|kept| named.is_some_and(|n| n != kept)) {
+        return Some("lastBlockNumber");
+    }
+    None
+}

@@ -1,0 +1,176 @@
+//! Where does the next L1 range begin and end, and did L1 reorganise?
+//!
+//! Decided here: the range of one pull, the common ancestor after a reorg, and which commits of a range were reverted
+//! again inside it. The flow reads the headers and logs.
+
+use crate::types::{BatchIndex, Cursor, L1Event, L1EventKind, L1Header, L1Number, L1Ref};
+
+/// The L1 blocks of one pull, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// First block.
+    pub from: L1Number,
+    /// Last block.
+    pub to: L1Number,
+}
+
+/// The next range after `cursor` (or from `start` where there is none), at most `width` blocks, up to `confirmed`.
+/// None when everything confirmed has been read.
+///
+/// A cursor inside a block begins with that block again: its remaining logs are still to come.
+pub fn next_range(cursor: Option<&Cursor>, start: L1Number, confirmed: L1Number, width: u64) -> Option<Range> {
+    let from = match cursor {
+        None => start,
+        Some(Cursor { block, log_index: Some(_) }) => block.number,
+        Some(Cursor { block, log_index: None }) => block.number.plus(1),
+    };
+    if from > confirmed {
+        return None;
+    }
+    Some(Range { from, to: from.plus(width.max(1).saturating_sub(1)).min(confirmed) })
+}
+
+/// Whether `event` still has to be dealt with.
+pub fn is_ahead(cursor: Option<&Cursor>, event: &L1Event) -> bool {
+    let Some(cursor) = cursor else { return true };
+    if event.block.number != cursor.block.number {
+        return event.block.number > cursor.block.number;
+    }
+    cursor.log_index.is_some_and(|done| event.log_index > done)
+}
+
+/// What the recorded L1 blocks and the live headers say together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reorg {
+    /// The newest recorded block is still canonical.
+    None,
+    /// The L1 node does not know the newest recorded block's height: it lags behind, which proves nothing.
+    Behind,
+    /// Everything above this block is gone.
+    To(L1Ref),
+    /// Nothing in the window is canonical, and what lies below was never recorded: start over from the first block.
+    ToStart,
+    /// The common ancestor lies below the window.
+    TooDeep {
+        /// How many blocks the window holds.
+        window: u64,
+    },
+}
+
+/// Finds the common ancestor. `recorded` is newest first; `live` holds the header at each recorded height, none where
+/// the node has none. `start` is the first L1 block ever read.
+pub fn find_reorg(recorded: &[L1Ref], live: &[Option<L1Header>], start: L1Number, window: u64) -> Reorg {
+    let Some(newest) = recorded.first() else { return Reorg::None };
+    let matches = |(at, header): (&L1Ref, &Option<L1Header>)| header.is_some_and(|h| h.hash == at.hash);
+    match live.first() {
+        None | Some(None) => return Reorg::Behind,
+        Some(Some(header)) if header.hash == newest.hash => return Reorg::None,
+        Some(Some(_)) => {}
+    }
+    let floor = newest.number.minus(window);
+    match recorded.iter().zip(live).find(|&pair| matches(pair)) {
+        Some((ancestor, _)) if ancestor.number >= floor => Reorg::To(*ancestor),
+        // The blocks between the ancestor and the window's end are not recorded; L1 finality vouches for them.
+        Some(_) => Reorg::TooDeep { window },
+        None if floor < start => Reorg::ToStart,
+        None => Reorg::TooDeep { window },
+    }
+}
+
+/// Whether the commit at place `at` of `events` is reverted further on in the same range.
+pub fn is_reverted_later(events: &[L1Event], at: usize, index: BatchIndex) -> bool {
+    events.iter().skip(at.saturating_add(1)).any(|event| match event.kind {
+        L1EventKind::Revert { index: reverted, .. } => reverted == index,
+        _ => false,
+    })
+}
+
+/// What the index of a commit says about the chain of batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Continuity {
+    /// It follows the standing batch before it, or is the first batch ever seen.
+    Continues,
+    /// Indices are missing, from this one on.
+    Gap(BatchIndex),
+    /// This index stands already under another commit, without a revert in between.
+    Repeated,
+}
+
+/// Compares the index of a commit with the highest standing index before it on L1.
+pub fn continuity(newest_before: Option<BatchIndex>, index: BatchIndex) -> Continuity {
+    match newest_before {
+        None => Continuity::Continues,
+        Some(newest) if newest.plus(1) == index => Continuity::Continues,
+        Some(newest) if newest >= index => Continuity::Repeated,
+        Some(newest) => Continuity::Gap(newest.plus(1)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::B256;
+
+    fn at(number: u64, salt: u8) -> L1Ref {
+        L1Ref { number: number.into(), hash: B256::repeat_byte(salt) }
+    }
+
+    fn header(number: u64, salt: u8) -> Option<L1Header> {
+        Some(L1Header { number: number.into(), hash: B256::repeat_byte(salt), parent_hash: B256::zero(), timestamp: 0 })
+    }
+
+    #[test]
+    fn a2_ranges_are_inclusive_and_never_wider_than_asked() {
+        let done = |n| Cursor { block: at(n, 1), log_index: None };
+        let inside = |n| Cursor { block: at(n, 1), log_index: Some(3) };
+        let cases = [
+            (None, 10, 1000, 500, Some((10, 509))),
+            (Some(done(99)), 10, 1000, 500, Some((100, 599))),
+            (Some(inside(99)), 10, 1000, 500, Some((99, 598))),
+            (Some(done(999)), 10, 1000, 500, Some((1000, 1000))),
+            (Some(done(1000)), 10, 1000, 500, None),
+            (None, 10, 9, 500, None),
+            (None, 0, 100, 0, Some((0, 0))),
+        ];
+        for (cursor, start, confirmed, width, expected) in cases {
+            let range = next_range(cursor.as_ref(), start.into(), confirmed.into(), width);
+            assert_eq!(range.map(|r| (r.from.get(), r.to.get())), expected);
+        }
+    }
+
+    #[test]
+    fn b4_the_ancestor_is_found_inside_the_window_only() {
+        let recorded: Vec<_> = (36..=100).rev().map(|n| at(n, 1)).collect();
+        for depth in [1_u64, 10, 64, 65] {
+            let live: Vec<_> = recorded
+                .iter()
+                .map(|r| header(r.number.get(), if r.number.get() > 100 - depth { 2 } else { 1 }))
+                .collect();
+            let verdict = find_reorg(&recorded, &live, 0.into(), 64);
+            if depth <= 64 {
+                assert_eq!(verdict, Reorg::To(at(100 - depth, 1)));
+            } else {
+                assert_eq!(verdict, Reorg::TooDeep { window: 64 });
+            }
+        }
+    }
+
+    #[test]
+    fn reorg_edges() {
+        assert_eq!(find_reorg(&[], &[], 0.into(), 64), Reorg::None);
+        assert_eq!(find_reorg(&[at(9, 1)], &[None], 0.into(), 64), Reorg::Behind);
+        assert_eq!(find_reorg(&[at(9, 1)], &[header(9, 1)], 0.into(), 64), Reorg::None);
+        assert_eq!(find_reorg(&[at(9, 1)], &[header(9, 2)], 5.into(), 64), Reorg::ToStart);
+        assert_eq!(find_reorg(&[at(90, 1)], &[header(90, 2)], 5.into(), 64), Reorg::TooDeep { window: 64 });
+        let sparse = [at(90, 1), at(10, 1)];
+        assert_eq!(find_reorg(&sparse, &[header(90, 2), header(10, 1)], 0.into(), 64), Reorg::TooDeep { window: 64 });
+    }
+
+    #[test]
+    fn c6_a_gap_is_named_by_its_first_missing_index() {
+        assert_eq!(continuity(None, 7.into()), Continuity::Continues);
+        assert_eq!(continuity(Some(6.into()), 7.into()), Continuity::Continues);
+        assert_eq!(continuity(Some(4.into()), 7.into()), Continuity::Gap(5.into()));
+        assert_eq!(continuity(Some(7.into()), 7.into()), Continuity::Repeated);
+    }
+}

@@ -1,0 +1,146 @@
+//! Consistent, self-heal, fill-gap or wait?
+//!
+//! The case table of design.md, section 3, in two looks: the first decides whether the blob must be fetched at all,
+//! the second what to do about what was in it.
+
+use crate::decide::liveness::Verdict;
+use crate::decide::reconcile::Difference;
+use crate::types::L2Number;
+
+/// What is known before any blob is fetched.
+#[derive(Clone, Copy, Debug)]
+pub struct FirstFacts {
+    /// The batch's last block.
+    pub last: L2Number,
+    /// The node's head, from the pull's one snapshot or the worker's own last write.
+    pub head: L2Number,
+    /// The pull's verdict.
+    pub verdict: Verdict,
+    /// Whether the batch lies before the single-sequencer switch.
+    pub before_switch: bool,
+    /// Whether the local blocks give L1's versioned hashes; none when they are not all there, or were not encoded
+    /// because every batch is checked against its fetched blob.
+    pub same_bytes: Option<bool>,
+}
+
+/// The first look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FirstLook {
+    /// The local blocks are what L1 committed to.
+    Consistent,
+    /// Only the blob can tell, or only the blob has the blocks.
+    FetchBlob,
+    /// The blocks are missing; the node is expected to bring them.
+    Wait,
+    /// The blocks are missing and must never be derived from L1.
+    WaitBeforeSwitch,
+}
+
+/// Whether a block at `number` is there, for a node whose head is `head`. A node that was killed goes on answering
+/// for blocks above its fallen head (E19), so only the head tells.
+pub fn is_present(number: L2Number, head: L2Number) -> bool {
+    number <= head
+}
+
+/// Decides what can be decided without the blob.
+pub fn first_look(facts: &FirstFacts) -> FirstLook {
+    if is_present(facts.last, facts.head) {
+        return match facts.same_bytes {
+            Some(true) => FirstLook::Consistent,
+            Some(false) | None => FirstLook::FetchBlob,
+        };
+    }
+    if facts.before_switch {
+        return FirstLook::WaitBeforeSwitch;
+    }
+    match facts.verdict {
+        Verdict::Stopped => FirstLook::FetchBlob,
+        Verdict::Alive | Verdict::Unknown(_) => FirstLook::Wait,
+    }
+}
+
+/// What is known once the blob was decoded and compared block by block.
+#[derive(Clone, Copy, Debug)]
+pub struct SecondFacts {
+    /// Whether the batch's last block is present locally.
+    pub present: bool,
+    /// The first difference between the content and the local blocks that are there.
+    pub difference: Option<Difference>,
+    /// Whether the local bytes were found to differ before the blob was fetched.
+    pub bytes_differed: bool,
+}
+
+/// The second look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SecondLook {
+    /// Same content. With `drift`, under other bytes than ours: counted, never a divergence.
+    Consistent {
+        /// Whether the encoder drifted.
+        drift: bool,
+    },
+    /// Local blocks differ and are rewritten.
+    SelfHeal,
+    /// Local blocks are missing and are written.
+    FillGap,
+}
+
+/// Decides what to do about what was in the blob.
+pub fn after_rebuild(facts: &SecondFacts) -> SecondLook {
+    match (facts.present, facts.difference) {
+        (true, None) => SecondLook::Consistent { drift: facts.bytes_differed },
+        (true, Some(_)) => SecondLook::SelfHeal,
+        (false, _) => SecondLook::FillGap,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::liveness::Unknown;
+    use crate::decide::reconcile::Field;
+
+    const ALIVE: Verdict = Verdict::Alive;
+    const STOPPED: Verdict = Verdict::Stopped;
+    const UNKNOWN: Verdict = Verdict::Unknown(Unknown::FirstSample);
+
+    #[test]
+    fn the_whole_case_table_first_look() {
+        use FirstLook::{Consistent, FetchBlob, Wait, WaitBeforeSwitch};
+        for verdict in [ALIVE, STOPPED, UNKNOWN] {
+            for before_switch in [false, true] {
+                let facts = |same_bytes| FirstFacts {
+                    last: 10.into(),
+                    head: 10.into(),
+                    verdict,
+                    before_switch,
+                    same_bytes,
+                };
+                assert_eq!(first_look(&facts(Some(true))), Consistent);
+                assert_eq!(first_look(&facts(Some(false))), FetchBlob);
+                assert_eq!(first_look(&facts(None)), FetchBlob);
+            }
+        }
+        let missing = |verdict, before_switch| {
+            first_look(&FirstFacts { last: 10.into(), head: 9.into(), verdict, before_switch, same_bytes: None })
+        };
+        assert_eq!(missing(STOPPED, false), FetchBlob);
+        assert_eq!(missing(ALIVE, false), Wait);
+        assert_eq!(missing(UNKNOWN, false), Wait);
+        for verdict in [ALIVE, STOPPED, UNKNOWN] {
+            assert_eq!(missing(verdict, true), WaitBeforeSwitch);
+        }
+    }
+
+    #[test]
+    fn the_whole_case_table_second_look() {
+        let difference = Some(Difference { number: 3.into(), field: Field::Timestamp });
+        let look = |present, difference, bytes_differed| {
+            after_rebuild(&SecondFacts { present, difference, bytes_differed })
+        };
+        assert_eq!(look(true, None, false), SecondLook::Consistent { drift: false });
+        assert_eq!(look(true, None, true), SecondLook::Consistent { drift: true });
+        assert_eq!(look(true, difference, true), SecondLook::SelfHeal);
+        assert_eq!(look(false, None, false), SecondLook::FillGap);
+        assert_eq!(look(false, difference, false), SecondLook::FillGap);
+    }
+}

@@ -1,0 +1,234 @@
+//! May this head move, and which tags does the node lack?
+//!
+//! The one door for our heads: `finalized ≤ safe` holds in every value of [`Heads`] unless the node itself lost
+//! blocks (P2), finalized never moves back nor sideways.
+
+use crate::types::{L2Ref, L2Snapshot};
+
+/// Our verified heads. What the node's tags say is never adopted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Heads {
+    safe: Option<L2Ref>,
+    finalized: Option<L2Ref>,
+}
+
+/// What became of a wish to move a head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Move {
+    /// Allowed: these are the heads afterwards.
+    To(Heads),
+    /// It stands there already.
+    Unchanged,
+    /// Not above the present head.
+    Backwards,
+    /// Below the finalized head, or another block at its height.
+    BelowFinalized,
+    /// Finalized above safe.
+    AboveSafe,
+}
+
+impl Heads {
+    /// Heads as stored. A finalized head above safe is what a node that lost blocks leaves behind.
+    pub const fn stored(safe: Option<L2Ref>, finalized: Option<L2Ref>) -> Self {
+        Self { safe, finalized }
+    }
+
+    /// The safe head.
+    pub const fn safe(&self) -> Option<L2Ref> {
+        self.safe
+    }
+
+    /// The finalized head.
+    pub const fn finalized(&self) -> Option<L2Ref> {
+        self.finalized
+    }
+
+    fn contradicts_finalized(&self, to: L2Ref) -> bool {
+        self.finalized.is_some_and(|f| to.number < f.number || (to.number == f.number && to.hash != f.hash))
+    }
+
+    /// Safe to the last block of a verified batch. Going forward over blocks that a node lost may pass below
+    /// finalized; at finalized's own height the hash must be the same.
+    pub fn advance_safe(&self, to: L2Ref) -> Move {
+        if self.safe == Some(to) {
+            return Move::Unchanged;
+        }
+        if self.safe.is_some_and(|safe| to.number <= safe.number) {
+            return Move::Backwards;
+        }
+        if self.finalized.is_some_and(|f| to.number == f.number && to.hash != f.hash) {
+            return Move::BelowFinalized;
+        }
+        Move::To(Self { safe: Some(to), finalized: self.finalized })
+    }
+
+    /// Safe back to `to` (nothing when none), because L1 or the local chain took away what it stood on.
+    pub fn rewind_safe(&self, to: Option<L2Ref>) -> Move {
+        if self.safe == to {
+            return Move::Unchanged;
+        }
+        let below = match to {
+            Some(to) => self.contradicts_finalized(to),
+            None => self.finalized.is_some(),
+        };
+        if below { Move::BelowFinalized } else { Move::To(Self { safe: to, finalized: self.finalized }) }
+    }
+
+    /// Safe down to what a node that lost blocks still holds. Finalized stays where it is.
+    #[must_use]
+    pub const fn node_lost(&self, to: Option<L2Ref>) -> Self {
+        Self { safe: to, finalized: self.finalized }
+    }
+
+    /// Finalized to `to`, never back, never sideways, never above safe.
+    pub fn advance_finalized(&self, to: L2Ref) -> Move {
+        if self.finalized == Some(to) {
+            return Move::Unchanged;
+        }
+        if self.finalized.is_some_and(|f| to.number <= f.number) {
+            return Move::Backwards;
+        }
+        if self.safe.is_none_or(|safe| to.number > safe.number) {
+            return Move::AboveSafe;
+        }
+        Move::To(Self { safe: self.safe, finalized: Some(to) })
+    }
+}
+
+/// One call to the node. Two heads never move in one call: the real node sets finalized first, so a reader would see
+/// finalized above safe for a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TagCall {
+    /// Set `safe` alone.
+    Safe(L2Ref),
+    /// Set `finalized` alone.
+    Finalized(L2Ref),
+}
+
+/// What the node's tags need.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TagPlan {
+    /// Calls, in order.
+    pub calls: Vec<TagCall>,
+    /// The node's safe lies above what we verified: another writer set it.
+    pub safe_beyond_verified: bool,
+    /// The node's finalized lies above our safe: our tags wait until we have verified that far (H6).
+    pub held_by_node_finalized: bool,
+}
+
+/// Compares our heads with the node's tags. `lost` says that the node itself lost blocks, which alone allows a safe
+/// tag below its finalized one.
+pub fn tag_plan(ours: &Heads, node: &L2Snapshot, lost: bool) -> TagPlan {
+    let mut plan = TagPlan::default();
+    let Some(safe) = ours.safe else { return plan };
+    if safe.number > node.head.number {
+        return plan;
+    }
+    plan.safe_beyond_verified = node.safe.is_some_and(|tag| tag.number > safe.number);
+    let foreign_final = node.finalized.is_some_and(|tag| tag.number > safe.number);
+    if foreign_final && !lost {
+        plan.held_by_node_finalized = true;
+        return plan;
+    }
+    if node.safe != Some(safe) {
+        plan.calls.push(TagCall::Safe(safe));
+    }
+    let Some(finalized) = ours.finalized else { return plan };
+    if finalized.number > safe.number {
+        return plan;
+    }
+    let behind = node.finalized.is_none_or(|tag| tag.number < finalized.number);
+    let sideways = node.finalized.is_some_and(|tag| tag.number == finalized.number && tag.hash != finalized.hash);
+    if behind || sideways {
+        plan.calls.push(TagCall::Finalized(finalized));
+    }
+    plan
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{B256, L2Header, U256};
+
+    fn at(number: u64) -> L2Ref {
+        L2Ref { number: number.into(), hash: B256::from_low_u64_be(number) }
+    }
+
+    fn other(number: u64) -> L2Ref {
+        L2Ref { number: number.into(), hash: B256::repeat_byte(0xee) }
+    }
+
+    fn heads(safe: u64, finalized: u64) -> Heads {
+        Heads::stored(Some(at(safe)), Some(at(finalized)))
+    }
+
+    fn node(head: u64, safe: Option<L2Ref>, finalized: Option<L2Ref>) -> L2Snapshot {
+        let head = L2Header {
+            number: head.into(),
+            hash: B256::from_low_u64_be(head),
+            parent_hash: B256::zero(),
+            state_root: B256::zero(),
+            timestamp: 0,
+            base_fee: U256::zero(),
+            gas_limit: 0,
+        };
+        L2Snapshot { head, safe, finalized, syncing: false }
+    }
+
+    #[test]
+    fn every_move_of_safe() {
+        assert_eq!(heads(10, 5).advance_safe(at(20)), Move::To(heads(20, 5)));
+        assert_eq!(heads(10, 5).advance_safe(at(10)), Move::Unchanged);
+        assert_eq!(heads(10, 5).advance_safe(at(9)), Move::Backwards);
+        assert_eq!(heads(10, 5).advance_safe(other(10)), Move::Backwards);
+        assert_eq!(Heads::default().advance_safe(at(1)), Move::To(Heads::stored(Some(at(1)), None)));
+        let lost = heads(10, 5).node_lost(Some(at(2)));
+        assert_eq!(lost.advance_safe(at(3)), Move::To(Heads::stored(Some(at(3)), Some(at(5)))));
+        assert_eq!(lost.advance_safe(other(5)), Move::BelowFinalized);
+        assert_eq!(heads(10, 5).rewind_safe(Some(at(5))), Move::To(heads(5, 5)));
+        assert_eq!(heads(10, 5).rewind_safe(Some(other(5))), Move::BelowFinalized);
+        assert_eq!(heads(10, 5).rewind_safe(Some(at(4))), Move::BelowFinalized);
+        assert_eq!(heads(10, 5).rewind_safe(None), Move::BelowFinalized);
+        assert_eq!(Heads::stored(Some(at(3)), None).rewind_safe(None), Move::To(Heads::default()));
+    }
+
+    #[test]
+    fn p2_finalized_moves_only_forward_and_never_above_safe() {
+        assert_eq!(heads(10, 5).advance_finalized(at(8)), Move::To(heads(10, 8)));
+        assert_eq!(heads(10, 5).advance_finalized(at(5)), Move::Unchanged);
+        assert_eq!(heads(10, 5).advance_finalized(other(5)), Move::Backwards);
+        assert_eq!(heads(10, 5).advance_finalized(at(4)), Move::Backwards);
+        assert_eq!(heads(10, 5).advance_finalized(at(11)), Move::AboveSafe);
+        assert_eq!(Heads::default().advance_finalized(at(1)), Move::AboveSafe);
+    }
+
+    #[test]
+    fn e11_safe_is_set_before_finalized_and_each_alone() {
+        let plan = tag_plan(&heads(10, 5), &node(20, None, None), false);
+        assert_eq!(plan.calls, [TagCall::Safe(at(10)), TagCall::Finalized(at(5))]);
+        let plan = tag_plan(&heads(10, 5), &node(20, Some(at(10)), Some(at(5))), false);
+        assert!(plan.calls.is_empty());
+    }
+
+    #[test]
+    fn e10_a_safe_tag_that_fell_to_finalized_is_asserted_again() {
+        let plan = tag_plan(&heads(10, 5), &node(20, Some(at(5)), Some(at(5))), false);
+        assert_eq!(plan.calls, [TagCall::Safe(at(10))]);
+    }
+
+    #[test]
+    fn h6_the_nodes_finalized_is_never_lowered() {
+        let plan = tag_plan(&heads(10, 5), &node(20, Some(at(15)), Some(at(12))), false);
+        assert!(plan.calls.is_empty() && plan.held_by_node_finalized && plan.safe_beyond_verified);
+        let plan = tag_plan(&heads(10, 5), &node(20, Some(at(15)), Some(at(8))), false);
+        assert_eq!(plan.calls, [TagCall::Safe(at(10))]);
+    }
+
+    #[test]
+    fn e19_no_tag_above_the_head_and_safe_may_pass_below_finalized_only_after_a_loss() {
+        assert!(tag_plan(&heads(10, 5), &node(7, Some(at(10)), Some(at(5))), false).calls.is_empty());
+        let lost = heads(10, 5).node_lost(Some(at(3)));
+        let plan = tag_plan(&lost, &node(4, Some(at(10)), Some(at(5))), true);
+        assert_eq!(plan.calls, [TagCall::Safe(at(3))]);
+    }
+}

@@ -1,0 +1,140 @@
+//! Does the L2 head grow, stand still, or neither?
+//!
+//! Decided here: the alive/stopped verdict of one pull. Not decided here: what follows from it (`dispatch`).
+//!
+//! The difference matters because *stopped* allows the worker to write blocks that a living sequencer would write
+//! itself. So *stopped* needs proof, over a minimum of elapsed time and not of polls (a late tick makes two samples
+//! seconds apart), and a head that went down proves nothing but a restart.
+
+use std::time::Duration;
+
+use crate::types::L2Number;
+
+/// What the head's movement says, for one whole pull.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// The head grew since the last sample.
+    Alive,
+    /// The head stood still for at least the observation window.
+    Stopped,
+    /// Not known; treated like [`Verdict::Alive`].
+    Unknown(Unknown),
+}
+
+/// Why nothing can be said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unknown {
+    /// There is nothing to compare with.
+    FirstSample,
+    /// Flat, but not for long enough.
+    FlatFor {
+        /// How long it has been flat.
+        elapsed: Duration,
+    },
+    /// The head went down: the node restarted or lost blocks.
+    WentDown {
+        /// The head before.
+        from: L2Number,
+        /// The head now.
+        to: L2Number,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Baseline {
+    head: L2Number,
+    flat_since: Duration,
+}
+
+/// The samples seen so far. Held in memory only: a restarted worker has seen nothing.
+#[derive(Clone, Debug)]
+pub struct Liveness {
+    window: Duration,
+    baseline: Option<Baseline>,
+}
+
+impl Liveness {
+    /// Nothing seen yet. `window` is the least time without growth that means *stopped*.
+    pub const fn new(window: Duration) -> Self {
+        Self { window, baseline: None }
+    }
+
+    /// Takes the pull's one sample: head `head` at `now` on a clock that only goes forward.
+    pub fn observe(&mut self, head: L2Number, now: Duration) -> Verdict {
+        let fresh = Baseline { head, flat_since: now };
+        let Some(before) = self.baseline else {
+            self.baseline = Some(fresh);
+            return Verdict::Unknown(Unknown::FirstSample);
+        };
+        if head > before.head {
+            self.baseline = Some(fresh);
+            return Verdict::Alive;
+        }
+        if head < before.head {
+            self.baseline = Some(fresh);
+            return Verdict::Unknown(Unknown::WentDown { from: before.head, to: head });
+        }
+        let elapsed = now.saturating_sub(before.flat_since);
+        if elapsed >= self.window { Verdict::Stopped } else { Verdict::Unknown(Unknown::FlatFor { elapsed }) }
+    }
+
+    /// Tells that the worker itself moved the head to `head`. Neither growth nor a fall: the time that the head has
+    /// been flat goes on counting.
+    pub fn own_write(&mut self, head: L2Number) {
+        if let Some(baseline) = &mut self.baseline {
+            baseline.head = head;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WINDOW: Duration = Duration::from_secs(60);
+
+    fn run(samples: &[(u64, u64)]) -> Vec<Verdict> {
+        let mut liveness = Liveness::new(WINDOW);
+        samples.iter().map(|&(head, at)| liveness.observe(L2Number::new(head), Duration::from_secs(at))).collect()
+    }
+
+    #[test]
+    fn first_sample_is_never_a_verdict() {
+        assert_eq!(run(&[(5, 1000)]), [Verdict::Unknown(Unknown::FirstSample)]);
+    }
+
+    #[test]
+    fn e7_a_head_that_went_down_is_neither_alive_nor_stopped() {
+        let verdicts = run(&[(100, 0), (80, 15), (80, 30), (80, 74), (80, 75)]);
+        assert_eq!(verdicts[1], Verdict::Unknown(Unknown::WentDown { from: 100.into(), to: 80.into() }));
+        assert_eq!(verdicts[3], Verdict::Unknown(Unknown::FlatFor { elapsed: Duration::from_secs(59) }));
+        assert_eq!(verdicts[4], Verdict::Stopped);
+    }
+
+    #[test]
+    fn e8_elapsed_time_counts_and_not_the_number_of_polls() {
+        let verdicts = run(&[(7, 0), (7, 1), (7, 2), (7, 3), (7, 59), (7, 60)]);
+        assert!(verdicts[1..5].iter().all(|v| matches!(v, Verdict::Unknown(Unknown::FlatFor { .. }))));
+        assert_eq!(verdicts[5], Verdict::Stopped);
+    }
+
+    #[test]
+    fn growth_is_alive_and_restarts_the_window() {
+        let verdicts = run(&[(7, 0), (8, 59), (8, 100), (8, 119)]);
+        assert_eq!(verdicts[1], Verdict::Alive);
+        assert!(matches!(verdicts[2], Verdict::Unknown(_)));
+        assert_eq!(verdicts[3], Verdict::Stopped);
+    }
+
+    #[test]
+    fn g10_own_writes_make_no_verdict() {
+        for written in [50, 200] {
+            let mut liveness = Liveness::new(WINDOW);
+            liveness.observe(100.into(), Duration::ZERO);
+            assert_eq!(liveness.observe(100.into(), Duration::from_secs(60)), Verdict::Stopped);
+            liveness.own_write(written.into());
+            assert_eq!(liveness.observe(written.into(), Duration::from_secs(75)), Verdict::Stopped);
+            assert_eq!(liveness.observe(L2Number::new(written + 1), Duration::from_secs(90)), Verdict::Alive);
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! Which local blocks may stay, which are written? The skip number of `derive_force`.
+//!
+//! A local block may stay only if its content was compared equal and so was every block of the batch below it, down to
+//! a canonical anchor (E6). Equal blocks are never written again: a write below the head drops everything above it
+//! (E21).
+
+use crate::types::{B256, L2Block, L2Header, L2Number, L2Ref, NewBlock};
+
+/// Where a local block first differs from the batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// The block.
+    pub number: L2Number,
+    /// What differs in it.
+    pub field: Field,
+}
+
+/// What differs between two blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// The number itself.
+    Number,
+    /// The timestamp.
+    Timestamp,
+    /// The base fee.
+    BaseFee,
+    /// The gas limit.
+    GasLimit,
+    /// How many transactions there are.
+    TransactionCount,
+    /// The transaction at this place (L1 messages included).
+    Transaction(usize),
+    /// The block does not build on the one below it.
+    Parent,
+}
+
+impl std::fmt::Display for Difference {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "block {}: ", self.number)?;
+        match self.field {
+            Field::Number => f.write_str("number"),
+            Field::Timestamp => f.write_str("timestamp"),
+            Field::BaseFee => f.write_str("base fee"),
+            Field::GasLimit => f.write_str("gas limit"),
+            Field::TransactionCount => f.write_str("transaction count"),
+            Field::Transaction(at) => write!(f, "transaction {at}"),
+            Field::Parent => f.write_str("parent"),
+        }
+    }
+}
+
+/// The block below the batch, as it stands locally, and what it must be.
+#[derive(Clone, Copy, Debug)]
+pub struct AnchorFacts {
+    /// The local header at the batch's first block less one.
+    pub local: L2Header,
+    /// Calldata's `prevStateRoot`.
+    pub prev_state_root: B256,
+    /// The last block of the batch before, where that batch was verified.
+    pub verified: Option<L2Ref>,
+}
+
+/// Whether the anchor is canonical.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Anchor {
+    /// It is.
+    Canonical,
+    /// It is another block than the one that was verified.
+    NotTheVerified {
+        /// The verified block.
+        expected: L2Ref,
+    },
+    /// Its state root is not the batch's `prevStateRoot`.
+    StateRoot {
+        /// Calldata's.
+        expected: B256,
+        /// The local header's.
+        actual: B256,
+    },
+}
+
+/// Decides whether a batch may be judged and built on the local block below it (E5).
+pub fn anchor(facts: &AnchorFacts) -> Anchor {
+    if let Some(expected) = facts.verified
+        && expected != facts.local.l2_ref()
+    {
+        return Anchor::NotTheVerified { expected };
+    }
+    if facts.local.state_root != facts.prev_state_root {
+        return Anchor::StateRoot { expected: facts.prev_state_root, actual: facts.local.state_root };
+    }
+    Anchor::Canonical
+}
+
+fn difference_in(expected: &NewBlock, local: &L2Block) -> Option<Field> {
+    let header = &local.header;
+    if expected.number != header.number {
+        return Some(Field::Number);
+    }
+    if expected.timestamp != header.timestamp {
+        return Some(Field::Timestamp);
+    }
+    if expected.base_fee != header.base_fee {
+        return Some(Field::BaseFee);
+    }
+    if expected.gas_limit != header.gas_limit {
+        return Some(Field::GasLimit);
+    }
+    if let Some(at) = expected.transactions.iter().zip(&local.transactions).position(|(a, b)| a != b) {
+        return Some(Field::Transaction(at));
+    }
+    (expected.transactions.len() != local.transactions.len()).then_some(Field::TransactionCount)
+}
+
+/// Compares the batch with the local blocks that are there, from the batch's first block on. Gives how many stand
+/// equal from the anchor up, and the first difference among those that are there.
+pub fn equal_prefix(anchor: L2Ref, expected: &[NewBlock], local: &[L2Block]) -> (usize, Option<Difference>) {
+    let mut parent = anchor.hash;
+    for (at, (wanted, have)) in expected.iter().zip(local).enumerate() {
+        let linked = have.header.parent_hash == parent;
+        let field = if linked { difference_in(wanted, have) } else { Some(Field::Parent) };
+        if let Some(field) = field {
+            return (at, Some(Difference { number: wanted.number, field }));
+        }
+        parent = have.header.hash;
+    }
+    (expected.len().min(local.len()), None)
+}
+
+/// What `derive_force` is to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The last local block that stays: the skip number with its hash, the parent of the first block written.
+    pub skip: L2Ref,
+    /// The blocks to write, in order. Never empty.
+    pub blocks: Vec<NewBlock>,
+    /// Local blocks that are replaced, from the first written number on.
+    pub replaces: Vec<L2Ref>,
+    /// Local blocks above the batch that leave the canonical chain with the first write.
+    pub drops_above: u64,
+}
+
+impl Plan {
+    /// The first number that is written.
+    pub const fn first(&self) -> L2Number {
+        self.skip.number.plus(1)
+    }
+}
+
+/// Makes the plan out of the comparison: keep the equal prefix, write the rest. None when nothing is left to write.
+pub fn plan(anchor: L2Ref, expected: Vec<NewBlock>, local: &[L2Block], equal: usize, head: L2Number) -> Option<Plan> {
+    let skip = match equal.checked_sub(1) {
+        None => anchor,
+        Some(at) => local.get(at)?.header.l2_ref(),
+    };
+    let last = expected.last()?.number;
+    let blocks: Vec<_> = expected.into_iter().skip(equal).collect();
+    if blocks.is_empty() {
+        return None;
+    }
+    let replaces = local.iter().skip(equal).map(|b| b.header.l2_ref()).collect();
+    Some(Plan { skip, blocks, replaces, drops_above: head.above(last) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{RawTx, U256};
+
+    fn hash(number: u64, fork: u8) -> B256 {
+        let mut h = B256::from_low_u64_be(number);
+        h.0[0] = fork;
+        h
+    }
+
+    fn expected(number: u64) -> NewBlock {
+        NewBlock {
+            number: number.into(),
+            timestamp: number * 2,
+            base_fee: U256::from(7),
+            gas_limit: 30,
+            transactions: vec![RawTx::from_static(b"a"), RawTx::from_static(b"b")],
+            parent_hash: None,
+        }
+    }
+
+    fn local(number: u64) -> L2Block {
+        let e = expected(number);
+        L2Block {
+            header: L2Header {
+                number: e.number,
+                hash: hash(number, 0),
+                parent_hash: hash(number - 1, 0),
+                state_root: B256::zero(),
+                timestamp: e.timestamp,
+                base_fee: e.base_fee,
+                gas_limit: e.gas_limit,
+            },
+            transactions: e.transactions,
+        }
+    }
+
+    fn anchor_ref() -> L2Ref {
+        L2Ref { number: 9.into(), hash: hash(9, 0) }
+    }
+
+    #[test]
+    fn e3_every_field_that_can_differ_is_found() {
+        type Change = fn(&mut L2Block);
+        let cases: [(Change, Field); 8] = [
+            (|b| b.header.number = 99.into(), Field::Number),
+            (|b| b.header.timestamp = 1, Field::Timestamp),
+            (|b| b.header.base_fee = U256::zero(), Field::BaseFee),
+            (|b| b.header.gas_limit = 1, Field::GasLimit),
+            (|b| b.transactions[1] = RawTx::from_static(b"c"), Field::Transaction(1)),
+            (|b| b.transactions.push(RawTx::new()), Field::TransactionCount),
+            (|b| b.transactions.truncate(1), Field::TransactionCount),
+            (|b| b.header.parent_hash = hash(10, 1), Field::Parent),
+        ];
+        for (change, field) in cases {
+            let mut blocks = vec![local(10), local(11), local(12)];
+            change(&mut blocks[1]);
+            let wanted = [expected(10), expected(11), expected(12)];
+            let found = equal_prefix(anchor_ref(), &wanted, &blocks);
+            assert_eq!(found, (1, Some(Difference { number: 11.into(), field })));
+        }
+    }
+
+    #[test]
+    fn e6_a_fork_below_the_gap_is_not_skipped() {
+        let wanted: Vec<_> = (10..=15).map(expected).collect();
+        let mut have: Vec<_> = (10..=12).map(local).collect();
+        have[1].header.timestamp += 1;
+        let (equal, difference) = equal_prefix(anchor_ref(), &wanted, &have);
+        assert_eq!(equal, 1);
+        assert!(difference.is_some());
+        let plan = plan(anchor_ref(), wanted, &have, equal, 12.into()).unwrap();
+        assert_eq!(plan.skip.number, 10.into());
+        assert_eq!(plan.blocks.len(), 5);
+        assert_eq!(plan.replaces.len(), 2);
+        assert_eq!(plan.drops_above, 0);
+    }
+
+    #[test]
+    fn e6_the_skip_number_never_lies_outside_the_batch() {
+        let wanted: Vec<_> = (10..=11).map(expected).collect();
+        let have: Vec<_> = (10..=14).map(local).collect();
+        assert_eq!(equal_prefix(anchor_ref(), &wanted, &have), (2, None));
+        assert_eq!(plan(anchor_ref(), wanted.clone(), &have, 2, 14.into()), None);
+        let whole = plan(anchor_ref(), wanted, &[], 0, 9.into()).unwrap();
+        assert_eq!(whole.skip, anchor_ref());
+    }
+
+    #[test]
+    fn e21_only_the_differing_suffix_is_written_and_what_is_lost_is_known() {
+        let wanted: Vec<_> = (10..=12).map(expected).collect();
+        let mut have: Vec<_> = (10..=12).map(local).collect();
+        have[2].transactions.clear();
+        let (equal, _) = equal_prefix(anchor_ref(), &wanted, &have);
+        let plan = plan(anchor_ref(), wanted, &have, equal, 20.into()).unwrap();
+        assert_eq!((plan.first(), plan.blocks.len(), plan.drops_above), (12.into(), 1, 8));
+    }
+
+    #[test]
+    fn e5_the_anchor_must_be_the_verified_block_with_the_right_root() {
+        let header = local(9).header;
+        let facts = |verified, prev_state_root| AnchorFacts { local: header, prev_state_root, verified };
+        assert_eq!(anchor(&facts(None, B256::zero())), Anchor::Canonical);
+        assert_eq!(anchor(&facts(Some(header.l2_ref()), B256::zero())), Anchor::Canonical);
+        let other = L2Ref { number: 9.into(), hash: hash(9, 5) };
+        assert_eq!(anchor(&facts(Some(other), B256::zero())), Anchor::NotTheVerified { expected: other });
+        let root = B256::repeat_byte(3);
+        assert_eq!(anchor(&facts(None, root)), Anchor::StateRoot { expected: root, actual: B256::zero() });
+    }
+}

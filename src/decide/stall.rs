@@ -1,0 +1,172 @@
+//! Why does it stand still? Every stall has one reason code (P9).
+//!
+//! Decided here: the codes, and which of them end by themselves. The flow fills in the details.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::types::BatchIndex;
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $code:literal, $lasting:literal;)*) => {
+        /// One reason for standing still, as status, metric and log name it.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum Reason { $($(#[$doc])* #[serde(rename = $code)] $name,)* }
+
+        impl Reason {
+            /// All of them, for metrics and documentation.
+            pub const ALL: &'static [Self] = &[$(Self::$name),*];
+
+            /// The code.
+            pub const fn code(self) -> &'static str {
+                match self { $(Self::$name => $code,)* }
+            }
+
+            /// Whether it lasts until L1 or an operator changes something: a halt and not a wait.
+            pub const fn is_halt(self) -> bool {
+                match self { $(Self::$name => $lasting,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The batch's blocks are missing and the node is expected to bring them.
+    WaitingForBlocks = "waiting_for_blocks", false;
+    /// The batch lies before the single-sequencer switch: its blocks are never derived from L1.
+    BeforeSwitch = "before_switch", false;
+    /// The execution node says that it is syncing.
+    NodeSyncing = "node_syncing", false;
+    /// The node's head fell below what was verified.
+    NodeLostBlocks = "node_lost_blocks", false;
+    /// The local chain changed while it was read or before it was written.
+    LocalChainChanged = "local_chain_changed", false;
+    /// L1 could not be asked.
+    L1Unavailable = "l1_unavailable", false;
+    /// The L1 node's head lies below what was already read.
+    L1Behind = "l1_behind", false;
+    /// L1 changed between two reads of one pull; the pull is done again.
+    L1Reorg = "l1_reorg", false;
+    /// The beacon node could not be asked.
+    BeaconUnavailable = "beacon_unavailable", false;
+    /// No configured beacon endpoint has the blobs any more.
+    BlobPruned = "blob_pruned", false;
+    /// No configured beacon endpoint has the blobs.
+    BlobMissing = "blob_missing", false;
+    /// The L2 node could not be asked.
+    L2Unavailable = "l2_unavailable", false;
+    /// The engine could not be asked.
+    EngineUnavailable = "engine_unavailable", false;
+    /// A root could not be checked: the node has pruned the state and its logs do not tell.
+    RootsUnavailable = "roots_unavailable", false;
+    /// The reactors could not be paused or resumed.
+    ReactorsDegraded = "reactors_degraded", false;
+    /// The pause's budget was used up; the rest is written in the next pull.
+    PauseBudget = "pause_budget", false;
+    /// The database cannot be written.
+    StoreUnavailable = "store_unavailable", false;
+    /// A batch was reverted on L1, in a block that is not confirmed yet.
+    RevertPending = "revert_pending", false;
+    /// Observe mode: the batch differs and would have been rewritten.
+    WouldSelfHeal = "would-self-heal", false;
+    /// Observe mode: the batch is missing and would have been written.
+    WouldFillGap = "would-fill-gap", false;
+    /// A batch index is missing between two commits.
+    Gap = "gap", true;
+    /// The commit could not be found in its transaction.
+    UnknownCommit = "unknown_commit", true;
+    /// The commit does not give the event's hash, or does not continue the batch before.
+    Unbound = "unbound", true;
+    /// The batch's version is not supported by this program.
+    UnsupportedVersion = "unsupported_version", true;
+    /// The batch's content is malformed or contradicts its calldata.
+    PoisonBatch = "poison_batch", true;
+    /// The state root differs from calldata's.
+    StateRoot = "state_root", true;
+    /// The withdrawal root differs from calldata's.
+    WithdrawalRoot = "withdrawal_root", true;
+    /// L1 reorganised below the recorded window.
+    ReorgTooDeep = "reorg_too_deep", true;
+    /// L1 reverted a batch at or below the finalized head.
+    RevertBelowFinalized = "revert_below_finalized", true;
+    /// The local chain differs from L1 at or below the finalized head.
+    DivergesBelowFinalized = "diverges_below_finalized", true;
+    /// The execution node cannot write below its head.
+    ElCannotReorg = "el_cannot_reorg", true;
+    /// The execution node refused a block for good.
+    BlockRefused = "block_refused", true;
+    /// An endpoint or the database belongs to another network.
+    WrongNetwork = "wrong_network", true;
+}
+
+impl Reason {
+    /// Whether it says that the local chain and L1 contradict each other (exit code 3).
+    pub const fn is_divergence(self) -> bool {
+        matches!(
+            self,
+            Self::StateRoot
+                | Self::WithdrawalRoot
+                | Self::DivergesBelowFinalized
+                | Self::PoisonBatch
+                | Self::Unbound
+                | Self::WouldSelfHeal
+                | Self::RevertBelowFinalized
+        )
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.code())
+    }
+}
+
+/// A reason with what it is about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Stall {
+    /// The code.
+    pub reason: Reason,
+    /// The batch at which it stands, if it is about one.
+    pub batch: Option<BatchIndex>,
+    /// For people.
+    pub detail: String,
+}
+
+impl Stall {
+    /// A stall that is not about one batch.
+    pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Self { reason, batch: None, detail: detail.into() }
+    }
+
+    /// A stall at batch `index`.
+    pub fn at(index: BatchIndex, reason: Reason, detail: impl Into<String>) -> Self {
+        Self { reason, batch: Some(index), detail: detail.into() }
+    }
+}
+
+impl fmt::Display for Stall {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.batch {
+            Some(index) => write!(f, "{} (batch {index}): {}", self.reason, self.detail),
+            None => write!(f, "{}: {}", self.reason, self.detail),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_unique_and_serialize_as_themselves() {
+        let mut codes: Vec<_> = Reason::ALL.iter().map(|r| r.code()).collect();
+        for reason in Reason::ALL {
+            assert_eq!(serde_json::to_value(reason).unwrap(), reason.code());
+        }
+        codes.sort_unstable();
+        codes.dedup();
+        assert_eq!(codes.len(), Reason::ALL.len());
+    }
+}

@@ -1,0 +1,570 @@
+//! One batch through the case table.
+//!
+//! Outline → anchor → first look → (blob → second look → plan → `derive_force`) → roots. What comes out is either a
+//! record to be stored with the heads and the cursor, or the reason to stop at this batch.
+
+use tracing::{debug, info, warn};
+
+use crate::codec::{blob, frame, payload};
+use crate::decide::binding;
+use crate::decide::content::{self, ContentFault, Demands};
+use crate::decide::dispatch::{self, FirstFacts, FirstLook, SecondFacts, SecondLook};
+use crate::decide::reconcile::{self, Anchor, AnchorFacts};
+use crate::decide::roots::{self, Roots, RootsFacts};
+use crate::decide::stall::{Reason, Stall};
+use crate::error::{PortError, Target};
+use crate::flow::commit::{BoundCommit, queue_range};
+use crate::flow::pull::Pull;
+use crate::flow::worker::Worker;
+use crate::flow::{FlowError, Mode};
+use crate::ports::MessageRoot;
+use crate::types::{
+    B256, BatchIndex, BatchRecord, Blob, BlockContent, BlockContext, Case, Cursor, L1Event, L1EventKind, L1Message,
+    L2Block, L2Header, L2Number, NewBlock, Outcome, QueueIndex, is_l1_message, keccak,
+};
+
+/// More blocks than a batch can have: the older forms count them in 16 bits, today's batches hold at most 600. A
+/// `lastBlockNumber` that claims more is poison and allocates nothing (C5).
+const MAX_BLOCKS: u64 = 65_535;
+
+/// How one batch ended.
+#[derive(Debug)]
+pub(crate) enum BatchEnd {
+    /// Verified: to be stored.
+    Verified(Box<BatchRecord>),
+    /// Stop here; the cursor stays before this batch.
+    Stands {
+        /// Why.
+        stall: Stall,
+        /// Blocks of the batch, as far as known.
+        blocks: u64,
+    },
+    /// The anchor is wrong: an earlier batch must be verified first.
+    WalkBack(Option<Cursor>),
+}
+
+impl BatchEnd {
+    fn stands(stall: Stall) -> Self {
+        Self::Stands { stall, blocks: 0 }
+    }
+}
+
+/// What a batch's judgement stands on.
+struct Ground<'a> {
+    bound: &'a BoundCommit,
+    before: Option<&'a BatchRecord>,
+    first: L2Number,
+    anchor: L2Header,
+}
+
+impl Ground<'_> {
+    fn index(&self) -> BatchIndex {
+        self.bound.outline.index()
+    }
+
+    fn last(&self) -> L2Number {
+        self.bound.outline.last
+    }
+
+    fn blocks(&self) -> u64 {
+        self.last().above(self.first).saturating_add(1)
+    }
+
+    fn demands(&self) -> Demands {
+        Demands {
+            first: self.first,
+            last: self.last(),
+            messages: self.bound.outline.messages,
+            parent_timestamp: self.anchor.timestamp,
+        }
+    }
+}
+
+/// What was done and where the batch ends locally.
+struct Settled {
+    case: Case,
+    last: L2Header,
+    rewritten: u64,
+    drift: bool,
+}
+
+impl Worker {
+    /// Judges the batch of `event`, repairs the local chain where the table says so, and verifies the roots.
+    pub(crate) async fn judge(
+        &mut self,
+        event: &L1Event,
+        index: BatchIndex,
+        hash: B256,
+        before: Option<&BatchRecord>,
+        pull: &mut Pull,
+    ) -> Result<BatchEnd, FlowError> {
+        let bound = match self.bound_commit(event, index, hash).await? {
+            Ok(bound) => bound,
+            Err(stall) => return Ok(BatchEnd::stands(stall)),
+        };
+        if let Some(before) = before
+            && let Err(fault) = binding::continues(&bound.outline, before)
+        {
+            return Ok(BatchEnd::stands(Stall::at(index, Reason::Unbound, fault.to_string())));
+        }
+        let first = match self.first_block(&bound, before).await? {
+            Ok(first) => first,
+            Err(stall) => return Ok(BatchEnd::stands(stall)),
+        };
+        let last = bound.outline.last;
+        if last < first || last.above(first) >= MAX_BLOCKS {
+            let detail = format!("lastBlockNumber: {last} does not end a batch that begins at {first}");
+            return Ok(BatchEnd::stands(Stall::at(index, Reason::PoisonBatch, detail)));
+        }
+        let anchor = match self.anchor(&bound, before, first, pull).await? {
+            Ok(anchor) => anchor,
+            Err(end) => return Ok(end),
+        };
+        let ground = Ground { bound: &bound, before, first, anchor };
+        let settled = match self.settle_blocks(&ground, pull).await? {
+            Ok(settled) => settled,
+            Err(stall) => return Ok(BatchEnd::Stands { stall, blocks: ground.blocks() }),
+        };
+        if let Some(stall) = self.check_roots(&ground, &settled.last).await? {
+            return Ok(BatchEnd::Stands { stall, blocks: ground.blocks() });
+        }
+        let header = &bound.outline.header;
+        Ok(BatchEnd::Verified(Box::new(BatchRecord {
+            index,
+            hash,
+            l1: event.block,
+            log_index: event.log_index,
+            tx_hash: event.tx_hash,
+            outcome: Outcome::Verified,
+            case: Some(settled.case),
+            first: Some(first),
+            last: Some(settled.last.l2_ref()),
+            post_state_root: header.post_state_root,
+            withdrawal_root: header.withdrawal_root,
+            total_l1_popped: header.total_l1_message_popped,
+            rewritten: settled.rewritten,
+            encoder_drift: settled.drift,
+        })))
+    }
+
+    /// The batch's first block: from the parent header, the batch before, the contract, or the payload.
+    async fn first_block(
+        &self,
+        bound: &BoundCommit,
+        before: Option<&BatchRecord>,
+    ) -> Result<Result<L2Number, Stall>, FlowError> {
+        let outline = &bound.outline;
+        if let Some(first) = outline.first {
+            return Ok(Ok(first));
+        }
+        if let Some(last) = before.and_then(|b| b.last) {
+            return Ok(Ok(last.number.plus(1)));
+        }
+        // A version 0 parent has no last block, and nothing is stored of it: the content itself tells.
+        match self.fetch_payload(bound).await? {
+            Ok(bytes) => match bytes.get(..60).map(payload::decode_context) {
+                Some(Ok(context)) => Ok(Ok(context.number)),
+                _ => Ok(Err(poison(outline.index(), &ContentFault::Empty))),
+            },
+            Err(fault) => Ok(Err(poison(outline.index(), &fault))),
+        }
+    }
+
+    /// The local block below the batch, if the batch may be judged on it.
+    async fn anchor(
+        &mut self,
+        bound: &BoundCommit,
+        before: Option<&BatchRecord>,
+        first: L2Number,
+        pull: &Pull,
+    ) -> Result<Result<L2Header, BatchEnd>, FlowError> {
+        let index = bound.outline.index();
+        let number = first.minus(1);
+        if !dispatch::is_present(number, pull.head.number) {
+            // Not even the block below is there. Behind a verified batch that is a chain that changed under way.
+            if before.is_some() {
+                return Err(FlowError::local_changed(format!("block {number} is gone")));
+            }
+            let facts = self.first_facts(bound.outline.last, pull, false, None);
+            return Ok(Err(match dispatch::first_look(&facts) {
+                FirstLook::FetchBlob => self.walk_back(index, number, false).await?,
+                FirstLook::Wait | FirstLook::WaitBeforeSwitch | FirstLook::Consistent => BatchEnd::Stands {
+                    stall: self.waiting(index, bound.outline.last, pull),
+                    blocks: bound.outline.last.above(first).saturating_add(1),
+                },
+            }));
+        }
+        let Some(local) = self.ports.l2.header(number).await? else {
+            return Err(FlowError::local_changed(format!("block {number} is gone")));
+        };
+        let facts = AnchorFacts {
+            local,
+            prev_state_root: bound.outline.header.prev_state_root,
+            verified: before.and_then(|b| b.last),
+        };
+        match reconcile::anchor(&facts) {
+            Anchor::Canonical => Ok(Ok(local)),
+            Anchor::NotTheVerified { expected } => {
+                Err(FlowError::local_changed(format!("block {number} is no longer the verified {expected}")))
+            }
+            Anchor::StateRoot { expected, actual } if before.is_some() => {
+                let detail = format!("prevStateRoot: {expected:?}, the verified parent block has {actual:?}");
+                Ok(Err(BatchEnd::stands(Stall::at(index, Reason::StateRoot, detail))))
+            }
+            Anchor::StateRoot { expected, actual } => {
+                warn!(
+                    batch = index.get(),
+                    ?expected,
+                    ?actual,
+                    "the local chain differs below this batch; going back one batch"
+                );
+                Ok(Err(self.walk_back(index, number, true).await?))
+            }
+        }
+    }
+
+    /// The anchor at `number` below batch `index` is wrong and nothing is stored of the batch before: it is looked for
+    /// on L1 and verified first; a block that is `present` at most down to the finalized head (E5).
+    async fn walk_back(&self, index: BatchIndex, number: L2Number, present: bool) -> Result<BatchEnd, FlowError> {
+        if present && self.finalized_floor(number) {
+            let detail = format!("block {number} lies at or below the finalized head and is not what L1 committed to");
+            return Ok(BatchEnd::stands(Stall::at(index, Reason::DivergesBelowFinalized, detail)));
+        }
+        if index.get() <= 1 {
+            let detail = "the local chain differs from L1 at the genesis block";
+            return Ok(BatchEnd::stands(Stall::at(index, Reason::DivergesBelowFinalized, detail)));
+        }
+        match self.standing_commit(index.minus(1)).await? {
+            Some(event) => Ok(BatchEnd::WalkBack(self.cursor_before_log(event.block, event.log_index).await?)),
+            None => {
+                let detail = format!("the commit of batch {} was not found on L1", index.minus(1));
+                Ok(BatchEnd::stands(Stall::at(index, Reason::Gap, detail)))
+            }
+        }
+    }
+
+    /// The newest commit of `index` that stands on L1, within what is confirmed.
+    pub(crate) async fn standing_commit(&self, index: BatchIndex) -> Result<Option<L1Event>, FlowError> {
+        let confirmed = self.status.l1_confirmed.unwrap_or(self.settings.start);
+        let commits = self.ports.l1.commits_of(index, self.settings.origin, confirmed).await?;
+        let hashes = self.ports.l1.committed_hashes(&[index], None).await?;
+        let standing = hashes.first().copied().unwrap_or_default();
+        let is_standing = |e: &&L1Event| matches!(e.kind, L1EventKind::Commit { hash, .. } if hash == standing);
+        Ok(commits.iter().rev().find(is_standing).cloned())
+    }
+
+    fn first_facts(
+        &self,
+        last: L2Number,
+        pull: &Pull,
+        before_switch: bool,
+        same_bytes: Option<bool>,
+    ) -> FirstFacts {
+        FirstFacts { last, head: pull.head.number, verdict: pull.verdict, before_switch, same_bytes }
+    }
+
+    fn waiting(&self, index: BatchIndex, last: L2Number, pull: &Pull) -> Stall {
+        match self.lost_from {
+            Some(from) => Stall::at(
+                index,
+                Reason::NodeLostBlocks,
+                format!("the node lost its blocks from {from} on; its head is {}, the batch ends on {last}", pull.head.number),
+            ),
+            None => Stall::at(
+                index,
+                Reason::WaitingForBlocks,
+                format!("the local head is {}, the batch ends on {last}", pull.head.number),
+            ),
+        }
+    }
+
+    /// The case table: looks, and acts where there is something to write.
+    async fn settle_blocks(
+        &mut self,
+        ground: &Ground<'_>,
+        pull: &mut Pull,
+    ) -> Result<Result<Settled, Stall>, FlowError> {
+        let (index, last) = (ground.index(), ground.last());
+        let before_switch = ground.anchor.timestamp.saturating_mul(1000) < self.settings.switch_ms;
+        let present = dispatch::is_present(last, pull.head.number);
+        let mut local = Vec::new();
+        if present {
+            local = self.read_local(ground, last).await?;
+        }
+        let same_bytes = if present && self.settings.mode == Mode::Local {
+            Some(self.same_bytes(ground, &local).await?)
+        } else {
+            None
+        };
+        match dispatch::first_look(&self.first_facts(last, pull, before_switch, same_bytes)) {
+            FirstLook::Consistent => {
+                let Some(block) = local.last() else { return Err(FlowError::local_changed("no block was read")) };
+                return Ok(Ok(Settled { case: Case::Consistent, last: block.header, rewritten: 0, drift: false }));
+            }
+            FirstLook::Wait => return Ok(Err(self.waiting(index, last, pull))),
+            FirstLook::WaitBeforeSwitch => {
+                let detail = "its blocks lie before the single-sequencer switch and are never derived from L1";
+                return Ok(Err(Stall::at(index, Reason::BeforeSwitch, detail)));
+            }
+            FirstLook::FetchBlob => {}
+        }
+        let expected = match self.expected_blocks(ground).await? {
+            Ok(expected) => expected,
+            Err(fault) => return Ok(Err(poison(index, &fault))),
+        };
+        if !present && pull.head.number >= ground.first {
+            local = self.read_local(ground, pull.head.number).await?;
+        }
+        let (equal, difference) = reconcile::equal_prefix(ground.anchor.l2_ref(), &expected, &local);
+        let bytes_differed = same_bytes == Some(false);
+        let case = match dispatch::after_rebuild(&SecondFacts { present, difference, bytes_differed }) {
+            SecondLook::Consistent { drift } => {
+                if drift {
+                    warn!(batch = index.get(), "same content under other bytes than our encoder's (encoder drift)");
+                    self.status.encoder_drift = self.status.encoder_drift.saturating_add(1);
+                }
+                let Some(block) = local.last() else { return Err(FlowError::local_changed("no block was read")) };
+                return Ok(Ok(Settled { case: Case::Consistent, last: block.header, rewritten: 0, drift }));
+            }
+            SecondLook::SelfHeal => Case::SelfHeal,
+            SecondLook::FillGap => Case::FillGap,
+        };
+        if let Some(difference) = difference {
+            info!(batch = index.get(), %difference, "the local chain differs from L1");
+        }
+        let head = pull.head.number;
+        let Some(plan) = reconcile::plan(ground.anchor.l2_ref(), expected, &local, equal, head) else {
+            return Err(FlowError::local_changed("nothing is left to write"));
+        };
+        let rewritten = plan.blocks.len() as u64;
+        match self.derive_force(index, case, plan, pull).await? {
+            Ok(last) => Ok(Ok(Settled { case, last, rewritten, drift: false })),
+            Err(stall) => Ok(Err(stall)),
+        }
+    }
+
+    /// Local blocks from the batch's first to `to`, standing on the anchor that was read.
+    async fn read_local(&self, ground: &Ground<'_>, to: L2Number) -> Result<Vec<L2Block>, FlowError> {
+        let blocks = self.ports.l2.blocks(ground.first, to).await?;
+        let wanted = to.above(ground.first).saturating_add(1);
+        if blocks.len() as u64 != wanted {
+            return Err(FlowError::local_changed(format!("{} of {wanted} blocks were read", blocks.len())));
+        }
+        Ok(blocks)
+    }
+
+    /// Whether the local blocks encode to the very blobs that L1 committed to, and carry the queue's L1 messages.
+    async fn same_bytes(&self, ground: &Ground<'_>, local: &[L2Block]) -> Result<bool, FlowError> {
+        let outline = &ground.bound.outline;
+        if local.first().is_none_or(|b| b.header.parent_hash != ground.anchor.hash) {
+            return Ok(false);
+        }
+        let Some(contents) = contents_of(local, &outline.message_hashes) else { return Ok(false) };
+        // Times and counts are part of the bytes, but the rules that bind them are not: a chain that equals a poison
+        // blob is still poison.
+        if content::check(&contents, &ground.demands()).is_err() {
+            return Ok(false);
+        }
+        let wanted = outline.versioned_hashes.clone();
+        let contexts = outline.contexts.clone();
+        let work = move || encode_and_compare(&contents, contexts.as_deref(), &wanted);
+        let outcome = tokio::task::spawn_blocking(work).await;
+        outcome.map_err(|e| FlowError::local_changed(format!("re-encoding was cut off: {e}")))
+    }
+
+    /// The batch's blocks as its blob and the queue hold them, checked against calldata.
+    async fn expected_blocks(&self, ground: &Ground<'_>) -> Result<Result<Vec<NewBlock>, ContentFault>, FlowError> {
+        let outline = &ground.bound.outline;
+        let blocks = match self.fetch_content(ground).await? {
+            Ok(blocks) => blocks,
+            Err(fault) => return Ok(Err(fault)),
+        };
+        if let Err(fault) = content::check(&blocks, &ground.demands()) {
+            return Ok(Err(fault));
+        }
+        let messages = self.messages(outline.first_message, outline.messages).await?;
+        let hashes_fit = messages.iter().map(|m| m.hash).eq(outline.message_hashes.iter().copied());
+        if !hashes_fit {
+            return Err(FlowError::l1_changed("the stored L1 messages are not those that the batch is bound to"));
+        }
+        match content::with_messages(&blocks, &messages) {
+            Some(blocks) => Ok(Ok(blocks)),
+            None => Ok(Err(ContentFault::MessageCount { expected: outline.messages, actual: messages.len() as u64 })),
+        }
+    }
+
+    async fn fetch_content(&self, ground: &Ground<'_>) -> Result<Result<Vec<BlockContent>, ContentFault>, FlowError> {
+        let outline = &ground.bound.outline;
+        let bytes = if outline.versioned_hashes.is_empty() && outline.contexts.is_some() {
+            bytes::Bytes::new()
+        } else {
+            match self.fetch_payload(ground.bound).await? {
+                Ok(bytes) => bytes,
+                Err(fault) => return Ok(Err(fault)),
+            }
+        };
+        let layout = match &outline.contexts {
+            Some(contexts) => payload::Layout::Calldata(contexts),
+            None => payload::Layout::Contexts(ground.blocks()),
+        };
+        Ok(match payload::decode(bytes, layout) {
+            Ok(decoded) if decoded.trailing > 0 => Err(ContentFault::Trailing(decoded.trailing)),
+            Ok(decoded) => Ok(decoded.blocks),
+            Err(error) => Err(ContentFault::Malformed(error.to_string())),
+        })
+    }
+
+    /// Fetches the batch's blobs and decodes them to the payload.
+    async fn fetch_payload(&self, bound: &BoundCommit) -> Result<Result<bytes::Bytes, ContentFault>, FlowError> {
+        let outline = &bound.outline;
+        if outline.versioned_hashes.is_empty() {
+            return Ok(Err(ContentFault::Malformed("the batch has no blob".to_owned())));
+        }
+        let headers = self.ports.l1.headers(&[bound.blob_block.number]).await?;
+        let Some(header) = headers.first().copied().flatten().filter(|h| h.l1_ref() == bound.blob_block) else {
+            return Err(FlowError::l1_changed(format!("L1 block {} is no longer canonical", bound.blob_block)));
+        };
+        let blobs = match self.ports.blobs.blobs(&header, &outline.versioned_hashes).await {
+            Ok(blobs) => blobs,
+            Err(error) => return Err(self.missing_blob(bound, error).await),
+        };
+        debug!(batch = outline.index().get(), blobs = blobs.len(), "blobs fetched");
+        let decoded = tokio::task::spawn_blocking(move || decode_blobs(&blobs)).await;
+        decoded.map_err(|e| FlowError::local_changed(format!("decoding was cut off: {e}")))
+    }
+
+    /// A missed slot may be a reorg: the L1 block is looked at once more before the beacon node is blamed (D3).
+    async fn missing_blob(&self, bound: &BoundCommit, error: PortError) -> FlowError {
+        let live = self.ports.l1.headers(&[bound.blob_block.number]).await;
+        match live.map(|h| h.first().copied().flatten()) {
+            Ok(Some(header)) if header.l1_ref() != bound.blob_block => {
+                FlowError::l1_changed(format!("L1 block {} is no longer canonical", bound.blob_block))
+            }
+            _ => FlowError::Port(error),
+        }
+    }
+
+    /// L1 messages `first..first + count` with their bytes: the stored ones, else looked for further back on L1.
+    async fn messages(&self, first: QueueIndex, count: u64) -> Result<Vec<L1Message>, FlowError> {
+        if count == 0 {
+            return Ok(Vec::new());
+        }
+        let stored = self.ports.progress.messages(first, count).await?;
+        if stored.len() as u64 == count {
+            return Ok(stored);
+        }
+        self.scan_back(first, count).await?;
+        let stored = self.ports.progress.messages(first, count).await?;
+        if stored.len() as u64 == count {
+            return Ok(stored);
+        }
+        let missing = queue_range(first, count).into_iter().find(|i| stored.iter().all(|m| m.index != *i));
+        let detail = format!("L1 message {} was not found on L1", missing.unwrap_or(first));
+        Err(FlowError::Port(PortError::new(Target::L1, crate::error::PortErrorKind::NotFound, detail)))
+    }
+
+    /// Checks state root and withdrawal root at the batch's last block (P1).
+    async fn check_roots(&self, ground: &Ground<'_>, last: &L2Header) -> Result<Option<Stall>, FlowError> {
+        let header = &ground.bound.outline.header;
+        let facts = RootsFacts {
+            expected_state: header.post_state_root,
+            actual_state: last.state_root,
+            expected_withdrawal: header.withdrawal_root,
+            actual_withdrawal: self.withdrawal_root(ground, last).await?,
+        };
+        let index = ground.index();
+        Ok(match roots::compare(&facts) {
+            Roots::Equal => None,
+            Roots::StateDiffers { expected, actual } => {
+                let detail = format!("postStateRoot: L1 says {expected:?}, block {} has {actual:?}", last.number);
+                Some(Stall::at(index, Reason::StateRoot, detail))
+            }
+            Roots::WithdrawalDiffers { expected, actual } => {
+                let detail = format!("withdrawalRoot: L1 says {expected:?}, block {} has {actual:?}", last.number);
+                Some(Stall::at(index, Reason::WithdrawalRoot, detail))
+            }
+            Roots::Unknown => {
+                let detail = format!("the node no longer tells the withdrawal root at block {}", last.number);
+                Some(Stall::at(index, Reason::RootsUnavailable, detail))
+            }
+        })
+    }
+
+    /// The withdrawal root at `last`: from the state, or where that is pruned from the logs, which are not: the last
+    /// AppendMessage at or below the block carries it, and a batch without one keeps the verified root before it.
+    async fn withdrawal_root(&self, ground: &Ground<'_>, last: &L2Header) -> Result<Option<B256>, FlowError> {
+        let l2 = &self.ports.l2;
+        if let MessageRoot::Root(root) = l2.message_root(last.l2_ref()).await? {
+            return Ok(Some(root));
+        }
+        if let Some(root) = l2.last_appended_root(ground.first, last.number).await? {
+            return Ok(Some(root));
+        }
+        let verified = ground.before.filter(|b| b.outcome == Outcome::Verified);
+        if let Some(before) = verified {
+            return Ok(Some(before.withdrawal_root));
+        }
+        Ok(l2.last_appended_root(L2Number::new(0), ground.first.minus(1)).await?)
+    }
+}
+
+fn poison(index: BatchIndex, fault: &ContentFault) -> Stall {
+    Stall::at(index, Reason::PoisonBatch, fault.to_string())
+}
+
+fn decode_blobs(blobs: &[Blob]) -> Result<bytes::Bytes, ContentFault> {
+    let data = blob::unpack(blobs).map_err(|e| ContentFault::Malformed(e.to_string()))?;
+    let decoded =
+        frame::decode(&data, frame::MAX_PAYLOAD).map_err(|e| ContentFault::Malformed(e.to_string()))?;
+    Ok(decoded.payload)
+}
+
+/// Local blocks as a batch would describe them; none where their L1 messages are not the queue's `message_hashes`, in
+/// order and in front of all L2 transactions.
+fn contents_of(local: &[L2Block], message_hashes: &[B256]) -> Option<Vec<BlockContent>> {
+    let mut queue = message_hashes.iter();
+    let mut contents = Vec::with_capacity(local.len());
+    for block in local {
+        let l1_messages = block.transactions.iter().take_while(|raw| is_l1_message(raw)).count();
+        for raw in block.transactions.iter().take(l1_messages) {
+            if queue.next() != Some(&keccak(raw)) {
+                return None;
+            }
+        }
+        let transactions: Vec<_> = block.transactions.iter().skip(l1_messages).cloned().collect();
+        if transactions.iter().any(|raw| is_l1_message(raw)) {
+            return None;
+        }
+        let header = &block.header;
+        let context = BlockContext {
+            number: header.number,
+            timestamp: header.timestamp,
+            base_fee: header.base_fee,
+            gas_limit: header.gas_limit,
+            txs: u16::try_from(block.transactions.len()).ok()?,
+            l1_messages: u16::try_from(l1_messages).ok()?,
+        };
+        contents.push(BlockContent { context, transactions });
+    }
+    queue.next().is_none().then_some(contents)
+}
+
+/// Encodes as the sequencer does and compares versioned hashes. Anything that cannot be encoded is not what L1 holds.
+fn encode_and_compare(contents: &[BlockContent], calldata: Option<&[BlockContext]>, wanted: &[B256]) -> bool {
+    let bytes = match calldata {
+        None => payload::encode(contents.iter().map(|c| (&c.context, c.transactions.as_slice()))),
+        Some(contexts) => {
+            if !contexts.iter().eq(contents.iter().map(|c| &c.context)) {
+                return false;
+            }
+            contents.iter().flat_map(|c| &c.transactions).flat_map(|raw| raw.iter().copied()).collect()
+        }
+    };
+    if wanted.is_empty() {
+        return calldata.is_some() && bytes.is_empty();
+    }
+    let Ok(encoded) = frame::encode(&bytes) else { return false };
+    let Ok(blobs) = blob::pack(&encoded.bytes) else { return false };
+    blobs.len() == wanted.len()
+        && blobs.iter().zip(wanted).all(|(blob, hash)| blob::blob_hash(blob).is_ok_and(|ours| ours == *hash))
+}

@@ -1,0 +1,199 @@
+//! From an event to a bound outline.
+//!
+//! The calldata that an event speaks of is looked for in the transaction itself, then in its call trace; whatever is
+//! found counts only if the rebuilt header hashes to the event's (C7, C8). A commit without blobs takes those of an
+//! earlier commit of the same index (C2, C3). What cannot be found or does not bind is a verdict, never a skip (P3).
+
+use crate::codec::calldata::{self, CalldataError, CommitCalldata, CommitForm};
+use crate::decide::binding::{self, BindingFacts, BindingFault, Outline, SecondOpinion};
+use crate::decide::stall::{Reason, Stall};
+use crate::flow::FlowError;
+use crate::flow::worker::Worker;
+use crate::types::{B256, BatchIndex, L1Event, L1Ref, L1Transaction, QueueIndex};
+
+/// More L1 messages than any batch can consume; what claims more is refused before anything is asked for.
+const MAX_MESSAGES: u64 = 65_535;
+
+/// A commit that was bound to its event.
+#[derive(Clone, Debug)]
+pub struct BoundCommit {
+    /// What it says.
+    pub outline: Outline,
+    /// The L1 block whose blobs hold the content.
+    pub blob_block: L1Ref,
+}
+
+/// Versioned hashes, and the L1 block that carries their blobs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct BlobList {
+    hashes: Vec<B256>,
+    block: L1Ref,
+}
+
+impl Worker {
+    /// Finds the commit of `event` and binds it to the event's hash.
+    pub(crate) async fn bound_commit(
+        &self,
+        event: &L1Event,
+        index: BatchIndex,
+        hash: B256,
+    ) -> Result<Result<BoundCommit, Stall>, FlowError> {
+        let transaction = self.ports.l1.transaction(event.block, event.tx_index).await?;
+        let Some(transaction) = transaction.filter(|t| t.hash == event.tx_hash) else {
+            return Err(FlowError::l1_changed(format!("transaction {:?} is no longer in its block", event.tx_hash)));
+        };
+        let direct = (transaction.to == Some(self.settings.rollup)).then(|| calldata::decode_commit(&transaction.input));
+        let mut fault = None;
+        if let Some(Ok(commit)) = &direct {
+            match self.try_bind(event, index, hash, commit, &transaction).await? {
+                Ok(bound) => return Ok(Ok(bound)),
+                Err(found) => fault = Some(found),
+            }
+        }
+        let Some(calls) = self.ports.l1.rollup_calls(transaction.hash).await? else {
+            return Ok(Err(without_trace(index, transaction.hash, direct, fault)));
+        };
+        for call in &calls {
+            if call.input == transaction.input {
+                continue;
+            }
+            let Ok(commit) = calldata::decode_commit(&call.input) else { continue };
+            match self.try_bind(event, index, hash, &commit, &transaction).await? {
+                Ok(bound) => return Ok(Ok(bound)),
+                Err(found) => fault = fault.or(Some(found)),
+            }
+        }
+        Ok(Err(without_trace(index, transaction.hash, direct, fault)))
+    }
+
+    /// Binds one candidate, with every list of blobs that can belong to it.
+    async fn try_bind(
+        &self,
+        event: &L1Event,
+        index: BatchIndex,
+        hash: B256,
+        commit: &CommitCalldata,
+        transaction: &L1Transaction,
+    ) -> Result<Result<BoundCommit, BindingFault>, FlowError> {
+        let message_hashes = match self.message_hashes(commit).await? {
+            Ok(hashes) => hashes,
+            Err(fault) => return Ok(Err(fault)),
+        };
+        let own = BlobList { hashes: transaction.blob_hashes.clone(), block: event.block };
+        let mut facts = BindingFacts {
+            index,
+            hash,
+            commit,
+            versioned_hashes: &own.hashes,
+            message_hashes: &message_hashes,
+        };
+        let first_fault = match binding::bind(&facts) {
+            Ok(outline) => return Ok(Ok(BoundCommit { outline, blob_block: own.block })),
+            Err(fault) => fault,
+        };
+        if may_reuse_blobs(commit, &own) {
+            for earlier in self.earlier_blobs(event, index).await? {
+                facts.versioned_hashes = &earlier.hashes;
+                if let Ok(outline) = binding::bind(&facts) {
+                    return Ok(Ok(BoundCommit { outline, blob_block: earlier.block }));
+                }
+            }
+            facts.versioned_hashes = &own.hashes;
+        }
+        let BindingFault::Hash { expected, actual, .. } = first_fault else { return Ok(Err(first_fault)) };
+        let field = binding::field_at_fault(&facts, &self.second_opinion(index, commit).await);
+        Ok(Err(BindingFault::Hash { expected, actual, field }))
+    }
+
+    /// The blobs of earlier commits of `index`, newest first.
+    async fn earlier_blobs(&self, event: &L1Event, index: BatchIndex) -> Result<Vec<BlobList>, FlowError> {
+        let commits = self.ports.l1.commits_of(index, self.settings.origin, event.block.number).await?;
+        let mut lists = Vec::new();
+        for earlier in commits.iter().rev() {
+            if (earlier.block.number, earlier.log_index) >= (event.block.number, event.log_index) {
+                continue;
+            }
+            let Some(found) = self.ports.l1.transaction(earlier.block, earlier.tx_index).await? else { continue };
+            if !found.blob_hashes.is_empty() {
+                lists.push(BlobList { hashes: found.blob_hashes, block: earlier.block });
+            }
+        }
+        Ok(lists)
+    }
+
+    /// Hashes of the L1 messages that `commit` consumes: the stored queue's, else the contract's.
+    async fn message_hashes(&self, commit: &CommitCalldata) -> Result<Result<Vec<B256>, BindingFault>, FlowError> {
+        let (first, count) = match binding::messages_of(commit) {
+            Ok(messages) => messages,
+            Err(fault) => return Ok(Err(fault)),
+        };
+        if count > MAX_MESSAGES {
+            return Ok(Err(BindingFault::Header(format!("numL1Messages: {count} is more than a batch can hold"))));
+        }
+        if count == 0 {
+            return Ok(Ok(Vec::new()));
+        }
+        let stored = self.ports.progress.messages(first, count).await?;
+        if stored.len() as u64 == count {
+            return Ok(Ok(stored.into_iter().map(|m| m.hash).collect()));
+        }
+        Ok(Ok(self.ports.l1.queue_hashes(&queue_range(first, count)).await?))
+    }
+
+    /// What the contract still says of `index`. Unavailable answers are left out: this only names a field.
+    async fn second_opinion(&self, index: BatchIndex, commit: &CommitCalldata) -> SecondOpinion {
+        let l1 = &self.ports.l1;
+        let nonzero = |b: &B256| !b.is_zero();
+        let blob_field = l1.blob_field(index).await.ok().filter(nonzero);
+        let last_block = l1.batch_last_block(index).await.ok().filter(|n| n.get() != 0);
+        let message_hashes = match binding::messages_of(commit) {
+            Ok((first, count)) if count > 0 && count <= MAX_MESSAGES => {
+                l1.queue_hashes(&queue_range(first, count)).await.ok()
+            }
+            _ => None,
+        };
+        SecondOpinion { blob_field, last_block, message_hashes }
+    }
+}
+
+/// The queue indices `first..first + count`.
+pub(crate) fn queue_range(first: QueueIndex, count: u64) -> Vec<QueueIndex> {
+    (0..count).map(|n| first.plus(n)).collect()
+}
+
+/// `commitState` never carries a blob, `commitBatchWithProof` may go without (protocol.md, section 1).
+fn may_reuse_blobs(commit: &CommitCalldata, own: &BlobList) -> bool {
+    match commit.form {
+        CommitForm::CommitState => true,
+        CommitForm::CommitBatchWithProof => own.hashes.is_empty(),
+        CommitForm::CommitBatch | CommitForm::LegacyContexts | CommitForm::LegacySkipBitmap => false,
+    }
+}
+
+/// The verdict where no calldata binds.
+fn without_trace(
+    index: BatchIndex,
+    transaction: B256,
+    direct: Option<Result<CommitCalldata, CalldataError>>,
+    fault: Option<BindingFault>,
+) -> Stall {
+    match (fault, direct) {
+        (Some(BindingFault::Version(version)), _) => Stall::at(
+            index,
+            Reason::UnsupportedVersion,
+            format!("transaction {transaction:?}: batch version {version} is not supported; upgrade this program"),
+        ),
+        (Some(fault), _) => Stall::at(index, Reason::Unbound, format!("transaction {transaction:?}: {fault}")),
+        (None, Some(Err(error))) => {
+            Stall::at(index, Reason::UnknownCommit, format!("transaction {transaction:?}: {error}"))
+        }
+        (None, _) => Stall::at(
+            index,
+            Reason::UnknownCommit,
+            format!(
+                "transaction {transaction:?} commits through another contract and no commit that fits was found in \
+                 it; an L1 endpoint with debug_traceTransaction is needed"
+            ),
+        ),
+    }
+}

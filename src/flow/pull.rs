@@ -1,0 +1,555 @@
+//! One poll: snapshot, ground, L1 view, logs, batches in order, finality, tags.
+
+use tracing::{debug, info, warn};
+
+use crate::decide::cursor::{self, Continuity};
+use crate::decide::heads::Move;
+use crate::decide::liveness::Verdict;
+use crate::decide::stall::{Reason, Stall};
+use crate::flow::batch::BatchEnd;
+use crate::flow::l1_view::L1View;
+use crate::flow::quiesce::Quiesced;
+use crate::flow::worker::Worker;
+use crate::flow::{BatchReport, FlowError, kill_point};
+use crate::ports::Step;
+use crate::types::{
+    B256, BatchIndex, BatchRecord, Case, Cursor, L1Event, L1EventKind, L1Header, L1Message, L1Number, L1Ref, L1Tag,
+    L2Ref, L2Snapshot, Outcome, QueueIndex,
+};
+
+/// How a pull ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PullEnd {
+    /// There is more confirmed L1 to read: the next poll starts at once.
+    Behind,
+    /// Everything confirmed was read.
+    CaughtUp,
+    /// The last batch that was asked for was reached.
+    Reached,
+    /// It stands still, for this reason.
+    Stalled(Stall),
+}
+
+/// What one pull did.
+#[derive(Clone, Debug)]
+pub struct PullReport {
+    /// The batches that were decided, in order; one that is waited for included.
+    pub batches: Vec<BatchReport>,
+    /// How it ended.
+    pub end: PullEnd,
+}
+
+/// What holds for one whole pull, and the pause that its batches share.
+pub(crate) struct Pull {
+    pub(crate) verdict: Verdict,
+    /// The head: the snapshot's, then the worker's own last write.
+    pub(crate) head: L2Ref,
+    /// The node as it showed itself last.
+    pub(crate) node: L2Snapshot,
+    pub(crate) pause: Option<Quiesced>,
+    pub(crate) reports: Vec<BatchReport>,
+}
+
+/// One range of L1 that was read and held together by its headers.
+struct Reading {
+    events: Vec<L1Event>,
+    /// Blocks of the reorg window, and those that hold events.
+    blocks: Vec<L1Ref>,
+    end: L1Ref,
+}
+
+impl Worker {
+    /// One poll. `now` is a clock that only goes forward, used for nothing but the liveness verdict.
+    ///
+    /// # Errors
+    /// When something could not be read or written. What was stored before stays; the next pull goes on from there.
+    pub async fn pull(&mut self, now: std::time::Duration) -> Result<PullReport, FlowError> {
+        if self.quiesce.is_degraded() {
+            return Err(FlowError::Stall(Stall::new(Reason::ReactorsDegraded, "the reactors are not resumed yet")));
+        }
+        let node = self.ports.l2.snapshot().await?;
+        self.note_snapshot(&node);
+        if node.syncing {
+            let stall = Stall::new(Reason::NodeSyncing, "the execution node says that it is syncing");
+            return Ok(PullReport { batches: Vec::new(), end: PullEnd::Stalled(stall) });
+        }
+        let observed = self.liveness.observe(node.head.number, now);
+        let verdict = self.settings.assume.unwrap_or(observed);
+        self.status.verdict = Some(verdict);
+        let mut pull = Pull { verdict, head: node.head.l2_ref(), node, pause: None, reports: Vec::new() };
+        let end = self.pull_inner(&mut pull).await;
+        let released = match pull.pause.take() {
+            Some(pause) => pause.release().await,
+            None => Ok(()),
+        };
+        let end = end?;
+        released?;
+        Ok(PullReport { batches: pull.reports, end })
+    }
+
+    async fn pull_inner(&mut self, pull: &mut Pull) -> Result<PullEnd, FlowError> {
+        if let Err(stall) = self.find_ground(&pull.node).await? {
+            return Ok(PullEnd::Stalled(stall));
+        }
+        // Tags first: a node that restarted has them right again even while L1 cannot be asked (E10, E20).
+        let node = pull.node;
+        pull.node = self.sync_tags(&node).await?;
+        let view = match self.view_l1().await? {
+            Ok(view) => view,
+            Err(stall) => return Ok(PullEnd::Stalled(stall)),
+        };
+        let read = self.read_range(&view, pull).await;
+        // Finality does not wait for a batch that cannot be decided.
+        let finalized = self.finalize().await;
+        let end = read?;
+        finalized?;
+        let node = pull.node;
+        pull.node = self.sync_tags(&node).await?;
+        Ok(end)
+    }
+
+    fn note_snapshot(&mut self, node: &L2Snapshot) {
+        self.status.l2_head = Some(node.head.l2_ref());
+        self.status.node_safe = node.safe;
+        self.status.node_finalized = node.finalized;
+        self.node_finalized = node.finalized.filter(|f| f.number <= node.head.number);
+    }
+
+    async fn read_range(&mut self, view: &L1View, pull: &mut Pull) -> Result<PullEnd, FlowError> {
+        let (start, width) = (self.settings.start, self.settings.fetch_range);
+        let Some(range) = cursor::next_range(self.cursor.as_ref(), start, view.confirmed, width) else {
+            return Ok(PullEnd::CaughtUp);
+        };
+        let reading = self.read_events(range.from, range.to).await?;
+        if let Some(end) = self.process(&reading, view, pull).await? {
+            return Ok(end);
+        }
+        if range.to < view.confirmed {
+            return Ok(PullEnd::Behind);
+        }
+        Ok(PullEnd::CaughtUp)
+    }
+
+    /// Reads the logs of a range between two reads of its end header; every log must lie on the chain of that end
+    /// (B1).
+    async fn read_events(&self, from: L1Number, to: L1Number) -> Result<Reading, FlowError> {
+        let l1 = &self.ports.l1;
+        let before = one(l1.headers(&[to]).await?, to)?;
+        let events = l1.events(from, to).await?;
+        let mut numbers = self.window_of(from, to).await?;
+        numbers.extend(events.iter().map(|e| e.block.number));
+        numbers.push(to);
+        numbers.sort_unstable();
+        numbers.dedup();
+        let live = l1.headers(&numbers).await?;
+        let mut blocks = Vec::with_capacity(numbers.len());
+        let mut child: Option<L1Header> = None;
+        for (number, header) in numbers.iter().zip(live) {
+            let Some(header) = header.filter(|h| h.number == *number) else {
+                return Err(FlowError::l1_changed(format!("L1 block {number} is unknown")));
+            };
+            let breaks = child.is_some_and(|c| c.number.plus(1) == header.number && c.hash != header.parent_hash);
+            if breaks {
+                return Err(FlowError::l1_changed(format!("L1 block {number} does not build on the one below it")));
+            }
+            child = Some(header);
+            blocks.push(header.l1_ref());
+        }
+        if child.map(|c| c.l1_ref()) != Some(before.l1_ref()) {
+            return Err(FlowError::l1_changed(format!("L1 block {to} changed while its logs were read")));
+        }
+        if let Some(stray) = events.iter().find(|e| !blocks.contains(&e.block)) {
+            return Err(FlowError::l1_changed(format!("a log lies in {}, which is not canonical", stray.block)));
+        }
+        debug!(from = from.get(), to = to.get(), events = events.len(), "L1 range read");
+        Ok(Reading { events, blocks, end: before.l1_ref() })
+    }
+
+    /// Heights of the range that a later reorg could still change: recorded one by one, so that the common ancestor
+    /// can be found to the block. Below L1 finality nothing changes and only the end is recorded.
+    async fn window_of(&self, from: L1Number, to: L1Number) -> Result<Vec<L1Number>, FlowError> {
+        let finalized = self.ports.l1.tagged(L1Tag::Finalized).await?.map(|h| h.number);
+        if finalized.is_some_and(|f| to <= f) {
+            return Ok(Vec::new());
+        }
+        let low = from.max(to.minus(self.settings.reorg_window));
+        Ok((low.get()..to.get()).map(L1Number::new).collect())
+    }
+
+    /// Deals with the events in order. Gives the end where the pull must stop early.
+    async fn process(
+        &mut self,
+        reading: &Reading,
+        view: &L1View,
+        pull: &mut Pull,
+    ) -> Result<Option<PullEnd>, FlowError> {
+        let standing = self.standing_hashes(&reading.events).await?;
+        let mut messages: Vec<(L1Ref, L1Message)> = Vec::new();
+        for (at, event) in reading.events.iter().enumerate() {
+            if !cursor::is_ahead(self.cursor.as_ref(), event) {
+                continue;
+            }
+            match &event.kind {
+                L1EventKind::Message(message) => messages.push((event.block, message.clone())),
+                L1EventKind::Revert { index, .. } => {
+                    self.store_messages(&mut messages).await?;
+                    if let Some(stall) = self.on_revert(event, *index).await? {
+                        return Ok(Some(PullEnd::Stalled(stall)));
+                    }
+                }
+                L1EventKind::Commit { index, hash } => {
+                    self.store_messages(&mut messages).await?;
+                    let reverted = cursor::is_reverted_later(&reading.events, at, *index)
+                        || self.reverted_elsewhere(event, *index, *hash, &standing, view).await?;
+                    if let Some(end) = self.on_commit(event, *index, *hash, reverted, pull).await? {
+                        return Ok(Some(end));
+                    }
+                }
+            }
+        }
+        if let Some(stall) = self.hidden_commit(reading, view).await {
+            self.store_messages(&mut messages).await?;
+            return Ok(Some(PullEnd::Stalled(stall)));
+        }
+        let end = Cursor { block: reading.end, log_index: None };
+        let step =
+            Step { messages, l1_blocks: reading.blocks.clone(), cursor: Some(end), ..Step::default() };
+        kill_point("range: before storing");
+        self.ports.progress.apply(&step).await?;
+        kill_point("range: stored");
+        self.cursor = Some(end);
+        Ok(None)
+    }
+
+    /// `committedBatches` of every index that the range commits to, in one request: what differs from its event was
+    /// reverted since, perhaps far above the range.
+    async fn standing_hashes(&self, events: &[L1Event]) -> Result<Vec<(BatchIndex, B256)>, FlowError> {
+        let ahead = events.iter().filter(|e| cursor::is_ahead(self.cursor.as_ref(), e));
+        let mut indices: Vec<_> = ahead
+            .filter_map(|e| match e.kind {
+                L1EventKind::Commit { index, .. } => Some(index),
+                L1EventKind::Revert { .. } | L1EventKind::Message(_) => None,
+            })
+            .collect();
+        indices.sort_unstable();
+        indices.dedup();
+        if indices.is_empty() {
+            return Ok(Vec::new());
+        }
+        let hashes = self.ports.l1.committed_hashes(&indices, None).await?;
+        Ok(indices.into_iter().zip(hashes).collect())
+    }
+
+    /// Whether L1 reverted this commit further up than the range reaches (C4, C5). A revert that is not confirmed yet
+    /// is waited for.
+    async fn reverted_elsewhere(
+        &self,
+        event: &L1Event,
+        index: BatchIndex,
+        hash: B256,
+        standing: &[(BatchIndex, B256)],
+        view: &L1View,
+    ) -> Result<bool, FlowError> {
+        let now = standing.iter().find(|(i, _)| *i == index).map(|(_, h)| *h);
+        if now.is_none_or(|now| now == hash) {
+            return Ok(false);
+        }
+        let reverts = self.ports.l1.reverts_of(index, event.block.number, view.confirmed).await?;
+        let after = |r: &&L1Event| (r.block.number, r.log_index) > (event.block.number, event.log_index);
+        if reverts.iter().any(|r| after(&r)) {
+            return Ok(true);
+        }
+        let detail = "L1 no longer holds this batch; its revert is not confirmed yet";
+        Err(FlowError::Stall(Stall::at(index, Reason::RevertPending, detail)))
+    }
+
+    async fn store_messages(&self, messages: &mut Vec<(L1Ref, L1Message)>) -> Result<(), FlowError> {
+        if messages.is_empty() {
+            return Ok(());
+        }
+        let step = Step { messages: std::mem::take(messages), ..Step::default() };
+        Ok(self.ports.progress.apply(&step).await?)
+    }
+
+    /// A RevertBatch log: everything from its index on stands no more (C1).
+    async fn on_revert(&mut self, event: &L1Event, index: BatchIndex) -> Result<Option<Stall>, FlowError> {
+        let cursor = Cursor { block: event.block, log_index: Some(event.log_index) };
+        let mut step = Step {
+            revert: Some(event.clone()),
+            l1_blocks: vec![event.block],
+            cursor: Some(cursor),
+            ..Step::default()
+        };
+        let stands = self.ports.progress.batch(index).await?;
+        let mut heads = self.heads;
+        if let Some(record) = stands.filter(|r| (r.l1.number, r.log_index) < (event.block.number, event.log_index)) {
+            let before = match record.index.get() {
+                0 => None,
+                _ => self.ports.progress.batch(record.index.minus(1)).await?,
+            };
+            let to = before.and_then(|b| b.last);
+            let reaches = self.heads.safe().is_some_and(|s| to.is_none_or(|to| s.number > to.number));
+            if reaches {
+                heads = match self.heads.rewind_safe(to) {
+                    Move::To(heads) => heads,
+                    Move::Unchanged => self.heads,
+                    Move::BelowFinalized | Move::Backwards | Move::AboveSafe => {
+                        let detail = "L1 reverted a batch that was finalized here";
+                        return Ok(Some(Stall::at(index, Reason::RevertBelowFinalized, detail)));
+                    }
+                };
+            }
+            step.revert_from = Some(index);
+            step.safe = heads.safe();
+            step.clear_safe = heads.safe().is_none();
+        }
+        kill_point("revert: before storing");
+        self.ports.progress.apply(&step).await?;
+        kill_point("revert: stored");
+        warn!(batch = index.get(), l1_block = event.block.number.get(), reason = "reverted", "L1 reverted a batch");
+        self.heads = heads;
+        self.cursor = Some(cursor);
+        self.status.reverted = self.status.reverted.saturating_add(1);
+        Ok(None)
+    }
+
+    async fn on_commit(
+        &mut self,
+        event: &L1Event,
+        index: BatchIndex,
+        hash: B256,
+        reverted: bool,
+        pull: &mut Pull,
+    ) -> Result<Option<PullEnd>, FlowError> {
+        if index.get() == 0 {
+            let record = self.genesis_record(event, hash).await?;
+            self.store_batch(record, pull).await?;
+            return Ok(None);
+        }
+        if reverted {
+            let record = bare_record(event, index, hash, Outcome::Reverted);
+            info!(batch = index.get(), "reverted further on; not verified");
+            self.store_batch(record, pull).await?;
+            return Ok(None);
+        }
+        let before = match self.batch_before(event, index).await? {
+            Ok(before) => before,
+            Err(end) => return Ok(Some(end)),
+        };
+        let end = self.judge(event, index, hash, before.as_ref(), pull).await?;
+        match end {
+            BatchEnd::Verified(record) => {
+                let reached = self.settings.to_batch.is_some_and(|to| index >= to);
+                self.store_batch(*record, pull).await?;
+                Ok(reached.then_some(PullEnd::Reached))
+            }
+            BatchEnd::Stands { stall, blocks } => {
+                if !stall.reason.is_halt() && stall.reason != Reason::WouldSelfHeal {
+                    let report =
+                        BatchReport { index, case: Case::Wait, blocks, rewritten: 0, encoder_drift: false };
+                    pull.reports.push(report);
+                }
+                Ok(Some(PullEnd::Stalled(stall)))
+            }
+            BatchEnd::WalkBack(cursor) => {
+                let step = Step { cursor, clear_cursor: cursor.is_none(), ..Step::default() };
+                self.ports.progress.apply(&step).await?;
+                self.cursor = cursor;
+                Ok(Some(PullEnd::Behind))
+            }
+        }
+    }
+
+    /// The standing batch that `index` must continue (P3). A hole is looked for on L1 once more before it blocks.
+    async fn batch_before(
+        &mut self,
+        event: &L1Event,
+        index: BatchIndex,
+    ) -> Result<Result<Option<BatchRecord>, PullEnd>, FlowError> {
+        let progress = self.ports.progress.clone();
+        let position = (event.block.number, event.log_index);
+        let precedes = |r: &BatchRecord| (r.l1.number, r.log_index) < position;
+        if let Some(before) = progress.batch(index.minus(1)).await?.filter(|b| precedes(b)) {
+            return Ok(Ok(Some(before)));
+        }
+        let newest = progress.newest_at_or_below(event.block.number).await?;
+        // A row of this very log: the batch is verified again after the node lost it, and nothing stands before it.
+        let newest = newest.filter(|r| r.index < index || !(r.l1 == event.block && r.log_index >= event.log_index));
+        match cursor::continuity(newest.map(|r| r.index), index) {
+            Continuity::Continues => Ok(Ok(None)),
+            Continuity::Repeated => {
+                let detail = "this index stands already under another commit, and no revert was seen";
+                Ok(Err(PullEnd::Stalled(Stall::at(index, Reason::Gap, detail))))
+            }
+            Continuity::Gap(missing) => self.refetch(missing).await.map(Err),
+        }
+    }
+
+    /// Asks once more for the commit of `missing`; goes back to it if L1 has it after all.
+    async fn refetch(&mut self, missing: BatchIndex) -> Result<PullEnd, FlowError> {
+        if let Some(found) = self.standing_commit(missing).await?
+            && cursor::is_ahead(self.cursor.as_ref(), &found)
+        {
+            let detail = format!("an L1 endpoint left out the commit of batch {missing}; the range is read again");
+            return Ok(PullEnd::Stalled(Stall::at(missing, Reason::Gap, detail)));
+        }
+        if let Some(found) = self.standing_commit(missing).await? {
+            let cursor = self.cursor_before_log(found.block, found.log_index).await?;
+            let step = Step { cursor, clear_cursor: cursor.is_none(), ..Step::default() };
+            self.ports.progress.apply(&step).await?;
+            self.cursor = cursor;
+            warn!(batch = missing.get(), "a commit was missed; going back to it");
+            return Ok(PullEnd::Behind);
+        }
+        let detail = format!("gap({missing}): no L1 endpoint has a commit of batch {missing}");
+        Ok(PullEnd::Stalled(Stall::at(missing, Reason::Gap, detail)))
+    }
+
+    /// Compares the highest stored index with the contract's own at the range's end: logs that an endpoint left out
+    /// leave no hole when they were the last ones (A1). The contract's answer is welcome but not needed (A8).
+    async fn hidden_commit(&self, reading: &Reading, view: &L1View) -> Option<Stall> {
+        if reading.end.number != view.confirmed {
+            return None;
+        }
+        let there = self.ports.l1.last_committed_index(Some(reading.end.number)).await.ok()?;
+        let ours = self.ports.progress.newest_at_or_below(reading.end.number).await.ok()?.map(|r| r.index);
+        let missing = match ours {
+            Some(ours) if there > ours => ours.plus(1),
+            _ => return None,
+        };
+        let detail = format!("gap({missing}): the contract has committed batch {there}, but no log of {missing} was given");
+        Some(Stall::at(missing, Reason::Gap, detail))
+    }
+
+    /// Stores a batch's outcome with heads and cursor in one transaction, then tells the node (P6).
+    async fn store_batch(&mut self, record: BatchRecord, pull: &mut Pull) -> Result<(), FlowError> {
+        let cursor = Cursor { block: record.l1, log_index: Some(record.log_index) };
+        let mut heads = self.heads;
+        if let (Outcome::Verified | Outcome::Genesis, Some(last)) = (record.outcome, record.last) {
+            heads = match self.heads.advance_safe(last) {
+                Move::To(heads) => heads,
+                Move::Unchanged | Move::Backwards => self.heads,
+                Move::BelowFinalized | Move::AboveSafe => {
+                    let detail = format!("block {last} contradicts the finalized head");
+                    let stall = Stall::at(record.index, Reason::DivergesBelowFinalized, detail);
+                    return Err(FlowError::Stall(stall));
+                }
+            };
+        }
+        let step = Step {
+            l1_blocks: vec![record.l1],
+            safe: heads.safe(),
+            cursor: Some(cursor),
+            batch: Some(record.clone()),
+            ..Step::default()
+        };
+        kill_point("batch: before storing");
+        self.ports.progress.apply(&step).await?;
+        kill_point("batch: stored");
+        self.heads = heads;
+        self.cursor = Some(cursor);
+        if record.outcome == Outcome::Reverted {
+            return Ok(());
+        }
+        self.note_verified(&record, pull);
+        pull.node.head = self.head_of(pull);
+        let node = pull.node;
+        pull.node = self.sync_tags(&node).await?;
+        Ok(())
+    }
+
+    /// The node's head for the tag plan: after own writes the snapshot's is out of date, its number is not.
+    fn head_of(&self, pull: &Pull) -> crate::types::L2Header {
+        let mut head = pull.node.head;
+        head.number = pull.head.number;
+        head.hash = pull.head.hash;
+        head
+    }
+
+    fn note_verified(&mut self, record: &BatchRecord, pull: &mut Pull) {
+        let Some(case) = record.case else { return };
+        let (first, last) = (record.first.unwrap_or_default(), record.last.map(|l| l.number).unwrap_or_default());
+        let blocks = last.above(first).saturating_add(1);
+        info!(
+            batch = record.index.get(),
+            l1_block = record.l1.number.get(),
+            first = first.get(),
+            last = last.get(),
+            %case,
+            rewritten = record.rewritten,
+            "batch verified"
+        );
+        self.status.verified = self.status.verified.saturating_add(1);
+        self.status.last_batch = Some(record.index);
+        pull.reports.push(BatchReport {
+            index: record.index,
+            case,
+            blocks,
+            rewritten: record.rewritten,
+            encoder_drift: record.encoder_drift,
+        });
+    }
+
+    /// The genesis import commits to index 0 without a batch: its one block is the chain's first (C10).
+    async fn genesis_record(&self, event: &L1Event, hash: B256) -> Result<BatchRecord, FlowError> {
+        let header = self.ports.l2.header(0.into()).await?;
+        let mut record = bare_record(event, 0.into(), hash, Outcome::Genesis);
+        record.first = Some(0.into());
+        record.last = header.map(|h| h.l2_ref());
+        record.post_state_root = header.map(|h| h.state_root).unwrap_or_default();
+        Ok(record)
+    }
+
+    /// Looks further back on L1 for messages that are not stored: a database that started in the middle (issue: L1
+    /// messages). Goes down in ranges, stores what it finds, and stops at the first block that can hold any.
+    pub(crate) async fn scan_back(&self, first: QueueIndex, count: u64) -> Result<(), FlowError> {
+        let width = self.settings.fetch_range.max(1);
+        let mut to = match self.cursor {
+            Some(cursor) => cursor.block.number,
+            None => self.settings.start,
+        };
+        info!(first = first.get(), count, below = to.get(), "looking further back on L1 for messages");
+        loop {
+            let from = to.minus(width.saturating_sub(1)).max(self.settings.origin);
+            let events = self.ports.l1.events(from, to).await?;
+            let mut found: Vec<_> = events
+                .into_iter()
+                .filter_map(|e| match e.kind {
+                    L1EventKind::Message(message) => Some((e.block, message)),
+                    L1EventKind::Commit { .. } | L1EventKind::Revert { .. } => None,
+                })
+                .collect();
+            let reached = found.iter().any(|(_, m)| m.index <= first);
+            self.store_messages(&mut found).await?;
+            if reached || from <= self.settings.origin {
+                return Ok(());
+            }
+            debug!(below = from.get(), "still looking for messages");
+            to = from.minus(1);
+        }
+    }
+}
+
+fn one(headers: Vec<Option<L1Header>>, number: L1Number) -> Result<L1Header, FlowError> {
+    let header = headers.first().copied().flatten();
+    header.ok_or_else(|| FlowError::l1_changed(format!("L1 block {number} is unknown")))
+}
+
+fn bare_record(event: &L1Event, index: BatchIndex, hash: B256, outcome: Outcome) -> BatchRecord {
+    BatchRecord {
+        index,
+        hash,
+        l1: event.block,
+        log_index: event.log_index,
+        tx_hash: event.tx_hash,
+        outcome,
+        case: None,
+        first: None,
+        last: None,
+        post_state_root: B256::zero(),
+        withdrawal_root: B256::zero(),
+        total_l1_popped: 0,
+        rewritten: 0,
+        encoder_drift: false,
+    }
+}

@@ -1,0 +1,242 @@
+//! The loop: polls, severities, shutdown, status.
+//!
+//! Decided nowhere else: what a severity does. `Temporary` backs off, `Reset` reads again at once, `Halt` stops
+//! advancing and keeps looking (a revert on L1 un-sticks it, P8). A stall never ends the process.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::decide::heads::Heads;
+use crate::decide::liveness::{Liveness, Verdict};
+use crate::decide::stall::Stall;
+use crate::error::Severity;
+use crate::flow::pull::{PullEnd, PullReport};
+use crate::flow::quiesce::Quiesce;
+use crate::flow::{FlowError, Ports, Settings};
+use crate::types::{BatchIndex, Cursor, L1Number, L2Number, L2Ref};
+
+/// First wait after a failed poll; doubled up to the poll interval.
+const FIRST_BACKOFF: Duration = Duration::from_secs(1);
+/// How long shutdown waits for a resume under way: within the 10 s of P4.
+const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(8);
+
+/// What the faces show. Written by the flow, read by anybody.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Status {
+    /// How far L1 was read.
+    pub l1_cursor: Option<L1Number>,
+    /// The newest settled L1 block.
+    pub l1_confirmed: Option<L1Number>,
+    /// The newest finalized L1 block.
+    pub l1_finalized: Option<L1Number>,
+    /// The local head at the last poll.
+    pub l2_head: Option<L2Ref>,
+    /// Our safe head.
+    pub safe: Option<L2Ref>,
+    /// Our finalized head.
+    pub finalized: Option<L2Ref>,
+    /// The node's safe tag.
+    pub node_safe: Option<L2Ref>,
+    /// The node's finalized tag.
+    pub node_finalized: Option<L2Ref>,
+    /// The last verified batch.
+    pub last_batch: Option<BatchIndex>,
+    /// Why it stands still; none while it goes forward.
+    pub stall: Option<Stall>,
+    /// The last pull's verdict on the L2 head.
+    #[serde(serialize_with = "verdict_name")]
+    pub verdict: Option<Verdict>,
+    /// Batches verified since the start.
+    pub verified: u64,
+    /// Batches whose bytes differed under equal content.
+    pub encoder_drift: u64,
+    /// L1 reorgs dealt with.
+    pub reorgs: u64,
+    /// RevertBatch logs dealt with.
+    pub reverted: u64,
+    /// Blocks written to the node.
+    pub blocks_written: u64,
+    /// Pauses of the reactors.
+    pub pauses: u64,
+    /// A resume failed and is being tried again.
+    pub reactors_degraded: bool,
+    /// The node's tags were not what we set when read back.
+    pub tags_contended: bool,
+    /// The node's safe tag lies above what we verified.
+    pub safe_beyond_verified: bool,
+    /// Our tags wait: the node's finalized lies above what we verified.
+    pub held_by_node_finalized: bool,
+    /// The node marks blocks finalized by itself when they are written.
+    pub el_marks_finalized: bool,
+    /// Polls since the start.
+    pub polls: u64,
+}
+
+fn verdict_name<S: serde::Serializer>(verdict: &Option<Verdict>, serializer: S) -> Result<S::Ok, S::Error> {
+    match verdict {
+        None => serializer.serialize_none(),
+        Some(Verdict::Alive) => serializer.serialize_str("alive"),
+        Some(Verdict::Stopped) => serializer.serialize_str("stopped"),
+        Some(Verdict::Unknown(_)) => serializer.serialize_str("unknown"),
+    }
+}
+
+/// The worker: its memory of the chain, and the ports.
+pub struct Worker {
+    pub(crate) ports: Ports,
+    pub(crate) settings: Settings,
+    pub(crate) quiesce: Quiesce,
+    pub(crate) liveness: Liveness,
+    pub(crate) heads: Heads,
+    pub(crate) cursor: Option<Cursor>,
+    /// The first block that the node lost, while it has not brought them back.
+    pub(crate) lost_from: Option<L2Number>,
+    /// The node's own finalized tag, where it lies on the node's chain.
+    pub(crate) node_finalized: Option<L2Ref>,
+    pub(crate) status: Status,
+    publish: watch::Sender<Status>,
+}
+
+impl Worker {
+    /// Loads what is stored and resumes what a crash left paused, before anything else.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn start(ports: Ports, settings: Settings) -> Result<Self, FlowError> {
+        let quiesce = Quiesce::new(ports.reactors.clone(), ports.progress.clone(), ports.l2.clone());
+        quiesce.settle().await?;
+        let stored = ports.progress.load().await?;
+        let liveness = Liveness::new(settings.observation_window);
+        let heads = Heads::stored(stored.safe, stored.finalized);
+        let (publish, _) = watch::channel(Status::default());
+        let mut worker = Self {
+            ports,
+            settings,
+            quiesce,
+            liveness,
+            heads,
+            cursor: stored.cursor,
+            lost_from: None,
+            node_finalized: None,
+            status: Status { last_batch: stored.tip.map(|t| t.index), ..Status::default() },
+            publish,
+        };
+        worker.publish();
+        Ok(worker)
+    }
+
+    /// Our heads.
+    pub const fn heads(&self) -> &Heads {
+        &self.heads
+    }
+
+    /// The status, as it changes.
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.publish.subscribe()
+    }
+
+    /// The guard's shared half, for shutdown.
+    pub fn quiesce(&self) -> Quiesce {
+        self.quiesce.clone()
+    }
+
+    fn publish(&mut self) {
+        self.status.safe = self.heads.safe();
+        self.status.finalized = self.heads.finalized();
+        self.status.l1_cursor = self.cursor.map(|c| c.block.number);
+        self.status.reactors_degraded = self.quiesce.is_degraded();
+        self.status.pauses = self.quiesce.pauses();
+        self.publish.send_replace(self.status.clone());
+    }
+
+    /// One poll with its outcome in the status.
+    ///
+    /// # Errors
+    /// As [`Worker::pull`].
+    pub async fn poll(&mut self, now: Duration) -> Result<PullReport, FlowError> {
+        self.status.polls = self.status.polls.saturating_add(1);
+        let outcome = self.pull(now).await;
+        self.status.stall = match &outcome {
+            Ok(report) => match &report.end {
+                PullEnd::Stalled(stall) => Some(stall.clone()),
+                PullEnd::Behind | PullEnd::CaughtUp | PullEnd::Reached => None,
+            },
+            Err(error) => Some(error.stall()),
+        };
+        self.publish();
+        outcome
+    }
+
+    /// Polls until `stop` is cancelled; then lets go of the pull under way and waits for reactors being resumed.
+    ///
+    /// # Errors
+    /// Never for a passing fault; only where going on would be wrong from the start (wrong network).
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), FlowError> {
+        let quiesce = self.quiesce();
+        let looped = stop.run_until_cancelled(self.poll_for_ever()).await;
+        quiesce.shutdown(SHUTDOWN_PATIENCE).await;
+        info!("stopped");
+        looped.unwrap_or(Ok(()))
+    }
+
+    async fn poll_for_ever(&mut self) -> Result<(), FlowError> {
+        let began = Instant::now();
+        let mut backoff = FIRST_BACKOFF;
+        loop {
+            let outcome = self.poll(began.elapsed()).await;
+            let wait = match &outcome {
+                Ok(report) => {
+                    backoff = FIRST_BACKOFF;
+                    self.wait_after(report)
+                }
+                Err(error) => {
+                    let wait = self.wait_after_error(error, backoff);
+                    backoff = backoff.saturating_mul(2).min(self.settings.poll_interval);
+                    wait
+                }
+            };
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    fn wait_after(&self, report: &PullReport) -> Duration {
+        match &report.end {
+            PullEnd::Behind => Duration::ZERO,
+            PullEnd::CaughtUp | PullEnd::Reached => self.settings.poll_interval,
+            PullEnd::Stalled(stall) => {
+                let batch = stall.batch.map(BatchIndex::get);
+                let (code, detail) = (stall.reason.code(), &stall.detail);
+                if stall.reason.is_halt() {
+                    error!(target: "stall", code, batch, detail, "halted");
+                } else {
+                    warn!(target: "stall", code, batch, detail, "waiting");
+                }
+                self.settings.poll_interval
+            }
+        }
+    }
+
+    fn wait_after_error(&self, error: &FlowError, backoff: Duration) -> Duration {
+        let stall = error.stall();
+        let (code, batch) = (stall.reason.code(), stall.batch.map(BatchIndex::get));
+        match error.severity() {
+            Severity::Reset => {
+                warn!(target: "stall", code, batch, detail = stall.detail, "reading again");
+                backoff.min(FIRST_BACKOFF)
+            }
+            Severity::Temporary => {
+                warn!(target: "stall", code, batch, detail = stall.detail, "trying again");
+                backoff.min(self.settings.poll_interval)
+            }
+            Severity::Halt => {
+                error!(target: "stall", code, batch, detail = stall.detail, "halted");
+                self.settings.poll_interval
+            }
+        }
+    }
+}
