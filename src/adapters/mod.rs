@@ -1,3 +1,16 @@
-//! adapters (room header to be written).
+//! The ports over the network, processes and SQLite.
+//!
+//! Decided here: how a question is asked, of which endpoint, for how long, and whether the answer is one at all
+//! (shape, size, own hash). Not decided here: what an answer means for the chain; no adapter compares L1 with L2.
 
+pub mod beacon;
+pub mod engine;
+pub mod l1;
+pub mod l2;
+pub mod reactors;
+pub mod rpc;
 pub mod store;
+pub mod wire;
+
+#[cfg(test)]
+pub(crate) mod testing;

@@ -1,0 +1,465 @@
+//! The L2 node's engine: writing blocks and setting tags, behind a JWT.
+//!
+//! Decided here: how a block is put on the wire, that a reply is what was asked for (number, parent link, a hash that
+//! its own fields give), and how far a write came. Not decided here: what a block must be; the node checks next to
+//! nothing of it (protocol.md, section 7), so whoever calls has checked it before.
+//!
+//! Nothing is repeated: an engine error means a block that was not taken and stays so, and after a lost connection
+//! only the node's head tells how far it came. The secret is read from a file and never made (K1); each request is
+//! signed anew, since the node accepts a token for 60 seconds only.
+
+use std::io::ErrorKind;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use secrecy::zeroize::Zeroizing;
+use secrecy::{ExposeSecret, SecretBox, SecretString};
+use serde::Serialize;
+use serde_json::{Map, Value, json};
+
+use super::rpc::{Call, Json, Pool, PoolConfig, Posted, TokenSource};
+use super::wire::{hex_bytes, hex_hash, hex_quantity, hex_u256};
+use crate::codec::block;
+use crate::error::{PortError, PortErrorKind, Target};
+use crate::ports::{L2Engine, PortResult, WriteStopped};
+use crate::types::{B256, L2Header, NewBlock};
+
+/// Longest secret file that is read: 64 digits, `0x`, and room for blanks.
+const SECRET_FILE_MAX: u64 = 1024;
+
+/// Why a secret file was not accepted. The file is never touched.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum JwtError {
+    /// There is no such file.
+    #[error("JWT secret {path}: no such file (it is never created here; give the node's own)")]
+    Missing {
+        /// As configured.
+        path: PathBuf,
+    },
+    /// It exists and cannot be read.
+    #[error("JWT secret {path}: cannot be read: {cause}")]
+    Unreadable {
+        /// As configured.
+        path: PathBuf,
+        /// The system's word for it.
+        cause: ErrorKind,
+    },
+    /// Its content is not 32 bytes in hex.
+    #[error("JWT secret {path}: is not 32 bytes in hex (64 digits, 0x optional)")]
+    Format {
+        /// As configured.
+        path: PathBuf,
+    },
+    /// Its group or others can read or write it.
+    #[error("JWT secret {path}: its mode {mode:03o} lets others at it; chmod 600")]
+    TooOpen {
+        /// As configured.
+        path: PathBuf,
+        /// Permission bits.
+        mode: u32,
+    },
+}
+
+/// The 32 bytes shared with the node. Wiped when dropped; its `Debug` shows nothing of it.
+#[derive(Debug)]
+pub struct JwtSecret(SecretBox<[u8; 32]>);
+
+impl JwtSecret {
+    /// From bytes that are already at hand (tests, the devnet).
+    pub fn new(bytes: [u8; 32]) -> Self {
+        Self(SecretBox::new(Box::new(bytes)))
+    }
+
+    /// A token issued at `issued_at`, in seconds since the Unix epoch: HS256, claim `iat`.
+    pub fn sign(&self, issued_at: u64) -> PortResult<SecretString> {
+        #[derive(Serialize)]
+        struct Claims {
+            iat: u64,
+        }
+        let key = EncodingKey::from_secret(self.0.expose_secret());
+        jsonwebtoken::encode(&Header::new(Algorithm::HS256), &Claims { iat: issued_at }, &key)
+            .map(SecretString::from)
+            .map_err(|_| PortError::new(Target::Engine, PortErrorKind::Unauthorized, "the token cannot be signed"))
+    }
+}
+
+impl TokenSource for JwtSecret {
+    fn token(&self) -> PortResult<SecretString> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        self.sign(now)
+    }
+}
+
+/// Reads the secret from `path`: 64 hex digits, `0x` and surrounding blanks allowed, no permission for group and
+/// others. A symbolic link is followed, and its target's permissions count.
+pub fn load_jwt_secret(path: &Path) -> Result<JwtSecret, JwtError> {
+    let owned = || path.to_path_buf();
+    let io = |error: std::io::Error| match error.kind() {
+        ErrorKind::NotFound => JwtError::Missing { path: owned() },
+        cause => JwtError::Unreadable { path: owned(), cause },
+    };
+    let about = std::fs::metadata(path).map_err(io)?;
+    if about.is_dir() {
+        return Err(JwtError::Unreadable { path: owned(), cause: ErrorKind::IsADirectory });
+    }
+    let mode = about.permissions().mode() & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(JwtError::TooOpen { path: owned(), mode });
+    }
+    if about.len() > SECRET_FILE_MAX {
+        return Err(JwtError::Format { path: owned() });
+    }
+    let content = Zeroizing::new(std::fs::read(path).map_err(io)?);
+    let blanks = content.trim_ascii();
+    let digits = blanks.strip_prefix(b"0x").or_else(|| blanks.strip_prefix(b"0X")).unwrap_or(blanks);
+    let mut secret = Zeroizing::new([0_u8; 32]);
+    hex::decode_to_slice(digits, secret.as_mut_slice()).map_err(|_| JwtError::Format { path: owned() })?;
+    Ok(JwtSecret::new(*secret))
+}
+
+/// The engine over HTTP.
+#[derive(Clone, Debug)]
+pub struct EngineClient {
+    pool: Pool,
+}
+
+impl EngineClient {
+    /// The engine at `url`, signed with `secret`. `config.check` is not used: ask [`EngineClient::chain_id`].
+    pub fn new(url: &str, secret: JwtSecret, config: PoolConfig) -> PortResult<Self> {
+        let pool = Pool::with_bearer(Target::Engine, &[url.to_owned()], config, Arc::new(secret))?;
+        Ok(Self { pool })
+    }
+
+    /// HTTP requests sent so far, and the endpoint's figures.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// `eth_chainId`; also the way to try the token.
+    pub async fn chain_id(&self) -> PortResult<u64> {
+        let answer = self.pool.call_on(0, Call::new("eth_chainId", json!([]))).await.map_err(name_clock_skew)?;
+        answer.quantity()
+    }
+
+    /// Writes `blocks` in one exchange; the headers of those that were written, and why it stopped.
+    async fn write_some(&self, blocks: &[NewBlock], before: Option<B256>) -> (Vec<L2Header>, Option<Stop>) {
+        let calls: Vec<Call> = blocks.iter().map(new_block_call).collect();
+        let replies = match self.pool.post_on(0, &calls).await {
+            Ok(Posted::Replies(replies)) => replies,
+            Ok(Posted::TooLarge(_)) => return (Vec::new(), Some(Stop::TooLarge)),
+            Err(error) => return (Vec::new(), Some(Stop::Failed(name_clock_skew(error)))),
+        };
+        let mut written: Vec<L2Header> = Vec::with_capacity(blocks.len());
+        for (block, reply) in blocks.iter().zip(replies) {
+            let parent = written.last().map(|header| header.hash).or(block.parent_hash).or(before);
+            match reply.and_then(|json| read_new_header(&json, block, parent)) {
+                Ok(header) => written.push(header),
+                Err(error) => return (written, Some(Stop::Failed(error))),
+            }
+        }
+        (written, None)
+    }
+}
+
+enum Stop {
+    /// The node takes fewer blocks in one batch, and took none.
+    TooLarge,
+    Failed(PortError),
+}
+
+#[async_trait]
+impl L2Engine for EngineClient {
+    async fn write_blocks(&self, blocks: &[NewBlock]) -> Result<Vec<L2Header>, WriteStopped> {
+        let mut written: Vec<L2Header> = Vec::with_capacity(blocks.len());
+        while let Some(rest) = blocks.get(written.len()..).filter(|rest| !rest.is_empty()) {
+            let take = self.pool.batch_limit(0).min(rest.len());
+            let now = rest.get(..take).unwrap_or(rest);
+            let (headers, stop) = self.write_some(now, written.last().map(|header| header.hash)).await;
+            written.extend(headers);
+            match stop {
+                None => {}
+                Some(Stop::TooLarge) => {
+                    self.pool.learn_batch_limit(0, take);
+                }
+                Some(Stop::Failed(error)) => return Err(WriteStopped { written, error }),
+            }
+        }
+        Ok(written)
+    }
+
+    async fn set_tags(&self, safe: Option<B256>, finalized: Option<B256>) -> PortResult<()> {
+        let tag = |hash: Option<B256>| hex_hash(&hash.unwrap_or_default());
+        let call = Call::new("engine_setBlockTags", json!([tag(safe), tag(finalized)]));
+        self.pool.call_on(0, call).await.map(drop).map_err(name_clock_skew)
+    }
+}
+
+fn new_block_call(block: &NewBlock) -> Call {
+    let mut fields = Map::new();
+    fields.insert("number".into(), json!(hex_quantity(block.number.get())));
+    fields.insert("gasLimit".into(), json!(hex_quantity(block.gas_limit)));
+    if !block.base_fee.is_zero() {
+        fields.insert("baseFeePerGas".into(), json!(hex_u256(block.base_fee)));
+    }
+    fields.insert("timestamp".into(), json!(hex_quantity(block.timestamp)));
+    let transactions: Vec<String> = block.transactions.iter().map(|raw| hex_bytes(raw)).collect();
+    fields.insert("transactions".into(), json!(transactions));
+    if let Some(parent) = &block.parent_hash {
+        fields.insert("parentHash".into(), json!(hex_hash(parent)));
+    }
+    Call::new("engine_newSafeL2Block", json!([Value::Object(fields)]))
+}
+
+/// The header that came back, if it is the one of `block` on `parent` (where the parent is known).
+fn read_new_header(json: &Json, block: &NewBlock, parent: Option<B256>) -> PortResult<L2Header> {
+    let value: Value = json.parse()?;
+    let header = block::header_from_json(&value).map_err(|error| json.malformed(error))?;
+    if header.number != block.number {
+        return Err(json.malformed(format_args!("wrote block {}, got header {}", block.number, header.number)));
+    }
+    if let Some(parent) = parent
+        && header.parent_hash != parent
+    {
+        let said = header.parent_hash;
+        return Err(json.malformed(format_args!("block {} stands on {said:?}, not on {parent:?}", block.number)));
+    }
+    Ok(header)
+}
+
+/// The node says in plain text why it refused a token; two of its reasons are a clock that is wrong.
+fn name_clock_skew(mut error: PortError) -> PortError {
+    if error.kind != PortErrorKind::Unauthorized {
+        return error;
+    }
+    if error.detail.contains("stale token") || error.detail.contains("future token") {
+        error.detail.push_str(" (clock skew: this machine's clock and the node's differ by more than 60 s)");
+    } else if error.detail.contains("signature is invalid") {
+        error.detail.push_str(" (the JWT secret is not the node's)");
+    }
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::adapters::testing::{Answer, config, http, reply, rpc};
+    use crate::codec::testing::vectors;
+    use crate::types::{L2Number, U256};
+
+    fn engine(url: &str) -> EngineClient {
+        EngineClient::new(url, JwtSecret::new([7; 32]), config()).unwrap()
+    }
+
+    fn secret_file(content: &[u8], mode: u32) -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("jwt.hex");
+        std::fs::write(&path, content).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        (folder, path)
+    }
+
+    #[test]
+    fn k1_a_secret_is_never_made_and_each_failure_has_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let typo = folder.path().join("jwt.hx");
+        assert_eq!(load_jwt_secret(&typo).unwrap_err(), JwtError::Missing { path: typo.clone() });
+        assert!(!typo.exists(), "nothing was written");
+        let unreadable = load_jwt_secret(folder.path()).unwrap_err();
+        assert!(matches!(unreadable, JwtError::Unreadable { .. }), "{unreadable}");
+        let good = "11".repeat(32);
+        let (_folder, path) = secret_file(good.as_bytes(), 0o600);
+        load_jwt_secret(&path).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), good, "untouched");
+    }
+
+    #[test]
+    fn k2_length_format_and_mode_are_checked() {
+        let digits = "ab".repeat(32);
+        let table: [(String, u32, &str); 10] = [
+            (digits.clone(), 0o600, "ok"),
+            (format!("0x{digits}\n"), 0o400, "ok"),
+            ("ab".repeat(31), 0o600, "format"),
+            ("ab".repeat(33), 0o600, "format"),
+            (String::new(), 0o600, "format"),
+            ("zz".repeat(32), 0o600, "format"),
+            (" ".repeat(5000), 0o600, "format"),
+            (digits.clone(), 0o640, "open"),
+            (digits.clone(), 0o604, "open"),
+            (digits.clone(), 0o622, "open"),
+        ];
+        for (content, mode, expected) in table {
+            let (_folder, path) = secret_file(content.as_bytes(), mode);
+            let got = match load_jwt_secret(&path) {
+                Ok(_) => "ok",
+                Err(JwtError::Format { .. }) => "format",
+                Err(JwtError::TooOpen { .. }) => "open",
+                Err(other) => panic!("{other}"),
+            };
+            assert_eq!(got, expected, "{content:?} {mode:o}");
+        }
+        let (folder, path) = secret_file(digits.as_bytes(), 0o644);
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(matches!(load_jwt_secret(&link), Err(JwtError::TooOpen { mode: 0o644, .. })));
+    }
+
+    #[test]
+    fn k2_debug_shows_nothing() {
+        let secret = JwtSecret::new([0xab; 32]);
+        let shown = format!("{secret:?} {:?}", engine("http://127.0.0.1:1"));
+        assert!(!shown.contains("ab, ab") && !shown.contains("171") && !shown.contains("abab"), "{shown}");
+    }
+
+    #[tokio::test]
+    async fn k3_every_request_is_signed_anew() {
+        let server = rpc(|_, _| Ok(json!("0xcf55"))).await;
+        let engine = engine(&server.url);
+        engine.chain_id().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        engine.chain_id().await.unwrap();
+        let mut issued = Vec::new();
+        for hit in server.hits() {
+            let header = hit.authorization.unwrap();
+            let token = header.strip_prefix("Bearer ").unwrap();
+            let key = jsonwebtoken::DecodingKey::from_secret(&[7; 32]);
+            let mut rules = jsonwebtoken::Validation::new(Algorithm::HS256);
+            rules.required_spec_claims.clear();
+            rules.validate_exp = false;
+            let claims = jsonwebtoken::decode::<Value>(token, &key, &rules).unwrap().claims;
+            issued.push(claims["iat"].as_u64().unwrap());
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        assert!(issued[1] > issued[0] && now.abs_diff(issued[1]) < 5, "{issued:?}");
+    }
+
+    #[tokio::test]
+    async fn k3_a_refused_token_names_clock_skew_and_is_not_repeated() {
+        for (text, hint) in [
+            ("stale token\n", "clock skew"),
+            ("future token\n", "clock skew"),
+            ("signature is invalid\n", "not the node's"),
+            ("missing token\n", "missing token"),
+        ] {
+            let server = http(move |_| async move { (401, vec![], text.to_owned()) }).await;
+            let engine = engine(&server.url);
+            let errors = [
+                engine.set_tags(None, None).await.unwrap_err(),
+                engine.write_blocks(&[new_block(1, None)]).await.unwrap_err().error,
+            ];
+            for error in errors {
+                assert_eq!(error.kind, PortErrorKind::Unauthorized);
+                assert!(error.detail.contains(hint) && !error.detail.contains("eyJ"), "{error}");
+            }
+            assert_eq!(server.hits().len(), 2);
+        }
+    }
+
+    fn new_block(number: u64, parent_hash: Option<B256>) -> NewBlock {
+        NewBlock {
+            number: L2Number::new(number),
+            timestamp: 1_763_600_000 + number,
+            base_fee: U256::from(1_000_000),
+            gas_limit: 30_000_000,
+            transactions: vec![Bytes::from_static(&[0x7e, 0xc0])],
+            parent_hash,
+        }
+    }
+
+    /// Headers of the recorded chain, by number.
+    fn recorded() -> Option<Vec<Value>> {
+        let text = std::fs::read(vectors()?.join("recorded/l2/blocks.json")).unwrap();
+        Some(serde_json::from_slice(&text).unwrap())
+    }
+
+    fn from_recorded(blocks: &[Value], params: &Value) -> Answer {
+        let number = crate::adapters::wire::field_quantity(&params[0], "number").unwrap();
+        Ok(blocks[usize::try_from(number).unwrap()].clone())
+    }
+
+    #[tokio::test]
+    async fn e17_write_blocks_is_one_batch_and_replies_are_checked() {
+        let Some(blocks) = recorded() else { return };
+        let parent = crate::adapters::wire::field_hash(&blocks[10], "parentHash").unwrap();
+        let chain = blocks.clone();
+        let server = rpc(move |_, params| from_recorded(&chain, params)).await;
+        let mut batch: Vec<NewBlock> = (10..20).map(|number| new_block(number, None)).collect();
+        batch[0].parent_hash = Some(parent);
+        batch[1].base_fee = U256::zero();
+        let headers = engine(&server.url).write_blocks(&batch).await.unwrap();
+        assert_eq!(headers.len(), 10);
+        assert!(headers.windows(2).all(|pair| pair[1].parent_hash == pair[0].hash));
+        assert_eq!(server.hits().len(), 1);
+        let calls = server.calls();
+        assert_eq!(calls[0]["params"][0]["parentHash"], json!(hex_hash(&parent)));
+        assert_eq!(calls[0]["params"][0]["transactions"], json!(["0x7ec0"]));
+        assert!(calls[1]["params"][0].get("baseFeePerGas").is_none());
+        assert!(calls[1]["params"][0].get("parentHash").is_none());
+
+        batch[0].parent_hash = Some(B256::repeat_byte(9));
+        let stopped = engine(&server.url).write_blocks(&batch).await.unwrap_err();
+        assert!(stopped.written.is_empty());
+        assert_eq!(stopped.error.kind, PortErrorKind::Malformed);
+    }
+
+    #[tokio::test]
+    async fn e17_a_refused_block_stops_the_write_and_says_how_far_it_came() {
+        let Some(blocks) = recorded() else { return };
+        let server = rpc(move |_, params| match params[0]["number"].as_str().unwrap() {
+            "0xd" | "0xe" => Err((-32000, "could not apply tx 0 [0x12]: nonce too low")),
+            _ => from_recorded(&blocks, params),
+        })
+        .await;
+        let batch: Vec<NewBlock> = (10..15).map(|number| new_block(number, None)).collect();
+        let stopped = engine(&server.url).write_blocks(&batch).await.unwrap_err();
+        assert_eq!(stopped.written.len(), 3);
+        assert_eq!(stopped.error.kind, PortErrorKind::Refused { code: -32000 });
+        assert_eq!(server.hits().len(), 1, "permanent: one exchange");
+    }
+
+    #[tokio::test]
+    async fn e17_a_header_that_is_not_its_own_hash_is_not_taken() {
+        let Some(mut blocks) = recorded() else { return };
+        blocks[10]["stateRoot"] = json!(hex_hash(&B256::repeat_byte(3)));
+        let server = rpc(move |_, params| from_recorded(&blocks, params)).await;
+        let stopped = engine(&server.url).write_blocks(&[new_block(10, None)]).await.unwrap_err();
+        assert_eq!(stopped.error.kind, PortErrorKind::Malformed);
+    }
+
+    #[tokio::test]
+    async fn j9_a_node_that_takes_smaller_batches_gets_them_in_order() {
+        let Some(blocks) = recorded() else { return };
+        let server = http(move |hit| {
+            let blocks = blocks.clone();
+            async move {
+                let calls = hit.calls();
+                let body = match calls.len() {
+                    0..=4 => calls.iter().map(|call| reply(call, from_recorded(&blocks, &call["params"]))).collect(),
+                    _ => vec![json!({"id": 1, "error": {"code": -32600, "message": "batch too large"}})],
+                };
+                (200, vec![], Value::Array(body).to_string())
+            }
+        })
+        .await;
+        let batch: Vec<NewBlock> = (10..20).map(|number| new_block(number, None)).collect();
+        assert_eq!(engine(&server.url).write_blocks(&batch).await.unwrap().len(), 10);
+        let sizes: Vec<usize> = server.hits().iter().map(|hit| hit.calls().len()).collect();
+        assert_eq!(sizes, [10, 5, 2, 2, 2, 2, 2]);
+    }
+
+    #[tokio::test]
+    async fn tags_left_alone_are_sent_as_zero() {
+        let server = rpc(|_, _| Ok(Value::Null)).await;
+        engine(&server.url).set_tags(Some(B256::repeat_byte(1)), None).await.unwrap();
+        let params = &server.calls()[0]["params"];
+        assert_eq!(params[1], json!(hex_hash(&B256::zero())));
+        assert_eq!(params[0], json!(hex_hash(&B256::repeat_byte(1))));
+    }
+}

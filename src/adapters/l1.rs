@@ -1,0 +1,530 @@
+//! L1 over JSON-RPC: headers, logs of the two contracts, transactions, traces, contract views.
+//!
+//! Decided here: which endpoint's word counts for which question, how a wide range is split, and which logs are
+//! logs at all (not removed, of the right contract, inside the range, no two block hashes at one height). Not decided
+//! here: whether a log lies on the canonical chain; the flow reads the end header before and after (B1).
+//!
+//! A range is answered by one endpoint that shows the range's last block in the same exchange (A1): an endpoint that
+//! lags gives no logs above its head, and no error either.
+
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::rpc::{Call, Json, Pool};
+use super::wire;
+use crate::codec::event::{self, selectors, topics};
+use crate::error::{PortError, PortErrorKind, Target};
+use crate::ports::{L1Chain, PortResult};
+use crate::types::{
+    Address, B256, BatchIndex, L1Event, L1EventKind, L1Header, L1Number, L1Ref, L1Tag, L1Transaction, L2Number,
+    QueueIndex, TracedCall,
+};
+
+/// Widest range asked for until a server says otherwise, in blocks.
+const WIDEST: u64 = 100_000;
+
+/// After so many answers in a row at the learnt width, a wider range is tried: limits often depend on how many logs
+/// a stretch of the chain holds.
+const GROW_AFTER: u64 = 32;
+
+/// Most call frames of one trace. A block's gas holds some 10,000 calls.
+const FRAMES_MAX: usize = 65_536;
+
+/// The EVM's own bound on nested calls, 1024, and one for the transaction.
+const DEPTH_MAX: usize = 1025;
+
+/// How wide a range may be, as learnt from refusals.
+#[derive(Debug)]
+struct Width {
+    now: u64,
+    answers: u64,
+}
+
+/// L1 through a pool of endpoints.
+#[derive(Debug)]
+pub struct L1Client {
+    pool: Pool,
+    rollup: Address,
+    queue: Address,
+    width: Mutex<Width>,
+    /// The highest block that any endpoint has shown: a null below it is an endpoint that lags (J6).
+    highest: AtomicU64,
+}
+
+/// Which logs are asked for.
+#[derive(Clone)]
+struct Filter {
+    addresses: Value,
+    topics: Value,
+}
+
+impl L1Client {
+    /// The chain behind `pool`, seen through the contracts at `rollup` and `queue`.
+    pub fn new(pool: Pool, rollup: Address, queue: Address) -> Self {
+        let width = Mutex::new(Width { now: WIDEST, answers: 0 });
+        Self { pool, rollup, queue, width, highest: AtomicU64::new(0) }
+    }
+
+    /// The endpoints, for figures.
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// `eth_chainId`.
+    pub async fn chain_id(&self) -> PortResult<u64> {
+        self.pool.call("eth_chainId", json!([])).await?.quantity()
+    }
+
+    /// The code at `address`, newest state; empty where there is no contract.
+    pub async fn code_at(&self, address: Address) -> PortResult<Bytes> {
+        self.pool.call("eth_getCode", json!([wire::hex_address(&address), "latest"])).await?.bytes()
+    }
+
+    /// Widest range that is asked for at present, in blocks.
+    pub fn range_width(&self) -> u64 {
+        self.width.lock().map_or(1, |width| width.now)
+    }
+
+    async fn headers_on(&self, at: usize, numbers: &[L1Number], strict: bool) -> PortResult<Vec<Option<L1Header>>> {
+        let calls: Vec<Call> = numbers.iter().map(|number| block_call(&wire::hex_quantity(number.get()))).collect();
+        let replies = self.pool.batch_on(at, &calls).await?;
+        let mut headers = Vec::with_capacity(numbers.len());
+        for (number, reply) in numbers.iter().zip(replies) {
+            let header = read_header(reply)?;
+            if header.is_some_and(|header| header.number != *number) {
+                let detail = format!("{}: asked for block {number}, got another", self.pool.name(at));
+                return Err(PortError::malformed(Target::L1, detail));
+            }
+            if let Some(header) = header {
+                self.saw(header.number);
+            } else if strict && number.get() <= self.highest.load(Ordering::Relaxed) {
+                return Err(self.behind(at, *number));
+            }
+            headers.push(header);
+        }
+        Ok(headers)
+    }
+
+    fn saw(&self, number: L1Number) {
+        self.highest.fetch_max(number.get(), Ordering::Relaxed);
+    }
+
+    /// The error for an endpoint that does not have block `number`. It is set aside where there is another one.
+    fn behind(&self, at: usize, number: L1Number) -> PortError {
+        let detail = format!("{}: does not have block {number} (behind)", self.pool.name(at));
+        let error = PortError::new(Target::L1, PortErrorKind::NotFound, detail);
+        self.pool.demote(at, &error);
+        error
+    }
+
+    async fn logs(&self, filter: Filter, from: L1Number, to: L1Number) -> PortResult<Vec<L1Event>> {
+        if from > to {
+            return Ok(Vec::new());
+        }
+        let filter = &filter;
+        self.pool.run(|at| async move { self.logs_on(at, filter, from, to).await }).await
+    }
+
+    /// All of the range from endpoint `at`, in as many pieces as it takes. Ranges are inclusive at both ends.
+    async fn logs_on(&self, at: usize, filter: &Filter, from: L1Number, to: L1Number) -> PortResult<Vec<L1Event>> {
+        let mut events = Vec::new();
+        let mut start = from;
+        while start <= to {
+            let width = self.range_width().max(1);
+            let end = start.plus(width.saturating_sub(1)).min(to);
+            match self.piece_on(at, filter, start, end).await {
+                Ok(piece) => {
+                    self.answered(end.above(start).saturating_add(1));
+                    events.extend(piece);
+                    start = end.plus(1);
+                }
+                Err(error) if error.kind == PortErrorKind::RangeTooWide && end > start => {
+                    self.refused(end.above(start).saturating_add(1));
+                }
+                Err(error) => return Err(error),
+            }
+            if end.get() == u64::MAX {
+                break;
+            }
+        }
+        self.ordered(at, events)
+    }
+
+    async fn piece_on(&self, at: usize, filter: &Filter, from: L1Number, to: L1Number) -> PortResult<Vec<L1Event>> {
+        let range = json!([{
+            "address": filter.addresses,
+            "topics": filter.topics,
+            "fromBlock": wire::hex_quantity(from.get()),
+            "toBlock": wire::hex_quantity(to.get()),
+        }]);
+        let calls = [block_call(&wire::hex_quantity(to.get())), Call::new("eth_getLogs", range)];
+        let mut replies = self.pool.batch_on(at, &calls).await?.into_iter();
+        let (Some(end), Some(logs)) = (replies.next(), replies.next()) else {
+            return Err(PortError::malformed(Target::L1, format!("{}: eth_getLogs: no reply", self.pool.name(at))));
+        };
+        let Some(end) = read_header(end)?.filter(|end| end.number == to) else { return Err(self.behind(at, to)) };
+        self.saw(end.number);
+        let json = logs?;
+        let logs: Vec<Log<'_>> = json.parse()?;
+        let mut events = Vec::with_capacity(logs.len());
+        for log in &logs {
+            if log.removed {
+                continue;
+            }
+            let Some(event) = self.read_log(log).map_err(|why| json.malformed(why))? else { continue };
+            if event.block.number < from || event.block.number > to {
+                return Err(json.malformed(format_args!("a log of block {}, asked {from} to {to}", event.block.number)));
+            }
+            if event.block.number == to && event.block.hash != end.hash {
+                return Err(json.malformed(format_args!("block {to} changed while it was read")));
+            }
+            events.push(event);
+        }
+        Ok(events)
+    }
+
+    /// The event in `log`; none when it is not one of ours.
+    fn read_log(&self, log: &Log<'_>) -> Result<Option<L1Event>, String> {
+        let field = |name: &str| format!("a log without a usable {name}");
+        let address = wire::address(log.address).ok_or_else(|| field("address"))?;
+        if address != self.rollup && address != self.queue {
+            return Err(format!("a log of contract {address:?}, which was not asked for"));
+        }
+        let topics: Vec<B256> =
+            log.topics.iter().map(|topic| wire::hash(topic)).collect::<Option<_>>().ok_or_else(|| field("topic"))?;
+        let data = wire::bytes(log.data).ok_or_else(|| field("data"))?;
+        let Some(kind) = event::decode_event(&topics, &data).map_err(|error| error.to_string())? else {
+            return Ok(None);
+        };
+        let by = match kind {
+            L1EventKind::Commit { .. } | L1EventKind::Revert { .. } => self.rollup,
+            L1EventKind::Message(_) => self.queue,
+        };
+        if address != by {
+            return Ok(None);
+        }
+        let text = |text: Option<&str>| text.unwrap_or_default().to_owned();
+        let (number, hash) = (text(log.block_number), text(log.block_hash));
+        Ok(Some(L1Event {
+            block: L1Ref {
+                number: L1Number::new(wire::quantity(&number).ok_or_else(|| field("blockNumber"))?),
+                hash: wire::hash(&hash).ok_or_else(|| field("blockHash"))?,
+            },
+            log_index: wire::quantity(&text(log.log_index)).ok_or_else(|| field("logIndex"))?,
+            tx_hash: wire::hash(&text(log.transaction_hash)).ok_or_else(|| field("transactionHash"))?,
+            tx_index: wire::quantity(&text(log.transaction_index)).ok_or_else(|| field("transactionIndex"))?,
+            kind,
+        }))
+    }
+
+    /// By block and place, each once. Two block hashes at one height, or two logs at one place, are a chain that
+    /// changed under way.
+    fn ordered(&self, at: usize, events: Vec<L1Event>) -> PortResult<Vec<L1Event>> {
+        let mut hashes: BTreeMap<L1Number, B256> = BTreeMap::new();
+        let mut places: BTreeMap<(L1Number, u64), L1Event> = BTreeMap::new();
+        for event in events {
+            let place = (event.block.number, event.log_index);
+            let same_block = *hashes.entry(event.block.number).or_insert(event.block.hash) == event.block.hash;
+            let same_log = places.get(&place).is_none_or(|earlier| *earlier == event);
+            if !same_block || !same_log {
+                let detail = format!("{}: eth_getLogs: block {} stands twice", self.pool.name(at), event.block.number);
+                return Err(PortError::malformed(Target::L1, detail));
+            }
+            places.insert(place, event);
+        }
+        Ok(places.into_values().collect())
+    }
+
+    /// A range of `width` blocks was refused: half of it from now on.
+    fn refused(&self, width: u64) {
+        if let Ok(mut known) = self.width.lock() {
+            known.now = (width / 2).max(1).min(known.now);
+            known.answers = 0;
+        }
+    }
+
+    /// A range of `width` blocks was answered; after enough of them at full width, try a wider one.
+    fn answered(&self, width: u64) {
+        if let Ok(mut known) = self.width.lock() {
+            if width < known.now {
+                return;
+            }
+            known.answers = known.answers.saturating_add(1);
+            if known.answers >= GROW_AFTER {
+                known.now = known.now.saturating_mul(2).min(WIDEST);
+                known.answers = 0;
+            }
+        }
+    }
+
+    /// The answers of views of `to`, all at one state.
+    async fn views(&self, to: Address, calldata: Vec<String>, at: Option<L1Number>) -> PortResult<Vec<Bytes>> {
+        let state = at.map_or_else(|| String::from("latest"), |number| wire::hex_quantity(number.get()));
+        let to = wire::hex_address(&to);
+        let view = |data: String| Call::new("eth_call", json!([{"to": to, "data": data}, state]));
+        let calls: Vec<Call> = calldata.into_iter().map(view).collect();
+        let calls = &calls;
+        // An error of one call fails the endpoint: the next one may keep the state.
+        self.pool
+            .run(|at| async move {
+                let replies = self.pool.batch_on(at, calls).await?;
+                replies.into_iter().map(|reply| reply.and_then(|json| json.bytes())).collect()
+            })
+            .await
+    }
+
+    async fn view(&self, calldata: String, at: Option<L1Number>) -> PortResult<Bytes> {
+        let answers = self.views(self.rollup, vec![calldata], at).await?;
+        answers.into_iter().next().ok_or_else(|| bad_view("no answer"))
+    }
+}
+
+fn view_data(selector: [u8; 4], argument: u64) -> String {
+    wire::hex_bytes(&event::encode_view(selector, Some(argument)))
+}
+
+fn bad_view(why: impl std::fmt::Display) -> PortError {
+    PortError::malformed(Target::L1, format!("eth_call: {why} (is the contract there?)"))
+}
+
+fn words(answers: &[Bytes]) -> PortResult<Vec<B256>> {
+    answers.iter().map(|answer| event::view_word(answer, 0).map_err(bad_view)).collect()
+}
+
+fn block_call(block: &str) -> Call {
+    Call::new("eth_getBlockByNumber", json!([block, false]))
+}
+
+/// A header; none for null and for the errors by which nodes say that there is no such block.
+fn read_header(reply: PortResult<Json>) -> PortResult<Option<L1Header>> {
+    let json = match reply {
+        Ok(json) => json,
+        Err(error) if error.kind == PortErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Header<'a> {
+        number: &'a str,
+        hash: &'a str,
+        parent_hash: &'a str,
+        timestamp: &'a str,
+    }
+    let Some(header) = json.parse::<Option<Header<'_>>>()? else { return Ok(None) };
+    let read = || {
+        Some(L1Header {
+            number: L1Number::new(wire::quantity(header.number)?),
+            hash: wire::hash(header.hash)?,
+            parent_hash: wire::hash(header.parent_hash)?,
+            timestamp: wire::quantity(header.timestamp)?,
+        })
+    };
+    read().map(Some).ok_or_else(|| json.malformed("a header with a field that is not hex"))
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Log<'a> {
+    address: &'a str,
+    topics: Vec<&'a str>,
+    data: &'a str,
+    block_number: Option<&'a str>,
+    block_hash: Option<&'a str>,
+    log_index: Option<&'a str>,
+    transaction_hash: Option<&'a str>,
+    transaction_index: Option<&'a str>,
+    #[serde(default)]
+    removed: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Transaction<'a> {
+    hash: &'a str,
+    block_hash: &'a str,
+    block_number: &'a str,
+    transaction_index: &'a str,
+    to: Option<&'a str>,
+    input: &'a str,
+    #[serde(default)]
+    blob_versioned_hashes: Option<Vec<&'a str>>,
+}
+
+/// The transaction, if it stands at `index` of `block`.
+fn read_transaction(json: &Json, block: L1Ref, index: u64) -> PortResult<Option<L1Transaction>> {
+    let Some(tx) = json.parse::<Option<Transaction<'_>>>()? else { return Ok(None) };
+    let read = || {
+        let to = match tx.to {
+            Some(to) => Some(wire::address(to)?),
+            None => None,
+        };
+        let blob_hashes = tx.blob_versioned_hashes.as_deref().unwrap_or_default();
+        Some(L1Transaction {
+            hash: wire::hash(tx.hash)?,
+            block: L1Ref {
+                number: L1Number::new(wire::quantity(tx.block_number)?),
+                hash: wire::hash(tx.block_hash)?,
+            },
+            index: wire::quantity(tx.transaction_index)?,
+            to,
+            input: wire::bytes(tx.input)?,
+            blob_hashes: blob_hashes.iter().map(|hash| wire::hash(hash)).collect::<Option<_>>()?,
+        })
+    };
+    let tx = read().ok_or_else(|| json.malformed("a transaction with a field that is not hex"))?;
+    if tx.block != block || tx.index != index {
+        return Err(json.malformed(format_args!("asked for place {index} of {block}, got {} of {}", tx.index, tx.block)));
+    }
+    Ok(Some(tx))
+}
+
+#[derive(Deserialize)]
+struct Frame<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    #[serde(default)]
+    to: Option<&'a str>,
+    #[serde(default)]
+    input: Option<&'a str>,
+    #[serde(default, borrow)]
+    error: Option<&'a RawValue>,
+    #[serde(default, borrow)]
+    calls: Option<Vec<&'a RawValue>>,
+}
+
+/// The calls to `rollup` in a callTracer result, in order of execution, without those that were rolled back: a frame
+/// with an error undoes all below it. Delegate calls run in the caller's name and are not calls to the contract.
+///
+/// Frames are read level by level, so that their nesting (the sender chooses it, up to 1024) is not the parser's.
+fn flatten(json: &Json, rollup: Address) -> PortResult<Vec<TracedCall>> {
+    let root: &RawValue = json.parse()?;
+    let mut open: Vec<(&RawValue, usize)> = vec![(root, 1)];
+    let mut calls = Vec::new();
+    let mut frames = 0_usize;
+    while let Some((text, depth)) = open.pop() {
+        frames = frames.saturating_add(1);
+        if frames > FRAMES_MAX || depth > DEPTH_MAX {
+            return Err(json.malformed("a trace of more or deeper calls than a transaction can hold"));
+        }
+        let frame: Frame<'_> = serde_json::from_str(text.get()).map_err(|_| json.malformed("not a call frame"))?;
+        if frame.error.is_some() {
+            continue;
+        }
+        if frame.kind == "CALL" && frame.to.and_then(wire::address) == Some(rollup) {
+            let input = wire::bytes(frame.input.unwrap_or("0x")).ok_or_else(|| json.malformed("input is not hex"))?;
+            calls.push(TracedCall { to: rollup, input });
+        }
+        let below = frame.calls.unwrap_or_default();
+        open.extend(below.into_iter().rev().map(|call| (call, depth.saturating_add(1))));
+    }
+    Ok(calls)
+}
+
+#[async_trait]
+impl L1Chain for L1Client {
+    async fn tagged(&self, tag: L1Tag) -> PortResult<Option<L1Header>> {
+        let name = match tag {
+            L1Tag::Latest => "latest",
+            L1Tag::Safe => "safe",
+            L1Tag::Finalized => "finalized",
+        };
+        let reply = self.pool.call("eth_getBlockByNumber", json!([name, false])).await;
+        let header = read_header(reply)?;
+        if let Some(header) = header {
+            self.saw(header.number);
+        }
+        Ok(header)
+    }
+
+    async fn headers(&self, numbers: &[L1Number]) -> PortResult<Vec<Option<L1Header>>> {
+        match self.pool.run(|at| self.headers_on(at, numbers, true)).await {
+            // Every endpoint lacks a block that one of them had: the chain may have become shorter. Say so.
+            Err(error) if error.kind == PortErrorKind::NotFound => {
+                self.highest.store(0, Ordering::Relaxed);
+                self.pool.run(|at| self.headers_on(at, numbers, false)).await
+            }
+            result => result,
+        }
+    }
+
+    async fn events(&self, from: L1Number, to: L1Number) -> PortResult<Vec<L1Event>> {
+        let any = [topics::COMMIT_BATCH, topics::REVERT_BATCH, topics::QUEUE_TRANSACTION];
+        let any: Vec<String> = any.iter().map(wire::hex_hash).collect();
+        let addresses = json!([wire::hex_address(&self.rollup), wire::hex_address(&self.queue)]);
+        self.logs(Filter { addresses, topics: json!([any]) }, from, to).await
+    }
+
+    async fn commits_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<Vec<L1Event>> {
+        self.logs(self.by_index(topics::COMMIT_BATCH, index), from, to).await
+    }
+
+    async fn reverts_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<Vec<L1Event>> {
+        self.logs(self.by_index(topics::REVERT_BATCH, index), from, to).await
+    }
+
+    async fn transaction(&self, block: L1Ref, index: u64) -> PortResult<Option<L1Transaction>> {
+        let params = json!([wire::hex_hash(&block.hash), wire::hex_quantity(index)]);
+        let params = &params;
+        let read = |at: usize| async move {
+            let json = self.pool.call_on(at, Call::new("eth_getTransactionByBlockHashAndIndex", params.clone())).await?;
+            read_transaction(&json, block, index)?.ok_or_else(|| {
+                let detail = format!("{}: no transaction {index} in block {block}", self.pool.name(at));
+                PortError::new(Target::L1, PortErrorKind::NotFound, detail)
+            })
+        };
+        // Another endpoint may know the block; only when none does, there is none.
+        match self.pool.run(read).await {
+            Ok(tx) => Ok(Some(tx)),
+            Err(error) if error.kind == PortErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn rollup_calls(&self, tx: B256) -> PortResult<Option<Vec<TracedCall>>> {
+        let params = json!([wire::hex_hash(&tx), {"tracer": "callTracer"}]);
+        match self.pool.call("debug_traceTransaction", params).await {
+            Ok(json) => flatten(&json, self.rollup).map(Some),
+            Err(error) if error.kind == PortErrorKind::Unsupported => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn committed_hashes(&self, indices: &[BatchIndex], at: Option<L1Number>) -> PortResult<Vec<B256>> {
+        let calldata = indices.iter().map(|index| view_data(selectors::COMMITTED_BATCHES, index.get())).collect();
+        words(&self.views(self.rollup, calldata, at).await?)
+    }
+
+    async fn last_committed_index(&self, at: Option<L1Number>) -> PortResult<BatchIndex> {
+        let answer = self.view(wire::hex_bytes(&event::encode_view(selectors::LAST_COMMITTED_BATCH_INDEX, None)), at).await?;
+        event::view_number(&answer, 0).map(BatchIndex::new).map_err(bad_view)
+    }
+
+    async fn blob_field(&self, index: BatchIndex) -> PortResult<B256> {
+        let answer = self.view(view_data(selectors::BATCH_BLOB_VERSIONED_HASHES, index.get()), None).await?;
+        event::view_word(&answer, 0).map_err(bad_view)
+    }
+
+    async fn batch_last_block(&self, index: BatchIndex) -> PortResult<L2Number> {
+        let answer = self.view(view_data(selectors::BATCH_DATA_STORE, index.get()), None).await?;
+        event::view_number(&answer, 2).map(L2Number::new).map_err(bad_view)
+    }
+
+    async fn queue_hashes(&self, indices: &[QueueIndex]) -> PortResult<Vec<B256>> {
+        let calldata = indices.iter().map(|index| view_data(selectors::GET_CROSS_DOMAIN_MESSAGE, index.get())).collect();
+        words(&self.views(self.queue, calldata, None).await?)
+    }
+}
+
+impl L1Client {
+    fn by_index(&self, topic: B256, index: BatchIndex) -> Filter {
+        let index = wire::hex_hash(&event::number_word(index.get()));
+        Filter { addresses: json!(wire::hex_address(&self.rollup)), topics: json!([wire::hex_hash(&topic), index]) }
+    }
+}

@@ -1,0 +1,270 @@
+//! Pausing and resuming the consensus node's reactors: not at all, by JSON-RPC, or by a command.
+//!
+//! Decided here: how the operator's way of pausing is carried out, and that each attempt ends within its time limit.
+//! Not decided here: when to pause, and what a failed pause or resume leads to (`flow/quiesce.rs` undoes the one and
+//! repeats the other). Both are taken to be safe to repeat.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::{Value, json};
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::Command;
+
+use super::rpc::{Call, Pool, scrub};
+use super::wire::hex_quantity;
+use crate::error::{PortError, PortErrorKind, Target};
+use crate::ports::{PortResult, Reactors};
+use crate::types::L2Number;
+
+/// How much of a command's output is kept for the error text, in bytes.
+const OUTPUT_KEPT: usize = 2048;
+
+/// How long a command's output is waited for after its end (a grandchild may hold the pipe).
+const OUTPUT_GRACE: Duration = Duration::from_millis(200);
+
+/// What stands for the height in a command's arguments.
+const HEIGHT: &str = "{height}";
+
+/// For a node without a consensus node beside it: both succeed and do nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoReactors;
+
+#[async_trait]
+impl Reactors for NoReactors {
+    async fn pause(&self, _height: L2Number) -> PortResult<()> {
+        Ok(())
+    }
+
+    async fn resume(&self, _height: L2Number) -> PortResult<()> {
+        Ok(())
+    }
+}
+
+/// How a JSON-RPC method is given the height.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeightParam {
+    /// Not at all: `[]`.
+    None,
+    /// As a JSON number: `[12]`.
+    Number,
+    /// As a hex quantity: `["0xc"]`.
+    Hex,
+    /// As a decimal string: `["12"]`.
+    String,
+}
+
+impl HeightParam {
+    fn params(self, height: L2Number) -> Value {
+        match self {
+            Self::None => json!([]),
+            Self::Number => json!([height.get()]),
+            Self::Hex => json!([hex_quantity(height.get())]),
+            Self::String => json!([height.get().to_string()]),
+        }
+    }
+}
+
+/// Pauses by calling methods of a JSON-RPC server. Any result is success; an error is a failure.
+#[derive(Clone, Debug)]
+pub struct JsonRpcReactors {
+    pool: Pool,
+    pause: String,
+    resume: String,
+    height: HeightParam,
+}
+
+impl JsonRpcReactors {
+    /// `pause` and `resume` are method names on the first endpoint of `pool` (target [`Target::Reactors`]).
+    pub fn new(pool: Pool, pause: impl Into<String>, resume: impl Into<String>, height: HeightParam) -> Self {
+        Self { pool, pause: pause.into(), resume: resume.into(), height }
+    }
+
+    async fn call(&self, method: &str, height: L2Number) -> PortResult<()> {
+        let call = Call::new(method.to_owned(), self.height.params(height));
+        self.pool.call_on(0, call).await.map(drop)
+    }
+}
+
+#[async_trait]
+impl Reactors for JsonRpcReactors {
+    async fn pause(&self, height: L2Number) -> PortResult<()> {
+        self.call(&self.pause, height).await
+    }
+
+    async fn resume(&self, height: L2Number) -> PortResult<()> {
+        self.call(&self.resume, height).await
+    }
+}
+
+/// Pauses by running commands, without a shell: `systemctl`, `docker`, `kubectl`.
+#[derive(Clone, Debug)]
+pub struct CommandReactors {
+    pause: Vec<String>,
+    resume: Vec<String>,
+    limit: Duration,
+}
+
+impl CommandReactors {
+    /// Program and arguments of both commands; `{height}` in an argument becomes the decimal height. A command that
+    /// runs longer than `limit` is killed. `Malformed` when one is empty.
+    pub fn new(pause: Vec<String>, resume: Vec<String>, limit: Duration) -> PortResult<Self> {
+        let empty = |argv: &[String]| argv.first().is_none_or(|program| program.is_empty());
+        if empty(&pause) || empty(&resume) {
+            return Err(PortError::malformed(Target::Reactors, "a pause or resume command is empty"));
+        }
+        Ok(Self { pause, resume, limit })
+    }
+
+    async fn run(&self, what: &str, argv: &[String], height: L2Number) -> PortResult<()> {
+        let height = height.get().to_string();
+        let mut words = argv.iter().map(|word| word.replace(HEIGHT, &height));
+        let program = words.next().unwrap_or_default();
+        let fail = |kind, text: String| PortError::new(Target::Reactors, kind, format!("{what} command: {text}"));
+        let mut child = Command::new(&program)
+            .args(words)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| fail(PortErrorKind::Unreachable, format!("cannot be started: {}", error.kind())))?;
+        let output = tokio::spawn(keep_start(child.stdout.take()));
+        let errors = tokio::spawn(keep_start(child.stderr.take()));
+        let status = match tokio::time::timeout(self.limit, child.wait()).await {
+            Ok(Ok(status)) => status,
+            Ok(Err(error)) => return Err(fail(PortErrorKind::Unreachable, error.kind().to_string())),
+            Err(_) => {
+                let _ = child.start_kill();
+                let _ = tokio::time::timeout(OUTPUT_GRACE, child.wait()).await;
+                output.abort();
+                errors.abort();
+                let text = format!("killed after {} s", self.limit.as_secs_f64());
+                return Err(fail(PortErrorKind::Timeout, text));
+            }
+        };
+        let (output, errors) = (collect(output).await, collect(errors).await);
+        if status.success() {
+            return Ok(());
+        }
+        let said = if errors.is_empty() { output } else { errors };
+        let said = scrub(&String::from_utf8_lossy(&said), &[]);
+        let code = status.code().map_or(-1, i64::from);
+        Err(fail(PortErrorKind::Refused { code }, format!("{status}: {said}")))
+    }
+}
+
+#[async_trait]
+impl Reactors for CommandReactors {
+    async fn pause(&self, height: L2Number) -> PortResult<()> {
+        self.run("pause", &self.pause, height).await
+    }
+
+    async fn resume(&self, height: L2Number) -> PortResult<()> {
+        self.run("resume", &self.resume, height).await
+    }
+}
+
+/// Reads to the end, so that the command is never blocked by a full pipe, and keeps the start.
+async fn keep_start(pipe: Option<impl AsyncRead + Unpin>) -> Vec<u8> {
+    let mut kept = Vec::new();
+    let Some(mut pipe) = pipe else { return kept };
+    let mut chunk = [0; 1024];
+    loop {
+        match pipe.read(&mut chunk).await {
+            Ok(0) | Err(_) => return kept,
+            Ok(n) => {
+                let room = OUTPUT_KEPT.saturating_sub(kept.len());
+                kept.extend_from_slice(chunk.get(..n.min(room)).unwrap_or_default());
+            }
+        }
+    }
+}
+
+async fn collect(mut task: tokio::task::JoinHandle<Vec<u8>>) -> Vec<u8> {
+    match tokio::time::timeout(OUTPUT_GRACE, &mut task).await {
+        Ok(Ok(kept)) => kept,
+        Ok(Err(_)) => Vec::new(),
+        Err(_) => {
+            task.abort();
+            Vec::new()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapters::testing::{pool, rpc};
+
+    fn argv(words: &[&str]) -> Vec<String> {
+        words.iter().map(|word| (*word).to_owned()).collect()
+    }
+
+    fn command(pause: &[&str], resume: &[&str]) -> CommandReactors {
+        CommandReactors::new(argv(pause), argv(resume), Duration::from_millis(500)).unwrap()
+    }
+
+    #[tokio::test]
+    async fn g1_json_rpc_passes_the_height_as_configured_and_reports_a_failed_resume() {
+        let server = rpc(|method, _| match method {
+            "stop_reactors" => Ok(Value::Null),
+            _ => Err((-32000, "already running")),
+        })
+        .await;
+        let table = [
+            (HeightParam::None, json!([])),
+            (HeightParam::Number, json!([12])),
+            (HeightParam::Hex, json!(["0xc"])),
+            (HeightParam::String, json!(["12"])),
+        ];
+        for (how, expected) in table {
+            let pool = pool(Target::Reactors, &[&server.url]);
+            let reactors = JsonRpcReactors::new(pool, "stop_reactors", "start_reactors", how);
+            reactors.pause(L2Number::new(12)).await.unwrap();
+            assert_eq!(server.calls().last().unwrap()["params"], expected);
+            let error = reactors.resume(L2Number::new(12)).await.unwrap_err();
+            assert_eq!(error.kind, PortErrorKind::Refused { code: -32000 });
+        }
+        assert_eq!(server.calls().len(), 8, "nothing is repeated here");
+    }
+
+    #[tokio::test]
+    async fn g1_a_command_gets_the_height_without_a_shell() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("at-{height}; true");
+        command(&["touch", file.to_str().unwrap()], &["true"]).pause(L2Number::new(77)).await.unwrap();
+        assert!(folder.path().join("at-77; true").exists());
+    }
+
+    #[tokio::test]
+    async fn g2_a_failed_command_says_which_one_and_why() {
+        let failing = ["sh", "-c", "echo broken at http://host/secret >&2; exit 3"];
+        let error = command(&failing, &["true"]).pause(L2Number::new(1)).await.unwrap_err();
+        assert_eq!(error.kind, PortErrorKind::Refused { code: 3 });
+        assert!(error.detail.contains("pause command") && error.detail.contains("broken"), "{error}");
+        assert!(!error.detail.contains("secret"));
+        let error = command(&["true"], &["/no/such/program"]).resume(L2Number::new(1)).await.unwrap_err();
+        assert_eq!(error.kind, PortErrorKind::Unreachable);
+        assert!(CommandReactors::new(vec![], argv(&["true"]), Duration::from_secs(1)).is_err());
+    }
+
+    #[tokio::test]
+    async fn g3_a_command_that_hangs_is_killed_at_its_limit() {
+        let started = std::time::Instant::now();
+        let error = command(&["sleep", "60"], &["true"]).pause(L2Number::new(1)).await.unwrap_err();
+        assert_eq!(error.kind, PortErrorKind::Timeout);
+        assert!(started.elapsed() < Duration::from_secs(3));
+        // A grandchild that keeps the pipe open does not hold us either, nor does a flood of output.
+        let reactors = command(&["sh", "-c", "sleep 60 & head -c 3000000 /dev/zero"], &["true"]);
+        reactors.pause(L2Number::new(1)).await.unwrap();
+        assert!(started.elapsed() < Duration::from_secs(5));
+    }
+
+    #[tokio::test]
+    async fn no_reactors_do_nothing() {
+        NoReactors.pause(L2Number::new(1)).await.unwrap();
+        NoReactors.resume(L2Number::new(1)).await.unwrap();
+    }
+}
