@@ -2,5 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod adapters_recorded;
 mod recorded_support;
 mod support;

@@ -96,7 +96,8 @@ async fn logs_are_filtered_as_a_node_does() {
     let both = json!({"fromBlock": "0x0", "toBlock": "0x24", "address": [recording.rollup, recording.queue],
         "topics": [[commit, "0x69cfcb8e6d4192b8aba9902243912587f37e550d75c1fa801491fce26717f37e"]]});
     assert_eq!(count(both).await, 22);
-    let of_seven = json!({"fromBlock": "0x0", "toBlock": "0x24", "address": recording.rollup, "topics": [commit, word(7)]});
+    let of_seven =
+        json!({"fromBlock": "0x0", "toBlock": "0x24", "address": recording.rollup, "topics": [commit, word(7)]});
     let found = logs(of_seven).await;
     assert_eq!((found[0]["blockNumber"].clone(), found[1]["blockNumber"].clone()), (json!("0x18"), json!("0x1b")));
     let block = json!({"blockHash": recording.headers[26]["hash"]});
@@ -249,8 +250,7 @@ fn blobs_commit_to_their_versioned_hashes() {
             .flat_map(|tx| tx["blobVersionedHashes"].as_array().cloned().unwrap_or_default())
             .map(|name| hash(name.as_str().unwrap()))
             .collect();
-        let hashes: Vec<_> =
-            blobs.iter().map(|blob| blob_hash(&Blob::new(blob.clone()).unwrap()).unwrap()).collect();
+        let hashes: Vec<_> = blobs.iter().map(|blob| blob_hash(&Blob::new(blob.clone()).unwrap()).unwrap()).collect();
         assert_eq!(hashes, names, "L1 block {number}");
     }
 }

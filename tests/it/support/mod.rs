@@ -3,6 +3,7 @@
 
 #![allow(dead_code)]
 
+pub mod clients;
 pub mod recorded;
 pub mod recorded_l2;
 pub mod rlp;

@@ -123,9 +123,8 @@ impl RecordedL2 {
         let node = Arc::new(Mutex::new(Node::new(recording, head)));
         let (eth_node, engine_node) = (Arc::clone(&node), Arc::clone(&node));
         let eth = FakeServer::json_rpc(move |method, params| lock(&eth_node).eth(method, params));
-        let engine = FakeServer::json_rpc_with_jwt(&JWT_SECRET, move |method, params| {
-            lock(&engine_node).engine(method, params)
-        });
+        let engine =
+            FakeServer::json_rpc_with_jwt(&JWT_SECRET, move |method, params| lock(&engine_node).engine(method, params));
         Self { eth, engine, node }
     }
 
@@ -399,9 +398,8 @@ impl Node {
     /// A recorded L2 transaction that is not in the block.
     fn donor(&self, raw: &[Vec<u8>]) -> (Value, Vec<u8>) {
         let all = self.recorded.iter().map(|name| &self.blocks[name]);
-        let mut pairs = all.flat_map(|block| {
-            block.json["transactions"].as_array().expect("transactions").iter().zip(&block.raw)
-        });
+        let mut pairs =
+            all.flat_map(|block| block.json["transactions"].as_array().expect("transactions").iter().zip(&block.raw));
         let found = pairs.find(|(_, bytes)| bytes[0] == 0x02 && !raw.contains(bytes)).expect("another transaction");
         (found.0.clone(), found.1.clone())
     }
@@ -416,7 +414,8 @@ impl Node {
             return;
         }
         let number = |spot: &Option<(u64, String)>| spot.as_ref().map(|spot| spot.0);
-        let line = format!("after {after}: head {}, safe {:?}, finalized {:?}", self.head, number(&safe), number(&finalized));
+        let line =
+            format!("after {after}: head {}, safe {:?}, finalized {:?}", self.head, number(&safe), number(&finalized));
         self.disorder.push(line);
     }
 
@@ -437,7 +436,9 @@ impl Node {
             }
             return self.resolve(named.get("blockNumber").unwrap_or(&Value::Null));
         }
-        let tag = |tag: &Option<String>, name: &str| tag.clone().ok_or_else(|| refused(format!("{name} block not available")));
+        let tag = |tag: &Option<String>, name: &str| {
+            tag.clone().ok_or_else(|| refused(format!("{name} block not available")))
+        };
         match block.as_str() {
             Some("latest" | "pending") => Ok(self.canonical.get(&self.head).cloned()),
             Some("safe") => tag(&self.safe, "safe").map(Some),
@@ -456,7 +457,9 @@ impl Node {
             "eth_chainId" => Ok(json!(hex_quantity(self.chain_id))),
             "web3_clientVersion" => Ok(json!("Geth/v2.2.4-recorded")),
             "eth_blockNumber" => Ok(json!(hex_quantity(self.head))),
-            "eth_syncing" if self.syncing => Ok(json!({"currentBlock": hex_quantity(self.head), "highestBlock": "0xffff"})),
+            "eth_syncing" if self.syncing => {
+                Ok(json!({"currentBlock": hex_quantity(self.head), "highestBlock": "0xffff"}))
+            }
             "eth_syncing" => Ok(json!(false)),
             "eth_getBlockByNumber" => {
                 let found = self.resolve(param(params, 0))?;
@@ -473,7 +476,8 @@ impl Node {
             "eth_call" => self.call(param(params, 0), param(params, 1)),
             "eth_getLogs" => self.logs(param(params, 0)),
             "debug_getBlockRlp" if self.raw_blocks == RawBlocks::GetBlockRlp => {
-                let number = param(params, 0).as_u64().ok_or((-32602, "invalid argument 0: not a number".to_owned()))?;
+                let number =
+                    param(params, 0).as_u64().ok_or((-32602, "invalid argument 0: not a number".to_owned()))?;
                 self.raw_block(number, true)
             }
             "debug_getRawBlock" if self.raw_blocks == RawBlocks::GetRawBlock => {
@@ -588,7 +592,9 @@ impl Node {
             let fee = |value: &Value| if value.is_null() { Some(0) } else { quantity(value) };
             let transactions = asked["transactions"].as_array().map_or(&[] as &[Value], Vec::as_slice);
             text_of(&block.json, "parentHash") == parent
-                && ["timestamp", "gasLimit"].iter().all(|field| quantity(&asked[*field]) == quantity(&block.json[*field]))
+                && ["timestamp", "gasLimit"]
+                    .iter()
+                    .all(|field| quantity(&asked[*field]) == quantity(&block.json[*field]))
                 && fee(&asked["baseFeePerGas"]) == fee(&block.json["baseFeePerGas"])
                 && transactions.len() == block.raw.len()
                 && transactions.iter().zip(&block.raw).all(|(tx, raw)| tx == &json!(hex_bytes(raw)))

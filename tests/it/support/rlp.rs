@@ -53,11 +53,12 @@ fn prefixed(base: u8, content: &[u8]) -> Vec<u8> {
 /// An L2 header's RLP from its JSON. With `morph_fields`, `nextL1MsgIndex` and `batchHash` stand before the base fee,
 /// as in `debug_getBlockRlp`; without, its keccak is the block's hash.
 pub fn header(block: &Value, morph_fields: bool) -> Vec<u8> {
-    let mut items: Vec<Vec<u8>> = ["parentHash", "sha3Uncles", "miner", "stateRoot", "transactionsRoot", "receiptsRoot"]
-        .iter()
-        .chain(&["logsBloom"])
-        .map(|field| data(&block[*field]))
-        .collect();
+    let mut items: Vec<Vec<u8>> =
+        ["parentHash", "sha3Uncles", "miner", "stateRoot", "transactionsRoot", "receiptsRoot"]
+            .iter()
+            .chain(&["logsBloom"])
+            .map(|field| data(&block[*field]))
+            .collect();
     items.extend(["difficulty", "number", "gasLimit", "gasUsed", "timestamp"].map(|field| quantity(&block[field])));
     items.extend(["extraData", "mixHash", "nonce"].map(|field| data(&block[field])));
     if morph_fields {

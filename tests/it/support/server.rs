@@ -338,8 +338,7 @@ async fn serve_rpc(inner: &Inner, handler: &RpcHandler, body: &[u8], number: usi
     for call in &calls {
         let method = call["method"].as_str().unwrap_or_default();
         inner.note(method, params_of(call), number, headers);
-        let (own, transport): (Vec<Fault>, Vec<Fault>) =
-            inner.faults(method).into_iter().partition(Fault::is_per_call);
+        let (own, transport): (Vec<Fault>, Vec<Fault>) = inner.faults(method).into_iter().partition(Fault::is_per_call);
         for fault in transport {
             if let Some(response) = transport_fault(fault).await {
                 return response;
@@ -402,9 +401,8 @@ async fn transport_fault(fault: Fault) -> Option<Response> {
         }
         Fault::Body(body) => Some(reply(200, body, "application/json")),
         Fault::Endless => {
-            let chunks = futures::stream::repeat_with(|| {
-                Ok::<_, std::io::Error>(Bytes::from_static(&[b' '; 64 * 1024]))
-            });
+            let chunks =
+                futures::stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from_static(&[b' '; 64 * 1024])));
             Some(Response::new(Body::from_stream(chunks)))
         }
         Fault::Error(..) | Fault::Answer(_) | Fault::LeaveOut => None,
@@ -430,7 +428,8 @@ fn check_jwt(secret: &[u8], headers: &HeaderMap) -> Result<(), &'static str> {
     struct Claims {
         iat: u64,
     }
-    let Some(token) = headers.get("authorization").and_then(|v| v.to_str().ok()).and_then(|v| v.strip_prefix("Bearer "))
+    let Some(token) =
+        headers.get("authorization").and_then(|v| v.to_str().ok()).and_then(|v| v.strip_prefix("Bearer "))
     else {
         return Err("missing token");
     };
