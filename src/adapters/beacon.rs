@@ -526,7 +526,7 @@ mod tests {
             .await;
             let client = client(&[&server.url]);
             for _ in 0..3 {
-                assert_eq!(client.blobs(&header(77), &[hash]).await.unwrap(), [blob.clone()]);
+                assert_eq!(client.blobs(&header(77), &[hash]).await.unwrap(), std::slice::from_ref(&blob));
             }
             let expected = if new { (3, 0) } else { (1, 3) };
             let counted = (asked(&server, "/beacon/blobs/"), asked(&server, "blob_sidecars"));
@@ -695,7 +695,7 @@ mod tests {
     async fn a11_a_beacon_node_of_another_network_is_refused() {
         let server = node(|_| reply(404, "")).await;
         let settings = PoolConfig { check: Check::BeaconGenesis(GENESIS + 1), ..config() };
-        let pool = Pool::new(Target::Beacon, &[server.url.clone()], settings).unwrap();
+        let pool = Pool::new(Target::Beacon, std::slice::from_ref(&server.url), settings).unwrap();
         let client = BeaconClient::new(pool, BeaconConfig { genesis_time: Some(GENESIS), seconds_per_slot: Some(12) });
         let error = client.blobs(&header(5), &[sample(1).0]).await.unwrap_err();
         assert_eq!(error.kind, PortErrorKind::WrongNetwork);

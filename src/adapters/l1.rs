@@ -368,10 +368,7 @@ fn read_transaction(json: &Json, block: L1Ref, index: u64) -> PortResult<Option<
         let blob_hashes = tx.blob_versioned_hashes.as_deref().unwrap_or_default();
         Some(L1Transaction {
             hash: wire::hash(tx.hash)?,
-            block: L1Ref {
-                number: L1Number::new(wire::quantity(tx.block_number)?),
-                hash: wire::hash(tx.block_hash)?,
-            },
+            block: L1Ref { number: L1Number::new(wire::quantity(tx.block_number)?), hash: wire::hash(tx.block_hash)? },
             index: wire::quantity(tx.transaction_index)?,
             to,
             input: wire::bytes(tx.input)?,
@@ -380,7 +377,9 @@ fn read_transaction(json: &Json, block: L1Ref, index: u64) -> PortResult<Option<
     };
     let tx = read().ok_or_else(|| json.malformed("a transaction with a field that is not hex"))?;
     if tx.block != block || tx.index != index {
-        return Err(json.malformed(format_args!("asked for place {index} of {block}, got {} of {}", tx.index, tx.block)));
+        return Err(
+            json.malformed(format_args!("asked for place {index} of {block}, got {} of {}", tx.index, tx.block))
+        );
     }
     Ok(Some(tx))
 }
@@ -473,7 +472,8 @@ impl L1Chain for L1Client {
         let params = json!([wire::hex_hash(&block.hash), wire::hex_quantity(index)]);
         let params = &params;
         let read = |at: usize| async move {
-            let json = self.pool.call_on(at, Call::new("eth_getTransactionByBlockHashAndIndex", params.clone())).await?;
+            let json =
+                self.pool.call_on(at, Call::new("eth_getTransactionByBlockHashAndIndex", params.clone())).await?;
             read_transaction(&json, block, index)?.ok_or_else(|| {
                 let detail = format!("{}: no transaction {index} in block {block}", self.pool.name(at));
                 PortError::new(Target::L1, PortErrorKind::NotFound, detail)
@@ -502,7 +502,8 @@ impl L1Chain for L1Client {
     }
 
     async fn last_committed_index(&self, at: Option<L1Number>) -> PortResult<BatchIndex> {
-        let answer = self.view(wire::hex_bytes(&event::encode_view(selectors::LAST_COMMITTED_BATCH_INDEX, None)), at).await?;
+        let answer =
+            self.view(wire::hex_bytes(&event::encode_view(selectors::LAST_COMMITTED_BATCH_INDEX, None)), at).await?;
         event::view_number(&answer, 0).map(BatchIndex::new).map_err(bad_view)
     }
 
@@ -517,7 +518,8 @@ impl L1Chain for L1Client {
     }
 
     async fn queue_hashes(&self, indices: &[QueueIndex]) -> PortResult<Vec<B256>> {
-        let calldata = indices.iter().map(|index| view_data(selectors::GET_CROSS_DOMAIN_MESSAGE, index.get())).collect();
+        let calldata =
+            indices.iter().map(|index| view_data(selectors::GET_CROSS_DOMAIN_MESSAGE, index.get())).collect();
         words(&self.views(self.queue, calldata, None).await?)
     }
 }
@@ -526,5 +528,429 @@ impl L1Client {
     fn by_index(&self, topic: B256, index: BatchIndex) -> Filter {
         let index = wire::hex_hash(&event::number_word(index.get()));
         Filter { addresses: json!(wire::hex_address(&self.rollup)), topics: json!([wire::hex_hash(&topic), index]) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::adapters::rpc::PoolConfig;
+    use crate::adapters::testing::{Answer, Server, config, http, pool, rpc};
+    use crate::codec::event::encode_event;
+    use crate::codec::testing::json as vector;
+
+    fn rollup() -> Address {
+        Address::repeat_byte(0xaa)
+    }
+
+    fn queue() -> Address {
+        Address::repeat_byte(0xbb)
+    }
+
+    fn client(urls: &[&str]) -> L1Client {
+        L1Client::new(pool(Target::L1, urls), rollup(), queue())
+    }
+
+    fn n(number: u64) -> L1Number {
+        L1Number::new(number)
+    }
+
+    fn hash_of(number: u64) -> B256 {
+        B256::from_low_u64_be(number + 1_000_000)
+    }
+
+    fn header(number: u64) -> Value {
+        json!({
+            "number": wire::hex_quantity(number),
+            "hash": wire::hex_hash(&hash_of(number)),
+            "parentHash": wire::hex_hash(&hash_of(number.wrapping_sub(1))),
+            "timestamp": wire::hex_quantity(1_700_000_000 + 12 * number),
+        })
+    }
+
+    fn commit(number: u64, place: u64, index: u64) -> Value {
+        let kind = L1EventKind::Commit { index: BatchIndex::new(index), hash: B256::repeat_byte(7) };
+        let (topics, data) = encode_event(&kind);
+        json!({
+            "address": wire::hex_address(&rollup()),
+            "topics": topics.iter().map(wire::hex_hash).collect::<Vec<_>>(),
+            "data": wire::hex_bytes(&data),
+            "blockNumber": wire::hex_quantity(number),
+            "blockHash": wire::hex_hash(&hash_of(number)),
+            "transactionHash": wire::hex_hash(&B256::repeat_byte(9)),
+            "transactionIndex": "0x2",
+            "logIndex": wire::hex_quantity(place),
+            "removed": false,
+        })
+    }
+
+    fn range_of(params: &Value) -> (u64, u64) {
+        let filter = &params[0];
+        (wire::field_quantity(filter, "fromBlock").unwrap(), wire::field_quantity(filter, "toBlock").unwrap())
+    }
+
+    /// A chain up to `head` with a commit in every 100th block; `getLogs` wider than `cap` is refused.
+    async fn chain(head: u64, cap: u64) -> Server {
+        rpc(move |method, params| chain_answer(head, cap, method, params)).await
+    }
+
+    fn chain_answer(head: u64, cap: u64, method: &str, params: &Value) -> Answer {
+        match method {
+            "eth_getBlockByNumber" => Ok(match wire::quantity(params[0].as_str().unwrap()) {
+                Some(number) if number > head => Value::Null,
+                number => header(number.unwrap_or(head)),
+            }),
+            "eth_getLogs" => {
+                let (from, to) = range_of(params);
+                if to - from + 1 > cap {
+                    return Err((-32005, "block range is too wide"));
+                }
+                let numbers = (from..=to.min(head)).filter(|number| number % 100 == 0);
+                Ok(numbers.map(|number| commit(number, 0, number / 100)).collect())
+            }
+            other => panic!("not served: {other}"),
+        }
+    }
+
+    fn indices(events: &[L1Event]) -> Vec<u64> {
+        let index = |event: &L1Event| match event.kind {
+            L1EventKind::Commit { index, .. } => index.get(),
+            _ => u64::MAX,
+        };
+        events.iter().map(index).collect()
+    }
+
+    #[tokio::test]
+    async fn a1_a_lagging_backend_gives_no_empty_range_but_its_turn() {
+        let lagging = chain(250, 10_000).await;
+        let healthy = chain(500, 10_000).await;
+        let l1 = client(&[&lagging.url, &healthy.url]);
+        assert_eq!(indices(&l1.events(n(201), n(400)).await.unwrap()), [3, 4]);
+        assert_eq!(lagging.calls_of("eth_getLogs").len(), 1);
+        l1.events(n(201), n(400)).await.unwrap();
+        assert_eq!(lagging.calls_of("eth_getLogs").len(), 1, "it is set aside");
+        let exchange = &healthy.hits()[0];
+        assert_eq!(exchange.calls().len(), 2, "logs and the range's last header in one exchange");
+
+        let error = client(&[&lagging.url]).events(n(201), n(400)).await.unwrap_err();
+        assert_eq!(error.kind, PortErrorKind::NotFound, "alone, it is an error and not an empty range");
+    }
+
+    #[tokio::test]
+    async fn a2_range_cap_is_asked_inclusively() {
+        let server = chain(5_000, 500).await;
+        let l1 = client(&[&server.url]);
+        l1.width.lock().unwrap().now = 500;
+        let events = l1.events(n(1), n(5_000)).await.unwrap();
+        assert_eq!(indices(&events), (1..=50).collect::<Vec<u64>>());
+        let asked: Vec<(u64, u64)> =
+            server.calls_of("eth_getLogs").iter().map(|call| range_of(&call["params"])).collect();
+        assert_eq!(asked.len(), 10, "nothing was refused");
+        assert!(asked.iter().all(|(from, to)| to - from + 1 == 500));
+        assert!(asked.windows(2).all(|pair| pair[1].0 == pair[0].1 + 1), "no gap, no overlap");
+    }
+
+    #[tokio::test]
+    async fn a2_a_range_is_halved_until_it_is_served_remembered_and_grown_back() {
+        let server = chain(100_000, 500).await;
+        let l1 = client(&[&server.url]);
+        assert_eq!(indices(&l1.events(n(1), n(501)).await.unwrap()), [1, 2, 3, 4, 5]);
+        assert_eq!(l1.range_width(), 250);
+        let before = server.calls_of("eth_getLogs").len();
+        assert_eq!(l1.events(n(1), n(10_000)).await.unwrap().len(), 100);
+        let ranges: Vec<(u64, u64)> =
+            server.calls_of("eth_getLogs")[before..].iter().map(|call| range_of(&call["params"])).collect();
+        let refused = ranges.iter().filter(|(from, to)| to - from + 1 > 500).count();
+        assert!(ranges.iter().any(|(from, to)| to - from + 1 == 500), "it grows back");
+        assert!(refused <= 1 && ranges.len() < 45, "{refused} of {}", ranges.len());
+    }
+
+    #[tokio::test]
+    async fn a3_a_range_is_never_split_on_429() {
+        let server = http(|_| async { (429, vec![("retry-after", String::from("60"))], String::new()) }).await;
+        let error = client(&[&server.url]).events(n(1), n(500)).await.unwrap_err();
+        let expected = PortErrorKind::RateLimited { retry_after: Some(Duration::from_secs(60)) };
+        assert_eq!(error.kind, expected);
+        assert_eq!(server.hits().len(), 1);
+        let quota = rpc(|method, _| match method {
+            "eth_getLogs" => Err((-32005, "daily request count exceeded, request rate limited")),
+            _ => Ok(header(500)),
+        })
+        .await;
+        let l1 = client(&[&quota.url]);
+        assert!(matches!(l1.events(n(1), n(500)).await.unwrap_err().kind, PortErrorKind::RateLimited { .. }));
+        assert_eq!(quota.calls_of("eth_getLogs").len(), 1);
+        assert_eq!(l1.range_width(), WIDEST);
+    }
+
+    #[tokio::test]
+    async fn a2_one_block_that_is_too_wide_is_an_error() {
+        let server = chain(500, 0).await;
+        let error = client(&[&server.url]).events(n(1), n(4)).await.unwrap_err();
+        assert_eq!(error.kind, PortErrorKind::RangeTooWide);
+        assert_eq!(server.calls_of("eth_getLogs").len(), 3, "4, 2, 1 blocks");
+    }
+
+    #[tokio::test]
+    async fn a8_a_failing_view_leaves_logs_alone() {
+        let server = rpc(|method, params| match method {
+            "eth_call" => Err((-32000, "missing trie node 11 (path ) is not available")),
+            _ => chain_answer(500, 1000, method, params),
+        })
+        .await;
+        let l1 = client(&[&server.url]);
+        // a7: pruned contract state has its own name.
+        assert_eq!(l1.last_committed_index(Some(n(3))).await.unwrap_err().kind, PortErrorKind::Pruned);
+        assert_eq!(l1.events(n(1), n(200)).await.unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a9_logs_are_sorted_deduplicated_and_removed_ones_dropped() {
+        let mut removed = commit(5, 3, 33);
+        removed["removed"] = json!(true);
+        let mut foreign = commit(6, 4, 44);
+        foreign["topics"][0] = json!(wire::hex_hash(&B256::repeat_byte(0x55)));
+        let mut from_queue = commit(6, 5, 55);
+        from_queue["address"] = json!(wire::hex_address(&queue()));
+        let logs =
+            json!([commit(9, 0, 3), commit(5, 2, 2), removed, commit(5, 1, 1), foreign, from_queue, commit(5, 1, 1)]);
+        let server = rpc(move |method, _| Ok(if method == "eth_getLogs" { logs.clone() } else { header(9) })).await;
+        let events = client(&[&server.url]).events(n(1), n(9)).await.unwrap();
+        assert_eq!(indices(&events), [1, 2, 3]);
+    }
+
+    #[tokio::test]
+    async fn a9_logs_that_contradict_themselves_are_refused() {
+        let change = |key: &str, value: Value| {
+            let mut log = commit(5, 1, 1);
+            log[key] = value;
+            log
+        };
+        let table = [
+            ("outside the range", json!([commit(10, 0, 1)])),
+            (
+                "another hash than the end header",
+                json!([{
+                "address": wire::hex_address(&rollup()), "topics": commit(9, 0, 1)["topics"], "data": "0x",
+                "blockNumber": "0x9", "blockHash": wire::hex_hash(&B256::zero()), "logIndex": "0x0",
+                "transactionHash": wire::hex_hash(&B256::zero()), "transactionIndex": "0x0"}]),
+            ),
+            (
+                "two hashes of one block",
+                json!([commit(5, 0, 1), change("blockHash", json!(wire::hex_hash(&B256::zero())))]),
+            ),
+            ("two logs at one place", json!([commit(5, 1, 1), commit(5, 1, 2)])),
+            ("another contract", json!([change("address", json!(wire::hex_address(&Address::zero())))])),
+            ("no block hash", json!([change("blockHash", Value::Null)])),
+            ("a short topic", json!([change("topics", json!(["0x12"]))])),
+            ("no list", json!({"logs": []})),
+        ];
+        for (what, logs) in table {
+            let server = rpc(move |method, _| Ok(if method == "eth_getLogs" { logs.clone() } else { header(9) })).await;
+            let error = client(&[&server.url]).events(n(1), n(9)).await.unwrap_err();
+            assert_eq!(error.kind, PortErrorKind::Malformed, "{what}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a10_a_transaction_of_another_block_or_place_is_refused() {
+        let tx = |block: u64, place: u64| {
+            json!({"hash": wire::hex_hash(&B256::repeat_byte(9)), "blockHash": wire::hex_hash(&hash_of(block)),
+                "blockNumber": wire::hex_quantity(block), "transactionIndex": wire::hex_quantity(place),
+                "to": wire::hex_address(&rollup()), "input": "0x428868b5",
+                "blobVersionedHashes": [wire::hex_hash(&B256::repeat_byte(1))]})
+        };
+        let block = L1Ref { number: n(5), hash: hash_of(5) };
+        for (answer, good) in [(tx(5, 2), true), (tx(6, 2), false), (tx(5, 1), false)] {
+            let server = rpc(move |_, _| Ok(answer.clone())).await;
+            let result = client(&[&server.url]).transaction(block, 2).await;
+            let params = &server.calls()[0]["params"];
+            assert_eq!(params, &json!([wire::hex_hash(&hash_of(5)), "0x2"]));
+            match result {
+                Ok(tx) => assert!(good && tx.unwrap().blob_hashes.len() == 1),
+                Err(error) => assert!(!good && error.kind == PortErrorKind::Malformed),
+            }
+        }
+        let gone = rpc(|_, _| Ok(Value::Null)).await;
+        assert_eq!(client(&[&gone.url]).transaction(block, 2).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn j6_a_null_below_the_known_head_is_an_endpoint_that_lags() {
+        let lagging = chain(250, 1000).await;
+        let healthy = chain(500, 1000).await;
+        let l1 = client(&[&lagging.url, &healthy.url]);
+        l1.saw(n(500));
+        let headers = l1.headers(&[n(300), n(100)]).await.unwrap();
+        assert_eq!(headers.iter().map(|header| header.unwrap().number.get()).collect::<Vec<_>>(), [300, 100]);
+        // A chain that really became shorter is believed when nobody has the block.
+        let alone = client(&[&lagging.url]);
+        alone.saw(n(500));
+        assert_eq!(alone.headers(&[n(300), n(100)]).await.unwrap()[0], None);
+        assert!(alone.headers(&[n(300)]).await.unwrap()[0].is_none());
+    }
+
+    #[tokio::test]
+    async fn a_tag_that_is_not_there_is_none() {
+        let table: [(Answer, bool); 5] = [
+            (Ok(Value::Null), false),
+            (Err((-32000, "safe block not found")), false),
+            (Err((-32000, "finalized block not available")), false),
+            (Err((-39001, "Unknown block")), false),
+            (Ok(header(7)), true),
+        ];
+        for (answer, there) in table {
+            let server = rpc(move |_, _| answer.clone()).await;
+            assert_eq!(client(&[&server.url]).tagged(L1Tag::Finalized).await.unwrap().is_some(), there);
+        }
+        let busy = http(|_| async { (503, vec![], String::new()) }).await;
+        assert!(client(&[&busy.url]).tagged(L1Tag::Latest).await.is_err());
+    }
+
+    fn frame(kind: &str, to: Address, input: &str, calls: Vec<Value>) -> Value {
+        json!({"type": kind, "to": wire::hex_address(&to), "input": input, "calls": calls})
+    }
+
+    async fn traced(trace: String) -> PortResult<Option<Vec<String>>> {
+        let server = http(move |hit| {
+            let body = format!(r#"{{"jsonrpc":"2.0","id":{},"result":{trace}}}"#, hit.body["id"]);
+            async move { (200, vec![], body) }
+        })
+        .await;
+        let calls = client(&[&server.url]).rollup_calls(B256::zero()).await?;
+        Ok(calls.map(|calls| calls.iter().map(|call| wire::hex_bytes(&call.input)).collect()))
+    }
+
+    #[tokio::test]
+    async fn rollup_calls_are_flattened_without_what_was_rolled_back() {
+        let other = Address::repeat_byte(1);
+        let mut failed = frame("CALL", other, "0x", vec![frame("CALL", rollup(), "0x03", vec![])]);
+        failed["error"] = json!("execution reverted");
+        let mut inside = frame("CALL", rollup(), "0x04", vec![]);
+        inside["error"] = json!("out of gas");
+        let tree = frame(
+            "CALL",
+            other,
+            "0x",
+            vec![
+                frame("CALL", rollup(), "0x01", vec![frame("DELEGATECALL", other, "0x01", vec![])]),
+                frame("STATICCALL", rollup(), "0x02", vec![]),
+                frame("DELEGATECALL", rollup(), "0x02", vec![]),
+                failed,
+                inside,
+                frame("CALL", other, "0x", vec![frame("CALL", rollup(), "0x05", vec![])]),
+                frame("CALL", rollup(), "0x06", vec![]),
+            ],
+        );
+        assert_eq!(traced(tree.to_string()).await.unwrap().unwrap(), ["0x01", "0x05", "0x06"]);
+        assert!(traced(String::from("null")).await.is_err());
+        let server =
+            rpc(|_, _| Err((-32601, "the method debug_traceTransaction does not exist/is not available"))).await;
+        assert_eq!(client(&[&server.url]).rollup_calls(B256::zero()).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_trace_is_read_to_the_evms_depth_and_no_deeper() {
+        let nested = |depth: usize| {
+            let open = r#"{"type":"CALL","to":"0x01","input":"0x","calls":["#.repeat(depth);
+            let innermost = frame("CALL", rollup(), "0x77", vec![]).to_string();
+            format!("{open}{innermost}{}", "]}".repeat(depth))
+        };
+        assert_eq!(traced(nested(1023)).await.unwrap().unwrap(), ["0x77"]);
+        assert_eq!(traced(nested(2000)).await.unwrap_err().kind, PortErrorKind::Malformed);
+    }
+
+    #[tokio::test]
+    async fn recorded_l1_is_read_whole() {
+        let (Some(logs), Some(headers), Some(batches)) =
+            (vector("recorded/l1/logs.json"), vector("recorded/l1/headers.json"), vector("recorded/batches.json"))
+        else {
+            return;
+        };
+        let (Some(transactions), Some(calls), Some(traces)) = (
+            vector("recorded/l1/transactions.json"),
+            vector("recorded/l1/calls.json"),
+            vector("recorded/l1/call-traces.json"),
+        ) else {
+            return;
+        };
+        let address = |key: &str| wire::address(batches[key].as_str().unwrap()).unwrap();
+        let (rollup, queue) = (address("rollup"), address("l1_message_queue"));
+        let kept = (transactions.clone(), traces.clone());
+        let server = rpc(move |method, params| match method {
+            "eth_getBlockByNumber" => {
+                let number = wire::quantity(params[0].as_str().unwrap()).unwrap();
+                Ok(headers[usize::try_from(number).unwrap()].clone())
+            }
+            "eth_getLogs" => {
+                let topics = params[0]["topics"][0].as_array().unwrap();
+                Ok(logs.as_array().unwrap().iter().filter(|log| topics.contains(&log["topics"][0])).cloned().collect())
+            }
+            "eth_getTransactionByBlockHashAndIndex" => {
+                let found = kept
+                    .0
+                    .as_object()
+                    .unwrap()
+                    .values()
+                    .find(|tx| tx["blockHash"] == params[0] && tx["transactionIndex"] == params[1]);
+                Ok(found.cloned().unwrap_or_default())
+            }
+            "debug_traceTransaction" => Ok(kept.1[params[0].as_str().unwrap()].clone()),
+            "eth_call" => {
+                let data = params[0]["data"].as_str().unwrap();
+                let word = |data: &str| u64::from_str_radix(&data[data.len() - 16..], 16).unwrap().to_string();
+                Ok(match data.get(..10).unwrap() {
+                    "0x121dcd50" => calls["lastCommittedBatchIndex"].clone(),
+                    "0x2362f03e" => calls["committedBatches"][word(data)].clone(),
+                    "0x2a213ba1" => calls["batchBlobVersionedHashes"][word(data)].clone(),
+                    other => panic!("{other}"),
+                })
+            }
+            other => panic!("not served: {other}"),
+        })
+        .await;
+        let l1 = L1Client::new(pool(Target::L1, &[&server.url]), rollup, queue);
+        let events = l1.events(n(0), n(36)).await.unwrap();
+        let commits = events.iter().filter(|event| matches!(event.kind, L1EventKind::Commit { .. })).count();
+        let reverts = events.iter().filter(|event| matches!(event.kind, L1EventKind::Revert { .. })).count();
+        assert_eq!((commits, reverts), (13, 2), "genesis, ten standing, two reverted");
+        for event in events.iter().filter(|event| !matches!(event.kind, L1EventKind::Message(_))) {
+            let tx = l1.transaction(event.block, event.tx_index).await.unwrap().unwrap();
+            assert_eq!(tx.hash, event.tx_hash);
+        }
+        let through = wire::hash(traces.as_object().unwrap().keys().next().unwrap()).unwrap();
+        let traced = l1.rollup_calls(through).await.unwrap().unwrap();
+        assert_eq!(traced.len(), 1);
+        assert_eq!(traced[0].input[..4], [0x42, 0x88, 0x68, 0xb5]);
+        assert_eq!(l1.last_committed_index(None).await.unwrap().get(), 10);
+        let indices: Vec<BatchIndex> = (0..=11).map(BatchIndex::new).collect();
+        let hashes = l1.committed_hashes(&indices, Some(n(36))).await.unwrap();
+        assert_eq!(wire::hex_hash(&hashes[3]), "0x074941856165d7e22c6d7846ba4d6cff0cb04a0fd36166762bbc81db9f4730e9");
+        assert!(hashes[11].is_zero());
+        assert!(!l1.blob_field(BatchIndex::new(10)).await.unwrap().is_zero());
+    }
+
+    #[tokio::test]
+    async fn a3_catch_up_costs_one_exchange_a_range() {
+        let server = chain(100_000, 500).await;
+        let urls = [server.url.clone()];
+        let pool = Pool::new(Target::L1, &urls, PoolConfig { max_batch: 1000, ..config() }).unwrap();
+        let l1 = L1Client::new(pool.clone(), rollup(), queue());
+        l1.events(n(1), n(500)).await.unwrap();
+        l1.headers(&(1..=500).map(n).collect::<Vec<_>>()).await.unwrap();
+        assert_eq!(pool.requests(), 2);
+    }
+
+    #[tokio::test]
+    async fn views_that_are_no_words_are_refused() {
+        for answer in [json!("0x"), json!("0x01"), Value::Null, json!(format!("0x{}", "ff".repeat(32)))] {
+            let server = rpc(move |_, _| Ok(answer.clone())).await;
+            assert_eq!(
+                client(&[&server.url]).last_committed_index(None).await.unwrap_err().kind,
+                PortErrorKind::Malformed
+            );
+        }
     }
 }

@@ -91,7 +91,8 @@ impl L2Client {
         }
         let calls = [raw_call(BLOCK_RLP, number), raw_call(RAW_BLOCK, number)];
         let replies = self.pool.batch_on(at, &calls).await?;
-        let unsupported = |reply: &PortResult<Json>| matches!(reply, Err(error) if error.kind == PortErrorKind::Unsupported);
+        let unsupported =
+            |reply: &PortResult<Json>| matches!(reply, Err(error) if error.kind == PortErrorKind::Unsupported);
         let form = match replies.as_slice() {
             [Ok(json), _] if !json.is_null() => BLOCK_RLP,
             [_, Ok(json)] if !json.is_null() => RAW_BLOCK,
@@ -116,8 +117,7 @@ impl L2Client {
             }
         }
         let read = pieces.into_iter().map(|(start, end)| self.piece_on(at, form, start, end));
-        let pieces: Vec<Vec<L2Block>> =
-            stream::iter(read).buffered(self.config.parallel.max(1)).try_collect().await?;
+        let pieces: Vec<Vec<L2Block>> = stream::iter(read).buffered(self.config.parallel.max(1)).try_collect().await?;
         let blocks: Vec<L2Block> = pieces.into_iter().flatten().collect();
         self.check_links(at, first, &blocks)?;
         Ok(blocks)
@@ -416,5 +416,233 @@ impl L2Reader for L2Client {
             return Ok(None);
         }
         self.pool.run(|at| self.appended_on(at, first, last)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapters::testing::{Answer, Server, pool, rpc};
+    use crate::codec::block::{FullHeader, encode_rlp};
+    use crate::codec::testing::{hash, json as vector};
+
+    fn n(number: u64) -> L2Number {
+        L2Number::new(number)
+    }
+
+    fn place(params: &Value) -> usize {
+        let number = params[0].as_u64().or_else(|| wire::quantity(params[0].as_str().unwrap())).unwrap();
+        usize::try_from(number).unwrap()
+    }
+
+    /// Raw form of a recorded block.
+    fn raw(block: &Value, with_morph_fields: bool) -> Value {
+        let parsed = block::block_from_json(block, |_| None).unwrap();
+        let header = FullHeader::from_json(block).unwrap();
+        json!(wire::hex_bytes(&encode_rlp(&header, &parsed.transactions, with_morph_fields)))
+    }
+
+    /// A node with the recorded chain that offers the named methods.
+    async fn node(blocks: Value, methods: &'static [&'static str]) -> Server {
+        rpc(move |method, params| answer(&blocks, methods, method, params)).await
+    }
+
+    fn answer(blocks: &Value, methods: &[&str], method: &str, params: &Value) -> Answer {
+        if !methods.contains(&method) {
+            return Err((-32601, "the method does not exist/is not available"));
+        }
+        let block = &blocks[place(params)];
+        match method {
+            _ if block.is_null() && method.starts_with("debug") => Err((-32000, "block #127 not found")),
+            "debug_getBlockRlp" => Ok(raw(block, true)),
+            "debug_getRawBlock" => Ok(raw(block, false)),
+            _ => Ok(block.clone()),
+        }
+    }
+
+    fn client(server: &Server) -> L2Client {
+        let config = L2Config { blocks_per_batch: 50, parallel: 2 };
+        L2Client::new(pool(Target::L2, &[&server.url]), config)
+    }
+
+    #[tokio::test]
+    async fn blocks_are_the_same_in_all_three_forms() {
+        let Some(blocks) = vector("recorded/l2/blocks.json") else { return };
+        let all: &[&[&str]] = &[
+            &["debug_getBlockRlp", "eth_getBlockByNumber"],
+            &["debug_getRawBlock", "eth_getBlockByNumber"],
+            &["eth_getBlockByNumber"],
+        ];
+        let mut read: Vec<Vec<L2Block>> = Vec::new();
+        for methods in all {
+            let server = node(blocks.clone(), methods).await;
+            let client = client(&server);
+            read.push(client.blocks(n(0), n(126)).await.unwrap());
+            assert_eq!(server.hits().len(), 4, "one probe, three batches: {methods:?}");
+            client.blocks(n(5), n(9)).await.unwrap();
+            assert_eq!(server.hits().len(), 5, "probed once");
+            assert_eq!(client.blocks(n(126), n(127)).await.unwrap_err().kind, PortErrorKind::NotFound);
+        }
+        assert_eq!(read[0].len(), 127);
+        for (block, recorded) in read[0].iter().zip(blocks.as_array().unwrap()) {
+            assert_eq!(block.header.hash, hash(&recorded["hash"]));
+        }
+        assert_eq!(read[0], read[1]);
+        assert_eq!(read[0], read[2]);
+    }
+
+    #[tokio::test]
+    async fn a_type_from_the_future_is_fetched_raw() {
+        let (Some(mut blocks), Some(raws)) =
+            (vector("recorded/l2/blocks.json"), vector("recorded/l2/raw-transactions.json"))
+        else {
+            return;
+        };
+        let expected = block::block_from_json(&blocks[1], |_| None).unwrap();
+        blocks[1]["transactions"][1]["type"] = json!("0x6f");
+        let server = rpc(move |method, params| match method {
+            "eth_getBlockByNumber" => Ok(blocks[place(params)].clone()),
+            "eth_getRawTransactionByHash" => Ok(raws[params[0].as_str().unwrap()].clone()),
+            _ => Err((-32601, "no")),
+        })
+        .await;
+        assert_eq!(client(&server).blocks(n(1), n(1)).await.unwrap(), [expected]);
+    }
+
+    #[tokio::test]
+    async fn a_chain_that_changes_under_way_is_refused() {
+        let Some(mut blocks) = vector("recorded/l2/blocks.json") else { return };
+        let other = blocks[41].clone();
+        blocks[40] = other;
+        let server = node(blocks.clone(), &["eth_getBlockByNumber"]).await;
+        assert_eq!(client(&server).blocks(n(39), n(41)).await.unwrap_err().kind, PortErrorKind::Malformed);
+        // A block of the right number that does not link, at the seam of two batches.
+        let mut header = FullHeader::from_json(&blocks[50]).unwrap();
+        header.parent_hash = B256::repeat_byte(1);
+        let mut forged = header.to_json();
+        forged["transactions"] = json!([]);
+        blocks[50] = forged;
+        let server = node(blocks, &["eth_getBlockByNumber"]).await;
+        let error = client(&server).blocks(n(45), n(51)).await.unwrap_err();
+        assert_eq!(error.kind, PortErrorKind::Malformed);
+    }
+
+    #[tokio::test]
+    async fn e22_a_fresh_nodes_first_snapshot_is_clean() {
+        let Some(blocks) = vector("recorded/l2/blocks.json") else { return };
+        let genesis = blocks[0].clone();
+        let server = rpc(move |method, params| match (method, params[0].as_str()) {
+            ("eth_getBlockByNumber", Some("latest")) => Ok(genesis.clone()),
+            ("eth_getBlockByNumber", Some("safe")) => Err((-32000, "safe block not available")),
+            ("eth_getBlockByNumber", Some("finalized")) => Err((-32000, "finalized block not available")),
+            ("eth_syncing", _) => Ok(json!(false)),
+            other => panic!("{other:?}"),
+        })
+        .await;
+        let snapshot = client(&server).snapshot().await.unwrap();
+        assert_eq!((snapshot.head.number, snapshot.safe, snapshot.finalized), (n(0), None, None));
+        assert!(!snapshot.syncing);
+        assert_eq!(server.hits().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn e10_tags_are_read_with_every_snapshot() {
+        let Some(blocks) = vector("recorded/l2/blocks.json") else { return };
+        let server = rpc(move |method, params| match (method, params[0].as_str()) {
+            (_, Some("latest")) => Ok(blocks[126].clone()),
+            (_, Some("safe")) => Ok(blocks[100].clone()),
+            (_, Some("finalized")) => Ok(blocks[90].clone()),
+            _ => Ok(json!({"currentBlock": "0x1", "highestBlock": "0x2"})),
+        })
+        .await;
+        let client = client(&server);
+        for _ in 0..2 {
+            let snapshot = client.snapshot().await.unwrap();
+            assert_eq!(snapshot.head.number, n(126));
+            assert_eq!(snapshot.safe.map(|block| block.number), Some(n(100)));
+            assert_eq!(snapshot.finalized.map(|block| block.number), Some(n(90)));
+            assert!(snapshot.syncing);
+        }
+        assert_eq!(server.calls().len(), 8);
+    }
+
+    #[tokio::test]
+    async fn message_root_by_hash_then_by_number_then_pruned() {
+        let (Some(blocks), Some(roots)) = (vector("recorded/l2/blocks.json"), vector("recorded/l2/message-roots.json"))
+        else {
+            return;
+        };
+        let block = L2Ref { number: n(9), hash: hash(&blocks[9]["hash"]) };
+        let expected = MessageRoot::Root(hash(&roots["9"]));
+        let root = roots["9"].clone();
+        let by_hash = rpc(move |_, params| {
+            assert!(params[1]["blockHash"].is_string());
+            Ok(root.clone())
+        })
+        .await;
+        assert_eq!(client(&by_hash).message_root(block).await.unwrap(), expected);
+
+        let (root, chain) = (roots["9"].clone(), blocks.clone());
+        let by_number = rpc(move |method, params| match method {
+            "eth_call" if params[1].is_string() => Ok(root.clone()),
+            "eth_call" => Err((-32602, "invalid argument 1: hex string without 0x prefix")),
+            _ => Ok(chain[place(params)].clone()),
+        })
+        .await;
+        let l2 = client(&by_number);
+        assert_eq!(l2.message_root(block).await.unwrap(), expected);
+        assert_eq!(l2.message_root(block).await.unwrap(), expected);
+        assert_eq!(by_number.hits().len(), 3, "the refusal is remembered");
+        let moved = L2Ref { hash: B256::repeat_byte(1), ..block };
+        assert_eq!(l2.message_root(moved).await.unwrap_err().kind, PortErrorKind::NotFound);
+
+        let pruned = rpc(|_, _| Err((-32000, "missing trie node 12ab (path ) state 0x12 is not available"))).await;
+        assert_eq!(client(&pruned).message_root(block).await.unwrap(), MessageRoot::Pruned);
+        let empty = rpc(|_, _| Ok(json!("0x"))).await;
+        assert_eq!(client(&empty).message_root(block).await.unwrap_err().kind, PortErrorKind::Malformed);
+    }
+
+    #[tokio::test]
+    async fn the_last_appended_root_is_the_message_root_also_on_a_narrow_node() {
+        let (Some(logs), Some(roots), Some(blocks)) = (
+            vector("recorded/l2/append-message-logs.json"),
+            vector("recorded/l2/message-roots.json"),
+            vector("recorded/l2/blocks.json"),
+        ) else {
+            return;
+        };
+        for cap in [1000, 20] {
+            let (logs, blocks) = (logs.clone(), blocks.clone());
+            let server = rpc(move |method, params| {
+                if method == "eth_getBlockByNumber" {
+                    return Ok(blocks[place(params)].clone());
+                }
+                let edge = |key| wire::field_quantity(&params[0], key).unwrap();
+                let range = edge("fromBlock")..=edge("toBlock");
+                if range.end() - range.start() + 1 > cap {
+                    return Err((-32005, "exceeds the range allowed"));
+                }
+                let inside = |log: &&Value| range.contains(&wire::field_quantity(log, "blockNumber").unwrap());
+                Ok(logs.as_array().unwrap().iter().filter(inside).rev().cloned().collect())
+            })
+            .await;
+            let l2 = client(&server);
+            for last in [8_u64, 9, 60, 126] {
+                let root = l2.last_appended_root(n(0), n(last)).await.unwrap();
+                assert_eq!(root, Some(hash(&roots[last.to_string()])), "{last}");
+            }
+            assert_eq!(l2.last_appended_root(n(0), n(0)).await.unwrap(), None);
+            assert_eq!(l2.last_appended_root(n(0), n(500)).await.unwrap_err().kind, PortErrorKind::NotFound);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_missing_header_is_none_and_another_one_refused() {
+        let Some(blocks) = vector("recorded/l2/blocks.json") else { return };
+        let server = node(blocks.clone(), &["eth_getBlockByNumber"]).await;
+        assert_eq!(client(&server).header(n(500)).await.unwrap(), None);
+        assert_eq!(client(&server).header(n(5)).await.unwrap().unwrap().hash, hash(&blocks[5]["hash"]));
+        let wrong = rpc(move |_, _| Ok(blocks[4].clone())).await;
+        assert_eq!(client(&wrong).header(n(5)).await.unwrap_err().kind, PortErrorKind::Malformed);
     }
 }

@@ -1400,7 +1400,7 @@ mod tests {
     async fn a11_a_wrong_network_is_named_and_checked_again_after_a_fault() {
         let right = rpc(|_, _| Ok(json!("0x1"))).await;
         let settings = PoolConfig { check: Check::ChainId(1), ..config() };
-        let pool = Pool::new(Target::L1, &[right.url.clone()], settings).unwrap();
+        let pool = Pool::new(Target::L1, std::slice::from_ref(&right.url), settings).unwrap();
         for _ in 0..3 {
             pool.call("eth_blockNumber", json!([])).await.unwrap();
         }
@@ -1412,7 +1412,7 @@ mod tests {
         assert_eq!(right.calls_of("eth_chainId").len(), 2, "and again after a fault");
 
         let settings = PoolConfig { check: Check::ChainId(560_048), ..config() };
-        let pool = Pool::new(Target::L1, &[right.url.clone()], settings).unwrap();
+        let pool = Pool::new(Target::L1, std::slice::from_ref(&right.url), settings).unwrap();
         let error = pool.call("eth_blockNumber", json!([])).await.unwrap_err();
         assert_eq!(error.kind, PortErrorKind::WrongNetwork);
         assert!(error.detail.contains("chain id is 1, configured is 560048"), "{error}");
