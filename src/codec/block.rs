@@ -401,3 +401,128 @@ fn transactions_of(block: &Value) -> Result<&[Value], FieldError> {
     let transactions = hexes::field(block, "transactions").ok_or(FieldError::Missing("transactions"))?;
     transactions.as_array().map(Vec::as_slice).ok_or(FieldError::Malformed("transactions"))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::codec::testing;
+
+    #[test]
+    fn recorded_blocks_are_rebuilt_and_round_trip() {
+        let Some(blocks) = testing::json("recorded/l2/blocks.json") else { return };
+        for json in blocks.as_array().unwrap() {
+            let header = FullHeader::from_json(json).unwrap();
+            assert_eq!(header.hash(), testing::hash(&json["hash"]));
+            assert_eq!(header_from_json(json).unwrap(), header.header());
+            assert_eq!(FullHeader::from_json(&header.to_json()).unwrap(), header);
+            for (name, value) in header.to_json().as_object().unwrap() {
+                assert_eq!(*value, json[name], "{name}");
+            }
+            assert_eq!(unknown_transactions(json), []);
+            let block = block_from_json(json, |_| None).unwrap();
+            for morph in [true, false] {
+                assert_eq!(decode_rlp(&encode_rlp(&header, &block.transactions, morph)).unwrap(), block);
+            }
+            let mut forged = json.clone();
+            forged["stateRoot"] = json["parentHash"].clone();
+            assert!(matches!(header_from_json(&forged), Err(BlockError::Hash { .. })));
+        }
+    }
+
+    #[test]
+    fn f9_transactions_of_unknown_type_come_from_the_node() {
+        let raw = RawTx::from_static(b"\x66 from the future");
+        let hash = keccak(&raw);
+        let mut block = FullHeader { base_fee: Some(U256::one()), ..FullHeader::default() }.to_json();
+        block["transactions"] = json!([{"hash": hexes::to_hex(hash.as_bytes()), "type": "0x66"}]);
+        assert_eq!(unknown_transactions(&block), [hash]);
+        assert_eq!(block_from_json(&block, |_| Some(raw.clone())).unwrap().transactions, std::slice::from_ref(&raw));
+        for wrong in [None, Some(RawTx::from_static(b"another"))] {
+            let error = block_from_json(&block, |_| wrong.clone()).unwrap_err();
+            assert_eq!(error, BlockError::Transaction { place: 0, source: TransactionError::UnknownType(0x66) });
+        }
+        block["transactions"] = json!("none");
+        assert_eq!(block_from_json(&block, |_| None), Err(FieldError::Malformed("transactions").into()));
+        assert_eq!(unknown_transactions(&json!(null)), []);
+    }
+
+    fn fork(later: usize) -> FullHeader {
+        let mut header = FullHeader { number: 5, next_l1_message_index: Some(7), ..FullHeader::default() };
+        header.base_fee = (later > 0).then_some(U256::zero());
+        header.withdrawals_root = (later > 1).then_some(B256::repeat_byte(1));
+        header.blob_gas_used = (later > 2).then_some(0);
+        header.excess_blob_gas = (later > 3).then_some(1);
+        header.parent_beacon_block_root = (later > 4).then_some(B256::repeat_byte(2));
+        header.requests_hash = (later > 5).then_some(B256::repeat_byte(3));
+        header
+    }
+
+    #[test]
+    fn headers_of_every_fork_are_read() {
+        for (later, morph, known) in [
+            (0, true, true),
+            (1, true, true),
+            (2, true, true),
+            (5, true, true),
+            (6, true, true),
+            (0, false, true),
+            (1, false, true),
+            (5, false, true),
+            (6, false, true),
+            (4, true, false),
+        ] {
+            let header = fork(later);
+            let decoded = decode_rlp(&encode_rlp(&header, &[], morph)).map(|block| block.header);
+            assert_eq!(decoded == Ok(header.header()), known, "{later} later fields, Morph's {morph}");
+            assert_eq!(FullHeader::from_json(&header.to_json()).unwrap(), header);
+        }
+    }
+
+    #[test]
+    fn f6_malformed_blocks_are_errors() {
+        let header = fork(1);
+        let tx = RawTx::from_static(&[2, 0xc0]);
+        let good = encode_rlp(&header, std::slice::from_ref(&tx), true);
+        assert_eq!(decode_rlp(&good).unwrap().transactions, [tx]);
+        let trailing = [&good[..], &[0]].concat();
+        assert_eq!(decode_rlp(&trailing), Err(BlockError::Rlp(RlpError::Trailing)));
+        let block = |parts: &[&[u8]]| {
+            let mut list = List::new();
+            for part in parts {
+                list.raw(part);
+            }
+            decode_rlp(&list.encode())
+        };
+        let rlp = header.rlp(true);
+        let error = BlockError::Rlp;
+        assert_eq!(block(&[&rlp]).unwrap_err(), error(RlpError::Missing));
+        assert_eq!(block(&[&rlp, &[0xc0]]).unwrap_err(), error(RlpError::Missing));
+        assert_eq!(block(&[&rlp, &[0x80], &[0xc0]]).unwrap_err(), error(RlpError::WrongKind));
+        assert_eq!(block(&[&[0xc1, 0x80], &[0xc0], &[0xc0]]).unwrap_err(), BlockError::HeaderFields(1));
+        assert!(block(&[&rlp, &[0xc0], &[0xc0], &[0xc0]]).is_ok());
+        assert_eq!(block(&[&rlp, &[0xc0], &[0xc0], &[0xc1, 0x80]]).unwrap_err(), error(RlpError::Trailing));
+    }
+
+    proptest! {
+        #[test]
+        fn p7_cut_and_changed_blocks_never_panic(
+            cut: prop::sample::Index,
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+        ) {
+            let mut raw = encode_rlp(&fork(1), &[RawTx::from_static(&[2, 0xc0]), RawTx::from_static(&[0xc2, 1, 2])], true);
+            prop_assert!(decode_rlp(&raw[..cut.index(raw.len())]).is_err());
+            for (place, byte) in changes {
+                let place = place.index(raw.len());
+                raw[place] = byte;
+            }
+            let _ = decode_rlp(&raw);
+        }
+
+        #[test]
+        fn p7_any_bytes_are_read_without_a_panic(raw in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode_rlp(&raw);
+        }
+    }
+}

@@ -225,3 +225,150 @@ fn byte_string(data: &[u8], offset: B256) -> Option<&[u8]> {
     let (length, bytes) = at.split_first_chunk::<32>()?;
     bytes.get(..usize::try_from(narrow(B256(*length))?).ok()?)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::codec::testing;
+
+    #[test]
+    fn topics_and_selectors_are_those_of_the_abi_files() {
+        use ethers_core::abi::Abi;
+        let [rollup, queue, passer]: [Abi; 3] = [
+            include_str!("../../contracts/abi/Rollup.json"),
+            include_str!("../../contracts/abi/L1MessageQueue.json"),
+            include_str!("../../contracts/abi/L2ToL1MessagePasser.json"),
+        ]
+        .map(|text| serde_json::from_str(text).unwrap());
+        for (abi, name, topic) in [
+            (&rollup, "CommitBatch", topics::COMMIT_BATCH),
+            (&rollup, "RevertBatch", topics::REVERT_BATCH),
+            (&rollup, "FinalizeBatch", topics::FINALIZE_BATCH),
+            (&queue, "QueueTransaction", topics::QUEUE_TRANSACTION),
+            (&passer, "AppendMessage", topics::APPEND_MESSAGE),
+        ] {
+            assert_eq!(abi.event(name).unwrap().signature(), topic, "{name}");
+        }
+        for (abi, name, selector) in [
+            (&rollup, "lastCommittedBatchIndex", selectors::LAST_COMMITTED_BATCH_INDEX),
+            (&rollup, "lastFinalizedBatchIndex", selectors::LAST_FINALIZED_BATCH_INDEX),
+            (&rollup, "committedBatches", selectors::COMMITTED_BATCHES),
+            (&rollup, "batchBlobVersionedHashes", selectors::BATCH_BLOB_VERSIONED_HASHES),
+            (&rollup, "batchDataStore", selectors::BATCH_DATA_STORE),
+            (&queue, "getCrossDomainMessage", selectors::GET_CROSS_DOMAIN_MESSAGE),
+            (&passer, "messageRoot", selectors::MESSAGE_ROOT),
+        ] {
+            assert_eq!(abi.function(name).unwrap().short_signature(), selector, "{name}");
+        }
+    }
+
+    #[test]
+    fn malformed_logs_are_errors() {
+        let word = B256::repeat_byte(0xff);
+        let none = B256::zero();
+        let queue = topics::QUEUE_TRANSACTION;
+        let field = |event, field| EventError::Field { event, field };
+        let offset = |offset: u64| [none.0, none.0, none.0, number_word(offset).0].concat();
+        for (topics, data, expected) in [
+            (vec![topics::COMMIT_BATCH], vec![], EventError::Topics { event: "CommitBatch", actual: 1 }),
+            (
+                vec![topics::REVERT_BATCH, none, none, none],
+                vec![],
+                EventError::Topics { event: "RevertBatch", actual: 4 },
+            ),
+            (vec![topics::COMMIT_BATCH, word, none], vec![], field("CommitBatch", "batchIndex")),
+            (vec![queue, none], vec![], EventError::Topics { event: "QueueTransaction", actual: 2 }),
+            (vec![queue, none, none], vec![], field("QueueTransaction", "data")),
+            (vec![queue, none, none], [word.0; 5].concat(), field("QueueTransaction", "data")),
+            (vec![queue, none, none], offset(128), field("QueueTransaction", "data")),
+            (vec![queue, none, none], offset(u64::MAX), field("QueueTransaction", "data")),
+            (vec![queue, none, word], offset(0), field("QueueTransaction", "target")),
+            (vec![queue, word, none], offset(0), field("QueueTransaction", "sender")),
+        ] {
+            assert_eq!(decode_event(&topics, &data).unwrap_err(), expected);
+        }
+        assert_eq!(decode_event(&[], &[]), Ok(None));
+        assert_eq!(decode_event(&[word], &[1]), Ok(None));
+        assert!(decode_appended_root(&[topics::APPEND_MESSAGE, none]).is_err());
+        assert_eq!(decode_appended_root(&[]), Ok(None));
+        assert!(view_number(word.as_bytes(), 0).is_err());
+        assert!(view_word(word.as_bytes(), 1).is_err());
+        assert!(view_word(word.as_bytes(), usize::MAX).is_err());
+        assert_eq!(encode_view([1, 2, 3, 4], Some(5)).len(), 36);
+    }
+
+    fn log_parts(log: &serde_json::Value) -> (Vec<B256>, Vec<u8>) {
+        (log["topics"].as_array().unwrap().iter().map(testing::hash).collect(), testing::bytes(&log["data"]))
+    }
+
+    #[test]
+    fn recorded_logs_decode_and_encode() {
+        let Some(logs) = testing::json("recorded/l1/logs.json") else { return };
+        let blocks = testing::json("recorded/l2/blocks.json").unwrap();
+        let on_l2: Vec<_> =
+            blocks.as_array().unwrap().iter().flat_map(|block| block["transactions"].as_array().unwrap()).collect();
+        let (mut commits, mut reverts, mut messages) = (0, 0, 0);
+        for log in logs.as_array().unwrap() {
+            let (topics, data) = log_parts(log);
+            let Some(kind) = decode_event(&topics, &data).unwrap() else { continue };
+            assert_eq!(encode_event(&kind), (topics, data));
+            match kind {
+                L1EventKind::Commit { .. } => commits += 1,
+                L1EventKind::Revert { .. } => reverts += 1,
+                L1EventKind::Message(message) => {
+                    assert_eq!(message.index.get(), messages);
+                    let hash = format!("{:?}", message.hash);
+                    assert!(on_l2.iter().any(|tx| tx["hash"] == hash.as_str()), "message {messages} on L2");
+                    messages += 1;
+                }
+            }
+        }
+        assert_eq!((commits, reverts, messages), (13, 2, 9));
+    }
+
+    #[test]
+    fn recorded_appended_roots_are_the_message_roots() {
+        let Some(logs) = testing::json("recorded/l2/append-message-logs.json") else { return };
+        for log in logs.as_array().unwrap() {
+            let (topics, _) = log_parts(log);
+            let root = decode_appended_root(&topics).unwrap().unwrap();
+            let index = view_number(topics[1].as_bytes(), 0).unwrap();
+            assert_eq!(encode_appended_root(index, topics[2], root), topics);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn events_round_trip(index: u64, hash: [u8; 32], value: [u64; 4], to: [u8; 20], data in prop::collection::vec(any::<u8>(), 0..100)) {
+            let (index, hash) = (BatchIndex::new(index), B256(hash));
+            let message = transaction::encode_l1_message(&L1MessageFields {
+                queue_index: index.get(),
+                gas_limit: U256(value),
+                to: Address::from(to),
+                value: U256(value),
+                data: data.into(),
+                sender: Address::from(to),
+            });
+            for kind in [L1EventKind::Commit { index, hash }, L1EventKind::Revert { index, hash }, L1EventKind::Message(message)] {
+                let (topics, data) = encode_event(&kind);
+                prop_assert_eq!(decode_event(&topics, &data), Ok(Some(kind)));
+                if let Some(cut) = data.len().checked_sub(32) {
+                    prop_assert!(decode_event(&topics, &data[..cut.min(159)]).is_err());
+                }
+            }
+        }
+
+        #[test]
+        fn p7_any_log_is_read_without_a_panic(
+            which in 0_usize..5,
+            words in prop::collection::vec(any::<[u8; 32]>(), 0..4),
+            data in prop::collection::vec(prop_oneof![4 => Just(0_u8), 1 => any::<u8>()], 0..300),
+        ) {
+            let first = [topics::COMMIT_BATCH, topics::REVERT_BATCH, topics::QUEUE_TRANSACTION, topics::APPEND_MESSAGE, B256::zero()][which];
+            let topics: Vec<_> = std::iter::once(first).chain(words.into_iter().map(B256)).collect();
+            let _ = (decode_event(&topics, &data), decode_appended_root(&topics));
+        }
+    }
+}

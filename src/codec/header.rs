@@ -257,3 +257,222 @@ fn data_hash(commit: &CommitCalldata, last_block: L2Number, l1_message_hashes: &
     data.extend(concat(l1_message_hashes));
     Ok(keccak(&data))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::codec::calldata::decode_commit;
+    use crate::codec::event::decode_event;
+    use crate::codec::testing;
+    use crate::types::{BlockContext, L1EventKind, U256};
+
+    #[test]
+    fn c11_versions_and_lengths() {
+        assert_eq!(BatchHeader::decode(&[]), Err(HeaderError::Empty));
+        for (version, length) in [(0, 257), (0, 248), (1, 249), (2, 256), (2, 258)] {
+            let mut bytes = vec![0; length];
+            bytes[0] = version;
+            assert_eq!(BatchHeader::decode(&bytes), Err(HeaderError::Length { version, actual: length }));
+        }
+        assert_eq!(BatchHeader::decode(&[3; 257]), Err(HeaderError::UnknownVersion(3)));
+    }
+
+    #[test]
+    fn blob_fields_by_version() {
+        let [a, b] = [B256::repeat_byte(1), B256::repeat_byte(2)];
+        for version in [0, 1] {
+            assert_eq!(blob_field(version, &[]), Ok(EMPTY_BLOB_HASH));
+            assert_eq!(blob_field(version, &[a]), Ok(a));
+            assert_eq!(blob_field(version, &[a, b]), Err(HeaderError::BlobCount { version, count: 2 }));
+        }
+        assert_eq!(blob_field(2, &[a]), Ok(keccak(a.as_bytes())));
+        assert_eq!(blob_field(2, &[a, b]), Ok(keccak(&[a.0, b.0].concat())));
+        assert_ne!(blob_field(2, &[a, b]), blob_field(2, &[b, a]));
+        assert_eq!(blob_field(3, &[a]), Err(HeaderError::UnknownVersion(3)));
+    }
+
+    fn commit(parent: &BatchHeader, form: CommitForm) -> CommitCalldata {
+        let context = |number, l1_messages| BlockContext {
+            number: L2Number::new(number),
+            timestamp: 1,
+            base_fee: U256::one(),
+            gas_limit: 2,
+            txs: l1_messages,
+            l1_messages,
+        };
+        CommitCalldata {
+            form,
+            version: 1,
+            parent_header: parent.encode(),
+            last_block: (!form.is_legacy()).then_some(L2Number::new(11)),
+            num_l1_messages: (!form.is_legacy()).then_some(3),
+            contexts: form.is_legacy().then(|| vec![context(10, 1), context(11, 2)]),
+            prev_state_root: B256::repeat_byte(4),
+            post_state_root: B256::repeat_byte(5),
+            withdrawal_root: B256::repeat_byte(6),
+            sequencer_sets: vec![7],
+        }
+    }
+
+    fn parent() -> BatchHeader {
+        BatchHeader {
+            version: 2,
+            index: BatchIndex::new(41),
+            l1_message_popped: 1,
+            total_l1_message_popped: 20,
+            data_hash: B256::zero(),
+            blob_field: B256::zero(),
+            prev_state_root: B256::zero(),
+            post_state_root: B256::repeat_byte(4),
+            withdrawal_root: B256::zero(),
+            sequencer_sets_hash: B256::zero(),
+            parent_hash: B256::zero(),
+            last_block: Some(L2Number::new(9)),
+        }
+    }
+
+    #[test]
+    fn f8_older_forms_hash_58_bytes_of_each_context() {
+        let messages = [B256::repeat_byte(1), B256::repeat_byte(2), B256::repeat_byte(3)];
+        for form in [CommitForm::LegacyContexts, CommitForm::LegacySkipBitmap] {
+            let commit = commit(&parent(), form);
+            let header = rebuild(&commit, &[], &messages).unwrap();
+            let mut data = Vec::new();
+            for context in commit.contexts.as_ref().unwrap() {
+                data.extend_from_slice(&encode_context(context)[..58]);
+            }
+            data.extend(messages.iter().flat_map(|hash| hash.0));
+            assert_eq!(header.data_hash, keccak(&data));
+            assert_eq!((header.l1_message_popped, header.total_l1_message_popped), (3, 23));
+            assert_eq!((header.last_block, header.blob_field), (Some(L2Number::new(11)), EMPTY_BLOB_HASH));
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_rebuilt_is_an_error() {
+        let messages = [B256::zero(); 3];
+        let good = commit(&parent(), CommitForm::CommitBatch);
+        assert_eq!(rebuild(&good, &[], &messages).unwrap().index, BatchIndex::new(42));
+        assert_eq!(rebuild(&good, &[], &messages[..2]), Err(HeaderError::MessageCount { expected: 3, actual: 2 }));
+        let last = BatchHeader { index: BatchIndex::new(u64::MAX), ..parent() };
+        let full = BatchHeader { total_l1_message_popped: u64::MAX, ..parent() };
+        for parent in [last, full] {
+            let overflowing = rebuild(&commit(&parent, CommitForm::CommitBatch), &[], &messages);
+            assert!(matches!(overflowing, Err(HeaderError::Overflow(_))));
+        }
+        let newer = CommitCalldata { version: 3, ..good.clone() };
+        assert_eq!(rebuild(&newer, &[], &messages), Err(HeaderError::UnknownVersion(3)));
+        let orphan = CommitCalldata { parent_header: vec![0; 10], ..good.clone() };
+        assert_eq!(rebuild(&orphan, &[], &messages), Err(HeaderError::Length { version: 0, actual: 10 }));
+        let empty = CommitCalldata { contexts: Some(vec![]), ..commit(&parent(), CommitForm::LegacyContexts) };
+        assert_eq!(rebuild(&empty, &[], &[]), Err(HeaderError::NoBlocks));
+    }
+
+    #[test]
+    fn recorded_headers_decode_encode_and_hash() {
+        let Some(batches) = testing::json("recorded/batches.json") else { return };
+        let mut versions = Vec::new();
+        for batch in ["standing", "reverted"].iter().flat_map(|which| batches[which].as_array().unwrap()) {
+            let bytes = testing::bytes(&batch["Header"]);
+            let header = BatchHeader::decode(&bytes).unwrap();
+            assert_eq!(header.encode(), bytes);
+            assert_eq!(header.hash(), testing::hash(&batch["Hash"]));
+            assert_eq!(header.index.get(), batch["Index"].as_u64().unwrap());
+            assert_eq!(header.total_l1_message_popped, batch["PoppedTotal"].as_u64().unwrap());
+            versions.push(header.version);
+        }
+        versions.sort_unstable();
+        versions.dedup();
+        assert_eq!(versions, [0, 1, 2]);
+    }
+
+    /// The call to `rollup` in a `callTracer` answer.
+    fn traced_input(call: &Value, rollup: &Value) -> Option<Vec<u8>> {
+        if call["to"] == *rollup {
+            return Some(testing::bytes(&call["input"]));
+        }
+        call["calls"].as_array()?.iter().find_map(|call| traced_input(call, rollup))
+    }
+
+    #[test]
+    fn c2_c7_recorded_commits_are_rebuilt() {
+        let Some(batches) = testing::json("recorded/batches.json") else { return };
+        let transactions = testing::json("recorded/l1/transactions.json").unwrap();
+        let traces = testing::json("recorded/l1/call-traces.json").unwrap();
+        let logs = testing::json("recorded/l1/logs.json").unwrap();
+        let messages: Vec<B256> = logs
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter_map(|log| {
+                let topics: Vec<_> = log["topics"].as_array().unwrap().iter().map(testing::hash).collect();
+                match decode_event(&topics, &testing::bytes(&log["data"])).unwrap() {
+                    Some(L1EventKind::Message(message)) => Some(message.hash),
+                    _ => None,
+                }
+            })
+            .collect();
+
+        let mut rebuilt_by = Vec::new();
+        for batch in ["standing", "reverted"].iter().flat_map(|which| batches[which].as_array().unwrap()) {
+            if batch["Index"] == 0 {
+                continue;
+            }
+            let hash = batch["Tx"].as_str().unwrap();
+            let tx = &transactions[hash];
+            let input = match traces.get(hash) {
+                Some(trace) => traced_input(trace, &batches["rollup"]).unwrap(),
+                None => testing::bytes(&tx["input"]),
+            };
+            let commit = decode_commit(&input).unwrap();
+            // `batches.json` names for commitState the blobs of the earlier commit; a type 3 names its own.
+            let blobs: Vec<_> = batch["BlobHashes"].as_array().unwrap().iter().map(testing::hash).collect();
+            if let Some(own) = tx["blobVersionedHashes"].as_array().filter(|own| !own.is_empty()) {
+                assert_eq!(own.iter().map(testing::hash).collect::<Vec<_>>(), blobs);
+            }
+            let parent = BatchHeader::decode(&commit.parent_header).unwrap();
+            let consumed = messages.iter().skip(usize::try_from(parent.total_l1_message_popped).unwrap());
+            let consumed: Vec<_> =
+                consumed.take(usize::try_from(commit.l1_message_count()).unwrap()).copied().collect();
+            let header = rebuild(&commit, &blobs, &consumed).unwrap();
+            assert_eq!(header.encode(), testing::bytes(&batch["Header"]), "batch {}", batch["Index"]);
+            let field = rebuild_with_field(&commit, blob_field(commit.version, &blobs).unwrap(), &consumed);
+            assert_eq!(field, Ok(header));
+            rebuilt_by.push(commit.form);
+        }
+        assert_eq!(rebuilt_by.len(), 12);
+        assert!(rebuilt_by.contains(&CommitForm::CommitState));
+        assert!(rebuilt_by.contains(&CommitForm::CommitBatchWithProof));
+    }
+
+    proptest! {
+        #[test]
+        fn headers_round_trip(version in 0_u8..3, numbers: [u64; 4], words: [[u8; 32]; 7]) {
+            let header = BatchHeader {
+                version,
+                index: BatchIndex::new(numbers[0]),
+                l1_message_popped: numbers[1],
+                total_l1_message_popped: numbers[2],
+                data_hash: B256(words[0]),
+                blob_field: B256(words[1]),
+                prev_state_root: B256(words[2]),
+                post_state_root: B256(words[3]),
+                withdrawal_root: B256(words[4]),
+                sequencer_sets_hash: B256(words[5]),
+                parent_hash: B256(words[6]),
+                last_block: (version > 0).then_some(L2Number::new(numbers[3])),
+            };
+            let bytes = header.encode();
+            prop_assert_eq!(BatchHeader::decode(&bytes), Ok(header));
+            prop_assert!(BatchHeader::decode(&bytes[..bytes.len() - 1]).is_err());
+        }
+
+        #[test]
+        fn p7_any_bytes_are_read_without_a_panic(bytes in prop::collection::vec(any::<u8>(), 0..260)) {
+            let _ = BatchHeader::decode(&bytes);
+        }
+    }
+}

@@ -200,3 +200,137 @@ pub fn count_by_kind(blocks: &[BlockContent]) -> BTreeMap<TxKind, usize> {
     }
     counts
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::codec::rlp::RlpError;
+
+    fn context(number: u64, txs: u16, l1_messages: u16) -> BlockContext {
+        BlockContext {
+            number: L2Number::new(number),
+            timestamp: 1_700_000_000,
+            base_fee: U256::from(1_000_000),
+            gas_limit: 30_000_000,
+            txs,
+            l1_messages,
+        }
+    }
+
+    /// A typed transaction of 60 bytes without meaning.
+    fn tx(kind: u8, fill: u8) -> RawTx {
+        let mut raw = vec![kind, 0xf8, 57];
+        raw.extend([fill; 57]);
+        RawTx::from(raw)
+    }
+
+    fn decode_list(bytes: &[u8], layout: Layout<'_>) -> Result<Payload, PayloadError> {
+        decode(Bytes::copy_from_slice(bytes), layout)
+    }
+
+    #[test]
+    fn f4_f6_f9_lies_about_counts_and_lengths() {
+        let good = encode([(&context(7, 3, 1), &[tx(2, 1), tx(0x7f, 2)][..]), (&context(8, 0, 0), &[][..])]);
+        let block = L2Number::new(7);
+        let mut too_many_messages = good.clone();
+        too_many_messages[58..60].copy_from_slice(&4_u16.to_be_bytes());
+        let mut unknown = good.clone();
+        unknown[120] = 0x03;
+        let mut long = good.clone();
+        long[182] = 0xff;
+        let mut padded = good.clone();
+        padded.extend([0; 9]);
+        padded[57] = 4;
+        let transaction = |place, source| PayloadError::Transaction { block, place, source };
+
+        for (bytes, count, expected) in [
+            (&good[..], 0, PayloadError::NoBlocks),
+            (&good[..], 5, PayloadError::ContextsBeyondEnd { claimed: 5, bytes: good.len() }),
+            (&good[..], u64::MAX, PayloadError::ContextsBeyondEnd { claimed: u64::MAX, bytes: good.len() }),
+            (&too_many_messages, 2, PayloadError::Counts { block, txs: 3, l1_messages: 4 }),
+            (&unknown, 2, transaction(0, TransactionError::UnknownType(3))),
+            (&long, 2, transaction(1, TransactionError::Rlp(RlpError::BeyondEnd { declared: 0xff, left: 57 }))),
+            (&good[..180], 2, transaction(1, TransactionError::Empty)),
+            (&padded, 2, transaction(2, TransactionError::EndOfPayload)),
+        ] {
+            assert_eq!(decode_list(bytes, Layout::Contexts(count)).unwrap_err(), expected);
+        }
+
+        padded[57] = 3;
+        let payload = decode_list(&padded, Layout::Contexts(2)).unwrap();
+        assert_eq!(payload.trailing, 9);
+        assert_eq!(payload.blocks[0].transactions, [tx(2, 1), tx(0x7f, 2)]);
+        assert_eq!(decode_list(&[], Layout::Calldata(&[])).unwrap_err(), PayloadError::NoBlocks);
+        assert_eq!(decode_context(&good[..59]).unwrap_err(), PayloadError::ContextLength(59));
+    }
+
+    #[test]
+    fn contexts_are_counted_by_their_numbers() {
+        let blocks: Vec<_> = (5..9).map(|number| context(number, 1, 0)).collect();
+        let txs = [tx(2, 7)];
+        let payload = encode(blocks.iter().map(|context| (context, &txs[..])));
+        assert_eq!(count_contexts(&payload), 4);
+        assert_eq!(count_contexts(&payload[..100]), 1);
+        assert_eq!(count_contexts(&[]), 0);
+        assert_eq!(count_contexts(&encode([(&context(u64::MAX, 0, 0), &[][..]), (&context(0, 0, 0), &[][..])])), 1);
+        let decoded = decode_list(&payload, Layout::Contexts(4)).unwrap();
+        assert_eq!(count_by_kind(&decoded.blocks), BTreeMap::from([(TxKind::DynamicFee, 4)]));
+    }
+
+    prop_compose! {
+        fn any_block()(
+            words: [u64; 3],
+            base_fee: [u64; 4],
+            l1_messages in 0_u16..500,
+            fills in prop::collection::vec((prop::sample::select(vec![1_u8, 2, 4, 0x7f]), 2_u8..), 0..5),
+        ) -> (BlockContext, Vec<RawTx>) {
+            let transactions: Vec<_> = fills.into_iter().map(|(kind, fill)| tx(kind, fill)).collect();
+            let context = BlockContext {
+                number: L2Number::new(words[0]),
+                timestamp: words[1],
+                base_fee: U256(base_fee),
+                gas_limit: words[2],
+                txs: l1_messages + u16::try_from(transactions.len()).unwrap(),
+                l1_messages,
+            };
+            (context, transactions)
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn both_layouts_round_trip(blocks in prop::collection::vec(any_block(), 1..6), padding in 0_usize..40) {
+            let contexts: Vec<_> = blocks.iter().map(|(context, _)| *context).collect();
+            let mut bytes = encode(blocks.iter().map(|(context, txs)| (context, &txs[..])));
+            bytes.resize(bytes.len() + padding, 0);
+            let expected = Payload {
+                blocks: blocks.into_iter().map(|(context, transactions)| BlockContent { context, transactions }).collect(),
+                trailing: padding,
+            };
+            let today = decode_list(&bytes, Layout::Contexts(contexts.len() as u64)).unwrap();
+            prop_assert_eq!(&today, &expected);
+            let older = decode_list(&bytes[60 * contexts.len()..], Layout::Calldata(&contexts)).unwrap();
+            prop_assert_eq!(&older, &expected);
+        }
+
+        #[test]
+        fn p7_f9_any_payload_is_read_without_a_panic(
+            bytes in prop::collection::vec(any::<u8>(), 0..400),
+            count in 0_u64..8,
+            context in any_block(),
+        ) {
+            let _ = decode_list(&bytes, Layout::Contexts(count));
+            let _ = decode_list(&bytes, Layout::Calldata(&[context.0]));
+            let _ = count_contexts(&bytes);
+        }
+
+        #[test]
+        fn p7_f9_a_cut_payload_is_an_error(blocks in prop::collection::vec(any_block(), 1..4), cut in 1_usize..60) {
+            let bytes = encode(blocks.iter().map(|(context, txs)| (context, &txs[..])));
+            let cut = bytes.len() - cut.min(bytes.len());
+            prop_assert!(decode_list(&bytes[..cut], Layout::Contexts(blocks.len() as u64)).is_err());
+        }
+    }
+}

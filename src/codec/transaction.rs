@@ -338,3 +338,158 @@ pub fn queue_index(raw: &[u8]) -> Result<QueueIndex, TransactionError> {
     let index = rlp::only(list)?.items()?.need()?.u64()?;
     Ok(QueueIndex::new(index))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::codec::testing;
+
+    fn listed(prefix: &[u8], fields: usize) -> Vec<u8> {
+        let mut out = prefix.to_vec();
+        out.extend([0xf8, u8::try_from(fields).unwrap()]);
+        out.resize(out.len() + fields, 5);
+        out
+    }
+
+    #[test]
+    fn f9_lengths_and_lies_about_them() {
+        for (prefix, kind) in [
+            (&[][..], TxKind::Legacy),
+            (&[1], TxKind::AccessList),
+            (&[2], TxKind::DynamicFee),
+            (&[4], TxKind::SetCode),
+            (&[0x7f], TxKind::Morph),
+            (&[0x7f, 1], TxKind::Morph),
+        ] {
+            let tx = listed(prefix, 80);
+            let mut followed = tx.clone();
+            followed.extend([9; 20]);
+            assert_eq!(length(&followed), Ok(tx.len()));
+            assert_eq!(super::kind(&tx), Some(kind));
+            assert!(length(&tx[..tx.len() - 1]).is_err(), "{kind} cut");
+        }
+        let lie = |declared, left| TransactionError::Rlp(RlpError::BeyondEnd { declared, left });
+        for (bytes, expected) in [
+            (&[][..], TransactionError::Empty),
+            (&[0, 1, 2], TransactionError::EndOfPayload),
+            (&[3, 0xf8, 60], TransactionError::UnknownType(3)),
+            (&[0x7e, 0xf8, 60], TransactionError::UnknownType(0x7e)),
+            (&[0x80], TransactionError::UnknownType(0x80)),
+            (&[0xc0], TransactionError::NotSigned(0xc0)),
+            (&[0xf7], TransactionError::NotSigned(0xf7)),
+            (&[2], TransactionError::Empty),
+            (&[2, 0xc1, 0], TransactionError::NotSigned(0xc1)),
+            (&[2, 0xb8, 60], TransactionError::NotSigned(0xb8)),
+            (&[0x7f, 1], TransactionError::Empty),
+            (&[0x7f, 2, 0xf8], TransactionError::NotSigned(2)),
+            (&[2, 0xf8], lie(1, 0)),
+            (&[2, 0xf8, 60, 1], lie(60, 1)),
+            (&[2, 0xf8, 55], TransactionError::Rlp(RlpError::NotCanonical)),
+            (&[2, 0xf9, 0, 60], TransactionError::Rlp(RlpError::NotCanonical)),
+            (&[2, 0xff, 255, 255, 255, 255, 255, 255, 255, 255], lie(u64::MAX, 0)),
+        ] {
+            assert_eq!(length(bytes), Err(expected), "{bytes:02x?}");
+        }
+    }
+
+    #[test]
+    fn f9_json_of_unknown_kinds_is_refused() {
+        let hash = format!("0x{}", "11".repeat(32));
+        for (tx, expected) in [
+            (json!({"type": "0x2"}), TransactionError::Field(FieldError::Missing("hash"))),
+            (json!({"hash": hash, "type": "0x3"}), TransactionError::UnknownType(3)),
+            (json!({"hash": hash, "type": "0x7d"}), TransactionError::UnknownType(0x7d)),
+            (json!({"hash": hash, "type": "0x7f", "version": "0x2"}), TransactionError::UnknownVersion(2)),
+            (json!({"hash": hash, "type": 2}), TransactionError::Field(FieldError::Malformed("type"))),
+            (json!({"hash": hash, "type": "0x0"}), TransactionError::Field(FieldError::Missing("nonce"))),
+        ] {
+            assert_eq!(from_json(&tx), Err(expected));
+        }
+        assert!(from_json(&json!(null)).is_err());
+    }
+
+    /// A wallet's legacy transactions from before and after replay protection (EIP-155's own example).
+    #[test]
+    fn legacy_v_with_and_without_chain_id() {
+        for v in ["0x1b", "0x25"] {
+            let mut list = List::new();
+            list.u64(9).u64(20_000_000_000).u64(21_000).bytes(&[0x35; 20]).u64(10).bytes(&[]);
+            list.u64(u64::from_str_radix(&v[2..], 16).unwrap()).u64(0xabc).u256(U256::MAX);
+            let raw = list.encode();
+            let tx = json!({
+                "hash": json::to_hex(keccak(&raw).as_bytes()), "type": "0x0", "nonce": "0x9", "gasPrice": "0x4a817c800",
+                "gas": "0x5208", "to": json::to_hex(&[0x35; 20]), "value": "0xa", "input": "0x",
+                "v": v, "r": "0xabc", "s": json::to_quantity(U256::MAX),
+            });
+            assert_eq!(from_json(&tx).unwrap(), raw);
+        }
+    }
+
+    #[test]
+    fn recorded_transactions_are_rebuilt_from_json() {
+        let Some(blocks) = testing::json("recorded/l2/blocks.json") else { return };
+        let raws = testing::json("recorded/l2/raw-transactions.json").unwrap();
+        let mut count = 0;
+        for block in blocks.as_array().unwrap() {
+            for tx in block["transactions"].as_array().unwrap() {
+                let raw = from_json(tx).unwrap();
+                assert_eq!(raw, testing::bytes(&raws[tx["hash"].as_str().unwrap()]));
+                assert_eq!(tx["type"].as_str().unwrap() == "0x0", kind(&raw) == Some(TxKind::Legacy));
+                if kind(&raw) == Some(TxKind::L1Message) {
+                    let fields = decode_l1_message(&raw).unwrap();
+                    assert_eq!(encode_l1_message(&fields).raw, raw);
+                    assert_eq!(queue_index(&raw).unwrap().get(), fields.queue_index);
+                } else {
+                    assert_eq!(length(&raw), Ok(raw.len()));
+                    assert_eq!(queue_index(&raw), Err(TransactionError::NotL1Message));
+                }
+                let mut forged = tx.clone();
+                forged["value"] = json!("0x123456789");
+                assert!(matches!(from_json(&forged), Err(TransactionError::Hash { .. })));
+                count += 1;
+            }
+        }
+        assert_eq!(count, raws.as_object().unwrap().len());
+    }
+
+    prop_compose! {
+        fn any_message()(
+            queue_index: u64,
+            gas_limit: [u64; 4],
+            value: [u64; 4],
+            to: [u8; 20],
+            sender: [u8; 20],
+            data in prop::collection::vec(any::<u8>(), 0..200),
+        ) -> L1MessageFields {
+            L1MessageFields {
+                queue_index,
+                gas_limit: U256(gas_limit),
+                to: Address::from(to),
+                value: U256(value),
+                data: data.into(),
+                sender: Address::from(sender),
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn l1_messages_round_trip(fields in any_message(), cut in 1_usize..20) {
+            let message = encode_l1_message(&fields);
+            prop_assert_eq!(decode_l1_message(&message.raw).unwrap(), fields);
+            prop_assert_eq!(queue_index(&message.raw).unwrap(), message.index);
+            prop_assert!(decode_l1_message(&message.raw[..message.raw.len() - cut]).is_err());
+        }
+
+        #[test]
+        fn p7_any_bytes_have_a_length_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            if let Ok(length) = length(&bytes) {
+                prop_assert!(length > 56 && length <= bytes.len());
+            }
+            let _ = (queue_index(&bytes), decode_l1_message(&bytes), kind(&bytes));
+        }
+    }
+}
