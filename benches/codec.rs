@@ -5,7 +5,7 @@
 
 #![allow(missing_docs)]
 
-#[allow(dead_code)]
+#[allow(dead_code, clippy::unwrap_used)]
 #[path = "../tests/encoder/generate.rs"]
 mod generate;
 

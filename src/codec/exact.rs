@@ -6,10 +6,7 @@
 use std::ffi::{c_int, c_ulonglong};
 use std::ptr::{self, NonNull};
 
-use zstd_sys::{
-    ZSTD_CCtx, ZSTD_EndDirective, ZSTD_ResetDirective, ZSTD_cParameter, ZSTD_inBuffer, ZSTD_outBuffer,
-    ZSTD_paramSwitch_e,
-};
+use zstd_sys::{ZSTD_CCtx, ZSTD_EndDirective, ZSTD_ResetDirective, ZSTD_cParameter, ZSTD_inBuffer, ZSTD_outBuffer};
 
 // Compiled from the headers that `zstd_sys` was generated from, so its types describe these functions too.
 unsafe extern "C" {
@@ -85,8 +82,8 @@ impl Compressor {
         const LITERAL_COMPRESSION_MODE: P = P::ZSTD_c_experimentalParam5;
         const TARGET_BLOCK_SIZE: P = P::ZSTD_c_experimentalParam6;
         const MAGICLESS: c_int = 1;
+        /// `ZSTD_ps_disable`.
         const NEVER: c_int = 2;
-        const { assert!(ZSTD_paramSwitch_e::ZSTD_ps_disable as u32 == 2) };
 
         let context = self.context.as_ptr();
         // SAFETY: the context is alive and only we hold it; the call takes no other pointer.

@@ -38,11 +38,11 @@ impl Numbers {
 /// `blocks` block contexts of 60 bytes; `transactions` in each.
 fn contexts(numbers: &mut Numbers, blocks: usize, transactions: u16) -> Vec<u8> {
     let mut payload = Vec::with_capacity(blocks * 60);
-    let mut number = numbers.next() % 40_000_000;
+    let number = numbers.next() % 40_000_000;
     let mut time = 1_700_000_000 + numbers.next() % 100_000_000;
     let mut base_fee = numbers.next() % 1_000_000_000;
     let (steady_time, steady_fee) = (numbers.one_in(2), numbers.one_in(2));
-    for _ in 0..blocks {
+    for number in number..number + blocks as u64 {
         payload.extend_from_slice(&number.to_be_bytes());
         payload.extend_from_slice(&time.to_be_bytes());
         payload.extend_from_slice(&[0; 24]);
@@ -50,7 +50,6 @@ fn contexts(numbers: &mut Numbers, blocks: usize, transactions: u16) -> Vec<u8> 
         payload.extend_from_slice(&30_000_000u64.to_be_bytes());
         payload.extend_from_slice(&transactions.to_be_bytes());
         payload.extend_from_slice(&[0; 2]);
-        number += 1;
         time += if steady_time { 3 } else { numbers.next() % 5 };
         if !steady_fee {
             base_fee = base_fee + numbers.next() % 1000 - (numbers.next() % 1000).min(base_fee);
