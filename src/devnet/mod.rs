@@ -1,1 +1,28 @@
-//! devnet (room header to be written).
+//! A whole network in one process: a simulated L1 with both contracts, a beacon node, a sequencer, and the Morph
+//! execution node that the worker watches over, all served over real HTTP on loopback.
+//!
+//! Decided here: how those parties behave, as they were recorded (protocol.md, sections 1 to 7), and how a test bends
+//! them. The execution node imitates the real one with its unkind ways, not a tidier one. Not here: anything that the
+//! worker itself needs, and anything that verifies.
+//!
+//! - [`node`]: the execution node, a state machine without I/O; [`oracle`] gives it recorded results.
+//! - [`embedded`]: the same node behind the ports, for `replay`.
+//! - [`l1`], [`beacon`]: the chain above it; [`chain`]: sequencer and batcher; [`world`]: all of them together.
+//! - [`serve`]: HTTP, tokens, faults, counters, and the [`Devnet`] handle that tests and the `devnet` command hold.
+//!
+//! Everything is deterministic from a seed and from the order of calls; time is simulated.
+
+pub mod beacon;
+pub mod chain;
+pub mod embedded;
+pub mod faults;
+pub mod headers;
+pub mod jsonrpc;
+pub mod l1;
+pub mod node;
+pub mod oracle;
+pub mod serve;
+pub mod signing;
+pub mod world;
+
+pub use serve::{Devnet, DevnetOptions};

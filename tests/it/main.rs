@@ -3,5 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod adapters_recorded;
+mod devnet;
 mod recorded_support;
 mod support;

@@ -1,0 +1,101 @@
+//! The simulated execution node behind the ports, in process: what `replay` stands on.
+//!
+//! Not decided here: how the node behaves (`node`). An answer is given as the network adapters give it: a tag never set
+//! is none, a missing block `NotFound`, lost state `Pruned`, an error of the node `Refused`.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use async_trait::async_trait;
+
+use super::jsonrpc::RpcError;
+use super::node::{Node, SafeL2Data};
+use crate::error::{PortError, PortErrorKind, Target};
+use crate::ports::{L2Engine, L2Reader, MessageRoot, PortResult, WriteStopped};
+use crate::types::{B256, L2Block, L2Header, L2Number, L2Ref, L2Snapshot, NewBlock};
+
+/// A shared simulated node.
+#[derive(Clone, Debug)]
+pub struct Embedded(Arc<Mutex<Node>>);
+
+fn refused(target: Target, error: &RpcError) -> PortError {
+    PortError::new(target, PortErrorKind::Refused { code: error.code }, error.message.clone())
+}
+
+impl Embedded {
+    /// Puts `node` behind the ports.
+    pub fn new(node: Node) -> Self {
+        Self(Arc::new(Mutex::new(node)))
+    }
+
+    /// The node itself, to look at it or to bend it.
+    pub fn node(&self) -> MutexGuard<'_, Node> {
+        // A panic while the lock was held cannot leave a half-made block: `Node` changes its fields last.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl L2Reader for Embedded {
+    async fn snapshot(&self) -> PortResult<L2Snapshot> {
+        let node = self.node();
+        Ok(L2Snapshot {
+            head: node.head().header,
+            safe: node.safe(),
+            finalized: node.finalized(),
+            syncing: node.moods.syncing,
+        })
+    }
+
+    async fn header(&self, number: L2Number) -> PortResult<Option<L2Header>> {
+        Ok(self.node().at(number.get()).map(|block| block.header))
+    }
+
+    async fn blocks(&self, first: L2Number, last: L2Number) -> PortResult<Vec<L2Block>> {
+        let node = self.node();
+        let mut blocks: Vec<L2Block> = Vec::new();
+        for number in first.get()..=last.get() {
+            let block = node.at(number).ok_or_else(|| {
+                PortError::new(Target::L2, PortErrorKind::NotFound, format!("block {number} is not there"))
+            })?;
+            if blocks.last().is_some_and(|below| below.header.hash != block.header.parent_hash) {
+                return Err(PortError::malformed(Target::L2, format!("block {number} does not follow the one below")));
+            }
+            blocks.push(L2Block { header: block.header, transactions: block.transactions.clone() });
+        }
+        Ok(blocks)
+    }
+
+    async fn message_root(&self, block: L2Ref) -> PortResult<MessageRoot> {
+        let node = self.node();
+        let Some(found) = node.by_hash(block.hash) else {
+            let detail = format!("header for hash not found: block {}", block.number);
+            return Err(PortError::new(Target::L2, PortErrorKind::NotFound, detail));
+        };
+        Ok(node.message_root(&found).map_or(MessageRoot::Pruned, MessageRoot::Root))
+    }
+
+    async fn last_appended_root(&self, first: L2Number, last: L2Number) -> PortResult<Option<B256>> {
+        Ok(self.node().last_appended_root(first.get(), last.get()))
+    }
+}
+
+#[async_trait]
+impl L2Engine for Embedded {
+    async fn write_blocks(&self, blocks: &[NewBlock]) -> Result<Vec<L2Header>, WriteStopped> {
+        let mut node = self.node();
+        let mut written = Vec::new();
+        for block in blocks {
+            match node.new_safe_l2_block(&SafeL2Data::from(block)) {
+                Ok(block) => written.push(block.header),
+                Err(error) => return Err(WriteStopped { written, error: refused(Target::Engine, &error) }),
+            }
+        }
+        Ok(written)
+    }
+
+    async fn set_tags(&self, safe: Option<B256>, finalized: Option<B256>) -> PortResult<()> {
+        let mut node = self.node();
+        let result = node.set_block_tags(safe.unwrap_or_default(), finalized.unwrap_or_default());
+        result.map_err(|error| refused(Target::Engine, &error))
+    }
+}

@@ -1,0 +1,1163 @@
+//! The simulated Morph execution node: a synchronous state machine without I/O.
+//!
+//! Decided here: what the real node was seen to do with good and bad requests (protocol.md, section 7; a test walks
+//! through `recorded/l2/answers.json`). It checks next to nothing, truncates on a write below its head, leaves its tags
+//! behind, applies half of a tag call, and after a kill still answers for blocks above its head. Not decided here: HTTP,
+//! tokens, latency (`serve`).
+//!
+//! Execution is simulated, and deterministic: an empty block keeps its parent's state root, as on the real chain; any
+//! other gets keccak256 over the parent's root and its content. So nodes that write the same content come to the same
+//! hashes, and a block that differs only in an empty block's time or fee passes the state root check, as in reality.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use serde_json::{Map, Value, json};
+
+use super::headers::Header;
+use super::jsonrpc::{
+    BlockId, RpcError, RpcResult, address_matches, data, hash, parse_big, parse_block_id, parse_data, parse_hash,
+    parse_quantity, quantity, topics_match,
+};
+use super::oracle::{Content, Oracle};
+use super::signing::{self, Place};
+use crate::types::{Address, B256, L2Header, L2Ref, NewBlock, RawTx, U256, keccak, keccak256};
+
+/// L2ToL1MessagePasser (protocol.md, section 7).
+pub fn message_passer() -> Address {
+    let mut bytes = [0u8; 20];
+    bytes[0] = 0x53;
+    bytes[19] = 1;
+    Address::from(bytes)
+}
+
+/// topic 0 of `AppendMessage(uint256 indexed, bytes32 indexed, bytes32 indexed)`.
+pub fn append_message_topic() -> B256 {
+    keccak(b"AppendMessage(uint256,bytes32,bytes32)")
+}
+
+/// Selector of `messageRoot()`.
+const MESSAGE_ROOT: [u8; 4] = [0xd4, 0xb9, 0xf4, 0xfa];
+
+/// States of this many newest blocks are kept without archive mode (geth's `TriesInMemory`).
+const KEPT_STATES: u64 = 128;
+
+/// The passer's root before the first message: that of an empty 32-level tree, as recorded.
+pub fn empty_message_root() -> B256 {
+    let bytes = hex::decode("27ae5ba08d7291c96c8cbddcc148bf48a6d68c7974b94356f53754ef6171d757").unwrap_or_default();
+    if bytes.len() == 32 { B256::from_slice(&bytes) } else { B256::zero() }
+}
+
+/// One AppendMessage log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// Index of the message.
+    pub index: u64,
+    /// Hash of the message.
+    pub message_hash: B256,
+    /// The root after it.
+    pub root: B256,
+    /// Place of its transaction in the block.
+    pub tx_index: u64,
+    /// Place of the log in the block.
+    pub log_index: u64,
+}
+
+/// A block that the node has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredBlock {
+    /// What the worker reads of the header.
+    pub header: L2Header,
+    /// The whole header; none for a recording that does not have it.
+    pub full: Option<Header>,
+    /// As the writer gave it; not part of the hash.
+    pub batch_hash: B256,
+    /// All transactions, L1 messages included.
+    pub transactions: Vec<RawTx>,
+    /// `messageRoot()` after the block; none where a recording does not say.
+    pub withdrawal_root: Option<B256>,
+    /// AppendMessage logs.
+    pub appended: Vec<Appended>,
+    /// AppendMessage logs up to and with this block.
+    pub messages_total: u64,
+    /// Index of the first L1 message not yet consumed.
+    pub next_l1_index: u64,
+}
+
+impl StoredBlock {
+    /// Height.
+    pub const fn number(&self) -> u64 {
+        self.header.number.get()
+    }
+
+    /// Block hash.
+    pub const fn hash(&self) -> B256 {
+        self.header.hash
+    }
+
+    /// Number and hash.
+    pub const fn l2_ref(&self) -> L2Ref {
+        self.header.l2_ref()
+    }
+
+    /// A genesis block.
+    pub fn genesis(timestamp: u64, state_root: B256) -> Self {
+        let mut full = Header::empty(0, B256::zero(), timestamp);
+        full.state_root = state_root;
+        full.base_fee = Some(1_000_000.into());
+        Self::anchor(full)
+    }
+
+    /// A block without transactions to start a chain from.
+    pub fn anchor(full: Header) -> Self {
+        Self {
+            header: full.to_l2(),
+            batch_hash: B256::zero(),
+            transactions: Vec::new(),
+            withdrawal_root: Some(empty_message_root()),
+            appended: Vec::new(),
+            messages_total: 0,
+            next_l1_index: full.next_l1_index,
+            full: Some(full),
+        }
+    }
+
+    /// The content as `engine_newSafeL2Block` takes it, on top of its own parent.
+    pub fn as_new_block(&self) -> NewBlock {
+        NewBlock {
+            number: self.header.number,
+            timestamp: self.header.timestamp,
+            base_fee: self.header.base_fee,
+            gas_limit: self.header.gas_limit,
+            transactions: self.transactions.clone(),
+            parent_hash: Some(self.header.parent_hash),
+        }
+    }
+
+    fn header_json(&self) -> Map<String, Value> {
+        match &self.full {
+            Some(full) => full.to_json(),
+            None => Header { parent_hash: self.header.parent_hash, ..Header::empty(self.number(), B256::zero(), 0) }
+                .to_json(),
+        }
+    }
+
+    /// As `eth_getBlockBy…` shows it.
+    pub fn to_json(&self, full_transactions: bool) -> Value {
+        let mut map = self.header_json();
+        let size = self.full.as_ref().map_or(0, |full| full.block_rlp(&self.transactions, true).len() as u64);
+        map.insert("hash".to_owned(), hash(self.hash()));
+        map.insert("size".to_owned(), quantity(size));
+        map.insert("totalDifficulty".to_owned(), quantity(0));
+        map.insert("nextL1MsgIndex".to_owned(), quantity(self.next_l1_index));
+        map.insert("uncles".to_owned(), json!([]));
+        let transactions = self.transactions.iter().enumerate().map(|(index, raw)| {
+            if full_transactions { signing::to_json(raw, &self.place(index as u64)) } else { hash(keccak(raw)) }
+        });
+        map.insert("transactions".to_owned(), transactions.collect());
+        Value::Object(map)
+    }
+
+    fn place(&self, index: u64) -> Place {
+        Place {
+            block_hash: self.hash(),
+            number: self.number(),
+            timestamp: self.header.timestamp,
+            base_fee: self.header.base_fee,
+            index,
+        }
+    }
+
+    /// As `engine_newSafeL2Block` gives it back.
+    pub fn to_engine_json(&self) -> Value {
+        let mut map = self.header_json();
+        map.entry("baseFeePerGas".to_owned()).or_insert(Value::Null);
+        map.insert("nextL1MsgIndex".to_owned(), quantity(self.next_l1_index));
+        map.insert("batchHash".to_owned(), hash(self.batch_hash));
+        for key in ["withdrawalsRoot", "blobGasUsed", "excessBlobGas", "parentBeaconBlockRoot", "requestsHash"] {
+            map.insert(key.to_owned(), Value::Null);
+        }
+        map.insert("hash".to_owned(), hash(self.hash()));
+        Value::Object(map)
+    }
+
+    fn logs(&self) -> impl Iterator<Item = ([B256; 4], Value)> {
+        self.appended.iter().map(|appended| {
+            let mut index = [0u8; 32];
+            U256::from(appended.index).to_big_endian(&mut index);
+            let topics = [append_message_topic(), B256(index), appended.message_hash, appended.root];
+            let tx = self.transactions.get(usize::try_from(appended.tx_index).unwrap_or(usize::MAX));
+            let log = json!({
+                "address": super::jsonrpc::address(message_passer()),
+                "topics": topics.map(hash), "data": "0x",
+                "blockNumber": quantity(self.number()), "blockHash": hash(self.hash()),
+                "blockTimestamp": quantity(self.header.timestamp),
+                "transactionHash": hash(tx.map(|raw| keccak(raw)).unwrap_or_default()),
+                "transactionIndex": quantity(appended.tx_index),
+                "logIndex": quantity(appended.log_index), "removed": false,
+            });
+            (topics, log)
+        })
+    }
+}
+
+/// Parameters of `engine_newSafeL2Block`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SafeL2Data {
+    /// Height.
+    pub number: u64,
+    /// Gas limit.
+    pub gas_limit: u64,
+    /// Base fee; none is absent.
+    pub base_fee: Option<U256>,
+    /// Time.
+    pub timestamp: u64,
+    /// All transactions.
+    pub transactions: Vec<RawTx>,
+    /// Given back, not part of the hash.
+    pub batch_hash: Option<B256>,
+    /// Parent to build on; none means the head.
+    pub parent_hash: Option<B256>,
+}
+
+impl From<&NewBlock> for SafeL2Data {
+    fn from(block: &NewBlock) -> Self {
+        Self {
+            number: block.number.get(),
+            gas_limit: block.gas_limit,
+            base_fee: (!block.base_fee.is_zero()).then_some(block.base_fee),
+            timestamp: block.timestamp,
+            transactions: block.transactions.clone(),
+            batch_hash: None,
+            parent_hash: block.parent_hash,
+        }
+    }
+}
+
+impl SafeL2Data {
+    fn from_json(value: &Value) -> Result<Self, RpcError> {
+        let field = |name: &str| value.get(name).filter(|value| !value.is_null());
+        let missing = |name: &str| {
+            RpcError::params(format!("invalid argument 0: missing required field '{name}' for SafeL2Data"))
+        };
+        let bad = |name: &str| {
+            RpcError::params(format!(
+                "invalid argument 0: json: cannot unmarshal into Go struct field SafeL2Data.{name}"
+            ))
+        };
+        let number = |name: &str| {
+            let value = field(name).ok_or_else(|| missing(name))?;
+            parse_quantity(value).ok_or_else(|| bad(name))
+        };
+        let transactions = field("transactions").ok_or_else(|| missing("transactions"))?;
+        let transactions = transactions.as_array().ok_or_else(|| bad("transactions"))?;
+        Ok(Self {
+            number: number("number")?,
+            gas_limit: number("gasLimit")?,
+            base_fee: field("baseFeePerGas")
+                .map(|value| parse_big(value).ok_or_else(|| bad("baseFeePerGas")))
+                .transpose()?,
+            timestamp: number("timestamp")?,
+            transactions: transactions
+                .iter()
+                .map(|tx| parse_data(tx).map(RawTx::from).ok_or_else(|| bad("transactions")))
+                .collect::<Result<_, _>>()?,
+            batch_hash: field("batchHash")
+                .map(|value| parse_hash(value).ok_or_else(|| bad("batchHash")))
+                .transpose()?,
+            parent_hash: field("parentHash")
+                .map(|value| parse_hash(value).ok_or_else(|| bad("parentHash")))
+                .transpose()?,
+        })
+    }
+}
+
+/// Which raw block method the node offers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RawBlocks {
+    /// `debug_getBlockRlp`, as Morph's node.
+    #[default]
+    BlockRlp,
+    /// `debug_getRawBlock`, as morph-reth.
+    RawBlock,
+    /// Neither: the `debug` namespace is closed.
+    None,
+}
+
+/// How the node deviates from an obliging one.
+#[derive(Clone, Debug)]
+pub struct Moods {
+    /// Keeps every state. The real default is not to.
+    pub archive: bool,
+    /// Older morph-reth: ignores `parentHash`, takes head + 1 only (E13).
+    pub refuses_rewrites: bool,
+    /// Sets safe and finalized to each block it writes (E12).
+    pub tags_what_it_writes: bool,
+    /// Says that it is syncing.
+    pub syncing: bool,
+    /// From this height on, another state root comes out of the same content (E1).
+    pub wrong_state_from: Option<u64>,
+    /// From this height on, another withdrawal root comes out of the same content.
+    pub wrong_withdrawals_from: Option<u64>,
+    /// Which raw block method it has.
+    pub raw_blocks: RawBlocks,
+    /// Answers every write with this error.
+    pub write_error: Option<RpcError>,
+    /// Answers the write of this height with this error, once for each entry.
+    pub write_error_at: HashMap<u64, RpcError>,
+    /// Answers every tag call with this error.
+    pub tags_error: Option<RpcError>,
+    /// Entries that a JSON-RPC batch may hold.
+    pub batch_limit: usize,
+}
+
+impl Default for Moods {
+    fn default() -> Self {
+        Self {
+            archive: true,
+            refuses_rewrites: false,
+            tags_what_it_writes: false,
+            syncing: false,
+            wrong_state_from: None,
+            wrong_withdrawals_from: None,
+            raw_blocks: RawBlocks::default(),
+            write_error: None,
+            write_error_at: HashMap::new(),
+            tags_error: None,
+            batch_limit: 1000,
+        }
+    }
+}
+
+/// One accepted or refused call of `engine_newSafeL2Block`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// Height asked for.
+    pub number: u64,
+    /// The `parentHash` given.
+    pub parent: Option<B256>,
+    /// The head before.
+    pub head_before: u64,
+    /// The new block's hash, or the error.
+    pub result: Result<B256, RpcError>,
+}
+
+/// One call of `engine_setBlockTags`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TagCall {
+    /// `safe` asked for; zero leaves it alone.
+    pub safe: B256,
+    /// `finalized` asked for; zero leaves it alone.
+    pub finalized: B256,
+    /// Whether the whole call went through.
+    pub accepted: bool,
+}
+
+/// What a reader of the node could see at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment {
+    /// Head.
+    pub head: L2Ref,
+    /// `safe`.
+    pub safe: Option<L2Ref>,
+    /// `finalized`.
+    pub finalized: Option<L2Ref>,
+}
+
+impl Moment {
+    /// finalized ≤ safe ≤ head (P2); a tag never set lies below everything.
+    pub fn is_ordered(&self) -> bool {
+        let height = |tag: Option<L2Ref>| tag.map_or(0, |tag| tag.number.get());
+        height(self.finalized) <= height(self.safe) && height(self.safe) <= self.head.number.get()
+    }
+}
+
+/// Records of calls and moments kept; the oldest go first.
+const KEPT_RECORDS: usize = 100_000;
+
+fn record<T>(records: &mut Vec<T>, entry: T) {
+    if records.len() >= KEPT_RECORDS {
+        records.drain(..KEPT_RECORDS / 2);
+    }
+    records.push(entry);
+}
+
+/// Which endpoint a request came in by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// No token; `engine_*` is unknown here.
+    Eth,
+    /// With a token; serves `eth_*` too.
+    Engine,
+}
+
+/// The simulated execution node.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// How it deviates.
+    pub moods: Moods,
+    chain_id: u64,
+    blocks: HashMap<B256, Arc<StoredBlock>>,
+    /// Height → canonical hash. After a kill it still holds heights above the head, as the real node's database does.
+    canonical: BTreeMap<u64, B256>,
+    head: Arc<StoredBlock>,
+    safe: Option<B256>,
+    finalized: Option<B256>,
+    /// States below this height went with the last restart (without archive mode).
+    state_floor: u64,
+    /// Blocks whose state a kill took, archive mode or not.
+    lost_states: HashSet<B256>,
+    /// Transaction → blocks that hold it.
+    transactions: HashMap<B256, Vec<B256>>,
+    oracle: Option<Arc<Oracle>>,
+    writes: Vec<Write>,
+    tag_calls: Vec<TagCall>,
+    moments: Vec<Moment>,
+}
+
+impl Node {
+    /// A fresh node with only `genesis`, tags never set.
+    pub fn new(chain_id: u64, genesis: StoredBlock) -> Self {
+        let genesis = Arc::new(genesis);
+        let mut node = Self {
+            moods: Moods::default(),
+            chain_id,
+            blocks: HashMap::new(),
+            canonical: BTreeMap::new(),
+            head: Arc::clone(&genesis),
+            safe: None,
+            finalized: None,
+            state_floor: 0,
+            lost_states: HashSet::new(),
+            transactions: HashMap::new(),
+            oracle: None,
+            writes: Vec::new(),
+            tag_calls: Vec::new(),
+            moments: Vec::new(),
+        };
+        node.import(genesis);
+        node
+    }
+
+    /// Gives recorded results to recorded content.
+    #[must_use]
+    pub fn with_oracle(mut self, oracle: Arc<Oracle>) -> Self {
+        self.oracle = Some(oracle);
+        self
+    }
+
+    /// Takes a block as it is, as the canonical head, without execution: a chain that was synced, or an anchor far
+    /// above genesis. Blocks above it leave the canonical chain.
+    pub fn import(&mut self, block: Arc<StoredBlock>) {
+        self.insert(&block);
+        self.canonical.split_off(&block.number());
+        self.canonical.insert(block.number(), block.hash());
+        self.head = block;
+        self.seen();
+    }
+
+    fn insert(&mut self, block: &Arc<StoredBlock>) {
+        self.lost_states.remove(&block.hash());
+        if self.blocks.insert(block.hash(), Arc::clone(block)).is_none() {
+            for raw in &block.transactions {
+                self.transactions.entry(keccak(raw)).or_default().push(block.hash());
+            }
+        }
+    }
+
+    /// Chain id.
+    pub const fn chain_id(&self) -> u64 {
+        self.chain_id
+    }
+
+    /// The newest block.
+    pub fn head(&self) -> Arc<StoredBlock> {
+        Arc::clone(&self.head)
+    }
+
+    /// The `safe` tag.
+    pub fn safe(&self) -> Option<L2Ref> {
+        self.safe.and_then(|hash| self.blocks.get(&hash)).map(|block| block.l2_ref())
+    }
+
+    /// The `finalized` tag.
+    pub fn finalized(&self) -> Option<L2Ref> {
+        self.finalized.and_then(|hash| self.blocks.get(&hash)).map(|block| block.l2_ref())
+    }
+
+    /// The block that the node answers with for this height, above a fallen head too.
+    pub fn at(&self, number: u64) -> Option<Arc<StoredBlock>> {
+        self.canonical.get(&number).and_then(|hash| self.blocks.get(hash)).cloned()
+    }
+
+    /// A block by hash, canonical or not.
+    pub fn by_hash(&self, hash: B256) -> Option<Arc<StoredBlock>> {
+        self.blocks.get(&hash).cloned()
+    }
+
+    /// Every call of `engine_newSafeL2Block` so far.
+    pub fn writes(&self) -> &[Write] {
+        &self.writes
+    }
+
+    /// Every call of `engine_setBlockTags` so far.
+    pub fn tag_calls(&self) -> &[TagCall] {
+        &self.tag_calls
+    }
+
+    /// Everything that a reader could see since the start, in order: after each write, and between the two halves of
+    /// each tag call. What the test itself did to the node (import, kill, fork) leaves its mark too.
+    pub fn moments(&self) -> &[Moment] {
+        &self.moments
+    }
+
+    /// Forgets the recorded calls and moments.
+    pub fn clear_calls(&mut self) {
+        self.writes.clear();
+        self.tag_calls.clear();
+        self.moments.clear();
+    }
+
+    fn seen(&mut self) {
+        let moment = Moment { head: self.head.l2_ref(), safe: self.safe(), finalized: self.finalized() };
+        if self.moments.last() != Some(&moment) {
+            record(&mut self.moments, moment);
+        }
+    }
+
+    /// `engine_newSafeL2Block`.
+    pub fn new_safe_l2_block(&mut self, block: &SafeL2Data) -> Result<Arc<StoredBlock>, RpcError> {
+        let head_before = self.head.number();
+        let result = self.write(block);
+        let result_hash = result.as_ref().map(|block| block.hash()).map_err(Clone::clone);
+        let write = Write { number: block.number, parent: block.parent_hash, head_before, result: result_hash };
+        record(&mut self.writes, write);
+        result
+    }
+
+    /// Writes a block past the moods and without leaving a record: how a test gives the node another chain.
+    pub fn write_unseen(&mut self, block: &SafeL2Data) -> Result<Arc<StoredBlock>, RpcError> {
+        let moods = std::mem::take(&mut self.moods);
+        let result = self.write(block);
+        self.moods = moods;
+        result
+    }
+
+    fn write(&mut self, block: &SafeL2Data) -> Result<Arc<StoredBlock>, RpcError> {
+        if let Some(error) = self.moods.write_error.clone() {
+            return Err(error);
+        }
+        if let Some(error) = self.moods.write_error_at.remove(&block.number) {
+            return Err(error);
+        }
+        let parent = self.parent_of(block)?;
+        for (index, raw) in block.transactions.iter().enumerate() {
+            signing::decodable(raw)
+                .map_err(|words| RpcError::server(format!("invalid transaction {index}: {words}")))?;
+        }
+        if self.lost_states.contains(&parent.hash()) {
+            return Err(missing_state(&parent));
+        }
+        let executed = self.execute(&parent, block)?;
+        self.make_head(&executed);
+        if self.moods.tags_what_it_writes {
+            self.safe = Some(executed.hash());
+            self.finalized = Some(executed.hash());
+        }
+        self.seen();
+        Ok(executed)
+    }
+
+    fn parent_of(&self, block: &SafeL2Data) -> Result<Arc<StoredBlock>, RpcError> {
+        let Some(wanted) = block.parent_hash.filter(|_| !self.moods.refuses_rewrites) else {
+            let expected = self.head.number() + 1;
+            if block.number != expected {
+                return Err(RpcError::server(format!(
+                    "cannot assemble block with discontinuous block number {}, expected number is {expected}",
+                    block.number
+                )));
+            }
+            return Ok(self.head());
+        };
+        let parent =
+            self.by_hash(wanted).ok_or_else(|| RpcError::server(format!("parent block not found: {wanted:?}")))?;
+        if block.number != parent.number() + 1 {
+            return Err(RpcError::server(format!(
+                "wrong block number: expected {}, got {}",
+                parent.number() + 1,
+                block.number
+            )));
+        }
+        Ok(parent)
+    }
+
+    fn execute(&self, parent: &StoredBlock, block: &SafeL2Data) -> Result<Arc<StoredBlock>, RpcError> {
+        let content = Content {
+            number: block.number,
+            parent: parent.hash(),
+            timestamp: block.timestamp,
+            base_fee: block.base_fee.unwrap_or_default(),
+            gas_limit: block.gas_limit,
+            transactions: &block.transactions,
+        };
+        let bent = self.moods.wrong_state_from.is_some_and(|from| block.number >= from)
+            || self.moods.wrong_withdrawals_from.is_some_and(|from| block.number >= from);
+        let recorded = self.oracle.as_ref().filter(|_| !bent).and_then(|oracle| oracle.lookup(&content));
+        if let Some(recorded) = recorded {
+            let batch_hash = block.batch_hash.unwrap_or_default();
+            return Ok(Arc::new(StoredBlock { batch_hash, ..(*recorded).clone() }));
+        }
+        self.check_nonces(parent, &block.transactions)?;
+        Ok(Arc::new(self.simulate(parent, block)))
+    }
+
+    /// The one thing about content that the real node does notice: a transaction that was already executed.
+    fn check_nonces(&self, parent: &StoredBlock, transactions: &[RawTx]) -> Result<(), RpcError> {
+        for (index, raw) in transactions.iter().enumerate() {
+            let id = keccak(raw);
+            let Some(holders) = self.transactions.get(&id).filter(|_| signing::queue_index(raw).is_none()) else {
+                continue;
+            };
+            if !holders.iter().any(|holder| self.is_ancestor(*holder, parent)) {
+                continue;
+            }
+            let sender = signing::sender(raw).unwrap_or_default();
+            return Err(RpcError::server(format!(
+                "could not apply tx {index} [{id:?}]: nonce too low: address {}, tx: {} state: {}",
+                ethers_core::utils::to_checksum(&sender, None),
+                signing::nonce(raw),
+                self.account_nonce(sender, parent)
+            )));
+        }
+        Ok(())
+    }
+
+    fn is_ancestor(&self, block: B256, of: &StoredBlock) -> bool {
+        let Some(number) = self.blocks.get(&block).map(|block| block.number()) else { return false };
+        if number > of.number() {
+            return false;
+        }
+        if self.canonical.get(&of.number()) == Some(&of.hash()) {
+            return self.canonical.get(&number) == Some(&block);
+        }
+        self.ancestors(of).find(|ancestor| ancestor.number() <= number).is_some_and(|found| found.hash() == block)
+    }
+
+    /// `block` and everything below it, downwards.
+    fn ancestors<'a>(&'a self, block: &'a StoredBlock) -> impl Iterator<Item = &'a StoredBlock> {
+        std::iter::successors(Some(block), |block| self.blocks.get(&block.header.parent_hash).map(Arc::as_ref))
+    }
+
+    fn account_nonce(&self, account: Address, at: &StoredBlock) -> u64 {
+        self.ancestors(at)
+            .flat_map(|block| block.transactions.iter().rev())
+            .find(|raw| signing::queue_index(raw).is_none() && signing::sender(raw) == Some(account))
+            .map_or(0, |raw| signing::nonce(raw) + 1)
+    }
+
+    fn simulate(&self, parent: &StoredBlock, block: &SafeL2Data) -> StoredBlock {
+        let hashes: Vec<B256> = block.transactions.iter().map(|raw| keccak(raw)).collect();
+        let mut full = Header::empty(block.number, parent.hash(), block.timestamp);
+        full.gas_limit = block.gas_limit;
+        full.base_fee = block.base_fee;
+        full.seal_transactions(&hashes);
+        full.state_root = self.state_after(parent, block, &hashes);
+        full.next_l1_index = block
+            .transactions
+            .iter()
+            .rev()
+            .find_map(|raw| signing::queue_index(raw))
+            .map_or(parent.next_l1_index, |index| index.saturating_add(1));
+        let mut root = parent.withdrawal_root.unwrap_or_default();
+        let mut appended = Vec::new();
+        for (index, raw) in block.transactions.iter().enumerate() {
+            let is_withdrawal = signing::queue_index(raw).is_none()
+                && signing::call_of(raw).is_some_and(|(to, _)| to == message_passer());
+            if !is_withdrawal {
+                continue;
+            }
+            let message_hash = hashes.get(index).copied().unwrap_or_default();
+            root = keccak(&[root.as_bytes(), message_hash.as_bytes()].concat());
+            if self.moods.wrong_withdrawals_from.is_some_and(|from| block.number >= from) {
+                root = keccak(root.as_bytes());
+            }
+            let place = appended.len() as u64;
+            appended.push(Appended {
+                index: parent.messages_total + place,
+                message_hash,
+                root,
+                tx_index: index as u64,
+                log_index: place,
+            });
+        }
+        if appended.is_empty() && self.moods.wrong_withdrawals_from == Some(block.number) {
+            root = keccak(root.as_bytes());
+        }
+        StoredBlock {
+            header: full.to_l2(),
+            batch_hash: block.batch_hash.unwrap_or_default(),
+            transactions: block.transactions.clone(),
+            withdrawal_root: Some(root),
+            messages_total: parent.messages_total + appended.len() as u64,
+            appended,
+            next_l1_index: full.next_l1_index,
+            full: Some(full),
+        }
+    }
+
+    fn state_after(&self, parent: &StoredBlock, block: &SafeL2Data, hashes: &[B256]) -> B256 {
+        let mut root = parent.header.state_root;
+        if !hashes.is_empty() {
+            let mut bytes = root.as_bytes().to_vec();
+            bytes.extend_from_slice(&block.number.to_be_bytes());
+            bytes.extend_from_slice(&block.timestamp.to_be_bytes());
+            let mut fee = [0u8; 32];
+            block.base_fee.unwrap_or_default().to_big_endian(&mut fee);
+            bytes.extend_from_slice(&fee);
+            hashes.iter().for_each(|hash| bytes.extend_from_slice(hash.as_bytes()));
+            root = keccak(&bytes);
+        }
+        if self.moods.wrong_state_from.is_some_and(|from| block.number >= from) {
+            root = keccak(root.as_bytes());
+        }
+        root
+    }
+
+    /// On top of the head nothing above is touched (a killed node's stale heights stay); anywhere else it is a reorg,
+    /// which drops every height above.
+    fn make_head(&mut self, block: &Arc<StoredBlock>) {
+        self.insert(block);
+        let is_append = block.header.parent_hash == self.head.hash();
+        if !is_append {
+            self.canonical.split_off(&block.number());
+            let mut at = block.header.parent_hash;
+            while let Some(ancestor) = self.blocks.get(&at) {
+                if self.canonical.insert(ancestor.number(), at) == Some(at) {
+                    break;
+                }
+                at = ancestor.header.parent_hash;
+            }
+        }
+        self.canonical.insert(block.number(), block.hash());
+        self.head = Arc::clone(block);
+    }
+
+    /// `engine_setBlockTags`: finalized first, then safe; no check but that the block is known.
+    pub fn set_block_tags(&mut self, safe: B256, finalized: B256) -> Result<(), RpcError> {
+        let result = self.apply_tags(safe, finalized);
+        record(&mut self.tag_calls, TagCall { safe, finalized, accepted: result.is_ok() });
+        result
+    }
+
+    fn apply_tags(&mut self, safe: B256, finalized: B256) -> Result<(), RpcError> {
+        if let Some(error) = self.moods.tags_error.clone() {
+            return Err(error);
+        }
+        for (tag, wanted) in [("finalized", finalized), ("safe", safe)] {
+            if wanted.is_zero() {
+                continue;
+            }
+            if !self.blocks.contains_key(&wanted) {
+                return Err(RpcError::server(format!("{tag} block {wanted:?} not found")));
+            }
+            if tag == "safe" {
+                self.safe = Some(wanted);
+            } else {
+                self.finalized = Some(wanted);
+            }
+            self.seen();
+        }
+        Ok(())
+    }
+
+    /// A clean restart: finalized is kept, safe falls to it, older states are gone.
+    pub fn restart(&mut self) {
+        self.safe = self.finalized;
+        self.state_floor = self.head.number();
+        self.seen();
+    }
+
+    /// A kill: the head falls to `height`; tags, blocks and heights above it stay in the database, their states do not.
+    pub fn kill(&mut self, height: u64) {
+        let Some(fallen) = self.at(height).filter(|_| height <= self.head.number()) else { return };
+        self.lost_states.extend(self.canonical.range(height + 1..).map(|(_, hash)| *hash));
+        self.head = fallen;
+        self.safe = self.finalized;
+        self.state_floor = height;
+        self.seen();
+    }
+
+    /// Cuts the chain at `height`, as an operator's `debug_setHead` does: what stood above is gone. Tags stay.
+    pub fn truncate(&mut self, height: u64) {
+        let Some(block) = self.at(height) else { return };
+        self.canonical.split_off(&(height + 1));
+        self.head = block;
+        self.seen();
+    }
+
+    fn state_is_kept(&self, block: &StoredBlock) -> bool {
+        if self.lost_states.contains(&block.hash()) {
+            return false;
+        }
+        self.moods.archive || (block.number() + KEPT_STATES > self.head.number() && block.number() >= self.state_floor)
+    }
+
+    /// `messageRoot()` at a block; the error is the real node's for a state that is gone.
+    pub fn message_root(&self, block: &StoredBlock) -> Result<B256, RpcError> {
+        if !self.state_is_kept(block) {
+            return Err(missing_state(block));
+        }
+        block.withdrawal_root.ok_or_else(|| missing_state(block))
+    }
+
+    /// The root that the last AppendMessage log of the canonical blocks `first..=last` carries.
+    pub fn last_appended_root(&self, first: u64, last: u64) -> Option<B256> {
+        let last = last.min(self.head.number());
+        if first > last {
+            return None;
+        }
+        let mut blocks = self.canonical.range(first..=last).rev().filter_map(|(_, hash)| self.blocks.get(hash));
+        blocks.find_map(|block| block.appended.last()).map(|appended| appended.root)
+    }
+
+    fn find(&self, id: BlockId) -> Result<Option<Arc<StoredBlock>>, RpcError> {
+        let tagged = |tag: Option<B256>, name: &str| {
+            let block = tag.and_then(|hash| self.by_hash(hash));
+            block.map(Some).ok_or_else(|| RpcError::server(format!("{name} block not available")))
+        };
+        match id {
+            BlockId::Number(number) => Ok(self.at(number)),
+            BlockId::Hash(hash) => Ok(self.by_hash(hash)),
+            BlockId::Latest => Ok(Some(self.head())),
+            BlockId::Earliest => Ok(self.at(0)),
+            BlockId::Safe => tagged(self.safe, "safe"),
+            BlockId::Finalized => tagged(self.finalized, "finalized"),
+        }
+    }
+
+    /// Answers one JSON-RPC request.
+    pub fn call(&mut self, side: Side, method: &str, params: &[Value]) -> RpcResult {
+        match method {
+            "engine_newSafeL2Block" | "engine_setBlockTags" if side == Side::Eth => Err(RpcError::no_method(method)),
+            "engine_newSafeL2Block" => {
+                let first = params.first().ok_or_else(|| RpcError::params("missing value for required argument 0"))?;
+                let block = SafeL2Data::from_json(first)?;
+                Ok(self.new_safe_l2_block(&block)?.to_engine_json())
+            }
+            "engine_setBlockTags" => {
+                let at = |place: usize| {
+                    params
+                        .get(place)
+                        .and_then(parse_hash)
+                        .ok_or_else(|| RpcError::params(format!("missing value for required argument {place}")))
+                };
+                self.set_block_tags(at(0)?, at(1)?).map(|()| Value::Null)
+            }
+            _ => self.read(method, params),
+        }
+    }
+
+    fn read(&self, method: &str, params: &[Value]) -> RpcResult {
+        let flag = |place: usize| params.get(place).and_then(Value::as_bool).unwrap_or(false);
+        match method {
+            "eth_chainId" => Ok(quantity(self.chain_id)),
+            "net_version" => Ok(Value::String(self.chain_id.to_string())),
+            "web3_clientVersion" => Ok(json!("Geth/v2.2.4-mainnet/linux-amd64/go1.26.8")),
+            "eth_blockNumber" => Ok(quantity(self.head.number())),
+            "eth_syncing" if self.moods.syncing => Ok(json!({
+                "startingBlock": "0x0", "currentBlock": quantity(self.head.number()),
+                "highestBlock": quantity(self.head.number() + 1000),
+            })),
+            "eth_syncing" => Ok(Value::Bool(false)),
+            "eth_getBlockByNumber" | "eth_getBlockByHash" => {
+                let id = parse_block_id(params.first())?;
+                Ok(self.find(id)?.map_or(Value::Null, |block| block.to_json(flag(1))))
+            }
+            "eth_getRawTransactionByHash" | "eth_getTransactionByHash" => {
+                let wanted =
+                    params.first().and_then(parse_hash).ok_or_else(|| RpcError::params("invalid argument 0"))?;
+                Ok(self.transaction(wanted, method == "eth_getRawTransactionByHash"))
+            }
+            "eth_getLogs" => self.logs(params.first().unwrap_or(&Value::Null)),
+            "eth_call" => self.eth_call(params),
+            "debug_getBlockRlp" if self.moods.raw_blocks == RawBlocks::BlockRlp => {
+                // The real method takes a JSON integer and no hex string.
+                let number = params.first().and_then(Value::as_u64).ok_or_else(|| {
+                    RpcError::params("invalid argument 0: json: cannot unmarshal string into Go value of type uint64")
+                })?;
+                self.raw_block(self.at(number), number, true)
+            }
+            "debug_getRawBlock" if self.moods.raw_blocks == RawBlocks::RawBlock => {
+                let id = parse_block_id(params.first())?;
+                let block = self.find(id)?;
+                let number = block.as_ref().map_or(0, |block| block.number());
+                self.raw_block(block, number, false)
+            }
+            _ => Err(RpcError::no_method(method)),
+        }
+    }
+
+    fn raw_block(&self, block: Option<Arc<StoredBlock>>, number: u64, with_morph_fields: bool) -> RpcResult {
+        let block = block.ok_or_else(|| RpcError::server(format!("block #{number} not found")))?;
+        let full = block.full.as_ref().ok_or_else(|| RpcError::server(format!("block #{number} not found")))?;
+        Ok(data(&full.block_rlp(&block.transactions, with_morph_fields)))
+    }
+
+    fn transaction(&self, wanted: B256, raw_only: bool) -> Value {
+        let holders = self.transactions.get(&wanted).map(Vec::as_slice).unwrap_or_default();
+        let holder = holders
+            .iter()
+            .filter_map(|hash| self.blocks.get(hash))
+            .find(|block| self.canonical.get(&block.number()) == Some(&block.hash()));
+        let found = holder.and_then(|block| {
+            let index = block.transactions.iter().position(|raw| keccak(raw) == wanted)?;
+            Some((block, index, block.transactions.get(index)?))
+        });
+        match found {
+            Some((_, _, raw)) if raw_only => data(raw),
+            Some((block, index, raw)) => signing::to_json(raw, &block.place(index as u64)),
+            None if raw_only => json!("0x"),
+            None => Value::Null,
+        }
+    }
+
+    fn logs(&self, filter: &Value) -> RpcResult {
+        let number = |key: &str| -> Result<u64, RpcError> {
+            match parse_block_id(filter.get(key))? {
+                BlockId::Number(number) => Ok(number),
+                id => Ok(self.find(id)?.map_or(0, |block| block.number())),
+            }
+        };
+        let blocks: Vec<Arc<StoredBlock>> = match filter.get("blockHash").and_then(parse_hash) {
+            Some(hash) => self.by_hash(hash).into_iter().collect(),
+            None => {
+                let (from, to) = (number("fromBlock")?, number("toBlock")?.min(self.head.number()));
+                if from > to { Vec::new() } else { (from..=to).filter_map(|number| self.at(number)).collect() }
+            }
+        };
+        if !address_matches(filter.get("address"), message_passer()) {
+            return Ok(json!([]));
+        }
+        let mut found = Vec::new();
+        for block in &blocks {
+            found.extend(
+                block.logs().filter(|(topics, _)| topics_match(filter.get("topics"), topics)).map(|(_, log)| log),
+            );
+        }
+        Ok(Value::Array(found))
+    }
+
+    fn eth_call(&self, params: &[Value]) -> RpcResult {
+        let call = params.first().unwrap_or(&Value::Null);
+        let id = parse_block_id(params.get(1))?;
+        let block = self.find(id)?.ok_or_else(|| match id {
+            BlockId::Hash(_) => RpcError::server("header for hash not found"),
+            _ => RpcError::server("header not found"),
+        })?;
+        if !self.state_is_kept(&block) {
+            return Err(missing_state(&block));
+        }
+        let to = call.get("to").and_then(super::jsonrpc::parse_address);
+        let input = call.get("data").or_else(|| call.get("input")).and_then(parse_data).unwrap_or_default();
+        if to == Some(message_passer()) && input.starts_with(&MESSAGE_ROOT) {
+            return self.message_root(&block).map(hash);
+        }
+        Ok(json!("0x"))
+    }
+}
+
+fn missing_state(block: &StoredBlock) -> RpcError {
+    RpcError::server(format!("missing trie node {} (path )", hex::encode(block.header.state_root.as_bytes())))
+}
+
+/// A deterministic hash for made-up values.
+pub fn made_up(text: &str, number: u64) -> B256 {
+    B256(keccak256([text.as_bytes(), &number.to_be_bytes()].concat()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::devnet::chain::{BlockPlan, Sequencer};
+
+    fn node() -> Node {
+        Node::new(53077, StoredBlock::genesis(1_000, made_up("genesis", 1)))
+    }
+
+    fn empty(number: u64) -> SafeL2Data {
+        SafeL2Data {
+            number,
+            gas_limit: 30_000_000,
+            base_fee: Some(1_000_000.into()),
+            timestamp: 1_000 + 2 * number,
+            transactions: Vec::new(),
+            batch_hash: None,
+            parent_hash: None,
+        }
+    }
+
+    fn grown(last: u64) -> Node {
+        let mut node = node();
+        (1..=last).for_each(|number| drop(node.new_safe_l2_block(&empty(number)).unwrap()));
+        node
+    }
+
+    fn on(node: &Node, parent: u64, block: SafeL2Data) -> SafeL2Data {
+        SafeL2Data { parent_hash: Some(node.at(parent).unwrap().hash()), ..block }
+    }
+
+    #[test]
+    fn refusals_have_the_real_words() {
+        let mut node = grown(60);
+        let hash = B256::repeat_byte(0x22);
+        let table = [
+            (empty(65), "cannot assemble block with discontinuous block number 65, expected number is 61".to_owned()),
+            (SafeL2Data { parent_hash: Some(hash), ..empty(61) }, format!("parent block not found: {hash:?}")),
+            (on(&node, 50, empty(61)), "wrong block number: expected 51, got 61".to_owned()),
+            (
+                SafeL2Data { transactions: vec![vec![0x55, 0xc0].into()], ..empty(61) },
+                "invalid transaction 0: transaction type not supported".to_owned(),
+            ),
+        ];
+        for (block, words) in table {
+            assert_eq!(node.new_safe_l2_block(&block), Err(RpcError::server(words)));
+            assert_eq!(node.head().number(), 60);
+        }
+        assert_eq!(node.writes().len(), 64);
+    }
+
+    #[test]
+    fn nearly_anything_is_executed() {
+        let mut node = grown(5);
+        let odd = [
+            SafeL2Data { base_fee: Some(5.into()), ..empty(6) },
+            SafeL2Data { gas_limit: 1, ..empty(6) },
+            SafeL2Data { timestamp: 1, ..empty(6) },
+        ];
+        let state = node.head().header.state_root;
+        for block in odd {
+            let block = on(&node, 5, block);
+            let written = node.new_safe_l2_block(&block).unwrap();
+            assert_eq!(node.head().hash(), written.hash());
+            // An empty block keeps the state root: the root alone does not tell.
+            assert_eq!(written.header.state_root, state);
+        }
+    }
+
+    #[test]
+    fn a_write_below_the_head_truncates_and_the_tags_stay() {
+        let mut node = grown(10);
+        let (safe, finalized) = (node.at(9).unwrap().hash(), node.at(8).unwrap().hash());
+        node.set_block_tags(safe, finalized).unwrap();
+        let equal = on(&node, 4, empty(5));
+        assert_eq!(node.new_safe_l2_block(&equal).unwrap().hash(), node.at(5).unwrap().hash());
+        assert_eq!(node.head().number(), 5);
+        assert!(node.at(6).is_none());
+        assert_eq!(node.safe().unwrap().number.get(), 9);
+        assert_eq!(node.finalized().unwrap().number.get(), 8);
+        assert!(node.by_hash(safe).is_some());
+        assert!(!node.moments().last().unwrap().is_ordered());
+    }
+
+    #[test]
+    fn a_write_on_an_orphan_brings_its_chain_back() {
+        let mut node = grown(10);
+        let old = node.head();
+        let fork = on(&node, 5, SafeL2Data { timestamp: 7, ..empty(6) });
+        node.new_safe_l2_block(&fork).unwrap();
+        let back = SafeL2Data { parent_hash: Some(old.hash()), ..empty(11) };
+        node.new_safe_l2_block(&back).unwrap();
+        assert_eq!(node.at(10).unwrap().hash(), old.hash());
+        assert_eq!(node.at(6).unwrap().header.timestamp, 1_012);
+    }
+
+    #[test]
+    fn e11_tags_are_half_applied_and_unchecked() {
+        let mut node = grown(10);
+        let hash = |node: &Node, number| node.at(number).unwrap().hash();
+        let (nine, five) = (hash(&node, 9), hash(&node, 5));
+        let unknown = B256::repeat_byte(0x11);
+        let words = format!("safe block {unknown:?} not found");
+        assert_eq!(node.set_block_tags(unknown, nine), Err(RpcError::server(words)));
+        assert_eq!((node.safe(), node.finalized().unwrap().number.get()), (None, 9));
+        node.set_block_tags(five, B256::zero()).unwrap();
+        assert_eq!((node.safe().unwrap().number.get(), node.finalized().unwrap().number.get()), (5, 9));
+        assert_eq!(node.tag_calls().len(), 2);
+    }
+
+    #[test]
+    fn e19_after_a_kill_blocks_above_the_head_still_answer() {
+        let mut node = grown(10);
+        let (ten, eight) = (node.at(10).unwrap(), node.at(8).unwrap());
+        node.set_block_tags(ten.hash(), eight.hash()).unwrap();
+        node.kill(3);
+        assert_eq!(node.head().number(), 3);
+        assert_eq!(node.at(10), Some(Arc::clone(&ten)));
+        assert_eq!(node.by_hash(ten.hash()), Some(ten.clone()));
+        assert_eq!(node.safe(), node.finalized());
+        // Their states are gone: nothing can be built on them.
+        let above = SafeL2Data { parent_hash: Some(ten.hash()), ..empty(11) };
+        assert!(node.new_safe_l2_block(&above).unwrap_err().message.starts_with("missing trie node"));
+        node.new_safe_l2_block(&empty(4)).unwrap();
+        assert_eq!(node.head().number(), 4);
+        assert_eq!(node.at(10), Some(ten));
+    }
+
+    #[test]
+    fn e12_and_e13_moods_of_morph_reth() {
+        let mut node = grown(10);
+        node.moods.refuses_rewrites = true;
+        let rewrite = on(&node, 4, empty(5));
+        assert!(node.new_safe_l2_block(&rewrite).unwrap_err().message.contains("discontinuous"));
+        node.moods.tags_what_it_writes = true;
+        let written = node.new_safe_l2_block(&empty(11)).unwrap();
+        assert_eq!(node.safe(), Some(written.l2_ref()));
+        assert_eq!(node.finalized(), Some(written.l2_ref()));
+    }
+
+    #[test]
+    fn states_are_pruned_without_archive_mode() {
+        let mut node = grown(200);
+        node.moods.archive = false;
+        let kept = |node: &Node, number| node.message_root(&node.at(number).unwrap()).is_ok();
+        assert_eq!([kept(&node, 72), kept(&node, 73), kept(&node, 200)], [false, true, true]);
+        node.restart();
+        assert_eq!([kept(&node, 199), kept(&node, 200)], [false, true]);
+    }
+
+    #[test]
+    fn execution_is_deterministic_and_withdrawals_move_the_root() {
+        let mut sequencer = Sequencer::new(node(), 7, 2);
+        let quiet = sequencer.build(&BlockPlan { txs: 3, ..BlockPlan::default() }, &[]).unwrap();
+        let busy = sequencer.build(&BlockPlan { withdrawals: 2, ..BlockPlan::default() }, &[]).unwrap();
+        assert_eq!(quiet.withdrawal_root, Some(empty_message_root()));
+        assert_eq!(busy.withdrawal_root, busy.appended.last().map(|appended| appended.root));
+        assert_eq!(busy.appended.len(), 2);
+        assert_eq!(sequencer.node.last_appended_root(1, 2), busy.withdrawal_root);
+        let mut other = node();
+        for block in [&quiet, &busy] {
+            let mut data = SafeL2Data::from(&block.as_new_block());
+            data.parent_hash = None;
+            assert_eq!(other.new_safe_l2_block(&data).unwrap().hash(), block.hash());
+        }
+        let mut again = SafeL2Data::from(&quiet.as_new_block());
+        (again.number, again.parent_hash) = (3, None);
+        assert!(other.new_safe_l2_block(&again).unwrap_err().message.contains("nonce too low"));
+    }
+
+    #[test]
+    fn e1_wrong_roots_come_out_of_right_content() {
+        let mut sequencer = Sequencer::new(node(), 7, 2);
+        let block = sequencer.build(&BlockPlan::empty(), &[]).unwrap();
+        let mut data = SafeL2Data::from(&block.as_new_block());
+        data.parent_hash = None;
+        let mut wrong = node();
+        wrong.moods.wrong_state_from = Some(1);
+        assert_ne!(wrong.new_safe_l2_block(&data).unwrap().header.state_root, block.header.state_root);
+        let mut wrong = node();
+        wrong.moods.wrong_withdrawals_from = Some(1);
+        let written = wrong.new_safe_l2_block(&data).unwrap();
+        assert_eq!(written.header.state_root, block.header.state_root);
+        assert_ne!(written.withdrawal_root, block.withdrawal_root);
+    }
+}
