@@ -5,4 +5,5 @@
 mod adapters_recorded;
 mod devnet;
 mod recorded_support;
+mod scenario_index;
 mod support;
