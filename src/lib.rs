@@ -26,9 +26,11 @@
 pub mod adapters;
 pub mod codec;
 pub mod commands;
+pub mod config;
 pub mod decide;
 pub mod devnet;
 pub mod error;
 pub mod flow;
 pub mod ports;
+pub mod telemetry;
 pub mod types;

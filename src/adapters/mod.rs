@@ -5,9 +5,12 @@
 
 pub mod beacon;
 pub mod engine;
+pub mod fixture;
 pub mod l1;
 pub mod l2;
 pub mod reactors;
+pub mod record;
+pub mod replay;
 pub mod rpc;
 pub mod store;
 pub mod wire;

@@ -10,8 +10,8 @@ use crate::codec::calldata::{self, CommitCalldata};
 use crate::decide::binding;
 use crate::ports::{BlobSource, L1Chain, L2Reader, MessageRoot, PortResult};
 use crate::types::{
-    Address, B256, BatchIndex, Blob, Identity, L1Event, L1EventKind, L1Header, L1Number, L1Tag, L1Transaction,
-    L2Block, L2Number, QueueIndex, TracedCall,
+    Address, B256, BatchIndex, Blob, Identity, L1Event, L1EventKind, L1Header, L1Number, L1Tag, L1Transaction, L2Block,
+    L2Number, QueueIndex, TracedCall,
 };
 
 /// L2 blocks asked for at once.

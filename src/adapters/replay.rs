@@ -112,9 +112,8 @@ impl L1Chain for Replay {
 
     async fn committed_hashes(&self, indices: &[BatchIndex], _at: Option<L1Number>) -> PortResult<Vec<B256>> {
         let committed = &self.fixture.facts.committed;
-        let answer = |i: &BatchIndex| {
-            committed.get(i).copied().ok_or_else(|| unanswered(format!("committedBatches({i})")))
-        };
+        let answer =
+            |i: &BatchIndex| committed.get(i).copied().ok_or_else(|| unanswered(format!("committedBatches({i})")));
         indices.iter().map(answer).collect()
     }
 

@@ -1,1 +1,110 @@
-//! commands (room header to be written).
+//! The command line: one file a command, and the only place that wires adapters to ports.
+//!
+//! Decided here: which commands there are, and what exit code an outcome has. Not decided here: anything else.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::ConfigError;
+
+pub mod completions;
+pub mod config;
+
+/// Proves, batch by batch, that a Morph L2 node holds the chain that L1 committed to, and repairs it where it does not.
+#[derive(Debug, Parser)]
+#[command(name = "morph-deriver", version, about, propagate_version = true, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Print the effective configuration, redacted, and check it
+    Config(config::Args),
+    /// Print a completion script for a shell
+    Completions(completions::Args),
+}
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// Done.
+    Done,
+    /// Failed for any other reason than the ones below.
+    Failed,
+    /// Wrong usage or configuration. Also clap's own code.
+    Usage,
+    /// The chain differs from what L1 committed to.
+    Divergence,
+    /// What is needed to decide cannot be had: blobs pruned, fixture incomplete.
+    Unavailable,
+}
+
+impl Exit {
+    /// The number that the shell sees.
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::Divergence => 3,
+            Self::Unavailable => 4,
+        }
+    }
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.code())
+    }
+}
+
+/// Runs a command to its end. An error is printed to stderr with its causes, scrubbed of credentials.
+pub async fn execute(cli: Cli) -> Exit {
+    let outcome = match cli.command {
+        Command::Config(args) => config::execute(args).await,
+        Command::Completions(args) => completions::execute(&args),
+    };
+    match outcome {
+        Ok(exit) => exit,
+        Err(error) => {
+            eprintln!("error: {}", crate::telemetry::scrub(&format!("{error:#}")));
+            exit_of(&error)
+        }
+    }
+}
+
+/// A configuration that cannot be used is a usage error, anything else a failure.
+fn exit_of(error: &anyhow::Error) -> Exit {
+    if error.chain().any(|cause| cause.is::<ConfigError>()) { Exit::Usage } else { Exit::Failed }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn exit_codes_are_the_documented_ones() {
+        let all = [Exit::Done, Exit::Failed, Exit::Usage, Exit::Divergence, Exit::Unavailable];
+        assert_eq!(all.map(Exit::code), [0, 1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn wrong_configuration_is_a_usage_error_also_under_context() {
+        let wrong: Result<(), _> = Err(ConfigError::Conflict("x".to_owned()));
+        assert_eq!(exit_of(&wrong.context("while starting").unwrap_err()), Exit::Usage);
+        assert_eq!(exit_of(&anyhow::anyhow!("x")), Exit::Failed);
+    }
+}

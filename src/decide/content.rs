@@ -165,7 +165,11 @@ mod tests {
     }
 
     fn message(index: u64) -> L1Message {
-        L1Message { index: index.into(), hash: B256::zero(), raw: RawTx::from(vec![0x7e, u8::try_from(index).unwrap()]) }
+        L1Message {
+            index: index.into(),
+            hash: B256::zero(),
+            raw: RawTx::from(vec![0x7e, u8::try_from(index).unwrap()]),
+        }
     }
 
     #[test]
@@ -181,15 +185,9 @@ mod tests {
             ),
             (|b| b.truncate(2), ContentFault::Last { expected: 12.into(), actual: 11.into() }),
             (|b| b.push(block(13, 102, 0)), ContentFault::Last { expected: 12.into(), actual: 13.into() }),
-            (
-                |b| b[0].context.timestamp = 99,
-                ContentFault::Time { number: 10.into(), timestamp: 99, parent: 100 },
-            ),
+            (|b| b[0].context.timestamp = 99, ContentFault::Time { number: 10.into(), timestamp: 99, parent: 100 }),
             (|b| b[2].context.l1_messages = 2, ContentFault::MessageCount { expected: 3, actual: 4 }),
-            (
-                |b| b[1].transactions.push(RawTx::from_static(b"\x7e")),
-                ContentFault::SmuggledMessage(11.into()),
-            ),
+            (|b| b[1].transactions.push(RawTx::from_static(b"\x7e")), ContentFault::SmuggledMessage(11.into())),
         ];
         for (change, fault) in cases {
             let mut blocks = good();

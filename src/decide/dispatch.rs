@@ -108,13 +108,8 @@ mod tests {
         use FirstLook::{Consistent, FetchBlob, Wait, WaitBeforeSwitch};
         for verdict in [ALIVE, STOPPED, UNKNOWN] {
             for before_switch in [false, true] {
-                let facts = |same_bytes| FirstFacts {
-                    last: 10.into(),
-                    head: 10.into(),
-                    verdict,
-                    before_switch,
-                    same_bytes,
-                };
+                let facts =
+                    |same_bytes| FirstFacts { last: 10.into(), head: 10.into(), verdict, before_switch, same_bytes };
                 assert_eq!(first_look(&facts(Some(true))), Consistent);
                 assert_eq!(first_look(&facts(Some(false))), FetchBlob);
                 assert_eq!(first_look(&facts(None)), FetchBlob);
@@ -134,9 +129,8 @@ mod tests {
     #[test]
     fn the_whole_case_table_second_look() {
         let difference = Some(Difference { number: 3.into(), field: Field::Timestamp });
-        let look = |present, difference, bytes_differed| {
-            after_rebuild(&SecondFacts { present, difference, bytes_differed })
-        };
+        let look =
+            |present, difference, bytes_differed| after_rebuild(&SecondFacts { present, difference, bytes_differed });
         assert_eq!(look(true, None, false), SecondLook::Consistent { drift: false });
         assert_eq!(look(true, None, true), SecondLook::Consistent { drift: true });
         assert_eq!(look(true, difference, true), SecondLook::SelfHeal);

@@ -98,6 +98,10 @@ pub fn get(l1: &L1, config: &BeaconConfig, knobs: &BeaconKnobs, path: &str, quer
             });
             (200, json!({ "data": genesis }).to_string())
         }
+        ["eth", "v1", "config", "deposit_contract"] => {
+            let contract = json!({ "chain_id": l1.config.chain_id.to_string(), "address": data(&[0; 20]) });
+            (200, json!({ "data": contract }).to_string())
+        }
         ["eth", "v1", "config", "spec"] => spec(l1, config, knobs),
         ["eth", "v1", "beacon", "blobs", slot] => blobs(l1, config, knobs, slot, query, &knobs.blobs),
         ["eth", "v1", "beacon", "blob_sidecars", slot] => sidecars(l1, config, knobs, slot, query),
@@ -223,4 +227,77 @@ fn block(l1: &L1, config: &BeaconConfig, knobs: &BeaconKnobs, slot: &str) -> Rep
     let body = json!({ "blob_kzg_commitments": commitments });
     let message = json!({ "slot": slot, "body": body });
     (200, json!({ "version": "fulu", "execution_optimistic": false, "data": { "message": message } }).to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::devnet::l1::{L1Config, L1Op};
+    use crate::types::{BLOB_BYTES, Blob};
+
+    fn chain() -> (L1, BeaconConfig, Arc<SimBlob>) {
+        let config =
+            L1Config { chain_id: 9, start_time: 1_200, block_time: 12, safe_depth: 1, finalized_depth: 2, seed: 1 };
+        let mut l1 = L1::new(config);
+        let blob = Arc::new(SimBlob::new(Blob::new(vec![0; BLOB_BYTES]).unwrap()).unwrap());
+        l1.submit(L1Op::Noise(vec![Arc::clone(&blob), Arc::clone(&blob)])).unwrap();
+        l1.mine();
+        l1.mine_after(24);
+        (l1, BeaconConfig { genesis_time: 0, seconds_per_slot: 12 }, blob)
+    }
+
+    fn read(knobs: &BeaconKnobs, path: &str, query: &[(&str, String)]) -> (u16, Value) {
+        let (l1, config, _) = chain();
+        let query: Vec<_> = query.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
+        let (status, body) = get(&l1, &config, knobs, path, &query);
+        (status, serde_json::from_str(&body).unwrap_or_default())
+    }
+
+    #[test]
+    fn slots_follow_time_and_filters_apply() {
+        let (_, _, blob) = chain();
+        let knobs = BeaconKnobs::default();
+        let hash = format!("{:?}", blob.hash);
+        let count = |path: &str, query: &[(&str, String)]| {
+            let (status, body) = read(&knobs, path, query);
+            (status, body["data"].as_array().map_or(0, Vec::len))
+        };
+        assert_eq!(count("/eth/v1/beacon/blobs/101", &[]), (200, 2));
+        assert_eq!(count("/eth/v1/beacon/blobs/101", &[("versioned_hashes", hash)]), (200, 2));
+        assert_eq!(
+            count("/eth/v1/beacon/blobs/101", &[("versioned_hashes", format!("0x{}", "11".repeat(32)))]),
+            (200, 0)
+        );
+        assert_eq!(count("/eth/v1/beacon/blob_sidecars/101", &[("indices", "1".to_owned())]), (200, 1));
+        // A block without blobs, a missed slot, a slot to come.
+        assert_eq!(count("/eth/v1/beacon/blobs/103", &[]), (200, 0));
+        assert_eq!(count("/eth/v1/beacon/blobs/102", &[]), (404, 0));
+        assert_eq!(count("/eth/v1/beacon/blobs/900", &[]), (404, 0));
+        let (_, block) = read(&knobs, "/eth/v2/beacon/blocks/101", &[]);
+        let commitments = block["data"]["message"]["body"]["blob_kzg_commitments"].as_array().unwrap();
+        assert_eq!(commitments.len(), 2);
+    }
+
+    #[test]
+    fn d4_d5_d6_d7_knobs() {
+        let path = "/eth/v1/beacon/blobs/101";
+        let knobs =
+            BeaconKnobs { blobs: Route::insufficient_columns(), sidecars: Route::gone(), ..BeaconKnobs::default() };
+        assert_eq!(read(&knobs, path, &[]).0, 500);
+        assert_eq!(read(&knobs, "/eth/v1/beacon/blob_sidecars/101", &[]).0, 410);
+        let knobs = BeaconKnobs { pruned_below: Some(102), spec: Spec::Millis, ..BeaconKnobs::default() };
+        assert_eq!(read(&knobs, path, &[]).0, 404);
+        assert_eq!(read(&knobs, "/eth/v1/config/spec", &[]).1["data"]["SLOT_DURATION_MS"], json!("12000"));
+        let good = read(&BeaconKnobs::default(), path, &[]).1["data"][0].clone();
+        let knobs = BeaconKnobs { wrong_bytes: true, incomplete: true, ..BeaconKnobs::default() };
+        let bad = read(&knobs, path, &[]).1;
+        assert_eq!(bad["data"].as_array().unwrap().len(), 1);
+        assert_ne!(bad["data"][0], good);
+        assert_eq!(
+            read(&BeaconKnobs { spec: Spec::Missing, ..BeaconKnobs::default() }, "/eth/v1/config/spec", &[]).0,
+            404
+        );
+    }
 }

@@ -222,6 +222,8 @@ pub struct BatchSpec {
     pub shown_input: Option<Vec<u8>>,
     /// Another batch hash in the event.
     pub event_hash: Option<B256>,
+    /// Blob hashes that the header is made of, instead of those of the blobs.
+    pub versioned_hashes: Option<Vec<B256>>,
 }
 
 /// The blobs of a payload; none where it is empty, as an older form's without L2 transactions.

@@ -804,3 +804,90 @@ impl L1View<'_> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::devnet::world::{World, WorldOptions};
+
+    fn world() -> World {
+        let mut world = World::new(&WorldOptions::default()).unwrap();
+        for _ in 0..4 {
+            world.produce(2).unwrap();
+        }
+        world
+    }
+
+    fn call(world: &World, knobs: &L1Knobs, method: &str, params: Value) -> RpcResult {
+        L1View { l1: &world.l1, knobs }.call(method, params.as_array().unwrap())
+    }
+
+    fn view(world: &World, selector: [u8; 4], argument: u64, at: Value) -> String {
+        let input = [selector.as_slice(), number_word(argument).as_bytes()].concat();
+        let params = json!([{ "to": jsonrpc::address(world.l1.rollup), "data": data(&input) }, at]);
+        call(world, &L1Knobs::default(), "eth_call", params).unwrap().as_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn views_keep_their_history_and_forget_below_finalized() {
+        let mut world = world();
+        let batch = world.batches[1].clone();
+        let before = world.l1.find_tx(batch.tx).unwrap().0.header.number - 1;
+        let zero = format!("{:?}", B256::zero());
+        assert_eq!(view(&world, selectors::COMMITTED_BATCHES, 2, json!("latest")), format!("{:?}", batch.hash));
+        assert_eq!(view(&world, selectors::COMMITTED_BATCHES, 2, quantity(before)), zero);
+        assert_eq!(
+            view(&world, selectors::LAST_COMMITTED_BATCH_INDEX, 0, quantity(before)),
+            format!("{:?}", number_word(1))
+        );
+        world.finalize(3).unwrap();
+        world.mine(1);
+        assert_eq!(view(&world, selectors::BATCH_BLOB_VERSIONED_HASHES, 2, json!("latest")), zero);
+        assert_ne!(view(&world, selectors::BATCH_BLOB_VERSIONED_HASHES, 3, json!("latest")), zero);
+        world.revert(4).unwrap();
+        world.mine(1);
+        assert_eq!(view(&world, selectors::COMMITTED_BATCHES, 4, json!("latest")), zero);
+        // The blob field outlives the revert.
+        assert_ne!(view(&world, selectors::BATCH_BLOB_VERSIONED_HASHES, 4, json!("latest")), zero);
+        assert_eq!(
+            view(&world, selectors::LAST_COMMITTED_BATCH_INDEX, 0, json!("latest")),
+            format!("{:?}", number_word(3))
+        );
+        world.reorg(1);
+        assert_eq!(
+            view(&world, selectors::LAST_COMMITTED_BATCH_INDEX, 0, json!("latest")),
+            format!("{:?}", number_word(4))
+        );
+        assert_eq!(world.batches.len(), 4);
+    }
+
+    #[test]
+    fn a1_a2_a9_c6_knobs_bend_the_logs() {
+        let world = world();
+        let head = world.l1.head();
+        let all = json!([{ "fromBlock": "0x0", "toBlock": quantity(head), "topics": [[hash(topics::COMMIT_BATCH)]] }]);
+        let count = |knobs: &L1Knobs| {
+            call(&world, knobs, "eth_getLogs", all.clone()).map(|logs| logs.as_array().map_or(0, Vec::len))
+        };
+        assert_eq!(count(&L1Knobs::default()), Ok(5));
+        assert_eq!(count(&L1Knobs { head: Some(4), ..L1Knobs::default() }), Ok(2));
+        assert_eq!(count(&L1Knobs { duplicate_logs: true, removed_logs: true, ..L1Knobs::default() }), Ok(15));
+        assert_eq!(count(&L1Knobs { hidden_commits: [2, 3].into(), ..L1Knobs::default() }), Ok(3));
+        assert!(count(&L1Knobs { range_cap: Some(head), ..L1Knobs::default() }).is_err());
+        assert_eq!(count(&L1Knobs { range_cap: Some(head + 1), ..L1Knobs::default() }), Ok(5));
+    }
+
+    #[test]
+    fn tags_follow_their_depths() {
+        let world = world();
+        let number = |knobs: &L1Knobs, tag: &str| {
+            let block = call(&world, knobs, "eth_getBlockByNumber", json!([tag, false])).unwrap();
+            parse_quantity(&block["number"])
+        };
+        let head = world.l1.head();
+        let knobs = L1Knobs::default();
+        assert_eq!([number(&knobs, "latest"), number(&knobs, "safe")], [Some(head), Some(head - 4)]);
+        assert_eq!(number(&knobs, "finalized"), Some(head - 8));
+        assert_eq!(number(&L1Knobs { finalized: Some(3), ..knobs }, "finalized"), Some(3));
+    }
+}

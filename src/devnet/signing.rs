@@ -2,6 +2,9 @@
 //! shows, and the real node's words for what it cannot decode. Independent of `codec::transaction`, so that a mistake
 //! there does not cancel out here.
 
+use std::collections::HashMap;
+use std::sync::{LazyLock, Mutex, PoisonError};
+
 use ethers_core::k256::ecdsa::{RecoveryId, Signature, SigningKey, VerifyingKey};
 use ethers_core::utils::rlp::{DecoderError, Rlp, RlpStream};
 use serde_json::{Map, Value, json};
@@ -410,6 +413,16 @@ pub fn sender(raw: &[u8]) -> Option<Address> {
     Some(address_of(&key))
 }
 
+/// The sender, remembered: a real node recovers it once, and serving a block must not cost a curve operation each time.
+fn known_sender(id: B256, raw: &[u8]) -> Address {
+    static KNOWN: LazyLock<Mutex<HashMap<B256, Address>>> = LazyLock::new(Mutex::default);
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    if known.len() > 1_000_000 {
+        known.clear();
+    }
+    *known.entry(id).or_insert_with(|| sender(raw).unwrap_or_default())
+}
+
 /// Where a mined transaction stands.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
@@ -457,12 +470,13 @@ pub fn to_json(raw: &[u8], place: &Place) -> Value {
         tx.insert(key.to_owned(), value);
     };
     let at = parsed.to_place();
-    let from = sender(raw).unwrap_or_default();
+    let id = keccak(raw);
+    let from = known_sender(id, raw);
     set("blockHash", hash(place.block_hash));
     set("blockNumber", quantity(place.number));
     set("blockTimestamp", quantity(place.timestamp));
     set("from", address(from));
-    set("hash", hash(keccak(raw)));
+    set("hash", hash(id));
     set("input", data(&parsed.bytes(at + 2)));
     set("to", parsed.to().map_or(Value::Null, address));
     set("transactionIndex", quantity(place.index));

@@ -274,7 +274,7 @@ impl World {
             forward: spec.forward,
             shown_input: spec.shown_input,
             event_hash: spec.event_hash,
-            versioned_hashes: None,
+            versioned_hashes: spec.versioned_hashes,
         };
         let tx = self.l1.submit(L1Op::Commit(Box::new(op)))?;
         let index = self.l1.last_committed();
@@ -372,12 +372,16 @@ impl World {
     pub fn reorg(&mut self, depth: u64) -> Vec<Arc<L1Tx>> {
         let dropped = self.l1.reorg(depth);
         let mut all: Vec<Committed> = self.reverted.drain(..).chain(self.batches.drain(..)).collect();
+        all.retain(|batch| self.l1.find_tx(batch.tx).is_some());
         all.sort_by_key(|batch| batch.index);
         for batch in all {
-            let stands = self.l1.committed_hash(batch.index) == batch.hash;
-            if stands && self.l1.header(batch.index).as_ref() == Some(&batch.header) {
+            // A recommit over the same blocks has the hash of the commit before it: the later one stands.
+            if let Some(older) = self.batches.pop_if(|older| older.index == batch.index) {
+                self.reverted.push(older);
+            }
+            if self.l1.committed_hash(batch.index) == batch.hash {
                 self.batches.push(batch);
-            } else if self.l1.find_tx(batch.tx).is_some() {
+            } else {
                 self.reverted.push(batch);
             }
         }
@@ -397,7 +401,7 @@ impl World {
 
     // The local node.
 
-    /// Gives the local node the sequencer's blocks up to `last`, from where the two part. Never shortens it.
+    /// Gives the local node the sequencer's blocks up to `last`, from where the two part, as they are: nothing is executed.
     pub fn sync_to(&mut self, last: u64) {
         let mut from = self.node.head().number().min(last);
         let same = |from: u64, world: &Self| match (world.node.at(from), world.sequencer.node.at(from)) {
@@ -414,6 +418,18 @@ impl World {
     /// Gives the local node everything that the sequencer has.
     pub fn sync(&mut self) {
         self.sync_to(self.sequencer.node.head().number());
+    }
+
+    /// The local node executes the sequencer's content by itself, from its head up to `last`, in its present moods: what
+    /// comes out may differ (E1).
+    pub fn execute_to(&mut self, last: u64) -> anyhow::Result<()> {
+        for number in self.node.head().number() + 1..=last {
+            let block = self.sequencer.node.at(number);
+            let block = block.ok_or_else(|| anyhow::anyhow!("the sequencer lacks block {number}"))?;
+            let data = SafeL2Data { parent_hash: None, ..SafeL2Data::from(&block.as_new_block()) };
+            self.node.write_quietly(&data).map_err(|e| anyhow::anyhow!("block {number}: {}", e.message))?;
+        }
+        Ok(())
     }
 
     /// The local node's chain ends at `last`: what stood above is gone.

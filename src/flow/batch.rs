@@ -253,13 +253,7 @@ impl Worker {
         Ok(commits.iter().rev().find(is_standing).cloned())
     }
 
-    fn first_facts(
-        &self,
-        last: L2Number,
-        pull: &Pull,
-        before_switch: bool,
-        same_bytes: Option<bool>,
-    ) -> FirstFacts {
+    fn first_facts(&self, last: L2Number, pull: &Pull, before_switch: bool, same_bytes: Option<bool>) -> FirstFacts {
         FirstFacts { last, head: pull.head.number, verdict: pull.verdict, before_switch, same_bytes }
     }
 
@@ -268,7 +262,10 @@ impl Worker {
             Some(from) => Stall::at(
                 index,
                 Reason::NodeLostBlocks,
-                format!("the node lost its blocks from {from} on; its head is {}, the batch ends on {last}", pull.head.number),
+                format!(
+                    "the node lost its blocks from {from} on; its head is {}, the batch ends on {last}",
+                    pull.head.number
+                ),
             ),
             None => Stall::at(
                 index,
@@ -514,8 +511,7 @@ fn poison(index: BatchIndex, fault: &ContentFault) -> Stall {
 
 fn decode_blobs(blobs: &[Blob]) -> Result<bytes::Bytes, ContentFault> {
     let data = blob::unpack(blobs).map_err(|e| ContentFault::Malformed(e.to_string()))?;
-    let decoded =
-        frame::decode(&data, frame::MAX_PAYLOAD).map_err(|e| ContentFault::Malformed(e.to_string()))?;
+    let decoded = frame::decode(&data, frame::MAX_PAYLOAD).map_err(|e| ContentFault::Malformed(e.to_string()))?;
     Ok(decoded.payload)
 }
 

@@ -42,7 +42,8 @@ impl Worker {
         let Some(transaction) = transaction.filter(|t| t.hash == event.tx_hash) else {
             return Err(FlowError::l1_changed(format!("transaction {:?} is no longer in its block", event.tx_hash)));
         };
-        let direct = (transaction.to == Some(self.settings.rollup)).then(|| calldata::decode_commit(&transaction.input));
+        let direct =
+            (transaction.to == Some(self.settings.rollup)).then(|| calldata::decode_commit(&transaction.input));
         let mut fault = None;
         if let Some(Ok(commit)) = &direct {
             match self.try_bind(event, index, hash, commit, &transaction).await? {
@@ -80,25 +81,19 @@ impl Worker {
             Err(fault) => return Ok(Err(fault)),
         };
         let own = BlobList { hashes: transaction.blob_hashes.clone(), block: event.block };
-        let mut facts = BindingFacts {
-            index,
-            hash,
-            commit,
-            versioned_hashes: &own.hashes,
-            message_hashes: &message_hashes,
-        };
+        let facts =
+            BindingFacts { index, hash, commit, versioned_hashes: &own.hashes, message_hashes: &message_hashes };
         let first_fault = match binding::bind(&facts) {
             Ok(outline) => return Ok(Ok(BoundCommit { outline, blob_block: own.block })),
             Err(fault) => fault,
         };
         if may_reuse_blobs(commit, &own) {
             for earlier in self.earlier_blobs(event, index).await? {
-                facts.versioned_hashes = &earlier.hashes;
-                if let Ok(outline) = binding::bind(&facts) {
+                let reused = BindingFacts { versioned_hashes: &earlier.hashes, ..facts };
+                if let Ok(outline) = binding::bind(&reused) {
                     return Ok(Ok(BoundCommit { outline, blob_block: earlier.block }));
                 }
             }
-            facts.versioned_hashes = &own.hashes;
         }
         let BindingFault::Hash { expected, actual, .. } = first_fault else { return Ok(Err(first_fault)) };
         let field = binding::field_at_fault(&facts, &self.second_opinion(index, commit).await);

@@ -38,7 +38,11 @@ impl Worker {
         // The head is read again inside the pause: a block that was being applied when it began may have landed.
         let now = self.ports.l2.snapshot().await?;
         if now.head.l2_ref() != pull.head {
-            return Err(FlowError::local_changed(format!("the head moved from {} to {}", pull.head, now.head.l2_ref())));
+            return Err(FlowError::local_changed(format!(
+                "the head moved from {} to {}",
+                pull.head,
+                now.head.l2_ref()
+            )));
         }
         if now.safe.is_some_and(|tag| tag.number >= plan.first()) {
             let lower = self.heads.safe().filter(|s| s.number <= plan.skip.number).unwrap_or(plan.skip);

@@ -37,7 +37,10 @@ impl Worker {
         let to = match finality::finality(&FinalityFacts { candidate: &candidate, live_l1, local }) {
             Finality::Final(to) => to,
             Finality::L1Contradicts => {
-                warn!(batch = candidate.index.get(), "L1's finalized chain contradicts the recorded commit; holding finalized");
+                warn!(
+                    batch = candidate.index.get(),
+                    "L1's finalized chain contradicts the recorded commit; holding finalized"
+                );
                 return Ok(());
             }
             Finality::LocalContradicts | Finality::Unknown => return Ok(()),

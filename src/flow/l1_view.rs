@@ -35,7 +35,9 @@ impl Worker {
             }
             Reorg::TooDeep { window } => Ok(Err(Stall::new(
                 Reason::ReorgTooDeep,
-                format!("no L1 block of the last {window} is canonical any more; restore trust in L1, then start with a fresh database"),
+                format!(
+                    "no L1 block of the last {window} is canonical any more; restore trust in L1, then start with a fresh database"
+                ),
             ))),
             Reorg::To(ancestor) => self.rewind_l1(Some(ancestor), confirmed).await.map(|r| r.map(|()| view)),
             Reorg::ToStart => self.rewind_l1(None, confirmed).await.map(|r| r.map(|()| view)),
@@ -71,7 +73,11 @@ impl Worker {
 
     /// Drops everything above `ancestor` (everything at all where none). Batches that the new chain holds again,
     /// unchanged, are rebound to their new L1 block, so that safe never dips over them.
-    async fn rewind_l1(&mut self, ancestor: Option<L1Ref>, confirmed: L1Number) -> Result<Result<(), Stall>, FlowError> {
+    async fn rewind_l1(
+        &mut self,
+        ancestor: Option<L1Ref>,
+        confirmed: L1Number,
+    ) -> Result<Result<(), Stall>, FlowError> {
         let floor = ancestor.map_or(self.settings.start.minus(1), |a| a.number);
         warn!(ancestor = floor.get(), "L1 reorganised; what was recorded above the common ancestor is dropped");
         let dropped = self.standing_above(floor).await?;
@@ -171,9 +177,9 @@ impl Worker {
         }
         let mut rebound = Vec::new();
         for old in dropped {
-            let same = events.iter().find(|e| {
-                matches!(e.kind, L1EventKind::Commit { index, hash } if index == old.index && hash == old.hash)
-            });
+            let same = events.iter().find(
+                |e| matches!(e.kind, L1EventKind::Commit { index, hash } if index == old.index && hash == old.hash),
+            );
             let Some(event) = same else { break };
             let mut record = old.clone();
             record.l1 = event.block;

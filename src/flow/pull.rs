@@ -212,8 +212,7 @@ impl Worker {
             return Ok(Some(PullEnd::Stalled(stall)));
         }
         let end = Cursor { block: reading.end, log_index: None };
-        let step =
-            Step { messages, l1_blocks: reading.blocks.clone(), cursor: Some(end), ..Step::default() };
+        let step = Step { messages, l1_blocks: reading.blocks.clone(), cursor: Some(end), ..Step::default() };
         kill_point("range: before storing");
         self.ports.progress.apply(&step).await?;
         kill_point("range: stored");
@@ -274,12 +273,8 @@ impl Worker {
     /// A RevertBatch log: everything from its index on stands no more (C1).
     async fn on_revert(&mut self, event: &L1Event, index: BatchIndex) -> Result<Option<Stall>, FlowError> {
         let cursor = Cursor { block: event.block, log_index: Some(event.log_index) };
-        let mut step = Step {
-            revert: Some(event.clone()),
-            l1_blocks: vec![event.block],
-            cursor: Some(cursor),
-            ..Step::default()
-        };
+        let mut step =
+            Step { revert: Some(event.clone()), l1_blocks: vec![event.block], cursor: Some(cursor), ..Step::default() };
         let stands = self.ports.progress.batch(index).await?;
         let mut heads = self.heads;
         if let Some(record) = stands.filter(|r| (r.l1.number, r.log_index) < (event.block.number, event.log_index)) {
@@ -345,8 +340,7 @@ impl Worker {
             }
             BatchEnd::Stands { stall, blocks } => {
                 if !stall.reason.is_halt() && stall.reason != Reason::WouldSelfHeal {
-                    let report =
-                        BatchReport { index, case: Case::Wait, blocks, rewritten: 0, encoder_drift: false };
+                    let report = BatchReport { index, case: Case::Wait, blocks, rewritten: 0, encoder_drift: false };
                     pull.reports.push(report);
                 }
                 Ok(Some(PullEnd::Stalled(stall)))
@@ -417,7 +411,8 @@ impl Worker {
             Some(ours) if there > ours => ours.plus(1),
             _ => return None,
         };
-        let detail = format!("gap({missing}): the contract has committed batch {there}, but no log of {missing} was given");
+        let detail =
+            format!("gap({missing}): the contract has committed batch {there}, but no log of {missing} was given");
         Some(Stall::at(missing, Reason::Gap, detail))
     }
 

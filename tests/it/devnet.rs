@@ -506,3 +506,12 @@ fn every_fork_shape_parts_from_the_sequencer() {
     assert_ne!(world.node.head().l2_ref(), world.expected(4).unwrap());
     assert!(world.node.writes().is_empty());
 }
+
+#[test]
+fn a12_a_long_empty_l1_is_quickly_made() {
+    let mut world = World::new(&WorldOptions::default()).unwrap();
+    let started = std::time::Instant::now();
+    world.mine(100_000);
+    assert_eq!(world.l1.head(), 100_001);
+    assert!(started.elapsed() < std::time::Duration::from_secs(60), "{:?}", started.elapsed());
+}
