@@ -1,3 +1,9 @@
-//! All integration tests, in one binary for the linker's sake.
+//! The integration tests, in one binary so that they are linked once. A module a subject; `support` is what they share.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod adapters_recorded;
 mod devnet;
+mod recorded_support;
+mod scenario_index;
+mod support;

@@ -1,0 +1,87 @@
+//! What the integration tests share: where the vectors are, small fake servers, and the recorded network served over
+//! HTTP. Nothing here is a test, and nothing here decides what a right answer of the program is.
+
+#![allow(dead_code)]
+
+pub mod clients;
+pub mod recorded;
+pub mod recorded_l2;
+pub mod rlp;
+pub mod server;
+
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+use morph_deriver::types::{B256, keccak};
+use serde_json::Value;
+
+/// The folder of the real data, or none where it is absent: then the running test is named on stderr and should return.
+///
+/// Looked for at `MORPH_VECTORS`, else beside the repository.
+///
+/// # Panics
+/// When it is absent and `MORPH_REQUIRE_VECTORS=1`.
+pub fn vectors() -> Option<PathBuf> {
+    let path = std::env::var_os("MORPH_VECTORS")
+        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/vectors")), PathBuf::from);
+    if path.is_dir() {
+        return Some(path);
+    }
+    let required = std::env::var_os("MORPH_REQUIRE_VECTORS").is_some_and(|value| value == "1");
+    let name = std::thread::current().name().unwrap_or("a test").to_owned();
+    assert!(!required, "vectors not found at {}, and MORPH_REQUIRE_VECTORS=1", path.display());
+    eprintln!("vectors not found, {name} not checked");
+    None
+}
+
+/// The runtime that all fake servers run on: a test may then block its own thread, or run a child process.
+pub fn servers() -> &'static tokio::runtime::Runtime {
+    static RUNTIME: OnceLock<tokio::runtime::Runtime> = OnceLock::new();
+    RUNTIME.get_or_init(|| {
+        tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name("fake-servers")
+            .enable_all()
+            .build()
+            .expect("a runtime for the fake servers")
+    })
+}
+
+/// A quantity of JSON-RPC: `"0x1f"` (leading zeros are forgiven). None for anything else.
+pub fn quantity(value: &Value) -> Option<u64> {
+    let digits = value.as_str()?.strip_prefix("0x")?;
+    u64::from_str_radix(digits, 16).ok()
+}
+
+/// `number` as JSON-RPC writes it.
+pub fn hex_quantity(number: u64) -> String {
+    format!("{number:#x}")
+}
+
+/// The bytes behind `"0x…"`.
+///
+/// # Panics
+/// When `text` is not that: for recorded data and for what a test wrote itself.
+pub fn bytes(text: &str) -> Vec<u8> {
+    hex::decode(text.strip_prefix("0x").expect("0x")).expect("hex digits")
+}
+
+/// `bytes` as `"0x…"`.
+pub fn hex_bytes(bytes: impl AsRef<[u8]>) -> String {
+    format!("0x{}", hex::encode(bytes))
+}
+
+/// The 32 bytes behind `"0x…"`.
+///
+/// # Panics
+/// As [`bytes`], and for another length.
+pub fn hash(text: &str) -> B256 {
+    let raw = bytes(text);
+    assert_eq!(raw.len(), 32, "32 bytes: {text}");
+    B256::from_slice(&raw)
+}
+
+/// keccak256 of `bytes` as `"0x…"`.
+pub fn keccak_hex(bytes: &[u8]) -> String {
+    hex_bytes(keccak(bytes))
+}
