@@ -4,6 +4,7 @@
 
 mod adapters_recorded;
 mod devnet;
+mod main_job;
 mod recorded_support;
 mod scenario_index;
 mod support;

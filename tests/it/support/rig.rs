@@ -1,0 +1,168 @@
+//! A whole worker on real HTTP adapters, in front of a devnet or the recorded network: what the flow tests hold.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use morph_deriver::adapters::beacon::{BeaconClient, BeaconConfig};
+use morph_deriver::adapters::engine::{EngineClient, JwtSecret};
+use morph_deriver::adapters::l1::L1Client;
+use morph_deriver::adapters::l2::{L2Client, L2Config};
+use morph_deriver::adapters::reactors::{HeightParam, JsonRpcReactors, NoReactors};
+use morph_deriver::adapters::rpc::{Check, Pool};
+use morph_deriver::adapters::store::SqliteStore;
+use morph_deriver::decide::stall::Reason;
+use morph_deriver::devnet::Devnet;
+use morph_deriver::error::Target;
+use morph_deriver::flow::pull::{PullEnd, PullReport};
+use morph_deriver::flow::worker::Worker;
+use morph_deriver::flow::{Confirmations, FlowError, Ports, Settings};
+use morph_deriver::types::{Case, L2Number};
+
+use super::clients::{self, pool_config};
+use super::recorded::RecordedNetwork;
+use super::recorded_l2::RecordedL2;
+
+/// The liveness window of tests, on the tests' own clock: nobody waits for it.
+pub const WINDOW: Duration = Duration::from_secs(60);
+/// What the tests' clock goes forward between two polls.
+pub const STEP: Duration = Duration::from_secs(15);
+
+/// A worker with its ports, and a clock of its own.
+pub struct Rig {
+    pub ports: Ports,
+    pub settings: Settings,
+    pub worker: Worker,
+    pub now: Duration,
+}
+
+/// Settings of tests: everything on L1 counts at once, the whole chain is one range.
+pub fn settings() -> Settings {
+    Settings {
+        confirmations: Confirmations::Depth(0),
+        observation_window: WINDOW,
+        poll_interval: Duration::from_millis(50),
+        write_chunk: 10,
+        ..Settings::default()
+    }
+}
+
+/// Ports on `devnet` with a fresh database in memory. Reactors are the devnet's own, paused by JSON-RPC.
+pub async fn devnet_ports(devnet: &Devnet) -> Ports {
+    let urls = |url: String| [url];
+    let l1 = Pool::new(Target::L1, &urls(devnet.l1_url()), pool_config(Check::None)).unwrap();
+    let beacon = Pool::new(Target::Beacon, &urls(devnet.beacon_url()), pool_config(Check::None)).unwrap();
+    let l2 = Pool::new(Target::L2, &urls(devnet.l2_url()), pool_config(Check::None)).unwrap();
+    let reactors = Pool::new(Target::Reactors, &urls(devnet.reactors_url()), pool_config(Check::None)).unwrap();
+    let secret = JwtSecret::new(devnet.jwt_secret());
+    let engine = EngineClient::new(&devnet.engine_url(), secret, pool_config(Check::None)).unwrap();
+    Ports {
+        l1: Arc::new(L1Client::new(l1, devnet.rollup(), devnet.queue())),
+        blobs: Arc::new(BeaconClient::new(beacon, BeaconConfig::default())),
+        l2: Arc::new(L2Client::new(l2, L2Config::default())),
+        engine: Some(Arc::new(engine)),
+        reactors: Arc::new(JsonRpcReactors::new(reactors, "pause", "resume", HeightParam::Number)),
+        progress: Arc::new(SqliteStore::in_memory().await.unwrap()),
+    }
+}
+
+impl Rig {
+    /// A worker on `devnet`, with [`settings`].
+    pub async fn on(devnet: &Devnet) -> Self {
+        Self::with(devnet, |_| {}).await
+    }
+
+    /// A worker on `devnet`, with [`settings`] changed by `change`.
+    pub async fn with(devnet: &Devnet, change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = settings();
+        settings.rollup = devnet.rollup();
+        change(&mut settings);
+        Self::start(devnet_ports(devnet).await, settings).await
+    }
+
+    /// A worker on the recorded network and the recorded L2 node. No reactors.
+    pub async fn recorded(network: &RecordedNetwork, l2: &RecordedL2, change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = settings();
+        settings.rollup = clients::address(&network.recording().rollup);
+        change(&mut settings);
+        let ports = Ports {
+            l1: Arc::new(clients::l1(network)),
+            blobs: Arc::new(clients::beacon(network)),
+            l2: Arc::new(clients::l2(l2)),
+            engine: Some(Arc::new(clients::engine(l2))),
+            reactors: Arc::new(NoReactors),
+            progress: Arc::new(SqliteStore::in_memory().await.unwrap()),
+        };
+        Self::start(ports, settings).await
+    }
+
+    /// A worker on `ports`.
+    pub async fn start(ports: Ports, settings: Settings) -> Self {
+        let worker = Worker::start(ports.clone(), settings.clone()).await.unwrap();
+        Self { ports, settings, worker, now: Duration::ZERO }
+    }
+
+    /// The same ports and database under a new worker, as after a restart.
+    pub async fn restart(&mut self) {
+        self.worker = Worker::start(self.ports.clone(), self.settings.clone()).await.unwrap();
+        self.now = Duration::ZERO;
+    }
+
+    /// One poll, a step later.
+    pub async fn poll(&mut self) -> Result<PullReport, FlowError> {
+        self.now += STEP;
+        self.worker.poll(self.now).await
+    }
+
+    /// Polls as long as there is more to read; gives all batches and the last end.
+    pub async fn settle(&mut self) -> PullReport {
+        let mut batches = Vec::new();
+        for _ in 0..200 {
+            let report = self.poll().await.expect("a poll failed");
+            batches.extend(report.batches);
+            if report.end != PullEnd::Behind {
+                return PullReport { batches, end: report.end };
+            }
+        }
+        panic!("200 polls and still behind");
+    }
+
+    /// Polls until the head counts as stopped, then settles. Gives all batches of all polls.
+    pub async fn settle_stopped(&mut self) -> PullReport {
+        let polls = WINDOW.as_secs() / STEP.as_secs() + 1;
+        let mut batches = Vec::new();
+        for _ in 0..polls {
+            batches.extend(self.settle().await.batches);
+        }
+        let last = self.settle().await;
+        batches.extend(last.batches);
+        PullReport { batches, end: last.end }
+    }
+
+    /// Height of our safe head.
+    pub fn safe(&self) -> Option<u64> {
+        self.worker.heads().safe().map(|s| s.number.get())
+    }
+
+    /// Height of our finalized head.
+    pub fn finalized(&self) -> Option<u64> {
+        self.worker.heads().finalized().map(|s| s.number.get())
+    }
+
+    /// The local head.
+    pub async fn head(&self) -> L2Number {
+        self.ports.l2.snapshot().await.unwrap().head.number
+    }
+}
+
+/// Index and case of every batch, waits left out.
+pub fn cases(report: &PullReport) -> Vec<(u64, Case)> {
+    report.batches.iter().filter(|b| b.case != Case::Wait).map(|b| (b.index.get(), b.case)).collect()
+}
+
+/// Why a pull stands still.
+pub fn reason(report: &PullReport) -> Option<Reason> {
+    match &report.end {
+        PullEnd::Stalled(stall) => Some(stall.reason),
+        PullEnd::Behind | PullEnd::CaughtUp | PullEnd::Reached => None,
+    }
+}
