@@ -432,3 +432,33 @@ async fn blocks_are_written_over_a_fork_and_tags_set() {
         .all(|call| call.authorization.as_deref().is_some_and(|value| value.starts_with("Bearer ")));
     assert!(bearer, "every engine request is signed");
 }
+
+#[tokio::test]
+async fn forked_chains_are_read_as_whole_as_the_recorded_one() {
+    let Some(recording) = Recording::load() else { return };
+    let alters = [
+        Alter::Timestamp,
+        Alter::BaseFee,
+        Alter::Transaction(3),
+        Alter::DropTransaction(11),
+        Alter::SwapTransactions,
+        Alter::StateRoot,
+    ];
+    for alter in alters {
+        for form in [RawBlocks::No, RawBlocks::GetBlockRlp, RawBlocks::GetRawBlock] {
+            let node = RecordedL2::with(&recording, 30);
+            node.fork(20, &alter);
+            node.set_raw_blocks(form);
+            let blocks = clients::l2(&node).blocks(L2Number::new(18), L2Number::new(30)).await.unwrap();
+            for (number, block) in (18..=30).zip(&blocks) {
+                assert_eq!(Some(block.header.hash), node.hash_at(number), "{alter:?}, {form:?}");
+                let raw: Vec<Vec<u8>> = block.transactions.iter().map(|tx| tx.to_vec()).collect();
+                assert_eq!(raw, node.raw_at(number), "{alter:?}, {form:?}, block {number}");
+            }
+        }
+    }
+    let forged = RecordedL2::with(&recording, 8);
+    forged.fork(1, &Alter::ForgeL1Message(0));
+    let blocks = clients::l2(&forged).blocks(L2Number::new(1), L2Number::new(8)).await.unwrap();
+    assert_ne!(blocks[0].transactions[0], recording.l2_raw_of(1)[0]);
+}
