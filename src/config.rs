@@ -656,8 +656,8 @@ impl Config {
                 values.insert(setting.key, Set { raw: Raw::One(default.to_owned()), source: "default".to_owned() });
             }
         }
-        if let Some(set) = above.get("network") {
-            let network: Network = Reader { values: &above }.parse("network", set)?;
+        if above.contains_key("network") {
+            let network: Network = Reader { values: &above }.required("network", str::parse)?;
             for (key, value) in network.preset() {
                 let source = format!("network {}", network.as_str());
                 values.insert(key, Set { raw: Raw::One(value.to_owned()), source });
@@ -944,16 +944,16 @@ impl Reader<'_> {
             ("json-rpc", ["reactors.url", "reactors.pause_method", "reactors.resume_method"].as_slice()),
             ("command", ["reactors.pause_command", "reactors.resume_command"].as_slice()),
         ];
-        for (of, keys) in by_kind {
-            for key in keys {
-                let there = self.values.contains_key(key);
-                if there && kind != of {
-                    return Err(ConfigError::Conflict(format!("{key} is set, but reactors.kind is {kind}, not {of}")));
-                }
-                if !there && kind == of {
-                    return Err(ConfigError::Missing(vec![missing_text(key)]));
-                }
-            }
+        let keys = by_kind.iter().flat_map(|(of, keys)| keys.iter().map(move |key| (*of, *key)));
+        if let Some((of, key)) = keys.clone().find(|(of, key)| kind != *of && self.values.contains_key(key)) {
+            return Err(ConfigError::Conflict(format!("{key} is set, but reactors.kind is {kind}, not {of}")));
+        }
+        let missing: Vec<String> = keys
+            .filter(|(of, key)| kind == *of && !self.values.contains_key(key))
+            .map(|(_, key)| missing_text(key))
+            .collect();
+        if !missing.is_empty() {
+            return Err(ConfigError::Missing(missing));
         }
         let height = self.required("reactors.height", |text| match text {
             "none" => Ok(HeightStyle::None),
@@ -998,10 +998,6 @@ impl Reader<'_> {
             return Err(self.wrong(key, "takes one value, not several".to_owned()));
         };
         read(text.trim()).map(Some).map_err(|reason| self.wrong(key, reason))
-    }
-
-    fn parse<T: FromStr<Err = String>>(&self, key: &'static str, _set: &Set) -> Result<T, ConfigError> {
-        self.required(key, str::parse)
     }
 
     fn optional<T: FromStr<Err = String>>(&self, key: &'static str) -> Result<Option<T>, ConfigError> {
