@@ -240,6 +240,22 @@ fn the_house_keeps_its_direction() {
     assert!(found.is_empty(), "{}", found.join("\n"));
 }
 
+/// The bans of deny.toml hold in the lock file, also where cargo-deny is not installed.
+#[test]
+fn banned_crates_are_not_locked() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |name: &str| fs::read_to_string(root.join(name)).unwrap().parse::<toml::Table>().unwrap();
+    let (deny, lock) = (read("deny.toml"), read("Cargo.lock"));
+    let locked: BTreeSet<&str> =
+        lock["package"].as_array().unwrap().iter().map(|package| package["name"].as_str().unwrap()).collect();
+    let banned = deny["bans"]["deny"].as_array().unwrap();
+    assert!(banned.len() >= 2 && locked.contains("ethers-core"));
+    for ban in banned {
+        let name = ban["crate"].as_str().unwrap();
+        assert!(!locked.contains(name), "{name} came in: {}", ban["reason"]);
+    }
+}
+
 #[test]
 fn the_checker_catches_what_it_is_for() {
     let caught: &[(&str, &str)] = &[

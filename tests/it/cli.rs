@@ -55,7 +55,8 @@ fn config_prints_toml_that_it_reads_again() {
 
 #[test]
 fn k7_wrong_usage_and_configuration_exit_2() {
-    let table: &[(&[&str], Option<(&str, &str)>)] = &[
+    type Row = (&'static [&'static str], Option<(&'static str, &'static str)>);
+    let table: &[Row] = &[
         (&[], None),
         (&["config", "--l1.rpx=1"], None),
         (&["config", "--mainnet", "--hoodi"], None),
