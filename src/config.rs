@@ -294,7 +294,7 @@ pub struct L2Config {
     pub chain_id: Option<u64>,
     /// Hash of block 0.
     pub genesis_hash: Option<B256>,
-    /// Blocks before this time (milliseconds since the Unix epoch) are never derived from L1.
+    /// Blocks before this time (milliseconds since the Unix epoch) are never derived from L1; 0 where nothing sets it.
     pub switch_time_ms: u64,
     /// Deadline of one read.
     pub timeout: Duration,
@@ -481,7 +481,7 @@ pub const SETTINGS: &[Setting] = &[
         .morph(&[], &["L2_ENGINE_AUTH"]),
     Setting::of("l2.chain_id", Kind::Integer, "L2 chain id"),
     Setting::of("l2.genesis_hash", Kind::Text, "Hash of L2 block 0"),
-    Setting::of("l2.switch_time_ms", Kind::Integer, "L2 blocks before this time (ms since 1970) are never derived from L1").default("0"),
+    Setting::of("l2.switch_time_ms", Kind::Integer, "L2 blocks before this time (ms since 1970) are never derived from L1"),
     Setting::of("l2.timeout", Kind::Text, "Deadline of one L2 read").default("30s"),
     Setting::of("l2.engine_timeout", Kind::Text, "Deadline of one engine call").default("60s"),
 
@@ -929,7 +929,7 @@ impl Reader<'_> {
             jwt_secret: self.map("l2.jwt_secret", path)?,
             chain_id: self.positive("l2.chain_id")?,
             genesis_hash: self.map("l2.genesis_hash", hash)?,
-            switch_time_ms: self.required("l2.switch_time_ms", integer)?,
+            switch_time_ms: self.map("l2.switch_time_ms", integer)?.unwrap_or(0),
             timeout: self.duration("l2.timeout")?,
             engine_timeout: self.duration("l2.engine_timeout")?,
         })
@@ -1256,6 +1256,16 @@ mod tests {
         assert_eq!(hoodi.identity().unwrap().l1_chain_id, 560_048);
         assert_eq!(hoodi.l2.switch_time_ms, 1_784_613_600_000);
         assert_eq!(hoodi, from_toml("network = \"hoodi\"").unwrap());
+    }
+
+    /// The sample states every default, and a file wins over the preset: a default for one of these would undo it.
+    #[test]
+    fn the_sample_beside_a_preset_changes_nothing() {
+        for network in ["--mainnet", "--hoodi"] {
+            let with =
+                Config::from_layers(Some(("config.toml", SAMPLE)), &BTreeMap::new(), &flags(&[network])).unwrap();
+            assert_eq!(bare(with), bare(from_flags(&[network]).unwrap()));
+        }
     }
 
     #[test]
