@@ -302,7 +302,7 @@ pub struct L2Config {
     pub chain_id: Option<u64>,
     /// Hash of block 0.
     pub genesis_hash: Option<B256>,
-    /// Blocks before this time (milliseconds since the Unix epoch) are never derived from L1.
+    /// Blocks before this time (milliseconds since the Unix epoch) are never derived from L1; 0 where nothing sets it.
     pub switch_time_ms: u64,
     /// Deadline of one read.
     pub timeout: Duration,
@@ -489,7 +489,7 @@ pub const SETTINGS: &[Setting] = &[
         .morph(&[], &["L2_ENGINE_AUTH"]),
     Setting::of("l2.chain_id", Kind::Integer, "L2 chain id"),
     Setting::of("l2.genesis_hash", Kind::Text, "Hash of L2 block 0"),
-    Setting::of("l2.switch_time_ms", Kind::Integer, "L2 blocks before this time (ms since 1970) are never derived from L1").default("0"),
+    Setting::of("l2.switch_time_ms", Kind::Integer, "L2 blocks before this time (ms since 1970) are never derived from L1"),
     Setting::of("l2.timeout", Kind::Text, "Deadline of one L2 read").default("30s"),
     Setting::of("l2.engine_timeout", Kind::Text, "Deadline of one engine call").default("60s"),
 
@@ -664,8 +664,8 @@ impl Config {
                 values.insert(setting.key, Set { raw: Raw::One(default.to_owned()), source: "default".to_owned() });
             }
         }
-        if let Some(set) = above.get("network") {
-            let network: Network = Reader { values: &above }.parse("network", set)?;
+        if above.contains_key("network") {
+            let network: Network = Reader { values: &above }.required("network", str::parse)?;
             for (key, value) in network.preset() {
                 let source = format!("network {}", network.as_str());
                 values.insert(key, Set { raw: Raw::One(value.to_owned()), source });
@@ -937,7 +937,7 @@ impl Reader<'_> {
             jwt_secret: self.map("l2.jwt_secret", path)?,
             chain_id: self.positive("l2.chain_id")?,
             genesis_hash: self.map("l2.genesis_hash", hash)?,
-            switch_time_ms: self.required("l2.switch_time_ms", integer)?,
+            switch_time_ms: self.map("l2.switch_time_ms", integer)?.unwrap_or(0),
             timeout: self.duration("l2.timeout")?,
             engine_timeout: self.duration("l2.engine_timeout")?,
         })
@@ -952,16 +952,16 @@ impl Reader<'_> {
             ("json-rpc", ["reactors.url", "reactors.pause_method", "reactors.resume_method"].as_slice()),
             ("command", ["reactors.pause_command", "reactors.resume_command"].as_slice()),
         ];
-        for (of, keys) in by_kind {
-            for key in keys {
-                let there = self.values.contains_key(key);
-                if there && kind != of {
-                    return Err(ConfigError::Conflict(format!("{key} is set, but reactors.kind is {kind}, not {of}")));
-                }
-                if !there && kind == of {
-                    return Err(ConfigError::Missing(vec![missing_text(key)]));
-                }
-            }
+        let keys = by_kind.iter().flat_map(|(of, keys)| keys.iter().map(move |key| (*of, *key)));
+        if let Some((of, key)) = keys.clone().find(|(of, key)| kind != *of && self.values.contains_key(key)) {
+            return Err(ConfigError::Conflict(format!("{key} is set, but reactors.kind is {kind}, not {of}")));
+        }
+        let missing: Vec<String> = keys
+            .filter(|(of, key)| kind == *of && !self.values.contains_key(key))
+            .map(|(_, key)| missing_text(key))
+            .collect();
+        if !missing.is_empty() {
+            return Err(ConfigError::Missing(missing));
         }
         let height = self.required("reactors.height", |text| match text {
             "none" => Ok(HeightStyle::None),
@@ -1006,10 +1006,6 @@ impl Reader<'_> {
             return Err(self.wrong(key, "takes one value, not several".to_owned()));
         };
         read(text.trim()).map(Some).map_err(|reason| self.wrong(key, reason))
-    }
-
-    fn parse<T: FromStr<Err = String>>(&self, key: &'static str, _set: &Set) -> Result<T, ConfigError> {
-        self.required(key, str::parse)
     }
 
     fn optional<T: FromStr<Err = String>>(&self, key: &'static str) -> Result<Option<T>, ConfigError> {
@@ -1268,6 +1264,16 @@ mod tests {
         assert_eq!(hoodi.identity().unwrap().l1_chain_id, 560_048);
         assert_eq!(hoodi.l2.switch_time_ms, 1_784_613_600_000);
         assert_eq!(hoodi, from_toml("network = \"hoodi\"").unwrap());
+    }
+
+    /// The sample states every default, and a file wins over the preset: a default for one of these would undo it.
+    #[test]
+    fn the_sample_beside_a_preset_changes_nothing() {
+        for network in ["--mainnet", "--hoodi"] {
+            let with =
+                Config::from_layers(Some(("config.toml", SAMPLE)), &BTreeMap::new(), &flags(&[network])).unwrap();
+            assert_eq!(bare(with), bare(from_flags(&[network]).unwrap()));
+        }
     }
 
     #[test]

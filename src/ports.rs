@@ -194,7 +194,7 @@ pub trait Progress: Send + Sync {
     /// Standing batches with an index of at least `from`, ascending, at most `limit`.
     async fn batches_from(&self, from: BatchIndex, limit: u32) -> PortResult<Vec<BatchRecord>>;
 
-    /// The standing verified batch with the highest index whose commit lies at or below L1 block `number`.
+    /// The standing batch (verified or genesis) with the highest index whose commit lies at or below L1 block `number`.
     async fn newest_at_or_below(&self, number: L1Number) -> PortResult<Option<BatchRecord>>;
 
     /// Stored L1 messages with index `first..first + count`; those that are not stored are left out.

@@ -778,7 +778,7 @@ impl Progress for SqliteStore {
         let pool = self.pool.clone();
         bounded(async move {
             let row = sqlx::query(batch_columns!(
-                "WHERE outcome = 'verified' AND l1_number <= ? ORDER BY batch_index DESC LIMIT 1"
+                "WHERE outcome IN ('verified', 'genesis') AND l1_number <= ? ORDER BY batch_index DESC LIMIT 1"
             ))
             .bind(sql_bound(number.get()))
             .fetch_optional(&pool)

@@ -3,6 +3,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod adapters_recorded;
+mod architecture;
+mod cli;
 mod devnet;
 mod main_job;
 mod recorded_support;

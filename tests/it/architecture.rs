@@ -1,0 +1,298 @@
+//! The house keeps its direction: reads the sources and fails on an import of a room to the right, and on async,
+//! clocks, randomness or I/O in `codec/` and `decide/`. Test modules and `testing.rs` files may import anything.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+/// What each room may import besides itself.
+const ROOMS: &[(&str, &[&str])] = &[
+    ("types", &["error"]),
+    ("error", &["types"]),
+    ("codec", &["types", "error"]),
+    ("decide", &["types", "error", "codec"]),
+    ("ports", &["types", "error", "codec", "decide"]),
+    ("adapters", &["types", "error", "codec", "decide", "ports"]),
+    ("flow", &["types", "error", "codec", "decide", "ports"]),
+    ("devnet", &["types", "error", "codec", "decide", "ports"]),
+    ("config", &["types", "error"]),
+    ("telemetry", &["types", "error", "config"]),
+    ("server", &["types", "error", "codec", "decide", "ports", "flow", "config", "telemetry"]),
+    (
+        "commands",
+        &["types", "error", "codec", "decide", "ports", "adapters", "flow", "devnet", "config", "telemetry", "server"],
+    ),
+    ("main", &["commands"]),
+    ("lib", &[]),
+];
+
+/// Rooms without time, chance, log or I/O.
+const PURE: &[&str] = &["codec", "decide"];
+
+/// Words that have no place in a pure room.
+const IMPURE_WORDS: &[&str] = &[
+    "async",
+    "await",
+    "tokio",
+    "sqlx",
+    "tracing",
+    "reqwest",
+    "axum",
+    "backoff",
+    "rand",
+    "getrandom",
+    "SystemTime",
+    "Instant",
+    "println",
+    "eprintln",
+];
+
+/// Paths that have no place in a pure room.
+const IMPURE_PATHS: &[&str] = &["std::env", "std::fs", "std::net", "std::process", "std::thread"];
+
+/// `source` without comments, strings and test modules.
+fn code_of(source: &str) -> String {
+    let chars: Vec<char> = source.chars().collect();
+    let at = |i: usize| chars.get(i).copied().unwrap_or('\0');
+    let mut code = String::new();
+    let mut i = 0;
+    while i < chars.len() {
+        match at(i) {
+            '/' if at(i + 1) == '/' => {
+                while i < chars.len() && at(i) != '\n' {
+                    i += 1;
+                }
+            }
+            '/' if at(i + 1) == '*' => {
+                while i < chars.len() && !(at(i) == '*' && at(i + 1) == '/') {
+                    i += 1;
+                }
+                i += 2;
+            }
+            'r' if matches!(at(i + 1), '"' | '#') && raw_string_end(&chars, i).is_some() => {
+                i = raw_string_end(&chars, i).unwrap();
+                code.push_str("\"\"");
+            }
+            '"' => {
+                i += 1;
+                while i < chars.len() && at(i) != '"' {
+                    i += if at(i) == '\\' { 2 } else { 1 };
+                }
+                i += 1;
+                code.push_str("\"\"");
+            }
+            '\'' if at(i + 1) == '\\' => {
+                i += 3;
+                while i < chars.len() && at(i) != '\'' {
+                    i += 1;
+                }
+                i += 1;
+            }
+            '\'' if at(i + 2) == '\'' => i += 3,
+            c => {
+                code.push(c);
+                i += 1;
+            }
+        }
+    }
+    without_test_modules(&code)
+}
+
+/// Where the raw string that starts at `start` ends; none where none starts there.
+fn raw_string_end(chars: &[char], start: usize) -> Option<usize> {
+    let before = start.checked_sub(1).and_then(|i| chars.get(i));
+    if before.is_some_and(|c| c.is_alphanumeric() || *c == '_') && before != Some(&'b') {
+        return None;
+    }
+    let hashes = chars[start + 1..].iter().take_while(|c| **c == '#').count();
+    let open = start + 1 + hashes;
+    if chars.get(open) != Some(&'"') {
+        return None;
+    }
+    let closing: Vec<char> = std::iter::once('"').chain(std::iter::repeat_n('#', hashes)).collect();
+    let length = chars[open + 1..].windows(closing.len()).position(|window| window == closing)?;
+    Some(open + 1 + length + closing.len())
+}
+
+/// Cuts every `#[cfg(test)] mod name { … }` out.
+fn without_test_modules(code: &str) -> String {
+    let mut rest = code;
+    let mut kept = String::new();
+    while let Some(start) = rest.find("#[cfg(test)]") {
+        kept.push_str(&rest[..start]);
+        let behind = &rest[start + "#[cfg(test)]".len()..];
+        let item = behind.trim_start();
+        let is_module = item.starts_with("mod ") || item.starts_with("pub mod ") || item.starts_with("pub(crate) mod ");
+        let (Some(open), semicolon) = (behind.find('{'), behind.find(';')) else {
+            rest = behind;
+            continue;
+        };
+        if !is_module || semicolon.is_some_and(|semicolon| semicolon < open) {
+            rest = behind;
+            continue;
+        }
+        let mut depth = 0;
+        let end = behind[open..].char_indices().find_map(|(i, c)| {
+            depth += i32::from(c == '{') - i32::from(c == '}');
+            (depth == 0).then_some(open + i + 1)
+        });
+        rest = &behind[end.unwrap_or(behind.len())..];
+    }
+    kept.push_str(rest);
+    kept
+}
+
+/// The rooms that `code` names by `crate::` (or, in the binary, `morph_deriver::`).
+fn imported(code: &str) -> BTreeSet<String> {
+    let flat: String = code.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut rooms = BTreeSet::new();
+    for root in ["crate::", "morph_deriver::"] {
+        for (at, _) in flat.match_indices(root) {
+            let before = flat[..at].chars().next_back();
+            if before.is_some_and(|c| c.is_alphanumeric() || matches!(c, '_' | '$')) {
+                continue;
+            }
+            let path = flat[at + root.len()..].trim_start();
+            match path.strip_prefix('{') {
+                Some(group) => rooms.extend(first_names(group)),
+                None => rooms.extend(name(path)),
+            }
+        }
+    }
+    rooms
+}
+
+fn name(path: &str) -> Option<String> {
+    let name: String = path.trim_start().chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+    (!name.is_empty()).then_some(name)
+}
+
+/// The first name of each path of a `{a::b, c::{d, e}}` group.
+fn first_names(group: &str) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut depth = 0;
+    let mut path = String::new();
+    for c in group.chars() {
+        match c {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            ',' if depth == 0 => names.extend(name(&std::mem::take(&mut path))),
+            _ => {}
+        }
+        if depth == 0 && c != ',' {
+            path.push(c);
+        }
+    }
+    names.extend(name(&path));
+    names
+}
+
+fn words(code: &str) -> BTreeSet<&str> {
+    code.split(|c: char| !(c.is_alphanumeric() || c == '_')).collect()
+}
+
+/// What is wrong with a file of `room`.
+fn faults(room: &str, source: &str) -> Vec<String> {
+    let Some((_, allowed)) = ROOMS.iter().find(|(name, _)| *name == room) else {
+        return vec![format!("{room} is no room of the house: give it a place in {}", file!())];
+    };
+    let code = code_of(source);
+    let known = |name: &str| ROOMS.iter().any(|(room, _)| *room == name);
+    let mut faults: Vec<String> = imported(&code)
+        .into_iter()
+        .filter(|name| known(name) && name != room && !allowed.contains(&name.as_str()))
+        .map(|name| format!("{room} imports {name}"))
+        .collect();
+    if PURE.contains(&room) {
+        let words = words(&code);
+        faults
+            .extend(IMPURE_WORDS.iter().filter(|word| words.contains(*word)).map(|word| format!("{room} uses {word}")));
+        faults
+            .extend(IMPURE_PATHS.iter().filter(|path| code.contains(*path)).map(|path| format!("{room} uses {path}")));
+    }
+    faults
+}
+
+fn visit(folder: &Path, room: Option<&str>, found: &mut Vec<String>, files: &mut usize) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let stem = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        let room = room.unwrap_or(&stem);
+        if path.is_dir() {
+            visit(&path, Some(room), found, files);
+            continue;
+        }
+        if path.extension().is_none_or(|extension| extension != "rs") || stem == "testing" {
+            continue;
+        }
+        *files += 1;
+        let source = fs::read_to_string(&path).unwrap();
+        found.extend(faults(room, &source).into_iter().map(|fault| format!("{}: {fault}", path.display())));
+    }
+}
+
+#[test]
+fn the_house_keeps_its_direction() {
+    let (mut found, mut files) = (Vec::new(), 0);
+    visit(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), None, &mut found, &mut files);
+    assert!(files > 10, "the sources were not found");
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+/// The bans of deny.toml hold in the lock file, also where cargo-deny is not installed.
+#[test]
+fn banned_crates_are_not_locked() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |name: &str| fs::read_to_string(root.join(name)).unwrap().parse::<toml::Table>().unwrap();
+    let (deny, lock) = (read("deny.toml"), read("Cargo.lock"));
+    let locked: BTreeSet<&str> =
+        lock["package"].as_array().unwrap().iter().map(|package| package["name"].as_str().unwrap()).collect();
+    let banned = deny["bans"]["deny"].as_array().unwrap();
+    assert!(banned.len() >= 2 && locked.contains("ethers-core"));
+    for ban in banned {
+        let name = ban["crate"].as_str().unwrap();
+        assert!(!locked.contains(name), "{name} came in: {}", ban["reason"]);
+    }
+}
+
+#[test]
+fn the_checker_catches_what_it_is_for() {
+    let caught: &[(&str, &str)] = &[
+        ("codec", "use crate::ports::L1Chain;"),
+        ("codec", "use crate::{types::B256, decide};"),
+        ("decide", "use crate::{\n    types::{B256, L2Ref},\n    flow::worker,\n};"),
+        ("decide", "pub async fn f() {}"),
+        ("decide", "let now = std::time::SystemTime::now();"),
+        ("decide", "use std::time::{Duration, Instant};"),
+        ("codec", "tracing::debug!(\"x\");"),
+        ("codec", "let v = std::env::var(\"X\");"),
+        ("codec", "let r: u64 = rand::random();"),
+        ("ports", "fn f(_: crate::adapters::store::SqliteStore) {}"),
+        ("flow", "use crate::adapters::l1::L1Client;"),
+        ("adapters", "use crate::flow::worker;"),
+        ("flow", "use crate::server;"),
+        ("types", "use crate::codec;"),
+        ("main", "use morph_deriver::flow;"),
+        ("codec", "#[cfg(test)]\nmod tests { fn f() {} }\nuse crate::flow;"),
+        ("codec", "#[cfg(test)]\nuse crate::types;\nuse crate::flow;"),
+        ("codec", "let c = '\"'; use crate::flow; let d = '\"';"),
+        ("attic", ""),
+    ];
+    for (room, source) in caught {
+        assert_eq!(faults(room, source).len(), 1, "{room}: {source}: {:?}", faults(room, source));
+    }
+    let fine: &[(&str, &str)] = &[
+        ("codec", "// use crate::flow; async\nuse crate::types::B256;"),
+        ("codec", "/* tokio */ let s = \"crate::flow async\"; let r = r#\"tracing \"quoted\" rand\"#;"),
+        ("decide", "use std::time::Duration; use crate::codec::frame; fn strand() {}"),
+        ("codec", "let v = env!(\"CARGO_MANIFEST_DIR\");"),
+        ("codec", "use crate::types;\n#[cfg(test)]\nmod tests {\n    use crate::flow; async fn f() { if x { } }\n}"),
+        ("flow", "use crate::decide::{self, dispatch}; async fn f() {}"),
+        ("commands", "use crate::{adapters, flow, devnet};"),
+        ("main", "use morph_deriver::commands::{self, Cli};"),
+    ];
+    for (room, source) in fine {
+        assert_eq!(faults(room, source), Vec::<String>::new(), "{room}: {source}");
+    }
+}
