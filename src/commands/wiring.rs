@@ -37,12 +37,8 @@ fn urls(list: &[SecretUrl]) -> Vec<String> {
 
 fn pool(target: Target, list: &[SecretUrl], timeout: Duration, check: Check) -> PortResult<Pool> {
     let defaults = PoolConfig::default();
-    let config = PoolConfig {
-        call_timeout: timeout,
-        connect_timeout: defaults.connect_timeout.min(timeout),
-        check,
-        ..defaults
-    };
+    let config =
+        PoolConfig { call_timeout: timeout, connect_timeout: defaults.connect_timeout.min(timeout), check, ..defaults };
     Pool::new(target, &urls(list), config)
 }
 

@@ -16,7 +16,18 @@ use crate::flow::quiesce::Quiesced;
 use crate::flow::worker::Worker;
 use crate::flow::{FlowError, kill_point, unix_now};
 use crate::ports::{L2Engine, WriteStopped};
-use crate::types::{BatchIndex, Case, JournalEntry, L2Header, L2Number, NewBlock};
+use crate::types::{BatchIndex, Case, JournalEntry, L2Header, L2Number, L2Ref, NewBlock};
+
+/// The first write that a worker without an engine would have made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PendingWrite {
+    /// The batch.
+    pub batch: BatchIndex,
+    /// Its case.
+    pub case: Case,
+    /// The last local block that stays.
+    pub skip: L2Ref,
+}
 
 impl Worker {
     /// Writes the plan's blocks behind its skip number. Gives the header of the last one.
@@ -28,6 +39,7 @@ impl Worker {
         pull: &mut Pull,
     ) -> Result<Result<L2Header, Stall>, FlowError> {
         let Some(engine) = self.ports.engine.clone() else {
+            self.pending = Some(PendingWrite { batch: index, case, skip: plan.skip });
             return Ok(Err(would_have(index, case, &plan)));
         };
         if !plan.replaces.is_empty() && self.finalized_floor(plan.first()) {

@@ -15,6 +15,7 @@ use crate::decide::heads::Heads;
 use crate::decide::liveness::{Liveness, Verdict};
 use crate::decide::stall::Stall;
 use crate::error::Severity;
+use crate::flow::derive::PendingWrite;
 use crate::flow::pull::{PullEnd, PullReport};
 use crate::flow::quiesce::Quiesce;
 use crate::flow::{FlowError, Ports, Settings};
@@ -98,6 +99,8 @@ pub struct Worker {
     pub(crate) lost_from: Option<L2Number>,
     /// The node's own finalized tag, where it lies on the node's chain.
     pub(crate) node_finalized: Option<L2Ref>,
+    /// Without an engine: the first write that would have been made.
+    pub(crate) pending: Option<PendingWrite>,
     pub(crate) status: Status,
     publish: watch::Sender<Status>,
 }
@@ -123,6 +126,7 @@ impl Worker {
             cursor: stored.cursor,
             lost_from: None,
             node_finalized: None,
+            pending: None,
             status: Status { last_batch: stored.tip.map(|t| t.index), ..Status::default() },
             publish,
         };
@@ -133,6 +137,11 @@ impl Worker {
     /// Our heads.
     pub const fn heads(&self) -> &Heads {
         &self.heads
+    }
+
+    /// The first write that a worker without an engine would have made, where the last poll ended on one.
+    pub const fn pending_write(&self) -> Option<PendingWrite> {
+        self.pending
     }
 
     /// The status, as it changes.
@@ -160,6 +169,7 @@ impl Worker {
     /// As [`Worker::pull`].
     pub async fn poll(&mut self, now: Duration) -> Result<PullReport, FlowError> {
         self.status.polls = self.status.polls.saturating_add(1);
+        self.pending = None;
         let outcome = self.pull(now).await;
         self.status.stall = match &outcome {
             Ok(report) => match &report.end {
