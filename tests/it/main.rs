@@ -6,6 +6,7 @@ mod adapters_recorded;
 mod architecture;
 mod cli;
 mod devnet;
+mod docs;
 mod main_job;
 mod recorded_support;
 mod scenario_index;
