@@ -113,13 +113,17 @@ pub struct BindingFacts<'a> {
 /// # Errors
 /// When the parent header in calldata is malformed.
 pub fn messages_of(commit: &CommitCalldata) -> Result<(QueueIndex, u64), BindingFault> {
-    let parent = BatchHeader::decode(&commit.parent_header).map_err(|e| BindingFault::Header(e.to_string()))?;
+    let parent = parent_of(commit)?;
     let count = match (commit.num_l1_messages, &commit.contexts) {
         (Some(count), _) => u64::from(count),
         (None, Some(contexts)) => contexts.iter().map(|c| u64::from(c.l1_messages)).sum(),
         (None, None) => 0,
     };
     Ok((QueueIndex::new(parent.total_l1_message_popped), count))
+}
+
+fn parent_of(commit: &CommitCalldata) -> Result<BatchHeader, BindingFault> {
+    BatchHeader::decode(&commit.parent_header).map_err(|e| BindingFault::Header(format!("parentBatchHeader: {e}")))
 }
 
 /// Rebuilds the header and compares its hash with the event's.
@@ -131,9 +135,9 @@ pub fn bind(facts: &BindingFacts<'_>) -> Result<Outline, BindingFault> {
     if commit.version > 2 {
         return Err(BindingFault::Version(commit.version));
     }
-    let fault = |e: header::HeaderError| BindingFault::Header(e.to_string());
-    let parent = BatchHeader::decode(&commit.parent_header).map_err(fault)?;
-    let header = header::rebuild(commit, facts.versioned_hashes, facts.message_hashes).map_err(fault)?;
+    let parent = parent_of(commit)?;
+    let header = header::rebuild(commit, facts.versioned_hashes, facts.message_hashes)
+        .map_err(|e| BindingFault::Header(e.to_string()))?;
     if header.index != facts.index {
         return Err(BindingFault::Index { expected: facts.index, actual: header.index });
     }
@@ -181,29 +185,62 @@ pub fn continues(outline: &Outline, before: &BatchRecord) -> Result<(), BindingF
     Ok(())
 }
 
-/// What else L1 says of a commit that did not bind, to name the field at fault.
+/// What else is known of a commit that did not bind, to name the field at fault. None where nobody could tell.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SecondOpinion {
+    /// Hash of the batch before: as stored, else `committedBatches(index - 1)`.
+    pub parent: Option<B256>,
+    /// State root that the stored batch before ended on.
+    pub prev_state_root: Option<B256>,
     /// `batchBlobVersionedHashes(index)`, if still kept.
     pub blob_field: Option<B256>,
     /// `batchDataStore(index).blockNumber`, if still kept.
     pub last_block: Option<L2Number>,
     /// `getCrossDomainMessage` of the consumed messages.
     pub message_hashes: Option<Vec<B256>>,
+    /// State root of the local block that calldata names as the last.
+    pub local_state: Option<B256>,
+    /// Withdrawal root at that block.
+    pub local_withdrawal: Option<B256>,
 }
 
 /// Names the field that makes a rebuilt header differ, where `opinion` can tell; none otherwise.
+///
+/// What L1 or a verified batch says is compared. What only the local chain says is tried: the field is at fault if the
+/// header with the local value in its place has the event's hash.
 pub fn field_at_fault(facts: &BindingFacts<'_>, opinion: &SecondOpinion) -> Option<&'static str> {
+    let commit = facts.commit;
+    if opinion.parent.is_some_and(|hash| parent_of(commit).is_ok_and(|parent| parent.hash() != hash)) {
+        return Some("parentBatchHeader");
+    }
+    if opinion.prev_state_root.is_some_and(|root| commit.prev_state_root != root) {
+        return Some("prevStateRoot");
+    }
+    if (0..=2).any(|version| would_bind(facts, |c| c.version = version)) {
+        return Some("version");
+    }
     if opinion.message_hashes.as_ref().is_some_and(|hashes| hashes != facts.message_hashes) {
         return Some("L1 messages");
     }
-    let ours = header::blob_field(facts.commit.version, facts.versioned_hashes).ok();
+    let ours = header::blob_field(commit.version, facts.versioned_hashes).ok();
     if opinion.blob_field.is_some_and(|kept| ours != Some(kept)) {
         return Some("blob hashes");
     }
-    let named = facts.commit.last_block;
-    if opinion.last_block.is_some_and(|kept| named.is_some_and(|n| n != kept)) {
+    if opinion.last_block.is_some_and(|kept| commit.last_block.is_some_and(|n| n != kept)) {
         return Some("lastBlockNumber");
     }
+    if opinion.local_state.is_some_and(|root| would_bind(facts, |c| c.post_state_root = root)) {
+        return Some("postStateRoot");
+    }
+    if opinion.local_withdrawal.is_some_and(|root| would_bind(facts, |c| c.withdrawal_root = root)) {
+        return Some("withdrawalRoot");
+    }
     None
+}
+
+/// Whether the commit would give the event's hash with one field changed.
+fn would_bind(facts: &BindingFacts<'_>, change: impl FnOnce(&mut CommitCalldata)) -> bool {
+    let mut commit = facts.commit.clone();
+    change(&mut commit);
+    header::rebuild(&commit, facts.versioned_hashes, facts.message_hashes).is_ok_and(|h| h.hash() == facts.hash)
 }

@@ -7,6 +7,7 @@ mod architecture;
 mod cli;
 mod devnet;
 mod main_job;
+mod recorded_flow;
 mod recorded_support;
 mod scenario_index;
 mod support;

@@ -4,9 +4,9 @@
 #![allow(dead_code)]
 
 pub mod clients;
-pub mod rig;
 pub mod recorded;
 pub mod recorded_l2;
+pub mod rig;
 pub mod rlp;
 pub mod server;
 
