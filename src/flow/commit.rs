@@ -68,7 +68,8 @@ impl Worker {
             return Ok(Err(without_trace(index, transaction.hash, direct, fault)));
         };
         for call in &calls {
-            if call.input == transaction.input {
+            // Tried above; a forwarder may well be given the same bytes that it passes on.
+            if direct.is_some() && call.input == transaction.input {
                 continue;
             }
             let Ok(commit) = calldata::decode_commit(&call.input) else { continue };

@@ -98,7 +98,7 @@ impl Real {
             let text = std::fs::read_to_string(folder.join(format!("blob-{n}.hex"))).unwrap();
             Blob::new(bytes(text.trim())).unwrap()
         };
-        let blobs: Vec<_> = (0..2).map(blob).collect();
+        let blobs: Vec<_> = (1..=2).map(blob).collect();
         let contents = decode_contents(&blobs).unwrap();
         assert_eq!(contents.len(), 599);
         Some(Self { blobs, contents })
