@@ -244,3 +244,179 @@ fn would_bind(facts: &BindingFacts<'_>, change: impl FnOnce(&mut CommitCalldata)
     change(&mut commit);
     header::rebuild(&commit, facts.versioned_hashes, facts.message_hashes).is_ok_and(|h| h.hash() == facts.hash)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::calldata::CommitForm;
+    use crate::types::keccak;
+
+    fn root(n: u8) -> B256 {
+        B256::repeat_byte(n)
+    }
+
+    fn parent() -> BatchHeader {
+        BatchHeader {
+            version: 2,
+            index: 6.into(),
+            l1_message_popped: 1,
+            total_l1_message_popped: 40,
+            data_hash: root(1),
+            blob_field: root(2),
+            prev_state_root: root(3),
+            post_state_root: root(4),
+            withdrawal_root: root(5),
+            sequencer_sets_hash: keccak(b"sets"),
+            parent_hash: root(6),
+            last_block: Some(99.into()),
+        }
+    }
+
+    fn commit() -> CommitCalldata {
+        CommitCalldata {
+            form: CommitForm::CommitBatch,
+            version: 2,
+            parent_header: parent().encode(),
+            last_block: Some(120.into()),
+            num_l1_messages: Some(2),
+            contexts: None,
+            prev_state_root: root(4),
+            post_state_root: root(7),
+            withdrawal_root: root(8),
+            sequencer_sets: b"sets".to_vec(),
+        }
+    }
+
+    fn blobs() -> [B256; 1] {
+        [root(0x11)]
+    }
+
+    fn messages() -> [B256; 2] {
+        [root(0x21), root(0x22)]
+    }
+
+    fn hash() -> B256 {
+        header::rebuild(&commit(), &blobs(), &messages()).unwrap().hash()
+    }
+
+    fn opinion() -> SecondOpinion {
+        SecondOpinion {
+            parent: Some(parent().hash()),
+            prev_state_root: Some(root(4)),
+            blob_field: header::blob_field(2, &blobs()).ok(),
+            last_block: Some(120.into()),
+            message_hashes: Some(messages().to_vec()),
+            local_state: Some(root(7)),
+            local_withdrawal: Some(root(8)),
+        }
+    }
+
+    fn before() -> BatchRecord {
+        use crate::types::{Case, L1Ref, L2Ref, Outcome};
+        BatchRecord {
+            index: 6.into(),
+            hash: parent().hash(),
+            l1: L1Ref { number: 1.into(), hash: root(9) },
+            log_index: 0,
+            tx_hash: root(9),
+            outcome: Outcome::Verified,
+            case: Some(Case::Consistent),
+            first: Some(90.into()),
+            last: Some(L2Ref { number: 99.into(), hash: root(9) }),
+            post_state_root: root(4),
+            withdrawal_root: root(5),
+            total_l1_popped: 40,
+            rewritten: 0,
+            encoder_drift: false,
+        }
+    }
+
+    #[test]
+    fn a_commit_binds_to_its_own_hash_and_index_only() {
+        let (blobs, messages, commit) = (blobs(), messages(), commit());
+        let facts = BindingFacts {
+            index: 7.into(),
+            hash: hash(),
+            commit: &commit,
+            versioned_hashes: &blobs,
+            message_hashes: &messages,
+        };
+        let outline = bind(&facts).unwrap();
+        assert_eq!((outline.index(), outline.first, outline.last), (7.into(), Some(100.into()), 120.into()));
+        assert_eq!((outline.first_message, outline.messages), (40.into(), 2));
+        assert!(matches!(bind(&BindingFacts { index: 8.into(), ..facts }), Err(BindingFault::Index { .. })));
+        assert!(matches!(bind(&BindingFacts { hash: root(1), ..facts }), Err(BindingFault::Hash { .. })));
+        let other = BindingFacts { versioned_hashes: &[root(0x12)], ..facts };
+        assert!(matches!(bind(&other), Err(BindingFault::Hash { .. })));
+    }
+
+    #[test]
+    fn the_batch_before_is_continued_in_all_three_respects() {
+        let (blobs, messages, commit) = (blobs(), messages(), commit());
+        let (index, hash) = (7.into(), hash());
+        let facts = BindingFacts { index, hash, commit: &commit, versioned_hashes: &blobs, message_hashes: &messages };
+        let outline = bind(&facts).unwrap();
+        assert_eq!(continues(&outline, &before()), Ok(()));
+        let mut other = before();
+        other.hash = root(1);
+        assert!(matches!(continues(&outline, &other), Err(BindingFault::Parent { .. })));
+        let mut other = before();
+        other.post_state_root = root(1);
+        assert!(matches!(continues(&outline, &other), Err(BindingFault::PrevStateRoot { .. })));
+        let mut other = before();
+        other.last = other.last.map(|l| crate::types::L2Ref { number: 98.into(), ..l });
+        assert!(matches!(continues(&outline, &other), Err(BindingFault::ParentLastBlock { .. })));
+    }
+
+    #[test]
+    fn the_field_at_fault_is_named_where_somebody_knows_better() {
+        type Tamper = fn(&mut CommitCalldata);
+        let table: [(Tamper, Option<&str>); 8] = [
+            (|c| c.parent_header[200] ^= 1, Some("parentBatchHeader")),
+            (|c| c.prev_state_root = root(0xff), Some("prevStateRoot")),
+            (|c| c.version = 1, Some("version")),
+            (|c| c.last_block = Some(121.into()), Some("lastBlockNumber")),
+            (|c| c.post_state_root = root(0xff), Some("postStateRoot")),
+            (|c| c.withdrawal_root = root(0xff), Some("withdrawalRoot")),
+            (|c| c.sequencer_sets = b"other".to_vec(), None),
+            // Two at once, each known to the local chain alone: neither is proved.
+            (
+                |c| {
+                    c.post_state_root = root(0xff);
+                    c.withdrawal_root = root(0xff);
+                },
+                None,
+            ),
+        ];
+        let (blobs, messages) = (blobs(), messages());
+        for (at, (tamper, expected)) in table.into_iter().enumerate() {
+            let mut commit = commit();
+            tamper(&mut commit);
+            let facts = BindingFacts {
+                index: 7.into(),
+                hash: hash(),
+                commit: &commit,
+                versioned_hashes: &blobs,
+                message_hashes: &messages,
+            };
+            assert_eq!(field_at_fault(&facts, &opinion()), expected, "row {at}");
+            assert_eq!(
+                field_at_fault(&facts, &SecondOpinion::default()),
+                expected.filter(|name| *name == "version"),
+                "row {at}: only the hash itself tells"
+            );
+        }
+        let commit = commit();
+        let facts = BindingFacts {
+            index: 7.into(),
+            hash: hash(),
+            commit: &commit,
+            versioned_hashes: &blobs,
+            message_hashes: &messages,
+        };
+        let swapped = BindingFacts { versioned_hashes: &[root(0x12)], ..facts };
+        assert_eq!(field_at_fault(&swapped, &opinion()), Some("blob hashes"));
+        let replaced = BindingFacts { message_hashes: &[root(0x22), root(0x21)], ..facts };
+        assert_eq!(field_at_fault(&replaced, &opinion()), Some("L1 messages"));
+    }
+}

@@ -4,6 +4,8 @@
 //! found counts only if the rebuilt header hashes to the event's (C7, C8). A commit without blobs takes those of an
 //! earlier commit of the same index (C2, C3). What cannot be found or does not bind is a verdict, never a skip (P3).
 
+use tracing::warn;
+
 use crate::codec::calldata::{self, CalldataError, CommitCalldata, CommitForm};
 use crate::decide::binding::{self, BindingFacts, BindingFault, Outline, SecondOpinion};
 use crate::decide::stall::{Reason, Stall};
@@ -109,8 +111,21 @@ impl Worker {
             }
         }
         let BindingFault::Hash { expected, actual, .. } = first_fault else { return Ok(Err(first_fault)) };
-        let field = binding::field_at_fault(&facts, &self.second_opinion(wanted, commit).await);
+        let opinion = self.second_opinion(wanted, commit).await;
+        let field = binding::field_at_fault(&facts, &opinion);
+        if opinion.message_hashes.is_some_and(|hashes| hashes != message_hashes) {
+            self.read_messages_again(commit).await;
+        }
         Ok(Err(BindingFault::Hash { expected, actual, field }))
+    }
+
+    /// The stored L1 messages are not the contract's: an endpoint gave false logs. They are read anew, so that an honest
+    /// answer lets the next pull go on; the verdict of this one stands.
+    async fn read_messages_again(&self, commit: &CommitCalldata) {
+        let Ok((first, count)) = binding::messages_of(commit) else { return };
+        if let Err(error) = self.scan_back(first, count).await {
+            warn!(%error, "L1 messages that are not the contract's could not be read again");
+        }
     }
 
     /// The blobs of earlier commits of `index`, newest first.

@@ -4,6 +4,7 @@
 
 mod adapters_recorded;
 mod architecture;
+mod blobs_flow;
 mod cli;
 mod devnet;
 mod main_job;

@@ -256,18 +256,36 @@ async fn blob_hashes_in_another_order_are_refused() {
     assert_eq!(rig.safe(), Some(18));
 }
 
+/// Another byte in the data of queue index 4, the first message that batch 2 consumes.
+fn forge_message(recording: &mut Recording) {
+    let log = recording.logs.iter_mut().find(|log| log["blockNumber"] == "0xd").unwrap();
+    let mut data = bytes(log["data"].as_str().unwrap());
+    let place = data.iter().rposition(|byte| *byte != 0).unwrap();
+    data[place] ^= 1;
+    log["data"] = json!(hex_bytes(data));
+}
+
 #[tokio::test]
 async fn an_l1_message_that_is_not_the_contracts_is_refused() {
     let Some(network) = RecordedNetwork::start() else { return };
-    network.edit(|recording| {
-        // Queue index 4, the first that batch 2 consumes: another byte of the message's data.
-        let log = recording.logs.iter_mut().find(|log| log["blockNumber"] == "0xd").unwrap();
-        let mut data = bytes(log["data"].as_str().unwrap());
-        let place = data.iter().rposition(|byte| *byte != 0).unwrap();
-        data[place] ^= 1;
-        log["data"] = json!(hex_bytes(data));
-    });
+    network.edit(forge_message);
     let stall = refused_at_2(&network, "L1 message").await;
     assert_eq!(stall.reason, Reason::Unbound, "{stall}");
     assert!(stall.detail.contains("L1 messages"), "{stall}");
+}
+
+#[tokio::test]
+async fn an_l1_message_that_was_false_is_read_again() {
+    let Some(network) = RecordedNetwork::start() else { return };
+    let honest = network.recording().logs;
+    network.edit(forge_message);
+    let l2 = RecordedL2::start(126).unwrap();
+    let mut rig = Rig::recorded(&network, &l2, |s| s.fetch_range = 1).await;
+    assert_eq!(reason(&rig.settle().await), Some(Reason::Unbound));
+    assert_eq!(rig.safe(), Some(8));
+    network.edit(|recording| recording.logs = honest);
+    // One pull may still find the old bytes; it reads them again.
+    rig.settle().await;
+    assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+    assert_eq!(rig.safe(), Some(122));
 }
