@@ -12,19 +12,41 @@ use crate::decide::stall::{Reason, Stall};
 use crate::flow::FlowError;
 use crate::flow::worker::Worker;
 use crate::ports::Step;
-use crate::types::{BatchRecord, Cursor, L1Number, L2Snapshot};
+use crate::types::{BatchRecord, Cursor, L1Number, L2Number, L2Ref, L2Snapshot};
+
+/// Verified blocks that the node lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lost {
+    /// The first of them.
+    pub(crate) from: L2Number,
+    /// The last of them, as far as they were verified.
+    pub(crate) to: L2Number,
+}
+
+impl Lost {
+    /// What a worker that starts finds: outcomes are kept after a loss, so a standing batch above safe tells of it.
+    pub(crate) fn stored(safe: Option<L2Ref>, tip: Option<&BatchRecord>) -> Option<Self> {
+        let from = safe.map_or(L2Number::new(0), |s| s.number).plus(1);
+        let to = tip?.last?.number;
+        (to >= from).then_some(Self { from, to })
+    }
+
+    /// What is still missing once the node's head is `head`; none when all is back.
+    fn still(self, head: L2Number) -> Option<Self> {
+        (head < self.to).then_some(self)
+    }
+}
 
 impl Worker {
     /// Checks that the node still holds our safe block; finds the ground where it does not.
     pub(crate) async fn find_ground(&mut self, snapshot: &L2Snapshot) -> Result<Result<(), Stall>, FlowError> {
+        self.lost = self.lost.and_then(|lost| lost.still(snapshot.head.number));
         let Some(safe) = self.heads.safe() else { return Ok(Ok(())) };
         if snapshot.head.l2_ref() == safe {
-            self.lost_from = None;
             return Ok(Ok(()));
         }
         let lost = !is_present(safe.number, snapshot.head.number);
         if !lost && self.ports.l2.header(safe.number).await?.is_some_and(|h| h.l2_ref() == safe) {
-            self.lost_from = None;
             return Ok(Ok(()));
         }
         let (ground, oldest) = self.highest_held(snapshot).await?;
@@ -60,7 +82,10 @@ impl Worker {
         self.ports.progress.apply(&step).await?;
         self.heads = heads;
         self.cursor = cursor;
-        self.lost_from = Some(new_safe.map_or(snapshot.head.number, |s| s.number).plus(1));
+        if lost {
+            let to = self.lost.map_or(safe.number, |before| before.to.max(safe.number));
+            self.lost = Some(Lost { from: new_safe.map_or(snapshot.head.number, |s| s.number).plus(1), to });
+        }
         Ok(Ok(()))
     }
 
