@@ -66,7 +66,7 @@ impl Worker {
             return Ok(Err(without_trace(index, transaction.hash, direct, fault)));
         };
         for call in &calls {
-            if call.input == transaction.input {
+            if direct.is_some() && call.input == transaction.input {
                 continue;
             }
             let Ok(commit) = calldata::decode_commit(&call.input) else { continue };
