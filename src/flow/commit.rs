@@ -12,9 +12,7 @@ use crate::decide::stall::{Reason, Stall};
 use crate::flow::FlowError;
 use crate::flow::worker::Worker;
 use crate::ports::MessageRoot;
-use crate::types::{
-    B256, BatchIndex, BatchRecord, L1Event, L1EventKind, L1Ref, L1Transaction, L2Number, QueueIndex,
-};
+use crate::types::{B256, BatchIndex, BatchRecord, L1Event, L1EventKind, L1Ref, L1Transaction, L2Number, QueueIndex};
 
 /// More L1 messages than any batch can consume; what claims more is refused before anything is asked for.
 const MAX_MESSAGES: u64 = 65_535;

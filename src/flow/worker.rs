@@ -17,7 +17,7 @@ use crate::decide::stall::Stall;
 use crate::error::Severity;
 use crate::flow::derive::{PendingWrite, Refused};
 use crate::flow::ground::Lost;
-use crate::flow::pull::{PullEnd, PullReport};
+use crate::flow::pull::{Kept, PullEnd, PullReport};
 use crate::flow::quiesce::Quiesce;
 use crate::flow::{FlowError, Ports, Settings};
 use crate::types::{BatchIndex, Cursor, L1Number, L2Ref};
@@ -75,6 +75,11 @@ pub struct Status {
     pub held_by_node_finalized: bool,
     /// The node marks blocks finalized by itself when they are written.
     pub el_marks_finalized: bool,
+    /// L1's finalized block and the recorded commits contradict each other: finalized is held.
+    pub l1_finality_contradicted: bool,
+    /// When the newest batch was committed, by its L1 block's time in seconds since the Unix epoch. Its age is how long
+    /// nothing was committed, which is no fault by itself.
+    pub last_commit_at: Option<u64>,
     /// Polls since the start.
     pub polls: u64,
 }
@@ -104,6 +109,10 @@ pub struct Worker {
     pub(crate) node_finalized: Option<L2Ref>,
     /// Without an engine: the first write that would have been made.
     pub(crate) pending: Option<PendingWrite>,
+    /// The verdict on the batch at which it stands, while it need not be given again.
+    pub(crate) kept: Option<Kept>,
+    /// The poll's time.
+    pub(crate) now: Duration,
     pub(crate) status: Status,
     publish: watch::Sender<Status>,
 }
@@ -131,6 +140,8 @@ impl Worker {
             refused: None,
             node_finalized: None,
             pending: None,
+            kept: None,
+            now: Duration::ZERO,
             status: Status { last_batch: stored.tip.map(|t| t.index), ..Status::default() },
             publish,
         };
