@@ -5,11 +5,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use serde::Serialize;
 
-use super::Exit;
-use crate::config::{Config, ConfigArgs, ConfigError, Shown, ShownValue};
+use super::{Exit, wiring};
+use crate::config::{Config, ConfigArgs, ConfigError, SecretUrl, Shown, ShownValue};
+use crate::types::Identity;
+
+/// Longest time for one endpoint, retries included.
+const PROBE_LIMIT: Duration = Duration::from_secs(30);
 
 /// Arguments of `config`.
 #[derive(Debug, clap::Args)]
@@ -79,9 +84,65 @@ pub async fn execute(args: Args) -> anyhow::Result<Exit> {
     Ok(if probes.iter().any(|probe| probe.problem.is_some()) { Exit::Failed } else { Exit::Done })
 }
 
-/// Asks every configured endpoint for its network. The adapters that do it are wired here.
-async fn probe(_config: &Config) -> Vec<Probe> {
-    Vec::new()
+/// Asks every configured endpoint for its network, all at the same time. Reactors are left alone: to ask them is to
+/// pause them.
+async fn probe(config: &Config) -> Vec<Probe> {
+    let Ok(identity) = config.identity() else { return Vec::new() };
+    futures::future::join_all(endpoints(config).into_iter().map(|endpoint| probe_one(endpoint, &identity))).await
+}
+
+/// A setting, one endpoint of it, and the configuration in which it stands alone.
+type Alone = (&'static str, SecretUrl, Config);
+
+fn endpoints(config: &Config) -> Vec<Alone> {
+    let mut base = config.clone();
+    (base.l1.beacon, base.l1.beacon_archive, base.l2.eth, base.l2.engine) = (Vec::new(), Vec::new(), None, None);
+    let mut all: Vec<Alone> = Vec::new();
+    let mut add = |key, url: &SecretUrl, put: &dyn Fn(&mut Config, SecretUrl)| {
+        let mut alone = base.clone();
+        put(&mut alone, url.clone());
+        all.push((key, url.clone(), alone));
+    };
+    for url in &config.l1.rpc {
+        add("l1.rpc", url, &|alone, url| alone.l1.rpc = vec![url]);
+    }
+    for url in &config.l1.beacon {
+        add("l1.beacon", url, &|alone, url| alone.l1.beacon = vec![url]);
+    }
+    for url in &config.l1.beacon_archive {
+        add("l1.beacon_archive", url, &|alone, url| alone.l1.beacon = vec![url]);
+    }
+    if let Some(url) = &config.l2.eth {
+        add("l2.eth", url, &|alone, url| alone.l2.eth = Some(url));
+    }
+    if let Some(url) = config.l2.engine.as_ref().filter(|_| !config.observe) {
+        add("l2.engine", url, &|alone, url| alone.l2.engine = Some(url));
+    }
+    all
+}
+
+async fn probe_one((key, url, alone): Alone, identity: &Identity) -> Probe {
+    let asked = tokio::time::timeout(PROBE_LIMIT, ask(&alone, identity)).await;
+    let problem = match asked {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(crate::telemetry::scrub(&format!("{error:#}")).into_owned()),
+        Err(_) => Some(format!("no answer within {} s", PROBE_LIMIT.as_secs())),
+    };
+    let url = url.expose();
+    let (host, port) = (url.host_str().unwrap_or("?"), url.port_or_known_default().unwrap_or_default());
+    Probe { key, endpoint: format!("{host}:{port}"), problem }
+}
+
+/// Asks whoever stands alone in `config`; L1 where nobody else does.
+async fn ask(config: &Config, identity: &Identity) -> anyhow::Result<()> {
+    let clients = wiring::clients(config)?;
+    match (&clients.beacon, &clients.l2, &clients.engine) {
+        (Some(beacon), ..) => wiring::check_beacon(beacon, config.l1.beacon_genesis_time).await?,
+        (_, Some(l2), _) => wiring::check_l2(l2, identity).await?,
+        (_, _, Some(engine)) => wiring::check_engine(engine, identity).await?,
+        (None, None, None) => wiring::check_l1(&clients.l1, identity).await?,
+    }
+    Ok(())
 }
 
 /// The settings as TOML, each with the layer that it came from. What nothing sets is a comment.

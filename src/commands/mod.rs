@@ -11,10 +11,12 @@ use crate::config::ConfigError;
 pub mod completions;
 pub mod config;
 pub mod devnet;
+pub mod inspect;
 pub mod record;
 pub mod recover;
 pub mod replay;
 pub mod run;
+pub mod status;
 pub mod terminal;
 pub mod wiring;
 
@@ -40,6 +42,10 @@ pub enum Command {
     Replay(replay::Args),
     /// Serve a simulated network to try everything with no node at all
     Devnet(devnet::Args),
+    /// Look into a batch by index, transaction or blob files, or at what becomes of a payload
+    Inspect(inspect::Args),
+    /// Ask a running worker how it stands, or print the journal of its writes
+    Status(status::Args),
     /// Print the effective configuration, redacted, and check it
     Config(config::Args),
     /// Print a completion script for a shell
@@ -88,6 +94,8 @@ pub async fn execute(cli: Cli) -> Exit {
         Command::Record(args) => record::execute(args).await,
         Command::Replay(args) => replay::execute(args).await,
         Command::Devnet(args) => devnet::execute(args).await,
+        Command::Inspect(args) => inspect::execute(args).await,
+        Command::Status(args) => status::execute(args).await,
         Command::Config(args) => config::execute(args).await,
         Command::Completions(args) => completions::execute(&args),
     };

@@ -1,5 +1,6 @@
 //! Ports out of configuration: the one place that knows which adapter stands behind which port.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -159,42 +160,79 @@ pub fn settings(config: &Config) -> Settings {
 /// # Errors
 /// `WrongNetwork` naming the mismatch; any other error means that somebody could not be asked.
 pub async fn check_identity(clients: &Clients, identity: &Identity) -> PortResult<()> {
-    let differs = |target, what: &str, expected: String, actual: String| {
-        let detail = format!("{what} is {actual}, configured is {expected}");
-        Err(PortError::new(target, PortErrorKind::WrongNetwork, detail))
-    };
-    let l1 = clients.l1.chain_id().await?;
-    if l1 != identity.l1_chain_id {
-        return differs(Target::L1, "the chain id", identity.l1_chain_id.to_string(), l1.to_string());
-    }
-    for (name, address) in [("Rollup", identity.rollup), ("L1MessageQueue", identity.queue)] {
-        if clients.l1.code_at(address).await?.is_empty() {
-            let detail = format!("there is no contract at the configured {name} address {address:?}");
-            return Err(PortError::new(Target::L1, PortErrorKind::WrongNetwork, detail));
-        }
-    }
+    check_l1(&clients.l1, identity).await?;
     if let Some(l2) = &clients.l2 {
-        let id = l2.chain_id().await?;
-        if id != identity.l2_chain_id {
-            return differs(Target::L2, "the chain id", identity.l2_chain_id.to_string(), id.to_string());
-        }
-        match l2.header(L2Number::new(0)).await? {
-            Some(genesis) if genesis.hash != identity.l2_genesis => {
-                let (expected, actual) = (format!("{:?}", identity.l2_genesis), format!("{:?}", genesis.hash));
-                return differs(Target::L2, "the genesis block", expected, actual);
-            }
-            Some(_) => {}
-            None => return Err(PortError::new(Target::L2, PortErrorKind::NotFound, "the node has no genesis block")),
-        }
+        check_l2(l2, identity).await?;
     }
     if let Some(engine) = &clients.engine {
-        let id = engine.chain_id().await?;
-        if id != identity.l2_chain_id {
-            return differs(Target::Engine, "the chain id", identity.l2_chain_id.to_string(), id.to_string());
-        }
+        check_engine(engine, identity).await?;
     }
     if let Some(beacon) = &clients.beacon {
         beacon.genesis_time().await?;
     }
     Ok(())
+}
+
+fn differs(target: Target, what: &str, expected: impl fmt::Display, actual: impl fmt::Display) -> PortResult<()> {
+    let detail = format!("{what} is {actual}, configured is {expected}");
+    Err(PortError::new(target, PortErrorKind::WrongNetwork, detail))
+}
+
+/// L1's chain id, and code at both contracts.
+///
+/// # Errors
+/// As [`check_identity`].
+pub async fn check_l1(l1: &L1Client, identity: &Identity) -> PortResult<()> {
+    let id = l1.chain_id().await?;
+    if id != identity.l1_chain_id {
+        return differs(Target::L1, "the chain id", identity.l1_chain_id, id);
+    }
+    for (name, address) in [("Rollup", identity.rollup), ("L1MessageQueue", identity.queue)] {
+        if l1.code_at(address).await?.is_empty() {
+            let detail = format!("there is no contract at the configured {name} address {address:?}");
+            return Err(PortError::new(Target::L1, PortErrorKind::WrongNetwork, detail));
+        }
+    }
+    Ok(())
+}
+
+/// The L2 node's chain id and genesis block.
+///
+/// # Errors
+/// As [`check_identity`].
+pub async fn check_l2(l2: &L2Client, identity: &Identity) -> PortResult<()> {
+    let id = l2.chain_id().await?;
+    if id != identity.l2_chain_id {
+        return differs(Target::L2, "the chain id", identity.l2_chain_id, id);
+    }
+    match l2.header(L2Number::new(0)).await? {
+        Some(genesis) if genesis.hash != identity.l2_genesis => {
+            let (expected, actual) = (format!("{:?}", identity.l2_genesis), format!("{:?}", genesis.hash));
+            differs(Target::L2, "the genesis block", expected, actual)
+        }
+        Some(_) => Ok(()),
+        None => Err(PortError::new(Target::L2, PortErrorKind::NotFound, "the node has no genesis block")),
+    }
+}
+
+/// The engine's chain id, and that it takes our token.
+///
+/// # Errors
+/// As [`check_identity`].
+pub async fn check_engine(engine: &EngineClient, identity: &Identity) -> PortResult<()> {
+    let id = engine.chain_id().await?;
+    if id == identity.l2_chain_id { Ok(()) } else { differs(Target::Engine, "the chain id", identity.l2_chain_id, id) }
+}
+
+/// The beacon chain's genesis time as the first endpoint says it. A bare archive of blobs does not say any.
+///
+/// # Errors
+/// As [`check_identity`].
+pub async fn check_beacon(beacon: &BeaconClient, configured: Option<u64>) -> PortResult<()> {
+    match (beacon.pool().genesis_on(0).await?, configured) {
+        (Some(said), Some(configured)) if said != configured => {
+            differs(Target::Beacon, "the genesis time", configured, said)
+        }
+        _ => Ok(()),
+    }
 }
