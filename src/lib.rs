@@ -32,5 +32,6 @@ pub mod devnet;
 pub mod error;
 pub mod flow;
 pub mod ports;
+pub mod server;
 pub mod telemetry;
 pub mod types;

@@ -1027,11 +1027,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn newest_at_or_below_counts_verified_batches_by_their_l1_block() {
+    async fn newest_at_or_below_counts_standing_batches_by_their_l1_block() {
         let store = store_with(3).await;
         let genesis = BatchRecord { outcome: Outcome::Genesis, case: None, ..record(0, 0) };
         store.apply(&Step { batch: Some(genesis), ..Step::default() }).await.unwrap();
-        for (number, expected) in [(0, None), (1, Some(1)), (2, Some(2)), (99, Some(3)), (u64::MAX, Some(3))] {
+        for (number, expected) in [(0, Some(0)), (1, Some(1)), (2, Some(2)), (99, Some(3)), (u64::MAX, Some(3))] {
             let found = store.newest_at_or_below(L1Number::new(number)).await.unwrap();
             assert_eq!(found.map(|row| row.index.get()), expected, "at {number}");
         }

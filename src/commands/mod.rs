@@ -10,6 +10,13 @@ use crate::config::ConfigError;
 
 pub mod completions;
 pub mod config;
+pub mod devnet;
+pub mod record;
+pub mod recover;
+pub mod replay;
+pub mod run;
+pub mod terminal;
+pub mod wiring;
 
 /// Proves, batch by batch, that a Morph L2 node holds the chain that L1 committed to, and repairs it where it does not.
 #[derive(Debug, Parser)]
@@ -23,6 +30,16 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Follow L1 beside a node: verify, repair, move safe and finalized
+    Run(run::Args),
+    /// Rebuild from L1 what a stopped sequencer left missing
+    Recover(recover::Args),
+    /// Record L1, beacon and L2 answers of a range into a folder
+    Record(record::Args),
+    /// Run the worker's flow on a recorded folder
+    Replay(replay::Args),
+    /// Serve a simulated network to try everything with no node at all
+    Devnet(devnet::Args),
     /// Print the effective configuration, redacted, and check it
     Config(config::Args),
     /// Print a completion script for a shell
@@ -66,6 +83,11 @@ impl From<Exit> for ExitCode {
 /// Runs a command to its end. An error is printed to stderr with its causes, scrubbed of credentials.
 pub async fn execute(cli: Cli) -> Exit {
     let outcome = match cli.command {
+        Command::Run(args) => run::execute(args).await,
+        Command::Recover(args) => recover::execute(args).await,
+        Command::Record(args) => record::execute(args).await,
+        Command::Replay(args) => replay::execute(args).await,
+        Command::Devnet(args) => devnet::execute(args).await,
         Command::Config(args) => config::execute(args).await,
         Command::Completions(args) => completions::execute(&args),
     };

@@ -37,12 +37,8 @@ fn urls(list: &[SecretUrl]) -> Vec<String> {
 
 fn pool(target: Target, list: &[SecretUrl], timeout: Duration, check: Check) -> PortResult<Pool> {
     let defaults = PoolConfig::default();
-    let config = PoolConfig {
-        call_timeout: timeout,
-        connect_timeout: defaults.connect_timeout.min(timeout),
-        check,
-        ..defaults
-    };
+    let config =
+        PoolConfig { call_timeout: timeout, connect_timeout: defaults.connect_timeout.min(timeout), check, ..defaults };
     Pool::new(target, &urls(list), config)
 }
 
@@ -142,6 +138,7 @@ pub fn settings(config: &Config) -> Settings {
         origin: config.network.map_or_else(Default::default, crate::config::Network::first_block).min(start),
         fetch_range: config.l1.fetch_block_range,
         reorg_window: config.l1.reorg_window,
+        l1_max_age: config.l1.max_age,
         confirmations: match config.l1.confirmations {
             Confirmations::Blocks(depth) => flow::Confirmations::Depth(depth),
             Confirmations::Safe => flow::Confirmations::Safe,

@@ -7,10 +7,12 @@
 //! | Is what the blob holds a sequence of blocks that the calldata allows? | [`content`] |
 //! | Consistent, self-heal, fill-gap or wait? | [`dispatch`] |
 //! | Which local blocks may stay, which are written? | [`reconcile`] |
+//! | The node refused a block: for good, or for now? | [`refusal`] |
 //! | Are the roots those of the calldata? | [`roots`] |
 //! | May this head move, and which tags does the node lack? | [`heads`] |
 //! | What has become final? | [`finality`] |
 //! | Where does the next L1 range begin and end, and did L1 reorganise? | [`cursor`] |
+//! | Must a batch that could not be passed be judged again? | [`recheck`] |
 //! | Why does it stand still? | [`stall`] |
 //!
 //! No async, no clock, no log, no node: times and heights are arguments.
@@ -25,6 +27,8 @@ pub mod dispatch;
 pub mod finality;
 pub mod heads;
 pub mod liveness;
+pub mod recheck;
 pub mod reconcile;
+pub mod refusal;
 pub mod roots;
 pub mod stall;

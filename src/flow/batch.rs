@@ -14,6 +14,7 @@ use crate::decide::roots::{self, Roots, RootsFacts};
 use crate::decide::stall::{Reason, Stall};
 use crate::error::{PortError, Target};
 use crate::flow::commit::{BoundCommit, queue_range};
+use crate::flow::ground::Lost;
 use crate::flow::pull::Pull;
 use crate::flow::worker::Worker;
 use crate::flow::{FlowError, Mode};
@@ -258,8 +259,8 @@ impl Worker {
     }
 
     fn waiting(&self, index: BatchIndex, last: L2Number, pull: &Pull) -> Stall {
-        match self.lost_from {
-            Some(from) => Stall::at(
+        match self.lost {
+            Some(Lost { from, .. }) => Stall::at(
                 index,
                 Reason::NodeLostBlocks,
                 format!(

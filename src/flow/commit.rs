@@ -12,7 +12,7 @@ use crate::decide::stall::{Reason, Stall};
 use crate::flow::FlowError;
 use crate::flow::worker::Worker;
 use crate::ports::MessageRoot;
-use crate::types::{B256, BatchIndex, BatchRecord, L1Event, L1Ref, L1Transaction, QueueIndex};
+use crate::types::{B256, BatchIndex, BatchRecord, L1Event, L1EventKind, L1Ref, L1Transaction, L2Number, QueueIndex};
 
 /// More L1 messages than any batch can consume; what claims more is refused before anything is asked for.
 const MAX_MESSAGES: u64 = 65_535;
@@ -43,6 +43,17 @@ struct Wanted<'a> {
 }
 
 impl Worker {
+    /// The last L2 block of the batch `index` that stands on L1; none where no confirmed commit of it was found or
+    /// what was found does not bind.
+    ///
+    /// # Errors
+    /// When L1 cannot be asked.
+    pub async fn last_block_of(&self, index: BatchIndex) -> Result<Option<L2Number>, FlowError> {
+        let Some(event) = self.standing_commit(index).await? else { return Ok(None) };
+        let L1EventKind::Commit { hash, .. } = event.kind else { return Ok(None) };
+        Ok(self.bound_commit(&event, index, hash, None).await?.ok().map(|bound| bound.outline.last))
+    }
+
     /// Finds the commit of `event` and binds it to the event's hash. `before` is the standing batch before, where one
     /// is stored.
     pub(crate) async fn bound_commit(

@@ -3,7 +3,7 @@
 //! Finalized follows from stored rows and two hashes (`decide/finality`); tags follow our heads, one head a call,
 //! safe before finalized, and are read back (P2).
 
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::decide::finality::{self, Finality, FinalityFacts};
 use crate::decide::heads::{self, Move, TagCall};
@@ -32,15 +32,19 @@ impl Worker {
         {
             return Ok(());
         }
-        let live_l1 = self.ports.l1.headers(&[candidate.l1.number]).await?.first().copied().flatten();
+        let finalized_l1 = l1_finalized.l1_ref();
+        let live = self.ports.l1.headers(&[candidate.l1.number, finalized_l1.number]).await?;
+        let live_l1 = live.first().copied().flatten();
+        let live_finalized = live.get(1).copied().flatten();
         let local = self.ports.l2.header(last.number).await?;
-        let to = match finality::finality(&FinalityFacts { candidate: &candidate, live_l1, local }) {
+        let facts = FinalityFacts { candidate: &candidate, live_l1, finalized_l1, live_finalized, local };
+        let verdict = finality::finality(&facts);
+        self.status.l1_finality_contradicted = verdict == Finality::L1Contradicts;
+        let to = match verdict {
             Finality::Final(to) => to,
             Finality::L1Contradicts => {
-                warn!(
-                    batch = candidate.index.get(),
-                    "L1's finalized chain contradicts the recorded commit; holding finalized"
-                );
+                let batch = candidate.index.get();
+                error!(batch, finalized = %finalized_l1, "L1 contradicts itself about finality; finalized is held");
                 return Ok(());
             }
             Finality::LocalContradicts | Finality::Unknown => return Ok(()),
@@ -67,9 +71,13 @@ impl Worker {
     /// Brings the node's tags to our heads and reads them back. `node` is what the node showed last.
     pub(crate) async fn sync_tags(&mut self, node: &L2Snapshot) -> Result<L2Snapshot, FlowError> {
         let Some(engine) = self.ports.engine.clone() else { return Ok(*node) };
-        let plan = heads::tag_plan(&self.heads, node, self.lost_from.is_some());
+        let mut plan = heads::tag_plan(&self.heads, node, self.lost.is_some());
         self.status.safe_beyond_verified = plan.safe_beyond_verified;
         self.status.held_by_node_finalized = plan.held_by_node_finalized;
+        if plan.safe_to_genesis {
+            let genesis = self.ports.l2.header(0.into()).await?;
+            plan.calls.extend(genesis.map(|h| TagCall::Safe(h.l2_ref())));
+        }
         if plan.calls.is_empty() {
             return Ok(*node);
         }

@@ -15,10 +15,12 @@ use crate::decide::heads::Heads;
 use crate::decide::liveness::{Liveness, Verdict};
 use crate::decide::stall::Stall;
 use crate::error::Severity;
-use crate::flow::pull::{PullEnd, PullReport};
+use crate::flow::derive::{PendingWrite, Refused};
+use crate::flow::ground::Lost;
+use crate::flow::pull::{Kept, PullEnd, PullReport};
 use crate::flow::quiesce::Quiesce;
 use crate::flow::{FlowError, Ports, Settings};
-use crate::types::{BatchIndex, Cursor, L1Number, L2Number, L2Ref};
+use crate::types::{BatchIndex, Cursor, L1Number, L2Ref};
 
 /// First wait after a failed poll; doubled up to the poll interval.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
@@ -73,6 +75,11 @@ pub struct Status {
     pub held_by_node_finalized: bool,
     /// The node marks blocks finalized by itself when they are written.
     pub el_marks_finalized: bool,
+    /// L1's finalized block and the recorded commits contradict each other: finalized is held.
+    pub l1_finality_contradicted: bool,
+    /// When the newest batch was committed, by its L1 block's time in seconds since the Unix epoch. Its age is how long
+    /// nothing was committed, which is no fault by itself.
+    pub last_commit_at: Option<u64>,
     /// Polls since the start.
     pub polls: u64,
 }
@@ -94,10 +101,18 @@ pub struct Worker {
     pub(crate) liveness: Liveness,
     pub(crate) heads: Heads,
     pub(crate) cursor: Option<Cursor>,
-    /// The first block that the node lost, while it has not brought them back.
-    pub(crate) lost_from: Option<L2Number>,
+    /// Verified blocks that the node lost, until they are back.
+    pub(crate) lost: Option<Lost>,
+    /// A write that the node refused for good.
+    pub(crate) refused: Option<Refused>,
     /// The node's own finalized tag, where it lies on the node's chain.
     pub(crate) node_finalized: Option<L2Ref>,
+    /// Without an engine: the first write that would have been made.
+    pub(crate) pending: Option<PendingWrite>,
+    /// The verdict on the batch at which it stands, while it need not be given again.
+    pub(crate) kept: Option<Kept>,
+    /// The poll's time.
+    pub(crate) now: Duration,
     pub(crate) status: Status,
     publish: watch::Sender<Status>,
 }
@@ -121,8 +136,12 @@ impl Worker {
             liveness,
             heads,
             cursor: stored.cursor,
-            lost_from: None,
+            lost: Lost::stored(stored.safe, stored.tip.as_ref()),
+            refused: None,
             node_finalized: None,
+            pending: None,
+            kept: None,
+            now: Duration::ZERO,
             status: Status { last_batch: stored.tip.map(|t| t.index), ..Status::default() },
             publish,
         };
@@ -133,6 +152,11 @@ impl Worker {
     /// Our heads.
     pub const fn heads(&self) -> &Heads {
         &self.heads
+    }
+
+    /// The first write that a worker without an engine would have made, where the last poll ended on one.
+    pub const fn pending_write(&self) -> Option<PendingWrite> {
+        self.pending
     }
 
     /// The status, as it changes.
@@ -160,6 +184,7 @@ impl Worker {
     /// As [`Worker::pull`].
     pub async fn poll(&mut self, now: Duration) -> Result<PullReport, FlowError> {
         self.status.polls = self.status.polls.saturating_add(1);
+        self.pending = None;
         let outcome = self.pull(now).await;
         self.status.stall = match &outcome {
             Ok(report) => match &report.end {

@@ -7,6 +7,7 @@ mod architecture;
 mod blobs_flow;
 mod cli;
 mod devnet;
+mod docs;
 mod main_job;
 mod recorded_flow;
 mod recorded_support;
