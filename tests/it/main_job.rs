@@ -365,3 +365,15 @@ async fn a_chain_without_any_withdrawal_is_verified_by_a_pruned_node() {
     assert_eq!(report.end, PullEnd::CaughtUp);
     assert_eq!(rig.safe(), Some(205));
 }
+
+#[tokio::test]
+async fn batches_filled_in_by_one_pull_share_one_pause() {
+    let devnet = devnet().await;
+    devnet.with(|w| (0..4).for_each(|_| drop(w.produce(8).unwrap())));
+    let mut rig = Rig::on(&devnet).await;
+    let report = rig.settle_stopped().await;
+    assert_eq!(cases(&report), (1..=4).map(|n| (n, Case::FillGap)).collect::<Vec<_>>());
+    assert_eq!((devnet.pauses(), devnet.resumes()), (1, 1));
+    assert!(devnet.unpaused_writes().is_empty());
+    assert_eq!(devnet.written(), (1..=32).collect::<Vec<_>>());
+}
