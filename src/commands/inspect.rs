@@ -49,10 +49,10 @@ pub struct Args {
     #[arg(long, value_name = "FILE")]
     pub payload: Option<PathBuf>,
     /// Write the payload's frame to this file
-    #[arg(long, value_name = "FILE", requires = "payload")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["blob", "index", "tx"])]
     pub frame: Option<PathBuf>,
     /// Last block of the batch that the blobs hold; without it, block contexts are counted by consecutive numbers
-    #[arg(long, value_name = "N", requires = "blob")]
+    #[arg(long, value_name = "N", conflicts_with_all = ["index", "tx", "payload"])]
     pub last_block: Option<u64>,
     /// Print one JSON object
     #[arg(long)]
@@ -493,5 +493,31 @@ fn in_words(value: &Value) -> String {
         }
         Value::Null => "none".to_owned(),
         Value::Number(number) => number.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_payload_becomes_the_sequencers_frame() {
+        let Some(vectors) = crate::codec::testing::vectors() else { return };
+        let folder = vectors.join("encoder");
+        let expected: Value = serde_json::from_slice(&std::fs::read(folder.join("expected.json")).unwrap()).unwrap();
+        let rows = expected.as_array().unwrap();
+        assert_eq!(rows.len(), 18);
+        let mut slow = 0;
+        for row in rows {
+            let name = row["name"].as_str().unwrap();
+            let (report, frame) = of_payload(&std::fs::read(folder.join(format!("{name}.payload"))).unwrap()).unwrap();
+            assert_eq!(frame, std::fs::read(folder.join(format!("{name}.frame"))).unwrap(), "{name}");
+            slow += usize::from(report.slow_path);
+            let report = serde_json::to_value(report).unwrap();
+            for key in ["payload_bytes", "payload_sha256", "frame_bytes", "frame_sha256"] {
+                assert_eq!(report[key], row[key], "{name}: {key}");
+            }
+        }
+        assert!((4..rows.len()).contains(&slow), "12 to 15 need the slow path, most do not: {slow}");
     }
 }
