@@ -5,8 +5,11 @@
 mod adapters_recorded;
 mod architecture;
 mod cli;
+mod contract_flow;
 mod devnet;
+mod l1_flow;
 mod main_job;
 mod recorded_support;
+mod reorg_flow;
 mod scenario_index;
 mod support;
