@@ -404,11 +404,13 @@ impl Worker {
             Some(contexts) => payload::Layout::Calldata(contexts),
             None => payload::Layout::Contexts(ground.blocks()),
         };
-        Ok(match payload::decode(bytes, layout) {
-            Ok(decoded) if decoded.trailing > 0 => Err(ContentFault::Trailing(decoded.trailing)),
-            Ok(decoded) => Ok(decoded.blocks),
-            Err(error) => Err(ContentFault::Malformed(error.to_string())),
-        })
+        let fault = match payload::decode(bytes.clone(), layout) {
+            Ok(decoded) if decoded.trailing > 0 => ContentFault::Trailing(decoded.trailing),
+            Ok(decoded) => return Ok(Ok(decoded.blocks)),
+            Err(error) => ContentFault::Malformed(error.to_string()),
+        };
+        let contexts = outline.contexts.is_none().then(|| payload::count_contexts(&bytes) as u64);
+        Ok(Err(content::name_fault(fault, contexts, &ground.demands())))
     }
 
     /// Fetches the batch's blobs and decodes them to the payload.

@@ -126,7 +126,7 @@ async fn b2_b4_a_batch_that_moves_to_another_l1_block_is_bound_to_it_and_safe_ne
         assert!(devnet.tag_calls().is_empty(), "safe never dips");
         // A second reorg, whose ancestor lies among the blocks below the moved commit.
         devnet.with(|w| {
-            let depth = w.l1.head() - (row.l1.number.get() - 2);
+            let depth = w.l1.head() - (row.l1.number.get() - 1);
             replace_empty(w, depth);
         });
         assert_eq!(two_polls(&mut rig).await, PullEnd::CaughtUp);
