@@ -121,6 +121,11 @@ pub trait L2Engine: Send + Sync {
 
     /// Sets the tags; none leaves a tag alone. The real node sets finalized first and may apply only half.
     async fn set_tags(&self, safe: Option<B256>, finalized: Option<B256>) -> PortResult<()>;
+
+    /// Whether it answers and takes our token: asked before the reactors are paused for a write.
+    async fn ready(&self) -> PortResult<()> {
+        Ok(())
+    }
 }
 
 /// The consensus node's reactors, which must not write while we do.

@@ -196,6 +196,10 @@ impl L2Engine for EngineClient {
         let call = Call::new("engine_setBlockTags", json!([tag(safe), tag(finalized)]));
         self.pool.call_on(0, call).await.map(drop).map_err(name_clock_skew)
     }
+
+    async fn ready(&self) -> PortResult<()> {
+        self.chain_id().await.map(drop)
+    }
 }
 
 fn new_block_call(block: &NewBlock) -> Call {

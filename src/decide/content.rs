@@ -56,7 +56,7 @@ pub enum ContentFault {
         /// The sum over the blocks.
         actual: u64,
     },
-    /// Bytes other than zero follow the last transaction.
+    /// Bytes follow the last transaction, zeros or others: the sequencer's payload ends with it.
     #[error("payload: {0} bytes follow the last transaction")]
     Trailing(usize),
     /// An L2 transaction in the payload is an L1 message.
@@ -139,14 +139,6 @@ pub fn with_messages(blocks: &[BlockContent], messages: &[L1Message]) -> Option<
     queue.next().is_none().then_some(out)
 }
 
-/// Names the field behind a payload that cannot be read as calldata demands: where it begins with another number of
-/// consecutive block contexts than calldata asks for, it is `lastBlockNumber` that does not fit (C13). `contexts` is
-/// that number; none where the contexts stand in calldata.
-pub fn name_fault(fault: ContentFault, contexts: Option<u64>, demands: &Demands) -> ContentFault {
-    let Some(end) = contexts.filter(|n| *n > 0).map(|n| demands.first.plus(n.saturating_sub(1))) else { return fault };
-    if end == demands.last { fault } else { ContentFault::Last { expected: demands.last, actual: end } }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -178,16 +170,6 @@ mod tests {
             hash: B256::zero(),
             raw: RawTx::from(vec![0x7e, u8::try_from(index).unwrap()]),
         }
-    }
-
-    #[test]
-    fn c13_a_payload_with_another_number_of_contexts_is_blamed_on_last_block_number() {
-        let broken = || ContentFault::Malformed("cut short".to_owned());
-        let named = |contexts| name_fault(broken(), contexts, &demands());
-        let last = |actual: u64| ContentFault::Last { expected: 12.into(), actual: actual.into() };
-        assert_eq!(named(Some(2)), last(11));
-        assert_eq!(named(Some(4)), last(13));
-        assert_eq!([named(Some(3)), named(Some(0)), named(None)], [broken(), broken(), broken()]);
     }
 
     #[test]

@@ -112,20 +112,27 @@ pub struct TagPlan {
     pub calls: Vec<TagCall>,
     /// The node's safe lies above what we verified: another writer set it.
     pub safe_beyond_verified: bool,
+    /// The node's safe lies above its head and nothing that we verified is left: it belongs on block 0, the one block
+    /// that is beyond doubt.
+    pub safe_to_genesis: bool,
     /// The node's finalized lies above our safe: our tags wait until we have verified that far (H6).
     pub held_by_node_finalized: bool,
 }
 
 /// Compares our heads with the node's tags. `lost` says that the node itself lost blocks, which alone allows a safe
-/// tag below its finalized one.
+/// tag below its finalized one; our own finalized above our safe says it too.
 pub fn tag_plan(ours: &Heads, node: &L2Snapshot, lost: bool) -> TagPlan {
     let mut plan = TagPlan::default();
-    let Some(safe) = ours.safe else { return plan };
+    let Some(safe) = ours.safe else {
+        plan.safe_to_genesis = node.safe.is_some_and(|tag| tag.number > node.head.number);
+        return plan;
+    };
     if safe.number > node.head.number {
         return plan;
     }
     plan.safe_beyond_verified = node.safe.is_some_and(|tag| tag.number > safe.number);
     let foreign_final = node.finalized.is_some_and(|tag| tag.number > safe.number);
+    let lost = lost || ours.finalized.is_some_and(|f| f.number > safe.number);
     if foreign_final && !lost {
         plan.held_by_node_finalized = true;
         return plan;
@@ -143,6 +150,20 @@ pub fn tag_plan(ours: &Heads, node: &L2Snapshot, lost: bool) -> TagPlan {
         plan.calls.push(TagCall::Finalized(finalized));
     }
     plan
+}
+
+/// Where the node's safe tag goes before blocks above `skip` are written, so that nobody ever sees it above the head or
+/// off the chain (E23). None where it stands low enough already.
+///
+/// Our own safe head where it fits; else `skip`, which is lower than what the node claims: our safe may lie below a
+/// finalized tag that is not ours (H6).
+pub fn lowered_safe(ours: &Heads, node: &L2Snapshot, skip: L2Ref) -> Option<L2Ref> {
+    let tag = node.safe?;
+    if tag.number <= skip.number {
+        return None;
+    }
+    let fits = |s: &L2Ref| s.number <= skip.number && node.finalized.is_none_or(|f| f.number <= s.number);
+    Some(ours.safe.filter(fits).unwrap_or(skip))
 }
 
 #[cfg(test)]
@@ -225,10 +246,32 @@ mod tests {
     }
 
     #[test]
+    fn e23_safe_is_lowered_below_what_is_written_and_never_below_finalized() {
+        let ours = heads(10, 5);
+        assert_eq!(lowered_safe(&ours, &node(20, None, None), at(12)), None);
+        assert_eq!(lowered_safe(&ours, &node(20, Some(at(12)), Some(at(5))), at(12)), None);
+        assert_eq!(lowered_safe(&ours, &node(20, Some(at(13)), Some(at(5))), at(12)), Some(at(10)));
+        assert_eq!(lowered_safe(&ours, &node(20, Some(at(13)), Some(at(11))), at(12)), Some(at(12)));
+        assert_eq!(lowered_safe(&ours, &node(20, Some(at(13)), None), at(8)), Some(at(8)));
+        assert_eq!(lowered_safe(&Heads::default(), &node(20, Some(at(13)), None), at(8)), Some(at(8)));
+    }
+
+    #[test]
+    fn e20_our_own_finalized_above_safe_is_a_loss_that_a_restart_remembers() {
+        let ours = Heads::stored(Some(at(3)), Some(at(5)));
+        let plan = tag_plan(&ours, &node(9, Some(at(5)), Some(at(5))), false);
+        assert_eq!(plan.calls, [TagCall::Safe(at(3))]);
+        assert!(!plan.held_by_node_finalized);
+    }
+
+    #[test]
     fn e19_no_tag_above_the_head_and_safe_may_pass_below_finalized_only_after_a_loss() {
         assert!(tag_plan(&heads(10, 5), &node(7, Some(at(10)), Some(at(5))), false).calls.is_empty());
         let lost = heads(10, 5).node_lost(Some(at(3)));
         let plan = tag_plan(&lost, &node(4, Some(at(10)), Some(at(5))), true);
         assert_eq!(plan.calls, [TagCall::Safe(at(3))]);
+        let plan = tag_plan(&Heads::default(), &node(4, Some(at(10)), None), true);
+        assert!(plan.calls.is_empty() && plan.safe_to_genesis);
+        assert!(!tag_plan(&Heads::default(), &node(10, Some(at(10)), None), true).safe_to_genesis);
     }
 }

@@ -85,6 +85,12 @@ impl Liveness {
             baseline.head = head;
         }
     }
+
+    /// Tells that the worker wrote, and that nobody knows how far: the next sample is a first one again, so that the
+    /// worker's own blocks are not taken for growth.
+    pub fn own_write_unknown(&mut self) {
+        self.baseline = None;
+    }
 }
 
 #[cfg(test)]
@@ -124,6 +130,17 @@ mod tests {
         assert_eq!(verdicts[1], Verdict::Alive);
         assert!(matches!(verdicts[2], Verdict::Unknown(_)));
         assert_eq!(verdicts[3], Verdict::Stopped);
+    }
+
+    #[test]
+    fn g10_a_write_of_unknown_extent_makes_no_verdict() {
+        let mut liveness = Liveness::new(WINDOW);
+        liveness.observe(100.into(), Duration::ZERO);
+        assert_eq!(liveness.observe(100.into(), Duration::from_secs(60)), Verdict::Stopped);
+        liveness.own_write_unknown();
+        assert_eq!(liveness.observe(120.into(), Duration::from_secs(75)), Verdict::Unknown(Unknown::FirstSample));
+        assert!(matches!(liveness.observe(120.into(), Duration::from_secs(134)), Verdict::Unknown(_)));
+        assert_eq!(liveness.observe(120.into(), Duration::from_secs(135)), Verdict::Stopped);
     }
 
     #[test]

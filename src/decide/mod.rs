@@ -7,6 +7,7 @@
 //! | Is what the blob holds a sequence of blocks that the calldata allows? | [`content`] |
 //! | Consistent, self-heal, fill-gap or wait? | [`dispatch`] |
 //! | Which local blocks may stay, which are written? | [`reconcile`] |
+//! | The node refused a block: for good, or for now? | [`refusal`] |
 //! | Are the roots those of the calldata? | [`roots`] |
 //! | May this head move, and which tags does the node lack? | [`heads`] |
 //! | What has become final? | [`finality`] |
@@ -28,5 +29,6 @@ pub mod heads;
 pub mod liveness;
 pub mod recheck;
 pub mod reconcile;
+pub mod refusal;
 pub mod roots;
 pub mod stall;

@@ -145,6 +145,11 @@ impl Plan {
     pub const fn first(&self) -> L2Number {
         self.skip.number.plus(1)
     }
+
+    /// The last number that is written.
+    pub fn last(&self) -> L2Number {
+        self.blocks.last().map_or(self.skip.number, |block| block.number)
+    }
 }
 
 /// Makes the plan out of the comparison: keep the equal prefix, write the rest. None when nothing is left to write.

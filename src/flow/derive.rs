@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
+use crate::decide::heads;
 use crate::decide::reconcile::Plan;
+use crate::decide::refusal::{self, Refusal};
 use crate::decide::stall::{Reason, Stall};
 use crate::error::{PortError, PortErrorKind, Target};
 use crate::flow::pull::Pull;
@@ -16,7 +18,7 @@ use crate::flow::quiesce::Quiesced;
 use crate::flow::worker::Worker;
 use crate::flow::{FlowError, kill_point, unix_now};
 use crate::ports::{L2Engine, WriteStopped};
-use crate::types::{BatchIndex, Case, JournalEntry, L2Header, L2Number, L2Ref, NewBlock};
+use crate::types::{B256, BatchIndex, Case, JournalEntry, L2Header, L2Number, L2Ref, L2Snapshot, NewBlock};
 
 /// The first write that a worker without an engine would have made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,18 +48,15 @@ impl Worker {
             let detail = format!("block {} differs from L1 and lies at or below the finalized head", plan.first());
             return Ok(Err(Stall::at(index, Reason::DivergesBelowFinalized, detail)));
         }
-        self.pause_for(&plan, pull).await?;
+        if let Some(known) = self.refused.as_ref().filter(|refused| refused.covers(&plan)) {
+            return Ok(Err(Stall { batch: Some(index), ..known.stall.clone() }));
+        }
+        self.pause_for(engine.as_ref(), &plan, pull).await?;
         // The head is read again inside the pause: a block that was being applied when it began may have landed.
         let now = self.ports.l2.snapshot().await?;
-        if now.head.l2_ref() != pull.head {
-            return Err(FlowError::local_changed(format!(
-                "the head moved from {} to {}",
-                pull.head,
-                now.head.l2_ref()
-            )));
-        }
-        if now.safe.is_some_and(|tag| tag.number >= plan.first()) {
-            let lower = self.heads.safe().filter(|s| s.number <= plan.skip.number).unwrap_or(plan.skip);
+        self.check_still_holds(&plan, pull.head, now.head.l2_ref()).await?;
+        pull.head = now.head.l2_ref();
+        if let Some(lower) = heads::lowered_safe(&self.heads, &now, plan.skip) {
             kill_point("tags: before lowering safe");
             engine.set_tags(Some(lower.hash), None).await?;
             kill_point("tags: safe lowered");
@@ -67,21 +66,55 @@ impl Worker {
             %case,
             skip = plan.skip.number.get(),
             blocks = plan.blocks.len(),
-            dropped_above = plan.drops_above,
+            dropped_above = pull.head.number.above(plan.last()),
             "writing blocks"
         );
-        let last = match self.write(engine.as_ref(), index, case, &plan, pull).await? {
+        let outcome = self.write(engine.as_ref(), index, case, &plan, pull).await;
+        // Looked at after a failure too: the head may have moved, and the node may have moved its tags by itself.
+        let after = self.read_back(pull).await;
+        let last = match outcome? {
             Ok(last) => last,
             Err(stall) => return Ok(Err(stall)),
         };
-        let after = self.ports.l2.snapshot().await?;
-        if after.head.l2_ref() != last.l2_ref() {
+        if after?.head.l2_ref() != last.l2_ref() {
             return Err(FlowError::local_changed("the head is not the last block that was written"));
         }
-        if after.finalized != now.finalized {
-            self.correct_finalized(engine.as_ref(), now.finalized, now.safe).await?;
-        }
+        self.refused = None;
         Ok(Ok(last))
+    }
+
+    /// Whether the plan still fits a head that moved from `before` to `now`: blocks that landed on top of what is
+    /// replaced change nothing but what is dropped; anything else is decided anew (G5).
+    async fn check_still_holds(&self, plan: &Plan, before: L2Ref, now: L2Ref) -> Result<(), FlowError> {
+        if now == before {
+            return Ok(());
+        }
+        let moved = || FlowError::local_changed(format!("the head moved from {before} to {now}"));
+        let Some(first) = plan.replaces.first().filter(|first| first.number <= now.number) else {
+            return Err(moved());
+        };
+        for block in [plan.skip, *first] {
+            if self.ports.l2.header(block.number).await?.is_none_or(|h| h.l2_ref() != block) {
+                return Err(moved());
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the node after a write: the head is ours as far as it moved, and counts as no growth.
+    async fn read_back(&mut self, pull: &mut Pull) -> Result<L2Snapshot, FlowError> {
+        let after = match self.ports.l2.snapshot().await {
+            Ok(after) => after,
+            Err(error) => {
+                self.liveness.own_write_unknown();
+                return Err(error.into());
+            }
+        };
+        self.liveness.own_write(after.head.number);
+        pull.head = after.head.l2_ref();
+        pull.pause.iter().for_each(|p: &Quiesced| p.wrote(after.head.number));
+        pull.node = self.unmark(&after).await?;
+        Ok(pull.node)
     }
 
     /// Whether `number` lies at or below the finalized head, ours or the node's.
@@ -91,17 +124,19 @@ impl Worker {
         floor.is_some_and(|f| number <= f)
     }
 
-    /// A pause with enough budget for the plan: the pull's open one, or a new one.
-    async fn pause_for(&self, plan: &Plan, pull: &mut Pull) -> Result<(), FlowError> {
+    /// A pause with enough budget for the plan: the pull's open one, or a new one. An engine that does not answer is
+    /// no reason to pause anything.
+    async fn pause_for(&self, engine: &dyn L2Engine, plan: &Plan, pull: &mut Pull) -> Result<(), FlowError> {
         let blocks = u32::try_from(plan.blocks.len()).unwrap_or(u32::MAX);
         let need = self.settings.pause_per_block.saturating_mul(blocks);
         if let Some(open) = pull.pause.take() {
-            if open.remaining() >= need {
+            if open.remaining() > need {
                 pull.pause = Some(open);
                 return Ok(());
             }
             open.release().await?;
         }
+        engine.ready().await?;
         let budget = self.settings.pause_budget.saturating_add(need);
         pull.pause = Some(self.quiesce.acquire(pull.head.number, budget).await?);
         Ok(())
@@ -118,24 +153,26 @@ impl Worker {
         let mut parent = plan.skip;
         let mut written = None;
         for chunk in plan.blocks.chunks(self.settings.write_chunk.max(1)) {
-            if pull.pause.as_ref().is_none_or(|p| p.remaining() == Duration::ZERO) {
-                let detail = format!("the pause's budget was used up at block {}", parent.number);
-                return Ok(Err(Stall::at(index, Reason::PauseBudget, detail)));
+            let left = pull.pause.as_ref().map_or(Duration::ZERO, Quiesced::remaining);
+            if left.is_zero() {
+                return Ok(Err(out_of_budget(index, parent)));
             }
             let mut blocks = chunk.to_vec();
             if let Some(first) = blocks.first_mut() {
                 first.parent_hash = Some(parent.hash);
             }
             kill_point("write: before a chunk");
-            let (headers, stopped) = match engine.write_blocks(&blocks).await {
-                Ok(headers) => (headers, None),
-                Err(WriteStopped { written, error }) => (written, Some(error)),
+            let (headers, stopped) = match tokio::time::timeout(left, engine.write_blocks(&blocks)).await {
+                Ok(Ok(headers)) => (headers, None),
+                Ok(Err(WriteStopped { written, error })) => (written, Some(error)),
+                // The node may still be at it; how far it came is read before the next write (G3).
+                Err(_) => return Ok(Err(out_of_budget(index, parent))),
             };
             kill_point("write: chunk written");
             self.note_written(index, case, plan, &headers, pull).await?;
             kill_point("write: chunk in the journal");
             if let Some(error) = stopped {
-                return self.write_stopped(engine, index, plan, error).await;
+                return self.write_stopped(index, plan, &blocks, &headers, error);
             }
             if let Some(detail) = mismatch(&blocks, &headers, parent.hash) {
                 return Err(FlowError::Port(PortError::malformed(Target::Engine, detail)));
@@ -179,37 +216,84 @@ impl Worker {
         Ok(self.ports.progress.journal(&entries).await?)
     }
 
-    /// A refusal is final and told by its reason; anything else may pass.
-    async fn write_stopped(
-        &self,
-        _engine: &dyn L2Engine,
+    /// What a write that stopped behind `headers` means. A refusal for good is remembered: the reactors are not paused
+    /// for it again (E13, E17).
+    fn write_stopped(
+        &mut self,
         index: BatchIndex,
         plan: &Plan,
+        blocks: &[NewBlock],
+        headers: &[L2Header],
         error: PortError,
     ) -> Result<Result<L2Header, Stall>, FlowError> {
-        let PortErrorKind::Refused { .. } = error.kind else { return Err(FlowError::Port(error)) };
-        if !plan.replaces.is_empty() && error.detail.contains("discontinuous") {
-            let detail = "the execution node cannot write below its head (it ignores parentHash): upgrade it to a \
-                          version that can, or reset its chain to the skip number by hand";
-            return Ok(Err(Stall::at(index, Reason::ElCannotReorg, format!("{detail}; skip {}", plan.skip))));
+        let PortErrorKind::Refused { code } = error.kind else { return Err(FlowError::Port(error)) };
+        let stall = match refusal::judge(code, &error.detail, !plan.replaces.is_empty()) {
+            Refusal::Passing => return Err(FlowError::Port(error)),
+            Refusal::ChainChanged => return Err(FlowError::local_changed(error.to_string())),
+            Refusal::CannotRewrite => {
+                let detail = "the execution node cannot write below its head (it ignores parentHash): upgrade and \
+                              restart it, or cut its chain by hand";
+                Stall::at(index, Reason::ElCannotReorg, format!("{detail} at block {}", plan.skip))
+            }
+            Refusal::Permanent => Stall::at(index, Reason::BlockRefused, error.to_string()),
+        };
+        if let Some(block) = blocks.get(headers.len()) {
+            let parent = headers.last().map(|h| h.hash).or(block.parent_hash);
+            let block = NewBlock { parent_hash: None, ..block.clone() };
+            self.refused = Some(Refused { parent, block, stall: stall.clone() });
         }
-        Ok(Err(Stall::at(index, Reason::BlockRefused, error.to_string())))
+        Ok(Err(stall))
     }
 
     /// Some nodes mark every block written by the engine safe and finalized, before anything of it was verified (E12).
-    async fn correct_finalized(
-        &mut self,
-        engine: &dyn L2Engine,
-        finalized: Option<crate::types::L2Ref>,
-        safe: Option<crate::types::L2Ref>,
-    ) -> Result<(), FlowError> {
-        warn!("the execution node moved its finalized tag by itself on a write; putting it back");
+    /// A finalized tag above our safe head on a block that the journal says we wrote is such a mark and nobody's word:
+    /// it is put back, then or after a crash. Gives the node as it stands afterwards.
+    pub(crate) async fn unmark(&mut self, node: &L2Snapshot) -> Result<L2Snapshot, FlowError> {
+        let Some(engine) = self.ports.engine.clone() else { return Ok(*node) };
+        let verified = self.heads.safe().map_or(L2Number::new(0), |s| s.number);
+        let Some(mark) = node.finalized.filter(|f| f.number > verified) else { return Ok(*node) };
+        let journal = self.ports.progress.journal_tail(JOURNAL_LOOK).await?;
+        if !journal.iter().any(|entry| entry.new_hash == mark.hash) {
+            return Ok(*node);
+        }
+        warn!(%mark, "the execution node moved its finalized tag by itself on a write; putting it back");
         self.status.el_marks_finalized = true;
-        let Some(finalized) = finalized.or(self.heads.finalized()) else { return Ok(()) };
-        let safe = self.heads.safe().or(safe);
-        engine.set_tags(safe.map(|s| s.hash), Some(finalized.hash)).await?;
-        Ok(())
+        let genesis = self.ports.l2.header(0.into()).await?.map(|h| h.l2_ref());
+        let finalized = self.heads.finalized().or(genesis);
+        let safe = self.heads.safe().or(genesis);
+        // Both go down, and the node sets finalized first: in order at every moment.
+        engine.set_tags(safe.map(|s| s.hash), finalized.map(|f| f.hash)).await?;
+        let after = self.ports.l2.snapshot().await?;
+        self.node_finalized = after.finalized;
+        Ok(after)
     }
+}
+
+/// How far back in the journal a block that the node marked is looked for: more than one batch's blocks.
+const JOURNAL_LOOK: u32 = 2000;
+
+/// A write that the node refused for good.
+#[derive(Clone, Debug)]
+pub(crate) struct Refused {
+    parent: Option<B256>,
+    /// Without its parent's hash, as in a plan.
+    block: NewBlock,
+    stall: Stall,
+}
+
+impl Refused {
+    /// Whether `plan` begins with what was refused. A node that cannot rewrite refuses every rewrite alike.
+    fn covers(&self, plan: &Plan) -> bool {
+        if self.stall.reason == Reason::ElCannotReorg {
+            return !plan.replaces.is_empty();
+        }
+        self.parent == Some(plan.skip.hash) && plan.blocks.first() == Some(&self.block)
+    }
+}
+
+fn out_of_budget(index: BatchIndex, at: L2Ref) -> Stall {
+    let detail = format!("the pause's budget was used up at block {}; the next poll goes on from there", at.number);
+    Stall::at(index, Reason::PauseBudget, detail)
 }
 
 /// What observe mode reports in place of a write.
@@ -221,7 +305,7 @@ fn would_have(index: BatchIndex, case: Case, plan: &Plan) -> Stall {
 
 /// Compares what was sent with the headers that came back. The node makes blocks of nearly anything (protocol.md,
 /// section 7), but it must make them of what it was given.
-fn mismatch(sent: &[NewBlock], made: &[L2Header], anchor: crate::types::B256) -> Option<String> {
+fn mismatch(sent: &[NewBlock], made: &[L2Header], anchor: B256) -> Option<String> {
     if sent.len() != made.len() {
         return Some(format!("{} blocks were sent, {} headers came back", sent.len(), made.len()));
     }

@@ -71,9 +71,13 @@ impl Worker {
     /// Brings the node's tags to our heads and reads them back. `node` is what the node showed last.
     pub(crate) async fn sync_tags(&mut self, node: &L2Snapshot) -> Result<L2Snapshot, FlowError> {
         let Some(engine) = self.ports.engine.clone() else { return Ok(*node) };
-        let plan = heads::tag_plan(&self.heads, node, self.lost_from.is_some());
+        let mut plan = heads::tag_plan(&self.heads, node, self.lost.is_some());
         self.status.safe_beyond_verified = plan.safe_beyond_verified;
         self.status.held_by_node_finalized = plan.held_by_node_finalized;
+        if plan.safe_to_genesis {
+            let genesis = self.ports.l2.header(0.into()).await?;
+            plan.calls.extend(genesis.map(|h| TagCall::Safe(h.l2_ref())));
+        }
         if plan.calls.is_empty() {
             return Ok(*node);
         }

@@ -14,11 +14,35 @@ use crate::decide::stall::{Reason, Stall};
 use crate::flow::FlowError;
 use crate::flow::worker::Worker;
 use crate::ports::Step;
-use crate::types::{BatchRecord, Cursor, L2Ref, L2Snapshot};
+use crate::types::{BatchRecord, Cursor, L2Number, L2Ref, L2Snapshot};
+
+/// Verified blocks that the node lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lost {
+    /// The first of them.
+    pub(crate) from: L2Number,
+    /// The last of them, as far as they were verified.
+    pub(crate) to: L2Number,
+}
+
+impl Lost {
+    /// What a worker that starts finds: outcomes are kept after a loss, so a standing batch above safe tells of it.
+    pub(crate) fn stored(safe: Option<L2Ref>, tip: Option<&BatchRecord>) -> Option<Self> {
+        let from = safe.map_or(L2Number::new(0), |s| s.number).plus(1);
+        let to = tip?.last?.number;
+        (to >= from).then_some(Self { from, to })
+    }
+
+    /// What is still missing once the node's head is `head`; none when all is back.
+    fn still(self, head: L2Number) -> Option<Self> {
+        (head < self.to).then_some(self)
+    }
+}
 
 impl Worker {
     /// Checks that the node still holds our safe block; finds the ground where it does not.
     pub(crate) async fn find_ground(&mut self, snapshot: &L2Snapshot) -> Result<Result<(), Stall>, FlowError> {
+        self.lost = self.lost.and_then(|lost| lost.still(snapshot.head.number));
         let standing = self.standing_at_cursor().await?.and_then(|r| r.last);
         let restored = standing.filter(|last| self.heads.safe().is_none_or(|safe| safe.number < last.number));
         if let Some(last) = restored
@@ -32,7 +56,6 @@ impl Worker {
         }
         let Some(safe) = self.heads.safe().or(restored) else { return Ok(Ok(())) };
         if restored.is_none() && self.holds(safe, snapshot).await? {
-            self.lost_from = None;
             return Ok(Ok(()));
         }
         let lost = !is_present(safe.number, snapshot.head.number);
@@ -69,7 +92,10 @@ impl Worker {
         self.ports.progress.apply(&step).await?;
         self.heads = heads;
         self.cursor = cursor;
-        self.lost_from = Some(new_safe.map_or(snapshot.head.number, |s| s.number).plus(1));
+        if lost {
+            let to = self.lost.map_or(safe.number, |before| before.to.max(safe.number));
+            self.lost = Some(Lost { from: new_safe.map_or(snapshot.head.number, |s| s.number).plus(1), to });
+        }
         Ok(Ok(()))
     }
 

@@ -6,7 +6,7 @@ use tracing::{debug, info, warn};
 
 use crate::decide::cursor::{self, Continuity};
 use crate::decide::heads::Move;
-use crate::decide::liveness::Verdict;
+use crate::decide::liveness::{Unknown, Verdict};
 use crate::decide::recheck::{self, Basis, Grounds};
 use crate::decide::stall::{Reason, Stall};
 use crate::flow::batch::BatchEnd;
@@ -89,23 +89,27 @@ impl Worker {
         if self.quiesce.is_degraded() {
             return Err(FlowError::Stall(Stall::new(Reason::ReactorsDegraded, "the reactors are not resumed yet")));
         }
-        let node = self.ports.l2.snapshot().await?;
+        let node = match self.ports.l2.snapshot().await {
+            Ok(node) => node,
+            Err(error) => {
+                // A node that comes back may be another version of itself.
+                self.refused = None;
+                return Err(error.into());
+            }
+        };
         self.note_snapshot(&node);
         if node.syncing {
             let stall = Stall::new(Reason::NodeSyncing, "the execution node says that it is syncing");
             return Ok(PullReport { batches: Vec::new(), end: PullEnd::Stalled(stall) });
         }
         let observed = self.liveness.observe(node.head.number, now);
+        if matches!(observed, Verdict::Unknown(Unknown::WentDown { .. })) {
+            self.refused = None;
+        }
         let verdict = self.settings.assume.unwrap_or(observed);
         self.status.verdict = Some(verdict);
         let mut pull = Pull { verdict, head: node.head.l2_ref(), node, pause: None, reports: Vec::new() };
-        let end = self.pull_inner(&mut pull).await;
-        let released = match pull.pause.take() {
-            Some(pause) => pause.release().await,
-            None => Ok(()),
-        };
-        let end = end?;
-        released?;
+        let end = self.pull_inner(&mut pull).await?;
         Ok(PullReport { batches: pull.reports, end })
     }
 
@@ -114,7 +118,7 @@ impl Worker {
             return Ok(PullEnd::Stalled(stall));
         }
         // Tags first: a node that restarted has them right again even while L1 cannot be asked (E10, E20).
-        let node = pull.node;
+        let node = self.unmark(&pull.node).await?;
         pull.node = self.sync_tags(&node).await?;
         let view = match self.view_l1().await? {
             Ok(view) => view,
@@ -129,12 +133,18 @@ impl Worker {
             pull.node = self.sync_tags(&node).await?;
         }
         let read = self.read_range(&view, pull).await;
-        // Finality does not wait for a batch that cannot be decided.
+        // Nothing behind this needs the pause that the batches shared.
+        let released = match pull.pause.take() {
+            Some(pause) => pause.release().await,
+            None => Ok(()),
+        };
+        // Finality does not wait for a batch that cannot be decided, nor do the tags that were lowered for it.
         let finalized = self.finalize().await;
+        let tagged = self.sync_tags(&pull.node).await;
         let end = read?;
+        released?;
         finalized?;
-        let node = pull.node;
-        pull.node = self.sync_tags(&node).await?;
+        pull.node = tagged?;
         Ok(end)
     }
 

@@ -1,16 +1,20 @@
 //! The guard that pauses the consensus node's reactors while blocks are written (P5).
 //!
-//! Acquiring stores a lease in the database, pauses, and gives the guard. [`Quiesced::release`] resumes and reports
-//! the failure. Dropping the guard (panic, cancellation, early return) hands the resume to a task that shutdown waits
-//! for. A lease found at start means that a crash left the reactors paused: [`Quiesce::settle`] resumes first, before
-//! anything else.
+//! Acquiring stores a lease in the database, pauses, and gives the guard. A pause ends exactly once, by whatever comes
+//! first: [`Quiesced::release`], which reports a failure; dropping the guard (panic, cancellation, early return); or its
+//! deadline, for a flow that hangs elsewhere. Each of them only starts the one task that resumes, tries again until that
+//! works, and then drops the lease; shutdown waits for the task. A lease found at start means that a crash left the
+//! reactors paused: [`Quiesce::settle`] resumes first, before anything else.
 //!
-//! Why not resume in `Drop` itself: resuming is a network call or a process, and a destructor cannot await.
+//! Why not resume in `Drop` itself: resuming is a network call or a process, and a destructor cannot await. Why not in
+//! `release` either: a future that is dropped in the middle of a resume could not tell whether to resume once more.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
@@ -38,20 +42,41 @@ struct Shared {
     progress: Arc<dyn Progress>,
     l2: Arc<dyn L2Reader>,
     tasks: TaskTracker,
-    /// A pause is open or its resume is still being tried.
+    /// [`RESUME_RETRY`], but in tests.
+    retry: Duration,
+    /// A pause is open, or its resume or the end of its lease is still being tried.
     busy: AtomicBool,
     degraded: AtomicBool,
     pauses: AtomicU64,
 }
 
+/// One pause, from its lease to its resume.
+struct Pause {
+    /// Where to resume from should the node not answer then.
+    height: AtomicU64,
+    began: Instant,
+    deadline: Instant,
+    ended: AtomicBool,
+}
+
 impl Quiesce {
     /// Nothing paused yet.
     pub fn new(reactors: Arc<dyn Reactors>, progress: Arc<dyn Progress>, l2: Arc<dyn L2Reader>) -> Self {
+        Self::retrying(reactors, progress, l2, RESUME_RETRY)
+    }
+
+    fn retrying(
+        reactors: Arc<dyn Reactors>,
+        progress: Arc<dyn Progress>,
+        l2: Arc<dyn L2Reader>,
+        retry: Duration,
+    ) -> Self {
         let shared = Shared {
             reactors,
             progress,
             l2,
             tasks: TaskTracker::new(),
+            retry,
             busy: AtomicBool::new(false),
             degraded: AtomicBool::new(false),
             pauses: AtomicU64::new(0),
@@ -77,9 +102,9 @@ impl Quiesce {
         let Some(lease) = self.shared.progress.load().await?.lease else { return Ok(()) };
         warn!(height = lease.height.get(), "a crash left the reactors paused; resuming them first");
         self.shared.busy.store(true, Ordering::SeqCst);
-        if let Err(error) = self.shared.resume_once(lease.height).await {
-            self.shared.keep_resuming(lease.height, &error);
-        }
+        let first_try = self.shared.end(&Pause::new(lease.height, Duration::ZERO));
+        // A failure shows as degraded and is tried again; starting goes on.
+        let _ = told(first_try).await;
         Ok(())
     }
 
@@ -94,17 +119,10 @@ impl Quiesce {
             return Err(PortError::new(Target::Reactors, PortErrorKind::Unreachable, detail));
         }
         // From here on a dropped future must undo what it began, so the guard exists before the first await.
-        let guard = Quiesced {
-            shared: self.shared.clone(),
-            height: AtomicU64::new(height.get()),
-            deadline: Instant::now() + budget,
-            began: Instant::now(),
-            armed: true,
-        };
+        let guard = Quiesced::new(self.shared.clone(), Pause::new(height, budget));
         kill_point("lease: before");
         if let Err(error) = self.shared.progress.set_lease(Some(Lease { height, since: unix_now() })).await {
-            guard.disarm();
-            self.shared.busy.store(false, Ordering::SeqCst);
+            guard.forget();
             return Err(error);
         }
         kill_point("lease: stored");
@@ -113,7 +131,7 @@ impl Quiesce {
         self.shared.pauses.fetch_add(1, Ordering::SeqCst);
         if let Err(error) = paused {
             warn!(%error, "pausing the reactors failed; undoing what was paused");
-            // The undo's own failure is retried in the background and alarmed there; this error is the first cause.
+            // The undo's own failure is tried again in the background and alarmed there; this error is the first cause.
             let _ = guard.release().await;
             return Err(error);
         }
@@ -133,18 +151,74 @@ impl Quiesce {
     }
 }
 
+impl Pause {
+    fn new(height: L2Number, budget: Duration) -> Arc<Self> {
+        let began = Instant::now();
+        let (height, ended) = (AtomicU64::new(height.get()), AtomicBool::new(false));
+        Arc::new(Self { height, began, deadline: began + budget, ended })
+    }
+}
+
+type FirstTry = oneshot::Receiver<PortResult<()>>;
+
+/// What the first try to resume came to. A task that the runtime took away has left its lease in the database.
+async fn told(first_try: Option<FirstTry>) -> PortResult<()> {
+    let Some(first_try) = first_try else { return Ok(()) };
+    let gone = || PortError::new(Target::Reactors, PortErrorKind::Unreachable, "the resume was cut off");
+    first_try.await.unwrap_or_else(|_| Err(gone()))
+}
+
 impl Shared {
-    /// One try: resume, then drop the lease. The order matters: a crash in between resumes once more, never too few.
-    async fn resume_once(&self, known: L2Number) -> PortResult<()> {
-        let height = self.head().await.unwrap_or(known);
+    /// Ends `pause`, if nobody did before: starts the task that resumes.
+    fn end(self: &Arc<Self>, pause: &Arc<Pause>) -> Option<FirstTry> {
+        if pause.ended.swap(true, Ordering::SeqCst) {
+            return None;
+        }
+        // Outside a runtime nothing can be awaited: the lease in the database makes the next start resume.
+        let runtime = tokio::runtime::Handle::try_current().ok()?;
+        let (tell, first_try) = oneshot::channel();
+        let (shared, pause) = (self.clone(), pause.clone());
+        self.tasks.spawn_on(async move { shared.resume(&pause, tell).await }, &runtime);
+        Some(first_try)
+    }
+
+    /// Resumes until it works, then drops the lease until that works. The order matters: a crash in between resumes
+    /// once more, never too few. Two loops, because a database that fails is no reason to resume again.
+    async fn resume(&self, pause: &Pause, tell: oneshot::Sender<PortResult<()>>) {
+        let mut tell = Some(tell);
+        let mut wait = self.retry;
+        while let Err(error) = self.resume_once(pause).await {
+            self.degraded.store(true, Ordering::SeqCst);
+            error!(%error, "resuming the reactors failed; trying again until it works");
+            first_outcome(&mut tell, Err(error));
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(RESUME_RETRY_CAP);
+        }
+        self.degraded.store(false, Ordering::SeqCst);
+        wait = self.retry;
+        while let Err(error) = self.progress.set_lease(None).await {
+            error!(%error, "the lease of a pause that ended cannot be dropped; trying again until it works");
+            first_outcome(&mut tell, Err(error));
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(RESUME_RETRY_CAP);
+        }
+        kill_point("lease: dropped");
+        self.busy.store(false, Ordering::SeqCst);
+        first_outcome(&mut tell, Ok(()));
+    }
+
+    async fn resume_once(&self, pause: &Pause) -> PortResult<()> {
+        let known = L2Number::new(pause.height.load(Ordering::SeqCst));
+        let head = self.head().await;
+        if head.is_none() {
+            warn!(height = known.get(), "the head cannot be read; resuming from the last height that is known");
+        }
+        let height = head.unwrap_or(known);
         kill_point("reactors: before resume");
         self.reactors.resume(height).await?;
         kill_point("reactors: resumed");
-        self.progress.set_lease(None).await?;
-        kill_point("lease: dropped");
-        self.degraded.store(false, Ordering::SeqCst);
-        self.busy.store(false, Ordering::SeqCst);
-        info!(height = height.get(), "reactors resumed");
+        let paused_ms = u64::try_from(pause.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        info!(height = height.get(), paused_ms, "reactors resumed");
         Ok(())
     }
 
@@ -152,44 +226,46 @@ impl Shared {
         let snapshot = tokio::time::timeout(HEAD_DEADLINE, self.l2.snapshot()).await.ok()?.ok()?;
         Some(snapshot.head.number)
     }
+}
 
-    fn keep_resuming(self: &Arc<Self>, height: L2Number, first: &PortError) {
-        self.degraded.store(true, Ordering::SeqCst);
-        error!(error = %first, "resuming the reactors failed; trying again until it works");
-        let shared = self.clone();
-        self.tasks.spawn(async move {
-            let mut wait = RESUME_RETRY;
-            loop {
-                tokio::time::sleep(wait).await;
-                match shared.resume_once(height).await {
-                    Ok(()) => return,
-                    Err(error) => warn!(%error, "the reactors are still paused"),
-                }
-                wait = (wait * 2).min(RESUME_RETRY_CAP);
-            }
-        });
+fn first_outcome(tell: &mut Option<oneshot::Sender<PortResult<()>>>, outcome: PortResult<()>) {
+    if let Some(tell) = tell.take() {
+        // Nobody listens where a guard was dropped.
+        let _ = tell.send(outcome);
     }
 }
 
-/// The reactors are paused for as long as this lives.
+/// The reactors are paused for as long as this lives, but not past its deadline.
 #[must_use = "the reactors are resumed as soon as this is dropped"]
 pub struct Quiesced {
     shared: Arc<Shared>,
-    height: AtomicU64,
-    deadline: Instant,
-    began: Instant,
-    armed: bool,
+    pause: Arc<Pause>,
+    watchdog: AbortHandle,
 }
 
 impl Quiesced {
-    /// Time left of the pause's budget.
+    fn new(shared: Arc<Shared>, pause: Arc<Pause>) -> Self {
+        let (for_task, watched) = (shared.clone(), pause.clone());
+        let watchdog = tokio::spawn(async move {
+            tokio::time::sleep_until(watched.deadline).await;
+            if for_task.end(&watched).is_some() {
+                warn!("the pause's budget is used up; resuming the reactors");
+            }
+        });
+        Self { shared, pause, watchdog: watchdog.abort_handle() }
+    }
+
+    /// Time left of the pause's budget. With none left the pause has ended: nothing may be written under it.
     pub fn remaining(&self) -> Duration {
-        self.deadline.saturating_duration_since(Instant::now())
+        if self.pause.ended.load(Ordering::SeqCst) {
+            return Duration::ZERO;
+        }
+        self.pause.deadline.saturating_duration_since(Instant::now())
     }
 
     /// Notes the head after a write: the height to resume from should the node not answer then.
     pub fn wrote(&self, head: L2Number) {
-        self.height.store(head.get(), Ordering::SeqCst);
+        self.pause.height.store(head.get(), Ordering::SeqCst);
     }
 
     /// Resumes the reactors from the execution node's head.
@@ -197,38 +273,418 @@ impl Quiesced {
     /// # Errors
     /// The first failure. The resume is then tried again in the background until it works, and
     /// [`Quiesce::is_degraded`] says so meanwhile.
-    pub async fn release(mut self) -> PortResult<()> {
-        let height = L2Number::new(self.height.load(Ordering::SeqCst));
-        // Still armed while the first try runs: a future dropped here must not lose the resume.
-        let outcome = self.shared.resume_once(height).await;
-        self.armed = false;
-        let paused_for = self.began.elapsed();
-        info!(paused_ms = u64::try_from(paused_for.as_millis()).unwrap_or(u64::MAX), "pause ended");
-        if let Err(error) = &outcome {
-            self.shared.keep_resuming(height, error);
-        }
-        outcome
+    pub async fn release(self) -> PortResult<()> {
+        told(self.shared.end(&self.pause)).await
     }
 
-    fn disarm(mut self) {
-        self.armed = false;
+    /// Ends a pause that never began.
+    fn forget(self) {
+        self.pause.ended.store(true, Ordering::SeqCst);
+        self.shared.busy.store(false, Ordering::SeqCst);
     }
 }
 
 impl Drop for Quiesced {
     fn drop(&mut self) {
-        if !self.armed {
-            return;
+        self.watchdog.abort();
+        let _ = self.shared.end(&self.pause);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::sync::{Mutex, MutexGuard};
+
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::ports::{MessageRoot, Step, Stored};
+    use crate::types::{
+        B256, BatchIndex, BatchRecord, Identity, JournalEntry, L1Message, L1Number, L1Ref, L2Block, L2Header, L2Ref,
+        L2Snapshot, QueueIndex, U256,
+    };
+
+    /// What happened, in order, across all the fakes.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Event {
+        Lease(u64),
+        NoLease,
+        Pause(u64),
+        Resume(u64),
+        ResumeFailed,
+    }
+
+    /// Reactors, database and node in one, with switches for their faults.
+    #[derive(Default)]
+    struct Fake {
+        events: Mutex<Vec<Event>>,
+        lease: Mutex<Option<Lease>>,
+        head: AtomicU64,
+        /// The head cannot be read.
+        blind: AtomicBool,
+        /// Pausing fails after it half worked.
+        pause_fails: AtomicBool,
+        /// Pausing never answers.
+        pause_hangs: AtomicBool,
+        /// Resumes that fail before one works.
+        failing_resumes: AtomicU64,
+        /// Resuming never answers.
+        resume_hangs: AtomicBool,
+        /// The database's next answers; none left means that it works.
+        failing_store: Mutex<VecDeque<bool>>,
+    }
+
+    fn held<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
+        lock.lock().unwrap()
+    }
+
+    impl Fake {
+        fn note(&self, event: Event) {
+            held(&self.events).push(event);
         }
-        let height = L2Number::new(self.height.load(Ordering::SeqCst));
-        let shared = self.shared.clone();
-        // Outside a runtime nothing can be awaited: the lease in the database makes the next start resume.
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let task = async move {
-            if let Err(error) = shared.resume_once(height).await {
-                shared.keep_resuming(height, &error);
+
+        fn events(&self) -> Vec<Event> {
+            held(&self.events).clone()
+        }
+
+        fn resumes(&self) -> Vec<u64> {
+            self.events().iter().filter_map(|e| if let Event::Resume(at) = e { Some(*at) } else { None }).collect()
+        }
+
+        fn lease(&self) -> Option<L2Number> {
+            held(&self.lease).map(|l| l.height)
+        }
+    }
+
+    fn failure() -> PortError {
+        PortError::new(Target::Reactors, PortErrorKind::Unreachable, "switched off")
+    }
+
+    #[async_trait]
+    impl Reactors for Fake {
+        async fn pause(&self, height: L2Number) -> PortResult<()> {
+            self.note(Event::Pause(height.get()));
+            if self.pause_hangs.load(Ordering::SeqCst) {
+                std::future::pending::<()>().await;
             }
-        };
-        self.shared.tasks.spawn_on(task, &runtime);
+            if self.pause_fails.load(Ordering::SeqCst) { Err(failure()) } else { Ok(()) }
+        }
+
+        async fn resume(&self, height: L2Number) -> PortResult<()> {
+            if self.resume_hangs.load(Ordering::SeqCst) {
+                std::future::pending::<()>().await;
+            }
+            let left = self.failing_resumes.load(Ordering::SeqCst);
+            if left > 0 {
+                self.failing_resumes.store(left - 1, Ordering::SeqCst);
+                self.note(Event::ResumeFailed);
+                return Err(failure());
+            }
+            self.note(Event::Resume(height.get()));
+            Ok(())
+        }
+    }
+
+    #[async_trait]
+    impl L2Reader for Fake {
+        async fn snapshot(&self) -> PortResult<L2Snapshot> {
+            if self.blind.load(Ordering::SeqCst) {
+                return Err(PortError::new(Target::L2, PortErrorKind::Unreachable, "blind"));
+            }
+            let head = L2Header {
+                number: self.head.load(Ordering::SeqCst).into(),
+                hash: B256::zero(),
+                parent_hash: B256::zero(),
+                state_root: B256::zero(),
+                timestamp: 0,
+                base_fee: U256::zero(),
+                gas_limit: 0,
+            };
+            Ok(L2Snapshot { head, safe: None, finalized: None, syncing: false })
+        }
+
+        async fn header(&self, _: L2Number) -> PortResult<Option<L2Header>> {
+            unimplemented!("not asked by the guard")
+        }
+        async fn blocks(&self, _: L2Number, _: L2Number) -> PortResult<Vec<L2Block>> {
+            unimplemented!("not asked by the guard")
+        }
+        async fn message_root(&self, _: L2Ref) -> PortResult<MessageRoot> {
+            unimplemented!("not asked by the guard")
+        }
+        async fn last_appended_root(&self, _: L2Number, _: L2Number) -> PortResult<Option<B256>> {
+            unimplemented!("not asked by the guard")
+        }
+    }
+
+    #[async_trait]
+    impl Progress for Fake {
+        async fn load(&self) -> PortResult<Stored> {
+            Ok(Stored { lease: *held(&self.lease), ..Stored::default() })
+        }
+
+        async fn set_lease(&self, lease: Option<Lease>) -> PortResult<()> {
+            if held(&self.failing_store).pop_front() == Some(true) {
+                return Err(PortError::new(Target::Store, PortErrorKind::Storage, "disk full"));
+            }
+            *held(&self.lease) = lease;
+            self.note(lease.map_or(Event::NoLease, |l| Event::Lease(l.height.get())));
+            Ok(())
+        }
+
+        async fn claim(&self, _: &Identity) -> PortResult<()> {
+            unimplemented!("not asked by the guard")
+        }
+        async fn apply(&self, _: &Step) -> PortResult<()> {
+            unimplemented!("not asked by the guard")
+        }
+        async fn l1_blocks(&self) -> PortResult<Vec<L1Ref>> {
+            unimplemented!("not asked by the guard")
+        }
+        async fn batch(&self, _: BatchIndex) -> PortResult<Option<BatchRecord>> {
+            unimplemented!("not asked by the guard")
+        }
+        async fn batches_from(&self, _: BatchIndex, _: u32) -> PortResult<Vec<BatchRecord>> {
+            unimplemented!("not asked by the guard")
+        }
+        async fn newest_at_or_below(&self, _: L1Number) -> PortResult<Option<BatchRecord>> {
+            unimplemented!("not asked by the guard")
+        }
+        async fn messages(&self, _: QueueIndex, _: u64) -> PortResult<Vec<L1Message>> {
+            unimplemented!("not asked by the guard")
+        }
+        async fn journal(&self, _: &[JournalEntry]) -> PortResult<()> {
+            unimplemented!("not asked by the guard")
+        }
+        async fn journal_tail(&self, _: u32) -> PortResult<Vec<JournalEntry>> {
+            unimplemented!("not asked by the guard")
+        }
+        async fn prune(&self, _: L1Number, _: QueueIndex, _: BatchIndex) -> PortResult<()> {
+            unimplemented!("not asked by the guard")
+        }
+    }
+
+    const BUDGET: Duration = Duration::from_secs(60);
+    const PATIENCE: Duration = Duration::from_secs(2);
+
+    /// A guard's shared half over fakes whose head stands at 100.
+    fn world() -> (Arc<Fake>, Quiesce) {
+        let fake = Arc::new(Fake::default());
+        fake.head.store(100, Ordering::SeqCst);
+        let quiesce = Quiesce::retrying(fake.clone(), fake.clone(), fake.clone(), Duration::from_millis(5));
+        (fake, quiesce)
+    }
+
+    async fn paused(quiesce: &Quiesce) -> Quiesced {
+        quiesce.acquire(100.into(), BUDGET).await.unwrap()
+    }
+
+    /// The order of everything: the lease outlives the pause on both sides.
+    const ONE_PAUSE: [Event; 4] = [Event::Lease(100), Event::Pause(100), Event::Resume(112), Event::NoLease];
+
+    fn wrote(fake: &Fake, guard: &Quiesced, head: u64) {
+        fake.head.store(head, Ordering::SeqCst);
+        guard.wrote(head.into());
+    }
+
+    #[tokio::test]
+    async fn p5_a_pause_ends_in_one_resume_from_the_nodes_head() {
+        let (fake, quiesce) = world();
+        let guard = paused(&quiesce).await;
+        assert_eq!(fake.lease(), Some(100.into()));
+        wrote(&fake, &guard, 112);
+        guard.release().await.unwrap();
+        quiesce.shutdown(PATIENCE).await;
+        assert_eq!(fake.events(), ONE_PAUSE);
+        assert!(!quiesce.is_degraded());
+        assert_eq!(quiesce.pauses(), 1);
+    }
+
+    #[tokio::test]
+    async fn g8_a_head_that_cannot_be_read_is_replaced_by_the_last_one_written() {
+        let (fake, quiesce) = world();
+        let guard = paused(&quiesce).await;
+        wrote(&fake, &guard, 112);
+        fake.blind.store(true, Ordering::SeqCst);
+        guard.release().await.unwrap();
+        assert_eq!(fake.resumes(), [112]);
+    }
+
+    #[tokio::test]
+    async fn g4_a_panic_under_the_pause_resumes_once() {
+        let (fake, quiesce) = world();
+        let (in_task, shared) = (fake.clone(), quiesce.clone());
+        let task = tokio::spawn(async move {
+            let guard = paused(&shared).await;
+            wrote(&in_task, &guard, 112);
+            panic!("in the middle of a rewrite");
+        });
+        assert!(task.await.unwrap_err().is_panic());
+        quiesce.shutdown(PATIENCE).await;
+        assert_eq!(fake.events(), ONE_PAUSE);
+    }
+
+    #[tokio::test]
+    async fn g4_a_cancelled_future_resumes_once_wherever_it_was() {
+        // Under the pause.
+        let (fake, quiesce) = world();
+        let (in_task, shared) = (fake.clone(), quiesce.clone());
+        let task = tokio::spawn(async move {
+            let guard = paused(&shared).await;
+            wrote(&in_task, &guard, 112);
+            std::future::pending::<()>().await;
+        });
+        while fake.head.load(Ordering::SeqCst) != 112 {
+            tokio::task::yield_now().await;
+        }
+        task.abort();
+        assert!(task.await.unwrap_err().is_cancelled());
+        quiesce.shutdown(PATIENCE).await;
+        assert_eq!(fake.events(), ONE_PAUSE);
+
+        // While the reactors are being paused.
+        let (fake, quiesce) = world();
+        fake.pause_hangs.store(true, Ordering::SeqCst);
+        let acquire = quiesce.acquire(100.into(), BUDGET);
+        assert!(tokio::time::timeout(Duration::from_millis(20), acquire).await.is_err());
+        quiesce.shutdown(PATIENCE).await;
+        assert_eq!(fake.events(), [Event::Lease(100), Event::Pause(100), Event::Resume(100), Event::NoLease]);
+
+        // While they are being resumed: the task that does it goes on, and nobody resumes a second time.
+        let (fake, quiesce) = world();
+        let guard = paused(&quiesce).await;
+        wrote(&fake, &guard, 112);
+        let mut release = Box::pin(guard.release());
+        assert!(futures::poll!(&mut release).is_pending());
+        drop(release);
+        quiesce.shutdown(PATIENCE).await;
+        assert_eq!(fake.events(), ONE_PAUSE);
+    }
+
+    #[tokio::test]
+    async fn g4_an_early_return_resumes_once() {
+        let (fake, quiesce) = world();
+        {
+            let guard = paused(&quiesce).await;
+            wrote(&fake, &guard, 112);
+        }
+        quiesce.shutdown(PATIENCE).await;
+        assert_eq!(fake.events(), ONE_PAUSE);
+    }
+
+    #[test]
+    fn g4_a_runtime_that_is_shut_down_leaves_the_lease_and_the_next_start_resumes_once() {
+        let (fake, quiesce) = world();
+        let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let first = runtime();
+        let (in_task, shared) = (fake.clone(), quiesce.clone());
+        first.spawn(async move {
+            let guard = paused(&shared).await;
+            wrote(&in_task, &guard, 112);
+            std::future::pending::<()>().await;
+        });
+        first.block_on(async {
+            while fake.head.load(Ordering::SeqCst) != 112 {
+                tokio::task::yield_now().await;
+            }
+        });
+        drop(first);
+        assert_eq!(fake.resumes(), [0_u64; 0]);
+        assert_eq!(fake.lease(), Some(100.into()));
+        let next = Quiesce::retrying(fake.clone(), fake.clone(), fake.clone(), Duration::from_millis(5));
+        runtime().block_on(async { next.settle().await.unwrap() });
+        assert_eq!(fake.events(), ONE_PAUSE);
+    }
+
+    #[tokio::test]
+    async fn g1_a_failed_resume_is_tried_until_it_works_and_shows_meanwhile() {
+        let (fake, quiesce) = world();
+        let guard = paused(&quiesce).await;
+        wrote(&fake, &guard, 112);
+        fake.failing_resumes.store(3, Ordering::SeqCst);
+        assert_eq!(guard.release().await, Err(failure()));
+        assert!(quiesce.is_degraded());
+        assert!(fake.lease().is_some(), "a crash now must still resume");
+        assert!(quiesce.acquire(112.into(), BUDGET).await.is_err(), "no new pause before the old one has ended");
+        quiesce.shutdown(PATIENCE).await;
+        assert!(!quiesce.is_degraded());
+        let failed = Event::ResumeFailed;
+        let expected =
+            [Event::Lease(100), Event::Pause(100), failed, failed, failed, Event::Resume(112), Event::NoLease];
+        assert_eq!(fake.events(), expected);
+    }
+
+    #[tokio::test]
+    async fn g2_a_half_done_pause_is_undone() {
+        let (fake, quiesce) = world();
+        fake.pause_fails.store(true, Ordering::SeqCst);
+        assert_eq!(quiesce.acquire(100.into(), BUDGET).await.err(), Some(failure()));
+        assert_eq!(fake.events(), [Event::Lease(100), Event::Pause(100), Event::Resume(100), Event::NoLease]);
+        fake.pause_fails.store(false, Ordering::SeqCst);
+        paused(&quiesce).await.release().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn g3_a_pause_ends_at_its_deadline_whatever_the_flow_hangs_on() {
+        let (fake, quiesce) = world();
+        let guard = quiesce.acquire(100.into(), Duration::from_millis(30)).await.unwrap();
+        assert!(guard.remaining() > Duration::ZERO);
+        wrote(&fake, &guard, 112);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(guard.remaining(), Duration::ZERO);
+        assert_eq!(fake.events(), ONE_PAUSE);
+        guard.release().await.unwrap();
+        quiesce.shutdown(PATIENCE).await;
+        assert_eq!(fake.resumes(), [112], "the release behind the deadline does not resume again");
+        paused(&quiesce).await.release().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn g4_a_lease_found_at_start_is_resumed_before_anything_else() {
+        let (fake, quiesce) = world();
+        *held(&fake.lease) = Some(Lease { height: 90.into(), since: 0 });
+        quiesce.settle().await.unwrap();
+        assert_eq!(fake.events(), [Event::Resume(100), Event::NoLease]);
+        quiesce.settle().await.unwrap();
+        assert_eq!(fake.resumes(), [100]);
+
+        *held(&fake.lease) = Some(Lease { height: 90.into(), since: 0 });
+        fake.blind.store(true, Ordering::SeqCst);
+        fake.failing_resumes.store(1, Ordering::SeqCst);
+        quiesce.settle().await.unwrap();
+        assert!(quiesce.is_degraded(), "starting goes on, alarmed");
+        quiesce.shutdown(PATIENCE).await;
+        assert_eq!(fake.resumes(), [100, 90]);
+        assert_eq!(fake.lease(), None);
+    }
+
+    #[tokio::test]
+    async fn h2_a_database_that_fails_is_no_reason_to_resume_again_nor_to_pause() {
+        let (fake, quiesce) = world();
+        held(&fake.failing_store).extend([true]);
+        assert!(quiesce.acquire(100.into(), BUDGET).await.is_err());
+        quiesce.shutdown(PATIENCE).await;
+        assert_eq!(fake.events(), [], "no pause without a lease");
+
+        let guard = paused(&quiesce).await;
+        wrote(&fake, &guard, 112);
+        held(&fake.failing_store).extend([true, true]);
+        assert!(guard.release().await.is_err());
+        quiesce.shutdown(PATIENCE).await;
+        assert_eq!(fake.events(), ONE_PAUSE);
+        assert!(!quiesce.is_degraded());
+    }
+
+    #[tokio::test]
+    async fn g6_shutdown_waits_for_a_hanging_resume_no_longer_than_it_may() {
+        let (fake, quiesce) = world();
+        let guard = paused(&quiesce).await;
+        fake.resume_hangs.store(true, Ordering::SeqCst);
+        drop(guard);
+        let began = Instant::now();
+        quiesce.shutdown(Duration::from_millis(50)).await;
+        assert!(began.elapsed() < Duration::from_secs(1));
+        assert_eq!(fake.lease(), Some(100.into()), "the next start resumes");
     }
 }

@@ -15,11 +15,12 @@ use crate::decide::heads::Heads;
 use crate::decide::liveness::{Liveness, Verdict};
 use crate::decide::stall::Stall;
 use crate::error::Severity;
-use crate::flow::derive::PendingWrite;
+use crate::flow::derive::{PendingWrite, Refused};
+use crate::flow::ground::Lost;
 use crate::flow::pull::{Kept, PullEnd, PullReport};
 use crate::flow::quiesce::Quiesce;
 use crate::flow::{FlowError, Ports, Settings};
-use crate::types::{BatchIndex, Cursor, L1Number, L2Number, L2Ref};
+use crate::types::{BatchIndex, Cursor, L1Number, L2Ref};
 
 /// First wait after a failed poll; doubled up to the poll interval.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
@@ -100,8 +101,10 @@ pub struct Worker {
     pub(crate) liveness: Liveness,
     pub(crate) heads: Heads,
     pub(crate) cursor: Option<Cursor>,
-    /// The first block that the node lost, while it has not brought them back.
-    pub(crate) lost_from: Option<L2Number>,
+    /// Verified blocks that the node lost, until they are back.
+    pub(crate) lost: Option<Lost>,
+    /// A write that the node refused for good.
+    pub(crate) refused: Option<Refused>,
     /// The node's own finalized tag, where it lies on the node's chain.
     pub(crate) node_finalized: Option<L2Ref>,
     /// Without an engine: the first write that would have been made.
@@ -133,7 +136,8 @@ impl Worker {
             liveness,
             heads,
             cursor: stored.cursor,
-            lost_from: None,
+            lost: Lost::stored(stored.safe, stored.tip.as_ref()),
+            refused: None,
             node_finalized: None,
             pending: None,
             kept: None,

@@ -4,11 +4,14 @@
 
 mod adapters_recorded;
 mod architecture;
+mod blobs_flow;
 mod cli;
 mod contract_flow;
 mod devnet;
+mod docs;
 mod l1_flow;
 mod main_job;
+mod recorded_flow;
 mod recorded_support;
 mod reorg_flow;
 mod scenario_index;
