@@ -101,7 +101,7 @@ impl Worker {
     ) -> Result<Result<(), Stall>, FlowError> {
         let floor = ancestor.map_or(self.settings.start.minus(1), |a| a.number);
         warn!(ancestor = floor.get(), "L1 reorganised; what was recorded above the common ancestor is dropped");
-        if !self.cursor.is_some_and(|c| c.block.number > floor) {
+        if self.cursor.is_none_or(|c| c.block.number <= floor) {
             // It was sent back below the reorg already and reads what comes above anyway; rows up there go.
             self.ports.progress.apply(&Step { rewind_to: Some(floor), ..Step::default() }).await?;
             self.status.reorgs = self.status.reorgs.saturating_add(1);

@@ -267,8 +267,14 @@ impl Worker {
                 }
                 L1EventKind::Commit { index, hash } => {
                     self.store_messages(&mut messages).await?;
-                    let reverted = cursor::is_reverted_later(&reading.events, at, *index)
-                        || self.reverted_elsewhere(event, *index, *hash, &standing, view).await?;
+                    let reverted = match cursor::is_reverted_later(&reading.events, at, *index) {
+                        true => Ok(true),
+                        false => self.reverted_elsewhere(event, *index, *hash, &standing, view).await?,
+                    };
+                    let reverted = match reverted {
+                        Ok(reverted) => reverted,
+                        Err(stall) => return Ok(Some(PullEnd::Stalled(stall))),
+                    };
                     if let Some(end) = self.on_commit(event, *index, *hash, reverted, pull).await? {
                         return Ok(Some(end));
                     }
@@ -322,21 +328,26 @@ impl Worker {
         hash: B256,
         standing: &[(BatchIndex, B256)],
         view: &L1View,
-    ) -> Result<bool, FlowError> {
+    ) -> Result<Result<bool, Stall>, FlowError> {
         let now = standing.iter().find(|(i, _)| *i == index).map(|(_, h)| *h);
         if now == Some(hash) {
-            return Ok(false);
+            return Ok(Ok(false));
         }
         let reverts = self.ports.l1.reverts_of(index, event.block.number, view.confirmed).await?;
         let after = |r: &&L1Event| (r.block.number, r.log_index) > (event.block.number, event.log_index);
         if reverts.iter().any(|r| after(&r)) {
-            return Ok(true);
+            return Ok(Ok(true));
         }
         if now.is_none() {
-            return Ok(false);
+            return Ok(Ok(false));
+        }
+        let confirmed = self.ports.l1.committed_hashes(&[index], Some(view.confirmed)).await.ok();
+        if confirmed.and_then(|hashes| hashes.first().copied()).is_some_and(|then| then != hash) {
+            let detail = "the contract no longer holds this batch, but no log of its revert was given";
+            return Ok(Err(Stall::at(index, Reason::Gap, detail)));
         }
         let detail = "L1 no longer holds this batch; its revert is not confirmed yet";
-        Err(FlowError::Stall(Stall::at(index, Reason::RevertPending, detail)))
+        Ok(Err(Stall::at(index, Reason::RevertPending, detail)))
     }
 
     async fn store_messages(&self, messages: &mut Vec<(L1Ref, L1Message)>) -> Result<(), FlowError> {
@@ -490,6 +501,9 @@ impl Worker {
         let progress = self.ports.progress.clone();
         let position = (event.block.number, event.log_index);
         let precedes = |r: &BatchRecord| (r.l1.number, r.log_index) < position;
+        if progress.batch(index).await?.is_some_and(|b| precedes(&b)) {
+            return self.missed_revert(index, event.block.number).await.map(Err);
+        }
         if let Some(before) = progress.batch(index.minus(1)).await?.filter(|b| precedes(b)) {
             return Ok(Ok(Some(before)));
         }
@@ -558,10 +572,7 @@ impl Worker {
         if there == ours {
             return Ok(None);
         }
-        let missing = ours.plus(1);
-        let detail =
-            format!("gap({missing}): the contract has committed batch {there}, but no log of {missing} was given");
-        Ok(Some(PullEnd::Stalled(Stall::at(missing, Reason::Gap, detail))))
+        self.refetch(ours.plus(1)).await.map(Some)
     }
 
     /// Stores a batch's outcome with heads and cursor in one transaction, then tells the node (P6).

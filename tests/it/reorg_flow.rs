@@ -1,0 +1,451 @@
+//! L1 reorgs on whole flows over HTTP (group B): what falls away, what moves, what comes back, and when it halts.
+
+use morph_deriver::codec::transaction::L1MessageFields;
+use morph_deriver::decide::stall::Reason;
+use morph_deriver::devnet::chain::{BatchSpec, BlockPlan};
+use morph_deriver::devnet::faults::Server;
+use morph_deriver::devnet::l1::L1Op;
+use morph_deriver::devnet::world::{World, WorldOptions};
+use morph_deriver::devnet::{Devnet, DevnetOptions};
+use morph_deriver::error::Severity;
+use morph_deriver::flow::pull::PullEnd;
+use morph_deriver::types::{Address, Case, U256};
+
+use crate::support::rig::{Rig, cases, reason};
+
+/// Nothing on L1 is final, so that a deep reorg contradicts nobody.
+async fn empty() -> Devnet {
+    let world = WorldOptions { finalized_depth: 10_000, ..WorldOptions::default() };
+    Devnet::start(DevnetOptions { world, ..DevnetOptions::default() }).await.unwrap()
+}
+
+/// Two batches of 8 blocks far below the head, then one whose commit lies `depth` blocks below the top, the top
+/// included: a reorg that deep takes it away. The local node is in step.
+async fn with_batch_at_depth(depth: u64) -> Devnet {
+    let devnet = empty().await;
+    devnet.with(|w| {
+        w.produce(8).unwrap();
+        w.produce(8).unwrap();
+        w.mine(80);
+        w.produce(8).unwrap();
+        if depth > 1 {
+            w.mine(depth - 1);
+        }
+        w.sync();
+    });
+    devnet
+}
+
+/// The newest `depth` L1 blocks are other ones, without any transaction of ours.
+fn replace_empty(w: &mut World, depth: u64) {
+    w.reorg(depth);
+    w.mine(depth + 1);
+}
+
+fn node_safe(devnet: &Devnet) -> Option<u64> {
+    devnet.heads().safe.map(|s| s.number.get())
+}
+
+fn commit_block(devnet: &Devnet, nth: usize) -> u64 {
+    devnet.with(|w| w.l1.find_tx(w.batches[nth].tx).unwrap().0.header.number)
+}
+
+/// Polls twice; what the second one ended on.
+async fn two_polls(rig: &mut Rig) -> PullEnd {
+    rig.poll().await.unwrap();
+    rig.poll().await.unwrap().end
+}
+
+fn assert_ordered(devnet: &Devnet) {
+    assert!(devnet.moments().iter().all(|m| m.is_ordered()));
+}
+
+#[tokio::test]
+async fn b3_b4_a_reorg_that_drops_a_batch_takes_safe_back_in_one_poll() {
+    for depth in [1, 10, 64] {
+        let devnet = with_batch_at_depth(depth).await;
+        let mut rig = Rig::on(&devnet).await;
+        rig.settle().await;
+        assert_eq!((rig.safe(), node_safe(&devnet)), (Some(24), Some(24)));
+        devnet.with(|w| replace_empty(w, depth));
+        rig.poll().await.unwrap();
+        assert_eq!((rig.safe(), node_safe(&devnet)), (Some(16), Some(16)), "depth {depth}");
+        assert_eq!(rig.poll().await.unwrap().end, PullEnd::CaughtUp);
+        assert_eq!(rig.worker.status().borrow().reorgs, 1);
+        assert!(devnet.written().is_empty());
+        // It comes back later.
+        devnet.with(|w| {
+            w.commit(BatchSpec { last: Some(24), ..BatchSpec::default() }).unwrap();
+            w.mine(1);
+        });
+        assert_eq!(cases(&rig.settle().await), [(3, Case::Consistent)]);
+        assert_eq!((rig.safe(), node_safe(&devnet)), (Some(24), Some(24)));
+        assert_ordered(&devnet);
+    }
+}
+
+#[tokio::test]
+async fn b4_b5_a_reorg_above_all_batches_changes_nothing() {
+    for depth in [1, 10, 64] {
+        let devnet = with_batch_at_depth(depth + 1).await;
+        let mut rig = Rig::on(&devnet).await;
+        rig.settle().await;
+        let before = rig.ports.progress.batch(3.into()).await.unwrap();
+        devnet.clear_counts();
+        devnet.with(|w| replace_empty(w, depth));
+        assert_eq!(two_polls(&mut rig).await, PullEnd::CaughtUp, "depth {depth}");
+        assert_eq!((rig.safe(), node_safe(&devnet)), (Some(24), Some(24)));
+        assert_eq!(rig.ports.progress.batch(3.into()).await.unwrap(), before);
+        assert!(devnet.tag_calls().is_empty(), "no tag moves for a reorg without a batch");
+        assert_eq!(rig.worker.status().borrow().reorgs, 1);
+    }
+}
+
+#[tokio::test]
+async fn b2_b4_a_batch_that_moves_to_another_l1_block_is_bound_to_it_and_safe_never_dips() {
+    for depth in [1, 10, 64] {
+        let devnet = with_batch_at_depth(depth).await;
+        let mut rig = Rig::on(&devnet).await;
+        rig.settle().await;
+        let old = commit_block(&devnet, 2);
+        devnet.clear_counts();
+        devnet.with(|w| {
+            let known = w.batches.clone();
+            let dropped = w.reorg(depth);
+            w.mine(2);
+            w.resubmit(&dropped, &known).unwrap();
+            w.mine(depth);
+        });
+        let report = rig.poll().await.unwrap();
+        assert_eq!(report.end, PullEnd::CaughtUp, "depth {depth}");
+        assert!(report.batches.is_empty(), "what was verified stays verified");
+        assert_eq!((rig.safe(), node_safe(&devnet)), (Some(24), Some(24)));
+        let row = rig.ports.progress.batch(3.into()).await.unwrap().unwrap();
+        assert_eq!(row.l1.number.get(), commit_block(&devnet, 2));
+        assert_ne!(row.l1.number.get(), old);
+        assert!(devnet.tag_calls().is_empty(), "safe never dips");
+        // A second reorg, whose ancestor lies among the blocks below the moved commit.
+        devnet.with(|w| {
+            let depth = w.l1.head() - (row.l1.number.get() - 1);
+            replace_empty(w, depth);
+        });
+        assert_eq!(two_polls(&mut rig).await, PullEnd::CaughtUp);
+        assert_eq!((rig.safe(), node_safe(&devnet)), (Some(16), Some(16)));
+        assert_ordered(&devnet);
+    }
+}
+
+#[tokio::test]
+async fn b2_finality_of_a_moved_batch_follows_its_new_l1_block() {
+    let devnet = with_batch_at_depth(3).await;
+    let old = commit_block(&devnet, 2);
+    devnet.l1_knobs(0, |k| k.finalized = Some(old - 10));
+    let mut rig = Rig::on(&devnet).await;
+    rig.settle().await;
+    assert_eq!((rig.safe(), rig.finalized()), (Some(24), Some(16)));
+    devnet.with(|w| {
+        let known = w.batches.clone();
+        let dropped = w.reorg(3);
+        w.mine(6);
+        w.resubmit(&dropped, &known).unwrap();
+        w.mine(4);
+    });
+    let new = commit_block(&devnet, 2);
+    for (finalized_l1, expected) in [(old, 16), (new - 1, 16), (new, 24)] {
+        devnet.l1_knobs(0, |k| k.finalized = Some(finalized_l1));
+        rig.settle().await;
+        assert_eq!((rig.safe(), rig.finalized()), (Some(24), Some(expected)), "L1 finalized {finalized_l1}");
+    }
+}
+
+#[tokio::test]
+async fn b3_b4_a_batch_that_is_replaced_by_another_one_is_verified_anew() {
+    for depth in [1, 10, 64] {
+        let devnet = with_batch_at_depth(depth).await;
+        let mut rig = Rig::on(&devnet).await;
+        rig.settle().await;
+        devnet.with(|w| {
+            w.reorg(depth);
+            // The dropped message is queued again, the sequencer's blocks are others.
+            w.enqueue(1).unwrap();
+            w.mine(1);
+            w.sequencer.node.truncate(16);
+            w.build(7).unwrap();
+            w.commit(BatchSpec::default()).unwrap();
+            w.mine(depth + 1);
+        });
+        let mut seen = cases(&rig.poll().await.unwrap());
+        let second = rig.poll().await.unwrap();
+        seen.extend(cases(&second));
+        assert_eq!(second.end, PullEnd::CaughtUp);
+        assert_eq!(seen, [(3, Case::SelfHeal)], "depth {depth}");
+        assert_eq!((rig.safe(), node_safe(&devnet)), (Some(23), Some(23)));
+        assert_eq!(devnet.heads().local, devnet.heads().sequencer);
+        assert_ordered(&devnet);
+    }
+}
+
+#[tokio::test]
+async fn b4_a_reorg_below_the_window_halts_and_moves_nothing() {
+    for depth in [65, 75] {
+        let devnet = with_batch_at_depth(depth).await;
+        let mut rig = Rig::on(&devnet).await;
+        rig.settle().await;
+        devnet.with(|w| replace_empty(w, depth));
+        for _ in 0..2 {
+            let report = rig.poll().await.unwrap();
+            assert_eq!(reason(&report), Some(Reason::ReorgTooDeep), "depth {depth}");
+            assert_eq!((rig.safe(), node_safe(&devnet)), (Some(24), Some(24)));
+        }
+    }
+}
+
+#[tokio::test]
+async fn b4_the_window_is_whole_also_after_many_short_polls() {
+    let devnet = with_batch_at_depth(1).await;
+    let mut rig = Rig::with(&devnet, |s| s.fetch_range = 7).await;
+    rig.settle().await;
+    for _ in 0..40 {
+        devnet.with(|w| {
+            w.mine(2);
+        });
+        rig.settle().await;
+    }
+    devnet.with(|w| replace_empty(w, 64));
+    assert_eq!(two_polls(&mut rig).await, PullEnd::Behind);
+    assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+    assert_eq!(rig.safe(), Some(24));
+}
+
+#[tokio::test]
+async fn b3_a_reorg_that_drops_a_revert_lets_the_batch_stand_again() {
+    let devnet = with_batch_at_depth(5).await;
+    let mut rig = Rig::on(&devnet).await;
+    rig.settle().await;
+    devnet.with(|w| {
+        w.revert(3).unwrap();
+        w.mine(1);
+    });
+    rig.settle().await;
+    assert_eq!((rig.safe(), node_safe(&devnet)), (Some(16), Some(16)));
+    devnet.with(|w| replace_empty(w, 1));
+    let report = rig.poll().await.unwrap();
+    assert_eq!(report.end, PullEnd::CaughtUp);
+    assert_eq!((rig.safe(), node_safe(&devnet)), (Some(24), Some(24)));
+    // The next batch continues it.
+    devnet.with(|w| {
+        w.build(8).unwrap();
+        w.commit(BatchSpec::default()).unwrap();
+        w.mine(1);
+        w.sync();
+    });
+    assert_eq!(cases(&rig.settle().await), [(4, Case::Consistent)]);
+    assert_eq!(rig.safe(), Some(32));
+}
+
+#[tokio::test]
+async fn b3_a_reorg_that_drops_a_revert_and_a_recommit_with_other_content() {
+    let devnet = with_batch_at_depth(5).await;
+    devnet.with(|w| {
+        w.build(6).unwrap();
+        w.sync();
+    });
+    let original = devnet.with(|w| w.sequencer.node.clone());
+    let mut rig = Rig::on(&devnet).await;
+    rig.settle().await;
+    devnet.with(|w| {
+        w.revert(3).unwrap();
+        w.mine(1);
+        w.sequencer.node.truncate(16);
+        w.build(10).unwrap();
+        w.commit(BatchSpec::default()).unwrap();
+        w.mine(1);
+    });
+    assert_eq!(cases(&rig.settle().await), [(3, Case::SelfHeal)]);
+    assert_eq!(rig.safe(), Some(26));
+    // Both go: the first commit of batch 3 stands again, and the local node holds other blocks.
+    devnet.with(|w| {
+        w.sequencer.node = original.clone();
+        replace_empty(w, 2);
+    });
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        seen.extend(cases(&rig.poll().await.unwrap()));
+    }
+    assert_eq!(seen, [(3, Case::SelfHeal)]);
+    assert_eq!((rig.safe(), node_safe(&devnet)), (Some(24), Some(24)));
+    assert_eq!(devnet.heads().safe, devnet.with(|w| w.expected(24)));
+    assert_ordered(&devnet);
+}
+
+/// The first batch of all falls away and nothing is left that safe could stand on.
+#[tokio::test]
+async fn b3_the_only_batch_that_was_read_is_dropped() {
+    let devnet = with_batch_at_depth(3).await;
+    let start = commit_block(&devnet, 2) - 1;
+    let mut rig = Rig::with(&devnet, |s| s.start = start.into()).await;
+    rig.settle().await;
+    assert_eq!(rig.safe(), Some(24));
+    devnet.with(|w| replace_empty(w, 3));
+    assert_eq!(two_polls(&mut rig).await, PullEnd::CaughtUp);
+    assert_eq!(rig.safe(), None);
+    devnet.with(|w| {
+        w.commit(BatchSpec { last: Some(24), ..BatchSpec::default() }).unwrap();
+        w.mine(1);
+    });
+    assert_eq!(cases(&rig.settle().await), [(3, Case::Consistent)]);
+    assert_eq!((rig.safe(), node_safe(&devnet)), (Some(24), Some(24)));
+}
+
+#[tokio::test]
+async fn b1_a_reorg_between_two_calls_of_a_pull_is_never_mixed() {
+    // Before the n-th header or log call of the first pull, batch 3 moves two blocks up.
+    for (method, nth) in [("eth_getLogs", 1), ("eth_getBlockByNumber", 3), ("eth_getBlockByNumber", 5)] {
+        let devnet = with_batch_at_depth(2).await;
+        let mut rig = Rig::on(&devnet).await;
+        devnet.on_call(Server::L1(0), method, nth, |w| {
+            let known = w.batches.clone();
+            let dropped = w.reorg(2);
+            w.mine(2);
+            w.resubmit(&dropped, &known).unwrap();
+            w.mine(2);
+        });
+        for _ in 0..3 {
+            if let Err(error) = rig.poll().await {
+                assert!(error.severity() <= Severity::Reset, "{method} {nth}: {error}");
+            }
+        }
+        assert_eq!(rig.safe(), Some(24), "{method} {nth}");
+        let row = rig.ports.progress.batch(3.into()).await.unwrap().unwrap();
+        let hash = devnet.with(|w| w.l1.find_tx(w.batches[2].tx).unwrap().0.hash);
+        assert_eq!(row.l1.hash, hash, "{method} {nth}: the row lies on the chain that there is");
+    }
+}
+
+#[tokio::test]
+async fn a10_b1_a_commit_that_moves_before_its_transaction_is_read_is_read_again() {
+    let devnet = with_batch_at_depth(2).await;
+    let mut rig = Rig::on(&devnet).await;
+    devnet.on_call(Server::L1(0), "eth_getTransactionByBlockHashAndIndex", 3, |w| {
+        let known = w.batches.clone();
+        let dropped = w.reorg(2);
+        w.mine(2);
+        w.resubmit(&dropped, &known).unwrap();
+        w.mine(2);
+    });
+    let error = rig.poll().await.unwrap_err();
+    assert_eq!((error.severity(), error.stall().reason), (Severity::Reset, Reason::L1Reorg));
+    assert_eq!(rig.safe(), Some(16));
+    assert_eq!(cases(&rig.settle().await), [(3, Case::Consistent)]);
+    assert_eq!(rig.safe(), Some(24));
+}
+
+#[tokio::test]
+async fn b7_a_reorged_deposit_is_rebuilt_with_the_new_message() {
+    let devnet = empty().await;
+    let enqueue = |w: &mut World, salt: u64| {
+        w.l1.submit(L1Op::Enqueue(L1MessageFields {
+            queue_index: 1,
+            gas_limit: U256::from(100_000),
+            to: Address::from_low_u64_be(salt),
+            value: U256::from(salt),
+            data: vec![1, 2, 3].into(),
+            sender: Address::repeat_byte(0x5e),
+        }))
+        .unwrap();
+        w.mine(3);
+    };
+    devnet.with(|w| {
+        w.produce(8).unwrap();
+        w.sync();
+        enqueue(w, 1);
+    });
+    let mut rig = Rig::on(&devnet).await;
+    rig.settle().await;
+    let queued = devnet.with(|w| w.l1.messages().len() as u64 - 1);
+    let old = rig.ports.progress.messages(queued.into(), 1).await.unwrap();
+    assert_eq!(old.len(), 1);
+    devnet.with(|w| {
+        w.reorg(3);
+        w.mine(1);
+        enqueue(w, 2);
+        for _ in 0..4 {
+            w.build_planned(&BlockPlan { txs: 1, messages: 1, ..BlockPlan::default() }).unwrap();
+        }
+        w.commit(BatchSpec::default()).unwrap();
+        w.mine(1);
+    });
+    // The blocks are not there: they are rebuilt from L1, with what is in the queue now.
+    let report = rig.settle_stopped().await;
+    assert_eq!(cases(&report), [(2, Case::FillGap)]);
+    assert_eq!(devnet.heads().local, devnet.heads().sequencer);
+    let new = rig.ports.progress.messages(queued.into(), 1).await.unwrap();
+    assert_ne!(new, old);
+    assert_eq!(rig.safe(), Some(12));
+}
+
+#[tokio::test]
+async fn b8_finality_that_contradicts_itself_moves_nothing_and_is_shown() {
+    let devnet = with_batch_at_depth(30).await;
+    let commit = commit_block(&devnet, 2);
+    devnet.l1_knobs(0, |k| k.finalized = Some(1));
+    let mut rig = Rig::on(&devnet).await;
+    rig.settle().await;
+    assert_eq!((rig.safe(), rig.finalized()), (Some(24), Some(0)));
+    // The finalized tag is of a block that is no longer there when the chain is asked for it: idle, a poll reads the
+    // newest header, the recorded one, the tag, then the two that decide.
+    devnet.l1_knobs(0, |k| k.finalized = Some(commit + 10));
+    devnet.on_call(Server::L1(0), "eth_getBlockByNumber", 4, move |w| {
+        let depth = w.l1.head() - (commit + 9);
+        replace_empty(w, depth);
+    });
+    rig.poll().await.unwrap();
+    assert_eq!(rig.finalized(), Some(0));
+    assert!(rig.worker.status().borrow().l1_finality_contradicted);
+    // A tag that goes back moves nothing either.
+    devnet.l1_knobs(0, |k| k.finalized = Some(commit + 5));
+    rig.settle().await;
+    assert_eq!(rig.finalized(), Some(24));
+    assert!(!rig.worker.status().borrow().l1_finality_contradicted);
+    devnet.l1_knobs(0, |k| k.finalized = Some(1));
+    rig.settle().await;
+    assert_eq!(rig.finalized(), Some(24));
+    assert_eq!(devnet.heads().finalized.map(|f| f.number.get()), Some(24));
+}
+
+/// A node that lost blocks sends the cursor back; a reorg above it must not bring it forward again.
+#[tokio::test]
+async fn e20_b3_a_reorg_while_lost_batches_are_read_again_skips_none() {
+    let devnet = with_batch_at_depth(20).await;
+    let mut rig = Rig::on(&devnet).await;
+    rig.settle().await;
+    devnet.with(|w| w.node.kill(10));
+    // The blocks of batches 2 and 3 are gone; the pull waits at batch 2.
+    let report = rig.settle().await;
+    assert_eq!(reason(&report), Some(Reason::NodeLostBlocks));
+    assert_eq!(rig.safe(), Some(8));
+    devnet.with(|w| replace_empty(w, 5));
+    rig.poll().await.unwrap();
+    assert_eq!(rig.safe(), Some(8));
+    devnet.with(|w| w.sync());
+    assert_eq!(cases(&rig.settle().await), [(2, Case::Consistent), (3, Case::Consistent)]);
+    assert_eq!((rig.safe(), node_safe(&devnet)), (Some(24), Some(24)));
+}
+
+#[tokio::test]
+async fn a_chain_that_is_shorter_for_a_while_proves_nothing() {
+    let devnet = with_batch_at_depth(3).await;
+    let mut rig = Rig::on(&devnet).await;
+    rig.settle().await;
+    devnet.with(|w| {
+        w.reorg(3);
+    });
+    let report = rig.poll().await.unwrap();
+    assert_eq!(reason(&report), Some(Reason::L1Behind));
+    assert_eq!(rig.safe(), Some(24));
+    devnet.with(|w| {
+        w.mine(3);
+    });
+    assert_eq!(two_polls(&mut rig).await, PullEnd::CaughtUp);
+    assert_eq!((rig.safe(), node_safe(&devnet)), (Some(16), Some(16)));
+}
