@@ -7,6 +7,8 @@ mod architecture;
 mod cli;
 mod devnet;
 mod main_job;
+mod node_flow;
+mod quiesce_flow;
 mod recorded_support;
 mod scenario_index;
 mod support;
