@@ -279,6 +279,8 @@ pub struct L1Config {
     pub fetch_block_range: u64,
     /// Recorded blocks that a reorg may reach back.
     pub reorg_window: u64,
+    /// Age at which the newest block counts as stale; zero: never.
+    pub max_age: Duration,
     /// Genesis time of the beacon chain in seconds; none: asked of the beacon node.
     pub beacon_genesis_time: Option<u64>,
     /// Slot length; none: asked of the beacon node.
@@ -478,6 +480,7 @@ pub const SETTINGS: &[Setting] = &[
         .morph(&["derivation.fetchBlockRange"], &["DERIVATION_FETCH_BLOCK_RANGE"]),
     Setting::of("l1.reorg_window", Kind::Integer, "L1 blocks that a reorg may reach back").default("64")
         .morph(&["derivation.reorg-check-depth"], &["DERIVATION_REORG_CHECK_DEPTH"]),
+    Setting::of("l1.max_age", Kind::Text, "Age of the newest L1 block that counts as stale; 0s: none does").default("10m"),
     Setting::of("l1.beacon_genesis_time", Kind::Integer, "Beacon genesis time in seconds, where the beacon node does not say it"),
     Setting::of("l1.seconds_per_slot", Kind::Integer, "Slot length in seconds, where the beacon node does not say it"),
     Setting::of("l1.timeout", Kind::Text, "Deadline of one L1 call").default("15s"),
@@ -923,6 +926,7 @@ impl Reader<'_> {
             })?,
             fetch_block_range: self.required("l1.fetch_block_range", |text| within(text, 1, 100_000))?,
             reorg_window: self.required("l1.reorg_window", |text| within(text, 1, 100_000))?,
+            max_age: self.duration_or_zero("l1.max_age")?,
             beacon_genesis_time: self.positive("l1.beacon_genesis_time")?,
             seconds_per_slot: self.positive("l1.seconds_per_slot")?,
             timeout: self.duration("l1.timeout")?,
@@ -1021,11 +1025,19 @@ impl Reader<'_> {
     }
 
     fn duration(&self, key: &'static str) -> Result<Duration, ConfigError> {
+        let duration = self.duration_or_zero(key)?;
+        if duration.is_zero() {
+            return Err(self.wrong(key, "must be more than 0s".to_owned()));
+        }
+        Ok(duration)
+    }
+
+    fn duration_or_zero(&self, key: &'static str) -> Result<Duration, ConfigError> {
         self.required(key, |text| {
             let duration =
                 humantime::parse_duration(text).map_err(|_| "must be a time such as 15s or 2m".to_owned())?;
-            if duration.is_zero() || duration > Duration::from_secs(86_400) {
-                return Err("must be more than 0s and at most 1day".to_owned());
+            if duration > Duration::from_secs(86_400) {
+                return Err("must be at most 1day".to_owned());
             }
             Ok(duration)
         })

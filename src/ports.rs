@@ -55,6 +55,13 @@ pub trait L1Chain: Send + Sync {
 
     /// `getCrossDomainMessage(index)` of each index, newest state.
     async fn queue_hashes(&self, indices: &[QueueIndex]) -> PortResult<Vec<B256>>;
+
+    /// What was answered last cannot be all there is, says `why`: whoever answered is set aside for a while. False where
+    /// there is nobody else to ask.
+    fn distrust(&self, why: &str) -> bool {
+        let _ = why;
+        false
+    }
 }
 
 /// Where blobs come from.

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -62,6 +62,8 @@ pub struct L1Client {
     width: Mutex<Width>,
     /// The highest block that any endpoint has shown: a null below it is an endpoint that lags (J6).
     highest: AtomicU64,
+    /// The endpoint that last named a block by tag or gave logs.
+    answered_last: AtomicUsize,
 }
 
 /// Which logs are asked for.
@@ -75,7 +77,7 @@ impl L1Client {
     /// The chain behind `pool`, seen through the contracts at `rollup` and `queue`.
     pub fn new(pool: Pool, rollup: Address, queue: Address) -> Self {
         let width = Mutex::new(Width { now: WIDEST, answers: 0 });
-        Self { pool, rollup, queue, width, highest: AtomicU64::new(0) }
+        Self { pool, rollup, queue, width, highest: AtomicU64::new(0), answered_last: AtomicUsize::new(0) }
     }
 
     /// The endpoints, for figures.
@@ -160,6 +162,7 @@ impl L1Client {
                 break;
             }
         }
+        self.answered_last.store(at, Ordering::Relaxed);
         self.ordered(at, events)
     }
 
@@ -444,8 +447,12 @@ impl L1Chain for L1Client {
             L1Tag::Safe => "safe",
             L1Tag::Finalized => "finalized",
         };
-        let reply = self.pool.call("eth_getBlockByNumber", json!([name, false])).await;
-        let header = read_header(reply)?;
+        let read = |at: usize| async move {
+            let reply = self.pool.call_on(at, block_call(name)).await?;
+            self.answered_last.store(at, Ordering::Relaxed);
+            Ok(reply)
+        };
+        let header = read_header(self.pool.run(read).await)?;
         if let Some(header) = header {
             self.saw(header.number);
         }
@@ -531,6 +538,12 @@ impl L1Chain for L1Client {
         let calldata =
             indices.iter().map(|index| view_data(selectors::GET_CROSS_DOMAIN_MESSAGE, index.get())).collect();
         words(&self.views(self.queue, calldata, None).await?)
+    }
+
+    fn distrust(&self, why: &str) -> bool {
+        let at = self.answered_last.load(Ordering::Relaxed);
+        let detail = format!("{}: {why}", self.pool.name(at));
+        self.pool.set_aside(at, &PortError::new(Target::L1, PortErrorKind::NotFound, detail))
     }
 }
 

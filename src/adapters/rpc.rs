@@ -332,6 +332,16 @@ impl Pool {
         }
     }
 
+    /// As [`Pool::demote`], but only while another endpoint is in good standing; whether one is.
+    pub fn set_aside(&self, at: usize, error: &PortError) -> bool {
+        let mut others = self.inner.endpoints.iter().enumerate().filter(|(other, _)| *other != at);
+        let another = others.any(|(_, endpoint)| endpoint.health().until.is_none());
+        if another {
+            self.fault(at, error);
+        }
+        another
+    }
+
     async fn round<T, F, Fut>(&self, op: &F) -> Result<T, Failed>
     where
         F: Fn(usize) -> Fut,

@@ -105,7 +105,8 @@ fn configuration(devnet: &Devnet, dir: &Path) -> String {
          rollup = \"{rollup:?}\"\n\
          queue = \"{queue:?}\"\n\
          start_block = 0\n\
-         confirmations = \"0\"\n\n\
+         confirmations = \"0\"\n\
+         max_age = \"0s\"\n\n\
          [l2]\n\
          eth = \"{l2}\"\n\
          engine = \"{engine}\"\n\

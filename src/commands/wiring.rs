@@ -138,6 +138,7 @@ pub fn settings(config: &Config) -> Settings {
         origin: config.network.map_or_else(Default::default, crate::config::Network::first_block).min(start),
         fetch_range: config.l1.fetch_block_range,
         reorg_window: config.l1.reorg_window,
+        l1_max_age: config.l1.max_age,
         confirmations: match config.l1.confirmations {
             Confirmations::Blocks(depth) => flow::Confirmations::Depth(depth),
             Confirmations::Safe => flow::Confirmations::Safe,

@@ -113,13 +113,17 @@ pub struct BindingFacts<'a> {
 /// # Errors
 /// When the parent header in calldata is malformed.
 pub fn messages_of(commit: &CommitCalldata) -> Result<(QueueIndex, u64), BindingFault> {
-    let parent = BatchHeader::decode(&commit.parent_header).map_err(|e| BindingFault::Header(e.to_string()))?;
+    let parent = parent_of(commit)?;
     let count = match (commit.num_l1_messages, &commit.contexts) {
         (Some(count), _) => u64::from(count),
         (None, Some(contexts)) => contexts.iter().map(|c| u64::from(c.l1_messages)).sum(),
         (None, None) => 0,
     };
     Ok((QueueIndex::new(parent.total_l1_message_popped), count))
+}
+
+fn parent_of(commit: &CommitCalldata) -> Result<BatchHeader, BindingFault> {
+    BatchHeader::decode(&commit.parent_header).map_err(|e| BindingFault::Header(format!("parentBatchHeader: {e}")))
 }
 
 /// Rebuilds the header and compares its hash with the event's.
@@ -131,9 +135,9 @@ pub fn bind(facts: &BindingFacts<'_>) -> Result<Outline, BindingFault> {
     if commit.version > 2 {
         return Err(BindingFault::Version(commit.version));
     }
-    let fault = |e: header::HeaderError| BindingFault::Header(e.to_string());
-    let parent = BatchHeader::decode(&commit.parent_header).map_err(fault)?;
-    let header = header::rebuild(commit, facts.versioned_hashes, facts.message_hashes).map_err(fault)?;
+    let parent = parent_of(commit)?;
+    let header = header::rebuild(commit, facts.versioned_hashes, facts.message_hashes)
+        .map_err(|e| BindingFault::Header(e.to_string()))?;
     if header.index != facts.index {
         return Err(BindingFault::Index { expected: facts.index, actual: header.index });
     }
@@ -181,29 +185,238 @@ pub fn continues(outline: &Outline, before: &BatchRecord) -> Result<(), BindingF
     Ok(())
 }
 
-/// What else L1 says of a commit that did not bind, to name the field at fault.
+/// What else is known of a commit that did not bind, to name the field at fault. None where nobody could tell.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SecondOpinion {
+    /// Hash of the batch before: as stored, else `committedBatches(index - 1)`.
+    pub parent: Option<B256>,
+    /// State root that the stored batch before ended on.
+    pub prev_state_root: Option<B256>,
     /// `batchBlobVersionedHashes(index)`, if still kept.
     pub blob_field: Option<B256>,
     /// `batchDataStore(index).blockNumber`, if still kept.
     pub last_block: Option<L2Number>,
     /// `getCrossDomainMessage` of the consumed messages.
     pub message_hashes: Option<Vec<B256>>,
+    /// State root of the local block that calldata names as the last.
+    pub local_state: Option<B256>,
+    /// Withdrawal root at that block.
+    pub local_withdrawal: Option<B256>,
 }
 
 /// Names the field that makes a rebuilt header differ, where `opinion` can tell; none otherwise.
+///
+/// What L1 or a verified batch says is compared. What only the local chain says is tried: the field is at fault if the
+/// header with the local value in its place has the event's hash.
 pub fn field_at_fault(facts: &BindingFacts<'_>, opinion: &SecondOpinion) -> Option<&'static str> {
+    let commit = facts.commit;
+    if opinion.parent.is_some_and(|hash| parent_of(commit).is_ok_and(|parent| parent.hash() != hash)) {
+        return Some("parentBatchHeader");
+    }
+    if opinion.prev_state_root.is_some_and(|root| commit.prev_state_root != root) {
+        return Some("prevStateRoot");
+    }
+    if (0..=2).any(|version| would_bind(facts, |c| c.version = version)) {
+        return Some("version");
+    }
     if opinion.message_hashes.as_ref().is_some_and(|hashes| hashes != facts.message_hashes) {
         return Some("L1 messages");
     }
-    let ours = header::blob_field(facts.commit.version, facts.versioned_hashes).ok();
+    let ours = header::blob_field(commit.version, facts.versioned_hashes).ok();
     if opinion.blob_field.is_some_and(|kept| ours != Some(kept)) {
         return Some("blob hashes");
     }
-    let named = facts.commit.last_block;
-    if opinion.last_block.is_some_and(|kept| named.is_some_and(|n| n != kept)) {
+    if opinion.last_block.is_some_and(|kept| commit.last_block.is_some_and(|n| n != kept)) {
         return Some("lastBlockNumber");
     }
+    if opinion.local_state.is_some_and(|root| would_bind(facts, |c| c.post_state_root = root)) {
+        return Some("postStateRoot");
+    }
+    if opinion.local_withdrawal.is_some_and(|root| would_bind(facts, |c| c.withdrawal_root = root)) {
+        return Some("withdrawalRoot");
+    }
     None
+}
+
+/// Whether the commit would give the event's hash with one field changed.
+fn would_bind(facts: &BindingFacts<'_>, change: impl FnOnce(&mut CommitCalldata)) -> bool {
+    let mut commit = facts.commit.clone();
+    change(&mut commit);
+    header::rebuild(&commit, facts.versioned_hashes, facts.message_hashes).is_ok_and(|h| h.hash() == facts.hash)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::calldata::CommitForm;
+    use crate::types::keccak;
+
+    fn root(n: u8) -> B256 {
+        B256::repeat_byte(n)
+    }
+
+    fn parent() -> BatchHeader {
+        BatchHeader {
+            version: 2,
+            index: 6.into(),
+            l1_message_popped: 1,
+            total_l1_message_popped: 40,
+            data_hash: root(1),
+            blob_field: root(2),
+            prev_state_root: root(3),
+            post_state_root: root(4),
+            withdrawal_root: root(5),
+            sequencer_sets_hash: keccak(b"sets"),
+            parent_hash: root(6),
+            last_block: Some(99.into()),
+        }
+    }
+
+    fn commit() -> CommitCalldata {
+        CommitCalldata {
+            form: CommitForm::CommitBatch,
+            version: 2,
+            parent_header: parent().encode(),
+            last_block: Some(120.into()),
+            num_l1_messages: Some(2),
+            contexts: None,
+            prev_state_root: root(4),
+            post_state_root: root(7),
+            withdrawal_root: root(8),
+            sequencer_sets: b"sets".to_vec(),
+        }
+    }
+
+    fn blobs() -> [B256; 1] {
+        [root(0x11)]
+    }
+
+    fn messages() -> [B256; 2] {
+        [root(0x21), root(0x22)]
+    }
+
+    fn hash() -> B256 {
+        header::rebuild(&commit(), &blobs(), &messages()).unwrap().hash()
+    }
+
+    fn opinion() -> SecondOpinion {
+        SecondOpinion {
+            parent: Some(parent().hash()),
+            prev_state_root: Some(root(4)),
+            blob_field: header::blob_field(2, &blobs()).ok(),
+            last_block: Some(120.into()),
+            message_hashes: Some(messages().to_vec()),
+            local_state: Some(root(7)),
+            local_withdrawal: Some(root(8)),
+        }
+    }
+
+    fn before() -> BatchRecord {
+        use crate::types::{Case, L1Ref, L2Ref, Outcome};
+        BatchRecord {
+            index: 6.into(),
+            hash: parent().hash(),
+            l1: L1Ref { number: 1.into(), hash: root(9) },
+            log_index: 0,
+            tx_hash: root(9),
+            outcome: Outcome::Verified,
+            case: Some(Case::Consistent),
+            first: Some(90.into()),
+            last: Some(L2Ref { number: 99.into(), hash: root(9) }),
+            post_state_root: root(4),
+            withdrawal_root: root(5),
+            total_l1_popped: 40,
+            rewritten: 0,
+            encoder_drift: false,
+        }
+    }
+
+    #[test]
+    fn a_commit_binds_to_its_own_hash_and_index_only() {
+        let (blobs, messages, commit) = (blobs(), messages(), commit());
+        let facts = BindingFacts {
+            index: 7.into(),
+            hash: hash(),
+            commit: &commit,
+            versioned_hashes: &blobs,
+            message_hashes: &messages,
+        };
+        let outline = bind(&facts).unwrap();
+        assert_eq!((outline.index(), outline.first, outline.last), (7.into(), Some(100.into()), 120.into()));
+        assert_eq!((outline.first_message, outline.messages), (40.into(), 2));
+        assert!(matches!(bind(&BindingFacts { index: 8.into(), ..facts }), Err(BindingFault::Index { .. })));
+        assert!(matches!(bind(&BindingFacts { hash: root(1), ..facts }), Err(BindingFault::Hash { .. })));
+        let other = BindingFacts { versioned_hashes: &[root(0x12)], ..facts };
+        assert!(matches!(bind(&other), Err(BindingFault::Hash { .. })));
+    }
+
+    #[test]
+    fn the_batch_before_is_continued_in_all_three_respects() {
+        let (blobs, messages, commit) = (blobs(), messages(), commit());
+        let (index, hash) = (7.into(), hash());
+        let facts = BindingFacts { index, hash, commit: &commit, versioned_hashes: &blobs, message_hashes: &messages };
+        let outline = bind(&facts).unwrap();
+        assert_eq!(continues(&outline, &before()), Ok(()));
+        let mut other = before();
+        other.hash = root(1);
+        assert!(matches!(continues(&outline, &other), Err(BindingFault::Parent { .. })));
+        let mut other = before();
+        other.post_state_root = root(1);
+        assert!(matches!(continues(&outline, &other), Err(BindingFault::PrevStateRoot { .. })));
+        let mut other = before();
+        other.last = other.last.map(|l| crate::types::L2Ref { number: 98.into(), ..l });
+        assert!(matches!(continues(&outline, &other), Err(BindingFault::ParentLastBlock { .. })));
+    }
+
+    #[test]
+    fn the_field_at_fault_is_named_where_somebody_knows_better() {
+        type Tamper = fn(&mut CommitCalldata);
+        let table: [(Tamper, Option<&str>); 8] = [
+            (|c| c.parent_header[200] ^= 1, Some("parentBatchHeader")),
+            (|c| c.prev_state_root = root(0xff), Some("prevStateRoot")),
+            (|c| c.version = 1, Some("version")),
+            (|c| c.last_block = Some(121.into()), Some("lastBlockNumber")),
+            (|c| c.post_state_root = root(0xff), Some("postStateRoot")),
+            (|c| c.withdrawal_root = root(0xff), Some("withdrawalRoot")),
+            (|c| c.sequencer_sets = b"other".to_vec(), None),
+            // Two at once, each known to the local chain alone: neither is proved.
+            (
+                |c| {
+                    c.post_state_root = root(0xff);
+                    c.withdrawal_root = root(0xff);
+                },
+                None,
+            ),
+        ];
+        let (blobs, messages) = (blobs(), messages());
+        for (at, (tamper, expected)) in table.into_iter().enumerate() {
+            let mut commit = commit();
+            tamper(&mut commit);
+            let facts = BindingFacts {
+                index: 7.into(),
+                hash: hash(),
+                commit: &commit,
+                versioned_hashes: &blobs,
+                message_hashes: &messages,
+            };
+            assert_eq!(field_at_fault(&facts, &opinion()), expected, "row {at}");
+            assert_eq!(
+                field_at_fault(&facts, &SecondOpinion::default()),
+                expected.filter(|name| *name == "version"),
+                "row {at}: only the hash itself tells"
+            );
+        }
+        let commit = commit();
+        let facts = BindingFacts {
+            index: 7.into(),
+            hash: hash(),
+            commit: &commit,
+            versioned_hashes: &blobs,
+            message_hashes: &messages,
+        };
+        let swapped = BindingFacts { versioned_hashes: &[root(0x12)], ..facts };
+        assert_eq!(field_at_fault(&swapped, &opinion()), Some("blob hashes"));
+        let replaced = BindingFacts { message_hashes: &[root(0x22), root(0x21)], ..facts };
+        assert_eq!(field_at_fault(&replaced, &opinion()), Some("L1 messages"));
+    }
 }

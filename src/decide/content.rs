@@ -56,7 +56,7 @@ pub enum ContentFault {
         /// The sum over the blocks.
         actual: u64,
     },
-    /// Bytes other than zero follow the last transaction.
+    /// Bytes follow the last transaction, zeros or others: the sequencer's payload ends with it.
     #[error("payload: {0} bytes follow the last transaction")]
     Trailing(usize),
     /// An L2 transaction in the payload is an L1 message.

@@ -1,7 +1,9 @@
-//! Where does the next L1 range begin and end, and did L1 reorganise?
+//! Where does the next L1 range begin and end, did L1 reorganise, and does it still move?
 //!
-//! Decided here: the range of one pull, the common ancestor after a reorg, and which commits of a range were reverted
-//! again inside it. The flow reads the headers and logs.
+//! Decided here: the range of one pull, the common ancestor after a reorg, which commits of a range were reverted
+//! again inside it, and when L1's newest block is too old. The flow reads the headers and logs.
+
+use std::time::Duration;
 
 use crate::types::{BatchIndex, Cursor, L1Event, L1EventKind, L1Header, L1Number, L1Ref};
 
@@ -37,6 +39,17 @@ pub fn is_ahead(cursor: Option<&Cursor>, event: &L1Event) -> bool {
         return event.block.number > cursor.block.number;
     }
     cursor.log_index.is_some_and(|done| event.log_index > done)
+}
+
+/// Whether a log at `place` (block, log index) was dealt with already.
+pub fn has_passed(cursor: Option<&Cursor>, place: (L1Number, u64)) -> bool {
+    cursor.is_some_and(|c| place <= (c.block.number, c.log_index.unwrap_or(u64::MAX)))
+}
+
+/// Whether the newest L1 block, made at `timestamp`, is older than `max_age` at `now` (both in seconds since the Unix
+/// epoch). A `max_age` of zero asks for nothing. A block from the future is the clock's fault and not L1's.
+pub fn is_stale(timestamp: u64, now: u64, max_age: Duration) -> bool {
+    !max_age.is_zero() && now.saturating_sub(timestamp) > max_age.as_secs()
 }
 
 /// What the recorded L1 blocks and the live headers say together.
@@ -164,6 +177,27 @@ mod tests {
         assert_eq!(find_reorg(&[at(90, 1)], &[header(90, 2)], 5.into(), 64), Reorg::TooDeep { window: 64 });
         let sparse = [at(90, 1), at(10, 1)];
         assert_eq!(find_reorg(&sparse, &[header(90, 2), header(10, 1)], 0.into(), 64), Reorg::TooDeep { window: 64 });
+    }
+
+    #[test]
+    fn a5_l1_is_stale_by_its_newest_blocks_age() {
+        let ten_minutes = Duration::from_secs(600);
+        assert!(!is_stale(1_000, 1_600, ten_minutes));
+        assert!(is_stale(1_000, 1_601, ten_minutes));
+        assert!(!is_stale(2_000, 1_000, ten_minutes));
+        assert!(!is_stale(0, 1_000_000, Duration::ZERO));
+    }
+
+    #[test]
+    fn a_cursor_has_passed_what_was_dealt_with() {
+        let whole = Cursor { block: at(9, 1), log_index: None };
+        let inside = Cursor { block: at(9, 1), log_index: Some(3) };
+        let cases = [(&whole, 8, 7, true), (&whole, 9, 7, true), (&whole, 10, 0, false), (&inside, 9, 3, true)];
+        for (cursor, block, log, passed) in cases {
+            assert_eq!(has_passed(Some(cursor), (block.into(), log)), passed);
+        }
+        assert!(!has_passed(Some(&inside), (9.into(), 4)));
+        assert!(!has_passed(None, (0.into(), 0)));
     }
 
     #[test]

@@ -12,6 +12,7 @@
 //! | May this head move, and which tags does the node lack? | [`heads`] |
 //! | What has become final? | [`finality`] |
 //! | Where does the next L1 range begin and end, and did L1 reorganise? | [`cursor`] |
+//! | Must a batch that could not be passed be judged again? | [`recheck`] |
 //! | Why does it stand still? | [`stall`] |
 //!
 //! No async, no clock, no log, no node: times and heights are arguments.
@@ -26,6 +27,7 @@ pub mod dispatch;
 pub mod finality;
 pub mod heads;
 pub mod liveness;
+pub mod recheck;
 pub mod reconcile;
 pub mod refusal;
 pub mod roots;

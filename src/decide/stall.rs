@@ -47,6 +47,8 @@ reasons! {
     L1Unavailable = "l1_unavailable", false;
     /// The L1 node's head lies below what was already read.
     L1Behind = "l1_behind", false;
+    /// The newest L1 block is older than it may be: the L1 node is frozen, or the whole of L1 is.
+    L1Stale = "l1_stale", false;
     /// L1 changed between two reads of one pull; the pull is done again.
     L1Reorg = "l1_reorg", false;
     /// The beacon node could not be asked.

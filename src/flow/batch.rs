@@ -99,7 +99,7 @@ impl Worker {
         before: Option<&BatchRecord>,
         pull: &mut Pull,
     ) -> Result<BatchEnd, FlowError> {
-        let bound = match self.bound_commit(event, index, hash).await? {
+        let bound = match self.bound_commit(event, index, hash, before).await? {
             Ok(bound) => bound,
             Err(stall) => return Ok(BatchEnd::stands(stall)),
         };
@@ -401,14 +401,10 @@ impl Worker {
                 Err(fault) => return Ok(Err(fault)),
             }
         };
-        let layout = match &outline.contexts {
-            Some(contexts) => payload::Layout::Calldata(contexts),
-            None => payload::Layout::Contexts(ground.blocks()),
-        };
-        Ok(match payload::decode(bytes, layout) {
-            Ok(decoded) if decoded.trailing > 0 => Err(ContentFault::Trailing(decoded.trailing)),
-            Ok(decoded) => Ok(decoded.blocks),
-            Err(error) => Err(ContentFault::Malformed(error.to_string())),
+        Ok(match &outline.contexts {
+            Some(contexts) => blocks_of(bytes, payload::Layout::Calldata(contexts)),
+            None => blocks_of(bytes.clone(), payload::Layout::Contexts(ground.blocks()))
+                .map_err(|fault| other_last(bytes, ground).unwrap_or(fault)),
         })
     }
 
@@ -508,6 +504,24 @@ impl Worker {
 
 fn poison(index: BatchIndex, fault: &ContentFault) -> Stall {
     Stall::at(index, Reason::PoisonBatch, fault.to_string())
+}
+
+/// The payload's blocks, with nothing behind them.
+fn blocks_of(bytes: bytes::Bytes, layout: payload::Layout<'_>) -> Result<Vec<BlockContent>, ContentFault> {
+    match payload::decode(bytes, layout) {
+        Ok(decoded) if decoded.trailing > 0 => Err(ContentFault::Trailing(decoded.trailing)),
+        Ok(decoded) => Ok(decoded.blocks),
+        Err(error) => Err(ContentFault::Malformed(error.to_string())),
+    }
+}
+
+/// Calldata's last block decides how many contexts a payload is taken to have, so a wrong one makes nonsense of a
+/// payload that is whole. Where it decodes under the count that its own numbers tell, that block is the fault (C13).
+fn other_last(bytes: bytes::Bytes, ground: &Ground<'_>) -> Option<ContentFault> {
+    let count = payload::count_contexts(&bytes) as u64;
+    let blocks = blocks_of(bytes, payload::Layout::Contexts(count)).ok()?;
+    let actual = blocks.last()?.context.number;
+    (actual != ground.last()).then_some(ContentFault::Last { expected: ground.last(), actual })
 }
 
 fn decode_blobs(blobs: &[Blob]) -> Result<bytes::Bytes, ContentFault> {

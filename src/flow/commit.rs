@@ -4,12 +4,15 @@
 //! found counts only if the rebuilt header hashes to the event's (C7, C8). A commit without blobs takes those of an
 //! earlier commit of the same index (C2, C3). What cannot be found or does not bind is a verdict, never a skip (P3).
 
+use tracing::warn;
+
 use crate::codec::calldata::{self, CalldataError, CommitCalldata, CommitForm};
 use crate::decide::binding::{self, BindingFacts, BindingFault, Outline, SecondOpinion};
 use crate::decide::stall::{Reason, Stall};
 use crate::flow::FlowError;
 use crate::flow::worker::Worker;
-use crate::types::{B256, BatchIndex, L1Event, L1EventKind, L1Ref, L1Transaction, L2Number, QueueIndex};
+use crate::ports::MessageRoot;
+use crate::types::{B256, BatchIndex, BatchRecord, L1Event, L1EventKind, L1Ref, L1Transaction, L2Number, QueueIndex};
 
 /// More L1 messages than any batch can consume; what claims more is refused before anything is asked for.
 const MAX_MESSAGES: u64 = 65_535;
@@ -30,6 +33,15 @@ struct BlobList {
     block: L1Ref,
 }
 
+/// The event whose commit is looked for.
+#[derive(Clone, Copy)]
+struct Wanted<'a> {
+    event: &'a L1Event,
+    index: BatchIndex,
+    hash: B256,
+    before: Option<&'a BatchRecord>,
+}
+
 impl Worker {
     /// The last L2 block of the batch `index` that stands on L1; none where no confirmed commit of it was found or
     /// what was found does not bind.
@@ -39,16 +51,19 @@ impl Worker {
     pub async fn last_block_of(&self, index: BatchIndex) -> Result<Option<L2Number>, FlowError> {
         let Some(event) = self.standing_commit(index).await? else { return Ok(None) };
         let L1EventKind::Commit { hash, .. } = event.kind else { return Ok(None) };
-        Ok(self.bound_commit(&event, index, hash).await?.ok().map(|bound| bound.outline.last))
+        Ok(self.bound_commit(&event, index, hash, None).await?.ok().map(|bound| bound.outline.last))
     }
 
-    /// Finds the commit of `event` and binds it to the event's hash.
+    /// Finds the commit of `event` and binds it to the event's hash. `before` is the standing batch before, where one
+    /// is stored.
     pub(crate) async fn bound_commit(
         &self,
         event: &L1Event,
         index: BatchIndex,
         hash: B256,
+        before: Option<&BatchRecord>,
     ) -> Result<Result<BoundCommit, Stall>, FlowError> {
+        let wanted = Wanted { event, index, hash, before };
         let transaction = self.ports.l1.transaction(event.block, event.tx_index).await?;
         let Some(transaction) = transaction.filter(|t| t.hash == event.tx_hash) else {
             return Err(FlowError::l1_changed(format!("transaction {:?} is no longer in its block", event.tx_hash)));
@@ -57,7 +72,7 @@ impl Worker {
             (transaction.to == Some(self.settings.rollup)).then(|| calldata::decode_commit(&transaction.input));
         let mut fault = None;
         if let Some(Ok(commit)) = &direct {
-            match self.try_bind(event, index, hash, commit, &transaction).await? {
+            match self.try_bind(&wanted, commit, &transaction).await? {
                 Ok(bound) => return Ok(Ok(bound)),
                 Err(found) => fault = Some(found),
             }
@@ -66,11 +81,12 @@ impl Worker {
             return Ok(Err(without_trace(index, transaction.hash, direct, fault)));
         };
         for call in &calls {
-            if call.input == transaction.input {
+            // Tried above; a forwarder may well be given the same bytes that it passes on.
+            if direct.is_some() && call.input == transaction.input {
                 continue;
             }
             let Ok(commit) = calldata::decode_commit(&call.input) else { continue };
-            match self.try_bind(event, index, hash, &commit, &transaction).await? {
+            match self.try_bind(&wanted, &commit, &transaction).await? {
                 Ok(bound) => return Ok(Ok(bound)),
                 Err(found) => fault = fault.or(Some(found)),
             }
@@ -81,12 +97,11 @@ impl Worker {
     /// Binds one candidate, with every list of blobs that can belong to it.
     async fn try_bind(
         &self,
-        event: &L1Event,
-        index: BatchIndex,
-        hash: B256,
+        wanted: &Wanted<'_>,
         commit: &CommitCalldata,
         transaction: &L1Transaction,
     ) -> Result<Result<BoundCommit, BindingFault>, FlowError> {
+        let Wanted { event, index, hash, .. } = *wanted;
         let message_hashes = match self.message_hashes(commit).await? {
             Ok(hashes) => hashes,
             Err(fault) => return Ok(Err(fault)),
@@ -107,8 +122,21 @@ impl Worker {
             }
         }
         let BindingFault::Hash { expected, actual, .. } = first_fault else { return Ok(Err(first_fault)) };
-        let field = binding::field_at_fault(&facts, &self.second_opinion(index, commit).await);
+        let opinion = self.second_opinion(wanted, commit).await;
+        let field = binding::field_at_fault(&facts, &opinion);
+        if opinion.message_hashes.is_some_and(|hashes| hashes != message_hashes) {
+            self.read_messages_again(commit).await;
+        }
         Ok(Err(BindingFault::Hash { expected, actual, field }))
+    }
+
+    /// The stored L1 messages are not the contract's: an endpoint gave false logs. They are read anew, so that an honest
+    /// answer lets the next pull go on; the verdict of this one stands.
+    async fn read_messages_again(&self, commit: &CommitCalldata) {
+        let Ok((first, count)) = binding::messages_of(commit) else { return };
+        if let Err(error) = self.scan_back(first, count).await {
+            warn!(%error, "L1 messages that are not the contract's could not be read again");
+        }
     }
 
     /// The blobs of earlier commits of `index`, newest first.
@@ -146,19 +174,41 @@ impl Worker {
         Ok(Ok(self.ports.l1.queue_hashes(&queue_range(first, count)).await?))
     }
 
-    /// What the contract still says of `index`. Unavailable answers are left out: this only names a field.
-    async fn second_opinion(&self, index: BatchIndex, commit: &CommitCalldata) -> SecondOpinion {
-        let l1 = &self.ports.l1;
+    /// What the contract, the batch before and the local chain say of `wanted`. Unavailable answers are left out:
+    /// this only names a field.
+    async fn second_opinion(&self, wanted: &Wanted<'_>, commit: &CommitCalldata) -> SecondOpinion {
+        let (l1, l2, index) = (&self.ports.l1, &self.ports.l2, wanted.index);
         let nonzero = |b: &B256| !b.is_zero();
-        let blob_field = l1.blob_field(index).await.ok().filter(nonzero);
-        let last_block = l1.batch_last_block(index).await.ok().filter(|n| n.get() != 0);
+        let parent = match wanted.before {
+            Some(before) => Some(before.hash),
+            None => l1.committed_hashes(&[index.minus(1)], None).await.ok().and_then(|h| h.first().copied()),
+        };
         let message_hashes = match binding::messages_of(commit) {
             Ok((first, count)) if count > 0 && count <= MAX_MESSAGES => {
                 l1.queue_hashes(&queue_range(first, count)).await.ok()
             }
             _ => None,
         };
-        SecondOpinion { blob_field, last_block, message_hashes }
+        let local = match commit.last_block_number() {
+            Some(last) => l2.header(last).await.ok().flatten(),
+            None => None,
+        };
+        let local_withdrawal = match local {
+            Some(header) => match l2.message_root(header.l2_ref()).await {
+                Ok(MessageRoot::Root(root)) => Some(root),
+                Ok(MessageRoot::Pruned) | Err(_) => None,
+            },
+            None => None,
+        };
+        SecondOpinion {
+            parent: parent.filter(nonzero),
+            prev_state_root: wanted.before.map(|b| b.post_state_root),
+            blob_field: l1.blob_field(index).await.ok().filter(nonzero),
+            last_block: l1.batch_last_block(index).await.ok().filter(|n| n.get() != 0),
+            message_hashes,
+            local_state: local.map(|header| header.state_root),
+            local_withdrawal,
+        }
     }
 }
 

@@ -3,10 +3,10 @@
 //! Finalized follows from stored rows and two hashes (`decide/finality`); tags follow our heads, one head a call,
 //! safe before finalized, and are read back (P2).
 
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::decide::finality::{self, Finality, FinalityFacts};
-use crate::decide::heads::{self, Move, TagCall};
+use crate::decide::heads::{self, Heads, Move, TagCall};
 use crate::flow::worker::Worker;
 use crate::flow::{FlowError, kill_point};
 use crate::ports::Step;
@@ -32,15 +32,19 @@ impl Worker {
         {
             return Ok(());
         }
-        let live_l1 = self.ports.l1.headers(&[candidate.l1.number]).await?.first().copied().flatten();
+        let finalized_l1 = l1_finalized.l1_ref();
+        let live = self.ports.l1.headers(&[candidate.l1.number, finalized_l1.number]).await?;
+        let live_l1 = live.first().copied().flatten();
+        let live_finalized = live.get(1).copied().flatten();
         let local = self.ports.l2.header(last.number).await?;
-        let to = match finality::finality(&FinalityFacts { candidate: &candidate, live_l1, local }) {
+        let facts = FinalityFacts { candidate: &candidate, live_l1, finalized_l1, live_finalized, local };
+        let verdict = finality::finality(&facts);
+        self.status.l1_finality_contradicted = verdict == Finality::L1Contradicts;
+        let to = match verdict {
             Finality::Final(to) => to,
             Finality::L1Contradicts => {
-                warn!(
-                    batch = candidate.index.get(),
-                    "L1's finalized chain contradicts the recorded commit; holding finalized"
-                );
+                let batch = candidate.index.get();
+                error!(batch, finalized = %finalized_l1, "L1 contradicts itself about finality; finalized is held");
                 return Ok(());
             }
             Finality::LocalContradicts | Finality::Unknown => return Ok(()),
@@ -64,9 +68,13 @@ impl Worker {
         Ok(self.ports.progress.prune(l1, queue, batch).await?)
     }
 
-    /// Brings the node's tags to our heads and reads them back. `node` is what the node showed last.
+    /// Brings the node's tags to our heads and reads them back. `node` is what the node showed last. The same heads are
+    /// asserted once a poll: whoever else moves the tags is shown, not fought (E24).
     pub(crate) async fn sync_tags(&mut self, node: &L2Snapshot) -> Result<L2Snapshot, FlowError> {
         let Some(engine) = self.ports.engine.clone() else { return Ok(*node) };
+        if self.asserted == Some(self.heads) {
+            return Ok(*node);
+        }
         let mut plan = heads::tag_plan(&self.heads, node, self.lost.is_some());
         self.status.safe_beyond_verified = plan.safe_beyond_verified;
         self.status.held_by_node_finalized = plan.held_by_node_finalized;
@@ -77,6 +85,7 @@ impl Worker {
         if plan.calls.is_empty() {
             return Ok(*node);
         }
+        self.asserted = Some(self.heads);
         for call in &plan.calls {
             kill_point("tags: before a call");
             match call {
@@ -90,11 +99,16 @@ impl Worker {
             TagCall::Safe(to) => after.safe == Some(*to),
             TagCall::Finalized(to) => after.finalized == Some(*to),
         });
-        self.status.tags_contended = !held;
+        self.confirmed = Some(Heads::stored(after.safe, after.finalized));
         if !held {
+            self.status.tags_contended = true;
             warn!("the node's tags are not what was set: another writer moves them, or the node refuses in silence");
         }
         self.node_finalized = after.finalized;
+        if self.heads.safe().is_some_and(|safe| safe.number > after.head.number) {
+            // What was read of it since may be blocks above its head (E19): the next poll finds the ground again.
+            return Err(FlowError::local_changed("the node lost blocks under way"));
+        }
         Ok(after)
     }
 }

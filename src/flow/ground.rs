@@ -5,14 +5,16 @@
 //! whose last block is at most the head's height and has the verified hash. The cursor goes back behind that batch,
 //! and the case table decides for everything above it as for any batch (E19, E20, E5).
 
-use tracing::warn;
+use tracing::{info, warn};
 
+use crate::decide::cursor;
 use crate::decide::dispatch::is_present;
+use crate::decide::heads::Move;
 use crate::decide::stall::{Reason, Stall};
 use crate::flow::FlowError;
 use crate::flow::worker::Worker;
 use crate::ports::Step;
-use crate::types::{BatchRecord, Cursor, L1Number, L2Number, L2Ref, L2Snapshot};
+use crate::types::{BatchRecord, Cursor, L2Number, L2Ref, L2Snapshot};
 
 /// Verified blocks that the node lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,14 +43,22 @@ impl Worker {
     /// Checks that the node still holds our safe block; finds the ground where it does not.
     pub(crate) async fn find_ground(&mut self, snapshot: &L2Snapshot) -> Result<Result<(), Stall>, FlowError> {
         self.lost = self.lost.and_then(|lost| lost.still(snapshot.head.number));
-        let Some(safe) = self.heads.safe() else { return Ok(Ok(())) };
-        if snapshot.head.l2_ref() == safe {
+        let standing = self.standing_at_cursor().await?.and_then(|r| r.last);
+        let restored = standing.filter(|last| self.heads.safe().is_none_or(|safe| safe.number < last.number));
+        if let Some(last) = restored
+            && self.holds(last, snapshot).await?
+            && let Move::To(heads) = self.heads.advance_safe(last)
+        {
+            info!(safe = last.number.get(), "the batches of a dropped revert stand again");
+            self.ports.progress.apply(&Step { safe: Some(last), ..Step::default() }).await?;
+            self.heads = heads;
+            return Ok(Ok(()));
+        }
+        let Some(safe) = self.heads.safe().or(restored) else { return Ok(Ok(())) };
+        if restored.is_none() && self.holds(safe, snapshot).await? {
             return Ok(Ok(()));
         }
         let lost = !is_present(safe.number, snapshot.head.number);
-        if !lost && self.ports.l2.header(safe.number).await?.is_some_and(|h| h.l2_ref() == safe) {
-            return Ok(Ok(()));
-        }
         let (ground, oldest) = self.highest_held(snapshot).await?;
         let new_safe = ground.as_ref().and_then(|g| g.last);
         let finalized_present = self.heads.finalized().is_some_and(|f| is_present(f.number, snapshot.head.number));
@@ -94,24 +104,48 @@ impl Worker {
         &self,
         snapshot: &L2Snapshot,
     ) -> Result<(Option<BatchRecord>, Option<BatchRecord>), FlowError> {
-        let progress = &self.ports.progress;
-        let top = self.cursor.map_or(L1Number::new(0), |c| c.block.number);
-        let mut candidate = progress.newest_at_or_below(top).await?;
+        let mut candidate = self.standing_at_cursor().await?;
         let mut oldest = None;
         while let Some(record) = candidate {
             if let Some(last) = record.last
-                && is_present(last.number, snapshot.head.number)
-                && self.ports.l2.header(last.number).await?.is_some_and(|h| h.l2_ref() == last)
+                && self.holds(last, snapshot).await?
             {
                 return Ok((Some(record), oldest));
             }
-            candidate = match record.index.get() {
-                0 => None,
-                _ => progress.batch(record.index.minus(1)).await?,
-            };
+            candidate = self.standing_before(&record).await?;
             oldest = Some(record);
         }
         Ok((None, oldest))
+    }
+
+    /// Whether the node has `block` on its chain.
+    async fn holds(&self, block: L2Ref, snapshot: &L2Snapshot) -> Result<bool, FlowError> {
+        if snapshot.head.l2_ref() == block {
+            return Ok(true);
+        }
+        Ok(is_present(block.number, snapshot.head.number)
+            && self.ports.l2.header(block.number).await?.is_some_and(|h| h.l2_ref() == block))
+    }
+
+    /// The standing batch that safe stands on: the newest one whose commit the cursor has passed.
+    pub(crate) async fn standing_at_cursor(&self) -> Result<Option<BatchRecord>, FlowError> {
+        let Some(at) = self.cursor else { return Ok(None) };
+        let mut newest = self.ports.progress.newest_at_or_below(at.block.number).await?;
+        while let Some(record) = newest {
+            if cursor::has_passed(Some(&at), (record.l1.number, record.log_index)) {
+                return Ok(Some(record));
+            }
+            newest = self.standing_before(&record).await?;
+        }
+        Ok(None)
+    }
+
+    /// The standing batch with the index before `record`'s.
+    pub(crate) async fn standing_before(&self, record: &BatchRecord) -> Result<Option<BatchRecord>, FlowError> {
+        match record.index.get() {
+            0 => Ok(None),
+            _ => Ok(self.ports.progress.batch(record.index.minus(1)).await?),
+        }
     }
 
     /// The cursor that makes `record`'s commit the next log to be dealt with.

@@ -9,24 +9,32 @@ use crate::decide::cursor::{self, Reorg};
 use crate::decide::heads::Move;
 use crate::decide::stall::{Reason, Stall};
 use crate::flow::worker::Worker;
-use crate::flow::{Confirmations, FlowError};
+use crate::flow::{Confirmations, FlowError, unix_now};
 use crate::ports::Step;
-use crate::types::{BatchRecord, Cursor, L1EventKind, L1Message, L1Number, L1Ref, L1Tag};
+use crate::types::{BatchRecord, Cursor, L1EventKind, L1Header, L1Message, L1Number, L1Ref, L1Tag};
 
 /// L1 as one pull sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct L1View {
     /// The newest block that is settled enough to read.
     pub confirmed: L1Number,
+    /// The newest block is older than it may be (A5).
+    pub stale: bool,
+    /// A reorg was dealt with in this look.
+    pub reorged: bool,
 }
 
 impl Worker {
     /// Reads L1's head, and deals with a reorg. Gives a stall where L1 cannot be followed for now.
     pub(crate) async fn view_l1(&mut self) -> Result<Result<L1View, Stall>, FlowError> {
-        let Some(confirmed) = self.confirmed().await? else {
+        let Some(latest) = self.latest().await? else {
+            return Ok(Err(Stall::new(Reason::L1Behind, "the L1 node has no block yet")));
+        };
+        let Some(confirmed) = self.confirmed(&latest).await? else {
             return Ok(Err(Stall::new(Reason::L1Behind, "the L1 node names no such block yet")));
         };
-        let view = L1View { confirmed };
+        let view = L1View { confirmed, stale: self.is_stale(&latest), reorged: false };
+        let after_reorg = L1View { reorged: true, ..view };
         self.status.l1_confirmed = Some(confirmed);
         match self.find_reorg().await? {
             Reorg::None => Ok(Ok(view)),
@@ -39,17 +47,30 @@ impl Worker {
                     "no L1 block of the last {window} is canonical any more; restore trust in L1, then start with a fresh database"
                 ),
             ))),
-            Reorg::To(ancestor) => self.rewind_l1(Some(ancestor), confirmed).await.map(|r| r.map(|()| view)),
-            Reorg::ToStart => self.rewind_l1(None, confirmed).await.map(|r| r.map(|()| view)),
+            Reorg::To(ancestor) => self.rewind_l1(Some(ancestor), confirmed).await.map(|r| r.map(|()| after_reorg)),
+            Reorg::ToStart => self.rewind_l1(None, confirmed).await.map(|r| r.map(|()| after_reorg)),
         }
     }
 
-    async fn confirmed(&self) -> Result<Option<L1Number>, FlowError> {
+    /// L1's newest block. A stale one may be one endpoint's alone, so another is asked at once.
+    async fn latest(&self) -> Result<Option<L1Header>, FlowError> {
+        let l1 = &self.ports.l1;
+        let latest = l1.tagged(L1Tag::Latest).await?;
+        let stale = latest.is_some_and(|h| self.is_stale(&h));
+        if !stale || !l1.distrust("its newest block is too old") {
+            return Ok(latest);
+        }
+        Ok(l1.tagged(L1Tag::Latest).await?)
+    }
+
+    fn is_stale(&self, latest: &L1Header) -> bool {
+        cursor::is_stale(latest.timestamp, unix_now(), self.settings.l1_max_age)
+    }
+
+    async fn confirmed(&self, latest: &L1Header) -> Result<Option<L1Number>, FlowError> {
         let l1 = &self.ports.l1;
         let header = match self.settings.confirmations {
-            Confirmations::Depth(depth) => {
-                return Ok(l1.tagged(L1Tag::Latest).await?.map(|h| h.number.minus(depth)));
-            }
+            Confirmations::Depth(depth) => return Ok(Some(latest.number.minus(depth))),
             Confirmations::Safe => l1.tagged(L1Tag::Safe).await?,
             Confirmations::Finalized => l1.tagged(L1Tag::Finalized).await?,
         };
@@ -80,8 +101,14 @@ impl Worker {
     ) -> Result<Result<(), Stall>, FlowError> {
         let floor = ancestor.map_or(self.settings.start.minus(1), |a| a.number);
         warn!(ancestor = floor.get(), "L1 reorganised; what was recorded above the common ancestor is dropped");
+        if !self.cursor.is_some_and(|c| c.block.number > floor) {
+            // It was sent back below the reorg already and reads what comes above anyway; rows up there go.
+            self.ports.progress.apply(&Step { rewind_to: Some(floor), ..Step::default() }).await?;
+            self.status.reorgs = self.status.reorgs.saturating_add(1);
+            return Ok(Ok(()));
+        }
         let dropped = self.standing_above(floor).await?;
-        let (rebound, messages) = self.rebind(&dropped, floor, confirmed).await?;
+        let Rebound { batches: rebound, messages, blocks: l1_blocks } = self.rebind(&dropped, floor, confirmed).await?;
         let ground = match rebound.last() {
             Some(last) => Some(last.clone()),
             None => self.newest_standing_below(&dropped, floor).await?,
@@ -107,8 +134,6 @@ impl Worker {
             (None, Some(ancestor)) => Some(Cursor { block: ancestor, log_index: None }),
             (None, None) => None,
         };
-        let mut l1_blocks: Vec<_> = rebound.iter().map(|r| r.l1).collect();
-        l1_blocks.dedup();
         let step = Step {
             rewind_to: Some(floor),
             rebound,
@@ -128,19 +153,15 @@ impl Worker {
         Ok(Ok(()))
     }
 
-    /// Standing batches whose commit lies above `floor`, ascending by index.
+    /// Standing batches whose commit lies above `floor` and was read, ascending by index.
     async fn standing_above(&self, floor: L1Number) -> Result<Vec<BatchRecord>, FlowError> {
-        let progress = &self.ports.progress;
         let mut found = Vec::new();
-        let mut newest = progress.newest_at_or_below(L1Number::new(u64::MAX >> 1)).await?;
+        let mut newest = self.standing_at_cursor().await?;
         while let Some(record) = newest {
             if record.l1.number <= floor {
                 break;
             }
-            newest = match record.index.get() {
-                0 => None,
-                index => progress.batch(index.saturating_sub(1).into()).await?,
-            };
+            newest = self.standing_before(&record).await?;
             found.push(record);
         }
         found.reverse();
@@ -153,8 +174,7 @@ impl Worker {
         floor: L1Number,
     ) -> Result<Option<BatchRecord>, FlowError> {
         match dropped.first() {
-            Some(first) if first.index.get() == 0 => Ok(None),
-            Some(first) => Ok(self.ports.progress.batch(first.index.minus(1)).await?),
+            Some(first) => self.standing_before(first).await,
             None => Ok(self.ports.progress.newest_at_or_below(floor).await?),
         }
     }
@@ -166,18 +186,19 @@ impl Worker {
         dropped: &[BatchRecord],
         floor: L1Number,
         confirmed: L1Number,
-    ) -> Result<(Vec<BatchRecord>, Vec<(L1Ref, L1Message)>), FlowError> {
+    ) -> Result<Rebound, FlowError> {
         if dropped.is_empty() || floor >= confirmed {
-            return Ok((Vec::new(), Vec::new()));
+            return Ok(Rebound::default());
         }
-        let events = self.ports.l1.events(floor.plus(1), confirmed).await?;
+        let width = self.settings.fetch_range.max(self.settings.reorg_window);
+        let reading = self.read_events(floor.plus(1), confirmed.min(floor.plus(width))).await?;
         // A range that reverts anything is read again in order: nothing is taken over ahead of a revert.
-        if events.iter().any(|e| matches!(e.kind, L1EventKind::Revert { .. })) {
-            return Ok((Vec::new(), Vec::new()));
+        if reading.events.iter().any(|e| matches!(e.kind, L1EventKind::Revert { .. })) {
+            return Ok(Rebound::default());
         }
-        let mut rebound = Vec::new();
+        let mut batches: Vec<BatchRecord> = Vec::new();
         for old in dropped {
-            let same = events.iter().find(
+            let same = reading.events.iter().find(
                 |e| matches!(e.kind, L1EventKind::Commit { index, hash } if index == old.index && hash == old.hash),
             );
             let Some(event) = same else { break };
@@ -185,18 +206,29 @@ impl Worker {
             record.l1 = event.block;
             record.log_index = event.log_index;
             record.tx_hash = event.tx_hash;
-            rebound.push(record);
+            batches.push(record);
         }
-        // The cursor will stand on the last rebound commit, so the L1 messages below it are stored with it.
-        let read_to = rebound.last().map(|last| last.l1.number);
-        let messages = events
+        // The cursor will stand on the last rebound commit, so what was read below it is stored with it: the L1
+        // messages, and the blocks among which the next reorg finds its ancestor.
+        let Some(to) = batches.last().map(|last| last.l1.number) else { return Ok(Rebound::default()) };
+        let blocks = reading.blocks.into_iter().filter(|b| b.number <= to).collect();
+        let messages = reading
+            .events
             .into_iter()
-            .filter(|e| read_to.is_some_and(|to| e.block.number <= to))
+            .filter(|e| e.block.number <= to)
             .filter_map(|e| match e.kind {
                 L1EventKind::Message(message) => Some((e.block, message)),
                 L1EventKind::Commit { .. } | L1EventKind::Revert { .. } => None,
             })
             .collect();
-        Ok((rebound, messages))
+        Ok(Rebound { batches, messages, blocks })
     }
+}
+
+/// What of the dropped blocks the new chain holds again.
+#[derive(Default)]
+struct Rebound {
+    batches: Vec<BatchRecord>,
+    messages: Vec<(L1Ref, L1Message)>,
+    blocks: Vec<L1Ref>,
 }

@@ -85,6 +85,8 @@ pub struct Settings {
     pub fetch_range: u64,
     /// L1 blocks kept to find a reorg's common ancestor.
     pub reorg_window: u64,
+    /// The newest L1 block may be this old by the wall clock; zero asks for nothing.
+    pub l1_max_age: Duration,
     /// What counts as settled.
     pub confirmations: Confirmations,
     /// The single-sequencer switch in milliseconds since the Unix epoch; blocks before it are never derived.
@@ -114,6 +116,7 @@ impl Default for Settings {
             origin: L1Number::new(0),
             fetch_range: 500,
             reorg_window: 64,
+            l1_max_age: Duration::ZERO,
             confirmations: Confirmations::Depth(10),
             switch_ms: 0,
             observation_window: Duration::from_secs(60),

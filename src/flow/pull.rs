@@ -1,12 +1,16 @@
 //! One poll: snapshot, ground, L1 view, logs, batches in order, finality, tags.
 
+use std::time::Duration;
+
 use tracing::{debug, info, warn};
 
 use crate::decide::cursor::{self, Continuity};
 use crate::decide::heads::Move;
 use crate::decide::liveness::{Unknown, Verdict};
+use crate::decide::recheck::{self, Basis, Grounds};
 use crate::decide::stall::{Reason, Stall};
 use crate::flow::batch::BatchEnd;
+use crate::flow::derive::PendingWrite;
 use crate::flow::l1_view::L1View;
 use crate::flow::quiesce::Quiesced;
 use crate::flow::worker::Worker;
@@ -14,8 +18,11 @@ use crate::flow::{BatchReport, FlowError, kill_point};
 use crate::ports::Step;
 use crate::types::{
     B256, BatchIndex, BatchRecord, Case, Cursor, L1Event, L1EventKind, L1Header, L1Message, L1Number, L1Ref, L1Tag,
-    L2Ref, L2Snapshot, Outcome, QueueIndex,
+    L2Number, L2Ref, L2Snapshot, Outcome, QueueIndex,
 };
+
+/// At most so many further endpoints are asked about a hole in one pull.
+const MAX_ASKED_AGAIN: usize = 8;
 
 /// How a pull ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +35,17 @@ pub enum PullEnd {
     Reached,
     /// It stands still, for this reason.
     Stalled(Stall),
+}
+
+/// The verdict on the batch at which it stands.
+#[derive(Clone, Debug)]
+pub(crate) struct Kept {
+    grounds: Grounds,
+    /// Where the batch ends, as far as the verdict depends on the local chain.
+    end: Option<L2Number>,
+    at: Duration,
+    stall: Stall,
+    pending: Option<PendingWrite>,
 }
 
 /// What one pull did.
@@ -51,19 +69,23 @@ pub(crate) struct Pull {
 }
 
 /// One range of L1 that was read and held together by its headers.
-struct Reading {
-    events: Vec<L1Event>,
+pub(crate) struct Reading {
+    pub(crate) events: Vec<L1Event>,
     /// Blocks of the reorg window, and those that hold events.
-    blocks: Vec<L1Ref>,
+    pub(crate) blocks: Vec<L1Ref>,
     end: L1Ref,
+    /// When the newest commit of the range was made, in seconds since the Unix epoch.
+    last_commit_at: Option<u64>,
 }
 
 impl Worker {
-    /// One poll. `now` is a clock that only goes forward, used for nothing but the liveness verdict.
+    /// One poll. `now` is a clock that only goes forward, used for the liveness verdict and for how long another verdict
+    /// is kept.
     ///
     /// # Errors
     /// When something could not be read or written. What was stored before stays; the next pull goes on from there.
-    pub async fn pull(&mut self, now: std::time::Duration) -> Result<PullReport, FlowError> {
+    pub async fn pull(&mut self, now: Duration) -> Result<PullReport, FlowError> {
+        self.now = now;
         if self.quiesce.is_degraded() {
             return Err(FlowError::Stall(Stall::new(Reason::ReactorsDegraded, "the reactors are not resumed yet")));
         }
@@ -76,6 +98,7 @@ impl Worker {
             }
         };
         self.note_snapshot(&node);
+        self.asserted = None;
         if node.syncing {
             let stall = Stall::new(Reason::NodeSyncing, "the execution node says that it is syncing");
             return Ok(PullReport { batches: Vec::new(), end: PullEnd::Stalled(stall) });
@@ -102,6 +125,14 @@ impl Worker {
             Ok(view) => view,
             Err(stall) => return Ok(PullEnd::Stalled(stall)),
         };
+        if view.reorged {
+            // A dropped RevertBatch lets batches stand again; a dropped batch takes the node's tag down at once (B3).
+            if let Err(stall) = self.find_ground(&pull.node).await? {
+                return Ok(PullEnd::Stalled(stall));
+            }
+            let node = pull.node;
+            pull.node = self.sync_tags(&node).await?;
+        }
         let read = self.read_range(&view, pull).await;
         // Nothing behind this needs the pause that the batches shared.
         let released = match pull.pause.take() {
@@ -123,9 +154,32 @@ impl Worker {
         self.status.node_safe = node.safe;
         self.status.node_finalized = node.finalized;
         self.node_finalized = node.finalized.filter(|f| f.number <= node.head.number);
+        // Moved without us since they were read back. A node that was restarted has its safe tag on finalized: that is
+        // nobody's doing.
+        let moved = self.confirmed.is_some_and(|c| c.safe() != node.safe && node.safe != node.finalized);
+        self.status.tags_contended = moved;
     }
 
+    /// Reads the next range. A hole in it may be one endpoint's alone: the others are asked at once, and only then does it
+    /// block (A1, C6).
     async fn read_range(&mut self, view: &L1View, pull: &mut Pull) -> Result<PullEnd, FlowError> {
+        let mut end = self.read_range_once(view, pull).await?;
+        for _ in 0..MAX_ASKED_AGAIN {
+            let PullEnd::Stalled(stall) = &end else { break };
+            if stall.reason != Reason::Gap || !self.ports.l1.distrust(&stall.detail) {
+                break;
+            }
+            warn!(code = stall.reason.code(), detail = stall.detail, "asking another L1 endpoint");
+            end = self.read_range_once(view, pull).await?;
+        }
+        if end == PullEnd::CaughtUp && view.stale {
+            let detail = "the newest L1 block is older than it may be; is the L1 node frozen, or this clock wrong?";
+            return Ok(PullEnd::Stalled(Stall::new(Reason::L1Stale, detail)));
+        }
+        Ok(end)
+    }
+
+    async fn read_range_once(&mut self, view: &L1View, pull: &mut Pull) -> Result<PullEnd, FlowError> {
         let (start, width) = (self.settings.start, self.settings.fetch_range);
         let Some(range) = cursor::next_range(self.cursor.as_ref(), start, view.confirmed, width) else {
             return Ok(PullEnd::CaughtUp);
@@ -142,11 +196,11 @@ impl Worker {
 
     /// Reads the logs of a range between two reads of its end header; every log must lie on the chain of that end
     /// (B1).
-    async fn read_events(&self, from: L1Number, to: L1Number) -> Result<Reading, FlowError> {
+    pub(crate) async fn read_events(&self, from: L1Number, to: L1Number) -> Result<Reading, FlowError> {
         let l1 = &self.ports.l1;
         let before = one(l1.headers(&[to]).await?, to)?;
         let events = l1.events(from, to).await?;
-        let mut numbers = self.window_of(from, to).await?;
+        let mut numbers = self.window_of(from, to).await;
         numbers.extend(events.iter().map(|e| e.block.number));
         numbers.push(to);
         numbers.sort_unstable();
@@ -154,6 +208,8 @@ impl Worker {
         let live = l1.headers(&numbers).await?;
         let mut blocks = Vec::with_capacity(numbers.len());
         let mut child: Option<L1Header> = None;
+        let newest_commit = events.iter().rev().find(|e| matches!(e.kind, L1EventKind::Commit { .. }));
+        let mut last_commit_at = None;
         for (number, header) in numbers.iter().zip(live) {
             let Some(header) = header.filter(|h| h.number == *number) else {
                 return Err(FlowError::l1_changed(format!("L1 block {number} is unknown")));
@@ -163,6 +219,9 @@ impl Worker {
                 return Err(FlowError::l1_changed(format!("L1 block {number} does not build on the one below it")));
             }
             child = Some(header);
+            if newest_commit.is_some_and(|e| e.block == header.l1_ref()) {
+                last_commit_at = Some(header.timestamp);
+            }
             blocks.push(header.l1_ref());
         }
         if child.map(|c| c.l1_ref()) != Some(before.l1_ref()) {
@@ -172,18 +231,19 @@ impl Worker {
             return Err(FlowError::l1_changed(format!("a log lies in {}, which is not canonical", stray.block)));
         }
         debug!(from = from.get(), to = to.get(), events = events.len(), "L1 range read");
-        Ok(Reading { events, blocks, end: before.l1_ref() })
+        Ok(Reading { events, blocks, end: before.l1_ref(), last_commit_at })
     }
 
     /// Heights of the range that a later reorg could still change: recorded one by one, so that the common ancestor
     /// can be found to the block. Below L1 finality nothing changes and only the end is recorded.
-    async fn window_of(&self, from: L1Number, to: L1Number) -> Result<Vec<L1Number>, FlowError> {
-        let finalized = self.ports.l1.tagged(L1Tag::Finalized).await?.map(|h| h.number);
-        if finalized.is_some_and(|f| to <= f) {
-            return Ok(Vec::new());
+    /// Where the finalized block is not known, nothing is taken for final (A8).
+    async fn window_of(&self, from: L1Number, to: L1Number) -> Vec<L1Number> {
+        let finalized = self.ports.l1.tagged(L1Tag::Finalized).await.ok().flatten();
+        if finalized.is_some_and(|f| to <= f.number) {
+            return Vec::new();
         }
         let low = from.max(to.minus(self.settings.reorg_window));
-        Ok((low.get()..to.get()).map(L1Number::new).collect())
+        (low.get()..to.get()).map(L1Number::new).collect()
     }
 
     /// Deals with the events in order. Gives the end where the pull must stop early.
@@ -193,7 +253,8 @@ impl Worker {
         view: &L1View,
         pull: &mut Pull,
     ) -> Result<Option<PullEnd>, FlowError> {
-        let standing = self.standing_hashes(&reading.events).await?;
+        self.status.last_commit_at = reading.last_commit_at.or(self.status.last_commit_at);
+        let standing = self.standing_hashes(&reading.events).await;
         let mut messages: Vec<(L1Ref, L1Message)> = Vec::new();
         for (at, event) in reading.events.iter().enumerate() {
             if !cursor::is_ahead(self.cursor.as_ref(), event) {
@@ -206,6 +267,8 @@ impl Worker {
                     if let Some(stall) = self.on_revert(event, *index).await? {
                         return Ok(Some(PullEnd::Stalled(stall)));
                     }
+                    let node = pull.node;
+                    pull.node = self.sync_tags(&node).await?;
                 }
                 L1EventKind::Commit { index, hash } => {
                     self.store_messages(&mut messages).await?;
@@ -217,9 +280,9 @@ impl Worker {
                 }
             }
         }
-        if let Some(stall) = self.hidden_commit(reading, view).await {
+        if let Some(end) = self.hidden_logs(reading, view).await? {
             self.store_messages(&mut messages).await?;
-            return Ok(Some(PullEnd::Stalled(stall)));
+            return Ok(Some(end));
         }
         let end = Cursor { block: reading.end, log_index: None };
         let step = Step { messages, l1_blocks: reading.blocks.clone(), cursor: Some(end), ..Step::default() };
@@ -231,8 +294,9 @@ impl Worker {
     }
 
     /// `committedBatches` of every index that the range commits to, in one request: what differs from its event was
-    /// reverted since, perhaps far above the range.
-    async fn standing_hashes(&self, events: &[L1Event]) -> Result<Vec<(BatchIndex, B256)>, FlowError> {
+    /// reverted since, perhaps far above the range. An index that the contract was not heard of is left out: its reverts
+    /// are looked for in the logs (A8).
+    async fn standing_hashes(&self, events: &[L1Event]) -> Vec<(BatchIndex, B256)> {
         let ahead = events.iter().filter(|e| cursor::is_ahead(self.cursor.as_ref(), e));
         let mut indices: Vec<_> = ahead
             .filter_map(|e| match e.kind {
@@ -243,10 +307,15 @@ impl Worker {
         indices.sort_unstable();
         indices.dedup();
         if indices.is_empty() {
-            return Ok(Vec::new());
+            return Vec::new();
         }
-        let hashes = self.ports.l1.committed_hashes(&indices, None).await?;
-        Ok(indices.into_iter().zip(hashes).collect())
+        match self.ports.l1.committed_hashes(&indices, None).await {
+            Ok(hashes) => indices.into_iter().zip(hashes).collect(),
+            Err(error) => {
+                debug!(%error, "the contract cannot be asked which batches stand; looking through the logs");
+                Vec::new()
+            }
+        }
     }
 
     /// Whether L1 reverted this commit further up than the range reaches (C4, C5). A revert that is not confirmed yet
@@ -260,13 +329,16 @@ impl Worker {
         view: &L1View,
     ) -> Result<bool, FlowError> {
         let now = standing.iter().find(|(i, _)| *i == index).map(|(_, h)| *h);
-        if now.is_none_or(|now| now == hash) {
+        if now == Some(hash) {
             return Ok(false);
         }
         let reverts = self.ports.l1.reverts_of(index, event.block.number, view.confirmed).await?;
         let after = |r: &&L1Event| (r.block.number, r.log_index) > (event.block.number, event.log_index);
         if reverts.iter().any(|r| after(&r)) {
             return Ok(true);
+        }
+        if now.is_none() {
+            return Ok(false);
         }
         let detail = "L1 no longer holds this batch; its revert is not confirmed yet";
         Err(FlowError::Stall(Stall::at(index, Reason::RevertPending, detail)))
@@ -341,6 +413,9 @@ impl Worker {
             Ok(before) => before,
             Err(end) => return Ok(Some(end)),
         };
+        if let Some(stall) = self.kept_verdict(event, hash, pull).await? {
+            return Ok(Some(PullEnd::Stalled(stall)));
+        }
         let end = self.judge(event, index, hash, before.as_ref(), pull).await?;
         match end {
             BatchEnd::Verified(record) => {
@@ -353,6 +428,7 @@ impl Worker {
                     let report = BatchReport { index, case: Case::Wait, blocks, rewritten: 0, encoder_drift: false };
                     pull.reports.push(report);
                 }
+                self.keep_verdict(event, hash, &stall, blocks, pull).await?;
                 Ok(Some(PullEnd::Stalled(stall)))
             }
             BatchEnd::WalkBack(cursor) => {
@@ -361,6 +437,52 @@ impl Worker {
                 self.cursor = cursor;
                 Ok(Some(PullEnd::Behind))
             }
+        }
+    }
+
+    /// Remembers a verdict that needs not be given again at the next poll (C5).
+    async fn keep_verdict(
+        &mut self,
+        event: &L1Event,
+        hash: B256,
+        stall: &Stall,
+        blocks: u64,
+        pull: &Pull,
+    ) -> Result<(), FlowError> {
+        self.kept = None;
+        let Some(basis) = recheck::basis(stall.reason) else { return Ok(()) };
+        let safe = self.heads.safe();
+        let end = match (basis, safe) {
+            (Basis::L1, _) => None,
+            (Basis::LocalChain, Some(safe)) => Some(safe.number.plus(blocks)),
+            (Basis::LocalChain, None) => Some(pull.head.number),
+        };
+        let commit = (hash, event.block, event.log_index);
+        let grounds = Grounds { commit, safe, local: self.local_at(end, pull).await? };
+        self.kept = Some(Kept { grounds, end, at: self.now, stall: stall.clone(), pending: self.pending });
+        Ok(())
+    }
+
+    /// The kept verdict on this commit, if it still holds.
+    async fn kept_verdict(&mut self, event: &L1Event, hash: B256, pull: &Pull) -> Result<Option<Stall>, FlowError> {
+        let Some(kept) = self.kept.take_if(|kept| kept.grounds.are_of(event, hash)) else { return Ok(None) };
+        let local = self.local_at(kept.end, pull).await?;
+        let grounds = Grounds { safe: self.heads.safe(), local, ..kept.grounds };
+        if !recheck::holds(&kept.grounds, &grounds, self.now.saturating_sub(kept.at)) {
+            return Ok(None);
+        }
+        let stall = kept.stall.clone();
+        self.pending = kept.pending;
+        self.kept = Some(kept);
+        Ok(Some(stall))
+    }
+
+    /// The local block at `end`, or the head where that is lower.
+    async fn local_at(&self, end: Option<L2Number>, pull: &Pull) -> Result<Option<L2Ref>, FlowError> {
+        match end {
+            None => Ok(None),
+            Some(end) if end >= pull.head.number => Ok(Some(pull.head)),
+            Some(end) => Ok(self.ports.l2.header(end).await?.map(|h| h.l2_ref())),
         }
     }
 
@@ -381,49 +503,70 @@ impl Worker {
         let newest = newest.filter(|r| r.index < index || !(r.l1 == event.block && r.log_index >= event.log_index));
         match cursor::continuity(newest.map(|r| r.index), index) {
             Continuity::Continues => Ok(Ok(None)),
-            Continuity::Repeated => {
-                let detail = "this index stands already under another commit, and no revert was seen";
-                Ok(Err(PullEnd::Stalled(Stall::at(index, Reason::Gap, detail))))
-            }
+            Continuity::Repeated => self.missed_revert(index, event.block.number).await.map(Err),
             Continuity::Gap(missing) => self.refetch(missing).await.map(Err),
         }
     }
 
     /// Asks once more for the commit of `missing`; goes back to it if L1 has it after all.
     async fn refetch(&mut self, missing: BatchIndex) -> Result<PullEnd, FlowError> {
-        if let Some(found) = self.standing_commit(missing).await?
-            && cursor::is_ahead(self.cursor.as_ref(), &found)
-        {
-            let detail = format!("an L1 endpoint left out the commit of batch {missing}; the range is read again");
+        let Some(found) = self.standing_commit(missing).await? else {
+            let detail = format!("gap({missing}): no L1 endpoint has a commit of batch {missing}");
             return Ok(PullEnd::Stalled(Stall::at(missing, Reason::Gap, detail)));
-        }
-        if let Some(found) = self.standing_commit(missing).await? {
-            let cursor = self.cursor_before_log(found.block, found.log_index).await?;
-            let step = Step { cursor, clear_cursor: cursor.is_none(), ..Step::default() };
-            self.ports.progress.apply(&step).await?;
-            self.cursor = cursor;
-            warn!(batch = missing.get(), "a commit was missed; going back to it");
-            return Ok(PullEnd::Behind);
-        }
-        let detail = format!("gap({missing}): no L1 endpoint has a commit of batch {missing}");
-        Ok(PullEnd::Stalled(Stall::at(missing, Reason::Gap, detail)))
+        };
+        self.go_back_to(missing, &found, "commit").await
     }
 
-    /// Compares the highest stored index with the contract's own at the range's end: logs that an endpoint left out
-    /// leave no hole when they were the last ones (A1). The contract's answer is welcome but not needed (A8).
-    async fn hidden_commit(&self, reading: &Reading, view: &L1View) -> Option<Stall> {
-        if reading.end.number != view.confirmed {
-            return None;
+    /// A standing batch cannot stand any more, and no revert was seen: it is asked for, up to block `until`.
+    async fn missed_revert(&mut self, index: BatchIndex, until: L1Number) -> Result<PullEnd, FlowError> {
+        let stands = self.ports.progress.batch(index).await?;
+        if let Some(record) = stands {
+            let reverts = self.ports.l1.reverts_of(index, record.l1.number, until).await?;
+            let after = |r: &&L1Event| (r.block.number, r.log_index) > (record.l1.number, record.log_index);
+            if let Some(found) = reverts.iter().find(after) {
+                return self.go_back_to(index, found, "revert").await;
+            }
         }
-        let there = self.ports.l1.last_committed_index(Some(reading.end.number)).await.ok()?;
-        let ours = self.ports.progress.newest_at_or_below(reading.end.number).await.ok()?.map(|r| r.index);
-        let missing = match ours {
-            Some(ours) if there > ours => ours.plus(1),
-            _ => return None,
-        };
+        let detail = format!("batch {index} was committed anew or is gone, and no L1 endpoint has its revert");
+        Ok(PullEnd::Stalled(Stall::at(index, Reason::Gap, detail)))
+    }
+
+    /// Makes `found`, a log that was left out when its range was read, the next one. One that still lies ahead was left
+    /// out of this very range, which is read again anyway.
+    async fn go_back_to(&mut self, index: BatchIndex, found: &L1Event, what: &str) -> Result<PullEnd, FlowError> {
+        if cursor::is_ahead(self.cursor.as_ref(), found) {
+            let detail = format!("an L1 endpoint left out the {what} of batch {index}; the range is read again");
+            return Ok(PullEnd::Stalled(Stall::at(index, Reason::Gap, detail)));
+        }
+        let cursor = self.cursor_before_log(found.block, found.log_index).await?;
+        let step = Step { cursor, clear_cursor: cursor.is_none(), ..Step::default() };
+        self.ports.progress.apply(&step).await?;
+        self.cursor = cursor;
+        warn!(batch = index.get(), what, "a log was missed; going back to it");
+        Ok(PullEnd::Behind)
+    }
+
+    /// Compares the highest stored index with the contract's own at the end of what is confirmed: logs that an endpoint
+    /// left out leave no hole when they were the last ones (A1). The contract's answer is welcome but not needed (A8).
+    async fn hidden_logs(&mut self, reading: &Reading, view: &L1View) -> Result<Option<PullEnd>, FlowError> {
+        let end = reading.end.number;
+        if end != view.confirmed {
+            return Ok(None);
+        }
+        let Ok(there) = self.ports.l1.last_committed_index(Some(end)).await else { return Ok(None) };
+        let Some(ours) = self.ports.progress.newest_at_or_below(end).await?.map(|r| r.index) else { return Ok(None) };
+        if there < ours {
+            let lowest = there.plus(1);
+            let stored = self.ports.progress.batch(lowest).await?.is_some();
+            return self.missed_revert(if stored { lowest } else { ours }, end).await.map(Some);
+        }
+        if there == ours {
+            return Ok(None);
+        }
+        let missing = ours.plus(1);
         let detail =
             format!("gap({missing}): the contract has committed batch {there}, but no log of {missing} was given");
-        Some(Stall::at(missing, Reason::Gap, detail))
+        Ok(Some(PullEnd::Stalled(Stall::at(missing, Reason::Gap, detail))))
     }
 
     /// Stores a batch's outcome with heads and cursor in one transaction, then tells the node (P6).

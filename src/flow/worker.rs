@@ -17,7 +17,7 @@ use crate::decide::stall::Stall;
 use crate::error::Severity;
 use crate::flow::derive::{PendingWrite, Refused};
 use crate::flow::ground::Lost;
-use crate::flow::pull::{PullEnd, PullReport};
+use crate::flow::pull::{Kept, PullEnd, PullReport};
 use crate::flow::quiesce::Quiesce;
 use crate::flow::{FlowError, Ports, Settings};
 use crate::types::{BatchIndex, Cursor, L1Number, L2Ref};
@@ -75,6 +75,11 @@ pub struct Status {
     pub held_by_node_finalized: bool,
     /// The node marks blocks finalized by itself when they are written.
     pub el_marks_finalized: bool,
+    /// L1's finalized block and the recorded commits contradict each other: finalized is held.
+    pub l1_finality_contradicted: bool,
+    /// When the newest batch was committed, by its L1 block's time in seconds since the Unix epoch. Its age is how long
+    /// nothing was committed, which is no fault by itself.
+    pub last_commit_at: Option<u64>,
     /// Polls since the start.
     pub polls: u64,
 }
@@ -98,12 +103,20 @@ pub struct Worker {
     pub(crate) cursor: Option<Cursor>,
     /// Verified blocks that the node lost, until they are back.
     pub(crate) lost: Option<Lost>,
+    /// The heads that the node was told in this poll.
+    pub(crate) asserted: Option<Heads>,
+    /// The node's tags as they were read back last.
+    pub(crate) confirmed: Option<Heads>,
     /// A write that the node refused for good.
     pub(crate) refused: Option<Refused>,
     /// The node's own finalized tag, where it lies on the node's chain.
     pub(crate) node_finalized: Option<L2Ref>,
     /// Without an engine: the first write that would have been made.
     pub(crate) pending: Option<PendingWrite>,
+    /// The verdict on the batch at which it stands, while it need not be given again.
+    pub(crate) kept: Option<Kept>,
+    /// The poll's time.
+    pub(crate) now: Duration,
     pub(crate) status: Status,
     publish: watch::Sender<Status>,
 }
@@ -128,9 +141,13 @@ impl Worker {
             heads,
             cursor: stored.cursor,
             lost: Lost::stored(stored.safe, stored.tip.as_ref()),
+            asserted: None,
+            confirmed: None,
             refused: None,
             node_finalized: None,
             pending: None,
+            kept: None,
+            now: Duration::ZERO,
             status: Status { last_batch: stored.tip.map(|t| t.index), ..Status::default() },
             publish,
         };

@@ -4,11 +4,14 @@
 
 mod adapters_recorded;
 mod architecture;
+mod blobs_flow;
 mod cli;
 mod devnet;
+mod docs;
 mod main_job;
 mod node_flow;
 mod quiesce_flow;
+mod recorded_flow;
 mod recorded_support;
 mod scenario_index;
 mod support;

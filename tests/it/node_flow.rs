@@ -538,6 +538,11 @@ async fn e17_an_answer_that_was_lost_makes_no_verdict_and_nothing_is_written_twi
     assert_eq!(devnet.written(), (9..=16).collect::<Vec<_>>());
     assert_chain(&devnet, &rig, 16);
     assert_promises(&devnet);
+    let journal = rig.ports.progress.journal_tail(20).await.unwrap();
+    let mut journal: Vec<_> = journal.iter().map(|entry| (entry.number.get(), entry.new_hash)).collect();
+    journal.sort_unstable();
+    let stand: Vec<_> = (9..=16).map(|n| (n, devnet.with(|w| w.node.at(n).unwrap().hash()))).collect();
+    assert_eq!(journal, stand, "every write is in the journal");
 }
 
 type Edit = fn(&mut Vec<BlockContent>);
@@ -617,6 +622,24 @@ async fn e19_blocks_above_a_fallen_head_are_not_there_whatever_the_node_answers(
     }
     rig.restart().await;
     assert_eq!(reason(&rig.poll().await.unwrap()), Some(Reason::NodeLostBlocks));
+}
+
+#[tokio::test]
+async fn e19_a_node_killed_in_the_middle_of_a_poll_is_put_right_by_the_next() {
+    for nth in 1..=8 {
+        let devnet = synced(4).await;
+        devnet.clear_counts();
+        devnet.on_call(Server::L2, "eth_", nth, |w| w.node.kill(4));
+        let mut rig = Rig::on(&devnet).await;
+        let _ = rig.poll().await;
+        let _ = rig.poll().await;
+        let (head, safe, _) = heights(&devnet);
+        assert_eq!(head, 4);
+        assert!(safe <= Some(4), "call {nth}: safe is {safe:?} over head 4 a poll later");
+        rig.settle_stopped().await;
+        assert_chain(&devnet, &rig, 32);
+        assert!(devnet.unpaused_writes().is_empty());
+    }
 }
 
 #[tokio::test]
@@ -731,6 +754,52 @@ async fn e23_a_tag_that_somebody_moved_up_under_way_is_lowered_before_the_write(
     assert_eq!(cases(&report)[..2], [(1, Case::Consistent), (2, Case::SelfHeal)]);
     assert_chain(&devnet, &rig, 24);
     assert_promises(&devnet);
+}
+
+#[tokio::test]
+async fn e24_a_second_writer_of_tags_is_shown_and_set_right_once_a_poll() {
+    let devnet = synced(2).await;
+    let mut rig = Rig::on(&devnet).await;
+    rig.settle().await;
+    assert!(!rig.worker.status().borrow().tags_contended);
+    // Moved once between two polls: noticed, and right again.
+    let foreign = |w: &mut World| {
+        let tag = w.node.at(3).unwrap().hash();
+        w.node.set_block_tags(tag, morph_deriver::types::B256::zero()).unwrap();
+    };
+    devnet.with(foreign);
+    rig.poll().await.unwrap();
+    assert!(rig.worker.status().borrow().tags_contended);
+    assert_eq!(heights(&devnet).1, Some(16));
+    rig.poll().await.unwrap();
+    assert!(!rig.worker.status().borrow().tags_contended);
+    // Moved all the time: one correction a poll and no more.
+    (1..200).for_each(|nth| devnet.on_call(Server::L2, "eth_", nth, foreign));
+    let before = devnet.calls(Server::Engine, "engine_setBlockTags");
+    for poll in 1..=4 {
+        rig.poll().await.unwrap();
+        assert!(rig.worker.status().borrow().tags_contended);
+        assert_eq!(devnet.calls(Server::Engine, "engine_setBlockTags") - before, poll);
+    }
+    assert_eq!(rig.safe(), Some(16));
+}
+
+#[tokio::test]
+async fn e24_a_tag_beyond_what_was_verified_is_shown_and_never_adopted() {
+    let devnet = network(2).await;
+    devnet.with(|w| {
+        w.node.moods.wrong_state_from = Some(12);
+        w.execute_to(16).unwrap();
+    });
+    let mut rig = Rig::on(&devnet).await;
+    rig.settle().await;
+    devnet.with(|w| {
+        let tag = w.node.head().hash();
+        w.node.set_block_tags(tag, morph_deriver::types::B256::zero()).unwrap();
+    });
+    rig.poll().await.unwrap();
+    assert!(rig.worker.status().borrow().tags_contended);
+    assert_eq!((rig.safe(), heights(&devnet).1), (Some(8), Some(8)));
 }
 
 #[tokio::test]

@@ -298,6 +298,30 @@ async fn g6_g7_it_stops_in_time_whoever_hangs() {
 }
 
 #[tokio::test]
+async fn g6_g8_a_node_that_hangs_in_the_middle_of_a_heal_is_resumed_from_the_last_block_written() {
+    let devnet = forked(2).await;
+    devnet.fault(Server::Engine, Rule::on("engine_newSafe", Fault::Hang).after(3));
+    let rig = Rig::with(&devnet, |s| {
+        stopped(s);
+        s.write_chunk = 1;
+    })
+    .await;
+    let ports = rig.ports.clone();
+    let took = run_and_stop(rig, || {
+        let so_far = devnet.calls(Server::Engine, "engine_newSafe") == 4;
+        if so_far {
+            devnet.fault(Server::L2, Rule::always(Fault::Hang));
+        }
+        so_far
+    })
+    .await;
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert_balanced(&devnet, 1);
+    assert_eq!(devnet.reactor_calls().last().unwrap().params, serde_json::json!([12]));
+    assert_eq!(ports.progress.load().await.unwrap().lease, None);
+}
+
+#[tokio::test]
 async fn g6_a_resume_that_hangs_ends_with_the_lease_kept_and_the_next_start_resumes() {
     let devnet = forked(2).await;
     devnet.fault(Server::Reactors, Rule::on("resume", Fault::Hang));

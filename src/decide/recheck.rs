@@ -1,0 +1,94 @@
+//! Must a batch that could not be passed be judged again?
+//!
+//! Judging one costs a fetch from the beacon node, and a poison batch stands for hours. A verdict that cannot change
+//! is kept until something that it stood on changes, and looked at again now and then all the same. Reverts are looked
+//! for before this is asked, at every poll (C5).
+
+use std::time::Duration;
+
+use crate::decide::stall::Reason;
+use crate::types::{B256, L1Event, L1Ref, L2Ref};
+
+/// A kept verdict is judged again after this long: nothing known changes it, and this bounds what is not known.
+pub const KEEP_FOR: Duration = Duration::from_secs(600);
+
+/// What a verdict follows from, besides the batch itself and the verified chain below it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Basis {
+    /// Nothing: the bytes that L1 is bound to are what they are.
+    L1,
+    /// The local chain up to the batch's end.
+    LocalChain,
+}
+
+/// What the verdict `reason` follows from; none where it must be judged at every poll, because a fault that passes may
+/// be behind it or because judging costs no download.
+pub const fn basis(reason: Reason) -> Option<Basis> {
+    match reason {
+        Reason::PoisonBatch => Some(Basis::L1),
+        Reason::WouldSelfHeal | Reason::WouldFillGap => Some(Basis::LocalChain),
+        _ => None,
+    }
+}
+
+/// What a verdict was given on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grounds {
+    /// The commit: batch hash, L1 block, log index.
+    pub commit: (B256, L1Ref, u64),
+    /// The verified head below the batch.
+    pub safe: Option<L2Ref>,
+    /// The local block at the batch's end, or the head where that is lower; none where it does not matter.
+    pub local: Option<L2Ref>,
+}
+
+impl Grounds {
+    /// Whether they are about the commit of `event` with batch hash `hash`.
+    pub fn are_of(&self, event: &L1Event, hash: B256) -> bool {
+        self.commit == (hash, event.block, event.log_index)
+    }
+}
+
+/// Whether a verdict given `age` ago on `then` still holds on `now`.
+pub fn holds(then: &Grounds, now: &Grounds, age: Duration) -> bool {
+    then == now && age < KEEP_FOR
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grounds() -> Grounds {
+        let l1 = L1Ref { number: 7.into(), hash: B256::repeat_byte(7) };
+        let at = |n: u64| L2Ref { number: n.into(), hash: B256::from_low_u64_be(n) };
+        Grounds { commit: (B256::repeat_byte(1), l1, 3), safe: Some(at(10)), local: Some(at(20)) }
+    }
+
+    #[test]
+    fn c5_a_verdict_is_kept_until_something_under_it_changes() {
+        let then = grounds();
+        assert!(holds(&then, &grounds(), Duration::from_secs(599)));
+        assert!(!holds(&then, &grounds(), KEEP_FOR));
+        let other = L2Ref { number: 20.into(), hash: B256::repeat_byte(9) };
+        let (hash, l1, log) = then.commit;
+        let elsewhere = L1Ref { hash: B256::repeat_byte(9), ..l1 };
+        for now in [
+            Grounds { commit: (B256::repeat_byte(2), l1, log), ..then },
+            Grounds { commit: (hash, elsewhere, log), ..then },
+            Grounds { commit: (hash, l1, 4), ..then },
+            Grounds { safe: None, ..then },
+            Grounds { local: Some(other), ..then },
+        ] {
+            assert!(!holds(&then, &now, Duration::ZERO));
+        }
+    }
+
+    #[test]
+    fn faults_that_may_pass_are_never_kept() {
+        for reason in Reason::ALL {
+            let may_pass = !reason.is_halt() && !matches!(reason, Reason::WouldSelfHeal | Reason::WouldFillGap);
+            assert!(!may_pass || basis(*reason).is_none(), "{reason}");
+        }
+        assert_eq!(basis(Reason::Unbound), None);
+    }
+}

@@ -1,0 +1,29 @@
+//! What the documents say, held against the program.
+
+use morph_deriver::decide::stall::Reason;
+
+#[test]
+fn k8_the_readme_explains_every_reason_and_no_other() {
+    let readme = include_str!("../../README.md");
+    let troubleshooting = readme.split("## Troubleshooting").nth(1).expect("a section on troubleshooting");
+    let listed: Vec<&str> = troubleshooting
+        .lines()
+        .filter(|line| line.starts_with("| `"))
+        .filter_map(|line| line.split('|').nth(1))
+        .flat_map(|cell| cell.split('`').skip(1).step_by(2))
+        .collect();
+    for reason in Reason::ALL {
+        assert!(listed.contains(&reason.code()), "README does not explain {reason}");
+    }
+    let codes: Vec<_> = Reason::ALL.iter().map(|r| r.code()).collect();
+    let unknown: Vec<_> = listed.iter().filter(|code| !codes.contains(code)).collect();
+    assert!(unknown.is_empty(), "README explains reasons that do not exist: {unknown:?}");
+}
+
+#[test]
+fn the_two_commands_come_first() {
+    let readme = include_str!("../../README.md");
+    let block = readme.split("```sh\n").nth(1).and_then(|rest| rest.split("```").next()).expect("a first code block");
+    let commands: Vec<_> = block.lines().collect();
+    assert_eq!(commands, ["cargo run --release -- replay tests/fixtures/devnet-small", "cargo test"]);
+}

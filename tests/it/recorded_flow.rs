@@ -1,0 +1,291 @@
+//! The recorded network through the whole flow: every batch bound to L1, none skipped, nothing tampered accepted
+//! (issue "Bound to L1").
+
+use morph_deriver::codec::calldata::{CommitCalldata, decode_commit, encode_commit};
+use morph_deriver::decide::stall::{Reason, Stall};
+use morph_deriver::flow::pull::{PullEnd, PullReport};
+use morph_deriver::types::{Case, Outcome};
+use serde_json::json;
+
+use crate::support::recorded::{L1_END, RecordedNetwork, Recording};
+use crate::support::recorded_l2::RecordedL2;
+use crate::support::rig::{Rig, cases, reason};
+use crate::support::{bytes, hex_bytes};
+
+fn consistent(batches: impl IntoIterator<Item = u64>) -> Vec<(u64, Case)> {
+    batches.into_iter().map(|n| (n, Case::Consistent)).collect()
+}
+
+fn stall(report: &PullReport) -> Stall {
+    match &report.end {
+        PullEnd::Stalled(stall) => stall.clone(),
+        other => panic!("it does not stand still: {other:?}"),
+    }
+}
+
+/// The recorded batches whose standing commit lies at or above L1 block `start`.
+fn standing_from(recording: &Recording, start: u64) -> Vec<u64> {
+    let commit = |tx: &_| recording.l1_block_of(tx).unwrap();
+    recording.standing.iter().filter(|b| b.tx.as_ref().is_some_and(|tx| commit(tx) >= start)).map(|b| b.index).collect()
+}
+
+async fn holds_every_batch(rig: &Rig, recording: &Recording, from: u64) {
+    for batch in recording.standing.iter().filter(|b| b.index >= from) {
+        let row = rig.ports.progress.batch(batch.index.into()).await.unwrap().unwrap();
+        assert_eq!(row.hash, batch.hash, "batch {}", batch.index);
+        assert_eq!(row.outcome, Outcome::Verified, "batch {}", batch.index);
+        assert_eq!(row.first.map(|n| n.get()), Some(batch.first), "batch {}", batch.index);
+        let last = row.last.unwrap();
+        assert_eq!(
+            (last.number.get(), last.hash),
+            (batch.last, recording.l2_hash(batch.last)),
+            "batch {}",
+            batch.index
+        );
+    }
+}
+
+#[tokio::test]
+async fn c1_c2_c3_c7_c10_the_whole_network_is_verified() {
+    let Some(network) = RecordedNetwork::start() else { return };
+    let recording = network.recording();
+    for width in [500, 1, 3] {
+        let l2 = RecordedL2::start(126).unwrap();
+        let mut rig = Rig::recorded(&network, &l2, |s| s.fetch_range = width).await;
+        let report = rig.settle().await;
+        assert_eq!(report.end, PullEnd::CaughtUp, "width {width}");
+        assert_eq!(cases(&report), consistent(1..=10), "width {width}");
+        holds_every_batch(&rig, &recording, 1).await;
+        let genesis = rig.ports.progress.batch(0.into()).await.unwrap().unwrap();
+        assert_eq!(genesis.outcome, Outcome::Genesis);
+        assert_eq!(l2.safe(), Some((122, recording.l2_hash(122))));
+        assert_eq!(l2.finalized(), Some((122, recording.l2_hash(122))));
+        assert!(l2.writes().is_empty());
+        assert!(l2.disorder().is_empty(), "{:?}", l2.disorder());
+    }
+}
+
+#[tokio::test]
+async fn the_network_is_verified_from_every_l1_block_on() {
+    let Some(network) = RecordedNetwork::start() else { return };
+    let recording = network.recording();
+    for start in 0..=L1_END {
+        let l2 = RecordedL2::start(126).unwrap();
+        let mut rig = Rig::recorded(&network, &l2, |s| s.start = start.into()).await;
+        let report = rig.settle().await;
+        assert_eq!(report.end, PullEnd::CaughtUp, "from {start}");
+        let expected = standing_from(&recording, start);
+        assert_eq!(cases(&report), consistent(expected.iter().copied()), "from {start}");
+        holds_every_batch(&rig, &recording, expected[0]).await;
+        assert_eq!(l2.safe(), Some((122, recording.l2_hash(122))), "from {start}");
+        assert!(l2.writes().is_empty(), "from {start}");
+    }
+}
+
+#[tokio::test]
+async fn missing_blocks_are_filled_in_from_a_start_in_the_middle() {
+    let Some(network) = RecordedNetwork::start() else { return };
+    let recording = network.recording();
+    // The first batch read is 2 (its L1 messages lie below), 5, 7 (behind a version 0 header), 10.
+    for (start, batch) in [(16, 2), (19, 5), (27, 7), (31, 10)] {
+        let first = recording.standing[batch].first;
+        let l2 = RecordedL2::start(first - 1).unwrap();
+        let mut rig = Rig::recorded(&network, &l2, |s| {
+            s.start = start.into();
+            s.fetch_range = 4;
+        })
+        .await;
+        let report = rig.settle_stopped().await;
+        assert_eq!(report.end, PullEnd::CaughtUp, "from {start}");
+        let expected: Vec<_> = standing_from(&recording, start).into_iter().map(|n| (n, Case::FillGap)).collect();
+        assert_eq!(cases(&report), expected, "from {start}");
+        for number in first..=122 {
+            assert_eq!(l2.hash_at(number), Some(recording.l2_hash(number)), "block {number} from {start}");
+        }
+        assert_eq!(l2.safe(), Some((122, recording.l2_hash(122))), "from {start}");
+    }
+}
+
+#[tokio::test]
+async fn c1_a_poison_batch_that_is_reverted_and_committed_anew_unblocks_without_a_restart() {
+    let Some(network) = RecordedNetwork::start() else { return };
+    let l2 = RecordedL2::start(126).unwrap();
+    network.set_head(23);
+    let mut rig = Rig::recorded(&network, &l2, |_| {}).await;
+    assert_eq!(cases(&rig.settle().await), consistent(1..=6));
+    let mut later = Vec::new();
+    for head in 24..=L1_END {
+        network.set_head(head);
+        let report = rig.settle().await;
+        let expected = (24..=25).contains(&head).then_some(Reason::StateRoot);
+        assert_eq!(reason(&report), expected, "L1 at {head}");
+        if head < 27 {
+            assert_eq!(rig.safe(), Some(105), "L1 at {head}");
+        }
+        later.extend(cases(&report));
+    }
+    assert_eq!(later, consistent(7..=10));
+    assert_eq!(rig.safe(), Some(122));
+    assert!(l2.disorder().is_empty(), "{:?}", l2.disorder());
+}
+
+#[tokio::test]
+async fn c7_without_call_traces_it_halts_at_the_forwarded_commit_and_names_it() {
+    let Some(network) = RecordedNetwork::start() else { return };
+    let recording = network.recording();
+    network.set_traces(false);
+    let l2 = RecordedL2::start(126).unwrap();
+    let mut rig = Rig::recorded(&network, &l2, |_| {}).await;
+    let report = rig.settle().await;
+    let stall = stall(&report);
+    assert_eq!((stall.reason, stall.batch), (Reason::UnknownCommit, Some(9.into())));
+    assert!(stall.reason.is_halt());
+    assert!(stall.detail.contains(&hex_bytes(recording.standing[9].tx.unwrap())), "{}", stall.detail);
+    assert_eq!(rig.safe(), Some(113));
+    network.set_traces(true);
+    assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+    assert_eq!(rig.safe(), Some(122));
+}
+
+type Tamper = fn(&mut CommitCalldata);
+
+/// One byte changed in every field that the header binds, and what the reason must name; "one of" where nothing but the
+/// hash tells.
+const TAMPERED: &[(&str, Tamper, &str)] = &[
+    ("version", |c| c.version = 1, "version:"),
+    ("unknown version", |c| c.version = 3, "version 3"),
+    ("parent version", |c| c.parent_header[0] ^= 1, "parentBatchHeader"),
+    ("parent index", |c| c.parent_header[8] ^= 1, "parentBatchHeader"),
+    ("parent popped", |c| c.parent_header[16] ^= 1, "parentBatchHeader"),
+    ("parent total popped", |c| c.parent_header[24] ^= 1, "parentBatchHeader"),
+    ("parent total popped, huge", |c| c.parent_header[17] ^= 0x80, "parentBatchHeader"),
+    ("parent data hash", |c| c.parent_header[30] ^= 1, "parentBatchHeader"),
+    ("parent blob field", |c| c.parent_header[60] ^= 1, "parentBatchHeader"),
+    ("parent previous root", |c| c.parent_header[100] ^= 1, "parentBatchHeader"),
+    ("parent post root", |c| c.parent_header[130] ^= 1, "parentBatchHeader"),
+    ("parent withdrawal root", |c| c.parent_header[160] ^= 1, "parentBatchHeader"),
+    ("parent sequencer sets", |c| c.parent_header[190] ^= 1, "parentBatchHeader"),
+    ("grandparent hash", |c| c.parent_header[220] ^= 1, "parentBatchHeader"),
+    ("parent last block", |c| c.parent_header[256] ^= 1, "parentBatchHeader"),
+    ("parent cut", |c| c.parent_header.truncate(256), "parentBatchHeader"),
+    ("last block", |c| c.last_block = c.last_block.map(|n| n.plus(1)), "lastBlockNumber"),
+    ("fewer L1 messages", |c| c.num_l1_messages = Some(1), "one of "),
+    ("more L1 messages", |c| c.num_l1_messages = Some(3), "one of "),
+    ("previous state root", |c| c.prev_state_root.0[31] ^= 1, "prevStateRoot"),
+    ("post state root", |c| c.post_state_root.0[31] ^= 1, "postStateRoot"),
+    ("withdrawal root", |c| c.withdrawal_root.0[31] ^= 1, "withdrawalRoot"),
+    ("sequencer sets", |c| c.sequencer_sets[0] ^= 1, "one of "),
+];
+
+/// Batch 2's transaction: two L1 messages, one blob, version 2.
+fn transaction_of(recording: &Recording, batch: usize) -> String {
+    hex_bytes(recording.standing[batch].tx.unwrap())
+}
+
+/// Runs to batch 2 and expects a halt there, safe on batch 1.
+async fn refused_at_2(network: &RecordedNetwork, what: &str) -> Stall {
+    network.set_head(16);
+    let l2 = RecordedL2::start(126).unwrap();
+    let mut rig = Rig::recorded(network, &l2, |_| {}).await;
+    let report = rig.settle_stopped().await;
+    let stall = stall(&report);
+    assert_eq!(cases(&report), consistent([1]), "{what}");
+    assert_eq!(stall.batch, Some(2.into()), "{what}: {stall}");
+    assert!(stall.reason.is_halt(), "{what}: {stall}");
+    assert_eq!(rig.safe(), Some(8), "{what}");
+    assert!(l2.writes().is_empty(), "{what}");
+    stall
+}
+
+#[tokio::test]
+async fn a_byte_changed_in_any_field_of_calldata_is_refused() {
+    for (what, tamper, named) in TAMPERED {
+        let Some(network) = RecordedNetwork::start() else { return };
+        network.edit(|recording| {
+            let hash = transaction_of(recording, 2);
+            let input = &mut recording.transactions[&hash]["input"];
+            let mut commit = decode_commit(&bytes(input.as_str().unwrap())).unwrap();
+            let honest = commit.clone();
+            tamper(&mut commit);
+            assert_ne!(commit, honest, "{what}");
+            *input = json!(hex_bytes(encode_commit(&commit)));
+        });
+        let stall = refused_at_2(&network, what).await;
+        let expected = if *what == "unknown version" { Reason::UnsupportedVersion } else { Reason::Unbound };
+        assert_eq!(stall.reason, expected, "{what}: {stall}");
+        assert!(stall.detail.contains(named), "{what} is to be named {named}: {stall}");
+    }
+}
+
+#[tokio::test]
+async fn calldata_that_is_no_commit_is_refused() {
+    type Change = fn(&mut Vec<u8>);
+    let changes: [(&str, Change); 3] = [
+        ("selector", |input| input[0] ^= 1),
+        ("three bytes", |input| input.truncate(3)),
+        ("cut", |input| input.truncate(200)),
+    ];
+    for (what, change) in changes {
+        let Some(network) = RecordedNetwork::start() else { return };
+        network.edit(|recording| {
+            let hash = transaction_of(recording, 2);
+            let field = &mut recording.transactions[&hash]["input"];
+            let mut input = bytes(field.as_str().unwrap());
+            change(&mut input);
+            *field = json!(hex_bytes(input));
+        });
+        let stall = refused_at_2(&network, what).await;
+        assert_eq!(stall.reason, Reason::UnknownCommit, "{what}: {stall}");
+    }
+}
+
+#[tokio::test]
+async fn blob_hashes_in_another_order_are_refused() {
+    let Some(network) = RecordedNetwork::start() else { return };
+    network.edit(|recording| {
+        let hash = transaction_of(recording, 3);
+        recording.transactions[&hash]["blobVersionedHashes"].as_array_mut().unwrap().reverse();
+    });
+    network.set_head(17);
+    let l2 = RecordedL2::start(126).unwrap();
+    let mut rig = Rig::recorded(&network, &l2, |_| {}).await;
+    let report = rig.settle().await;
+    let stall = stall(&report);
+    assert_eq!((stall.reason, stall.batch), (Reason::Unbound, Some(3.into())), "{stall}");
+    assert!(stall.detail.contains("blob hashes"), "{stall}");
+    assert_eq!(rig.safe(), Some(18));
+}
+
+/// Another byte in the data of queue index 4, the first message that batch 2 consumes.
+fn forge_message(recording: &mut Recording) {
+    let log = recording.logs.iter_mut().find(|log| log["blockNumber"] == "0xd").unwrap();
+    let mut data = bytes(log["data"].as_str().unwrap());
+    let place = data.iter().rposition(|byte| *byte != 0).unwrap();
+    data[place] ^= 1;
+    log["data"] = json!(hex_bytes(data));
+}
+
+#[tokio::test]
+async fn an_l1_message_that_is_not_the_contracts_is_refused() {
+    let Some(network) = RecordedNetwork::start() else { return };
+    network.edit(forge_message);
+    let stall = refused_at_2(&network, "L1 message").await;
+    assert_eq!(stall.reason, Reason::Unbound, "{stall}");
+    assert!(stall.detail.contains("L1 messages"), "{stall}");
+}
+
+#[tokio::test]
+async fn an_l1_message_that_was_false_is_read_again() {
+    let Some(network) = RecordedNetwork::start() else { return };
+    let honest = network.recording().logs;
+    network.edit(forge_message);
+    let l2 = RecordedL2::start(126).unwrap();
+    let mut rig = Rig::recorded(&network, &l2, |s| s.fetch_range = 1).await;
+    assert_eq!(reason(&rig.settle().await), Some(Reason::Unbound));
+    assert_eq!(rig.safe(), Some(8));
+    network.edit(|recording| recording.logs = honest);
+    // One pull may still find the old bytes; it reads them again.
+    rig.settle().await;
+    assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+    assert_eq!(rig.safe(), Some(122));
+}
