@@ -42,6 +42,16 @@ pub enum BlockError {
         /// The recomputed one.
         actual: B256,
     },
+    /// The transactions are not those that the header commits to.
+    #[error("block {number}: its transactions give the root {actual:?}, its header says {expected:?}")]
+    TransactionsRoot {
+        /// The block.
+        number: L2Number,
+        /// The header's root.
+        expected: B256,
+        /// The recomputed one.
+        actual: B256,
+    },
     /// A transaction cannot be rebuilt, nor was it given.
     #[error("transaction {place}: {source}")]
     Transaction {
@@ -315,15 +325,32 @@ fn has_morph_fields(count: usize) -> Result<bool, BlockError> {
     }
 }
 
+/// The `transactionsRoot` of these transactions: the root of the trie from RLP-encoded places to raw transactions.
+pub fn transactions_root(transactions: &[RawTx]) -> B256 {
+    B256(triehash::ordered_trie_root::<keccak_hasher::KeccakHasher, _>(transactions))
+}
+
+/// A block whose transactions are those that its header, and so its hash, commits to.
+fn bound(header: &FullHeader, transactions: Vec<RawTx>) -> Result<L2Block, BlockError> {
+    let actual = transactions_root(&transactions);
+    let expected = header.transactions_root;
+    let header = header.header();
+    if actual != expected {
+        return Err(BlockError::TransactionsRoot { number: header.number, expected, actual });
+    }
+    Ok(L2Block { header, transactions })
+}
+
 /// A block from what `debug_getBlockRlp` or `debug_getRawBlock` gives, with every transaction's exact bytes.
 ///
 /// `rlp([header, transactions, uncles])`, and an empty list of withdrawals where a node appends one. The hash is
-/// recomputed; the caller holds it against a parent link or a known hash.
+/// recomputed, the transactions must be those of the header; the caller holds the hash against a parent link or a
+/// known hash.
 pub fn decode_rlp(raw: &[u8]) -> Result<L2Block, BlockError> {
     // One copy for all transactions of the block; each is a view of it.
     let shared = Bytes::copy_from_slice(raw);
     let mut parts = rlp::only(&shared)?.items()?;
-    let header = FullHeader::decode_rlp(&parts.need()?)?.header();
+    let header = FullHeader::decode_rlp(&parts.need()?)?;
     let list = parts.need()?;
     parts.need()?.items()?;
     if let Some(withdrawals) = parts.next() {
@@ -337,7 +364,7 @@ pub fn decode_rlp(raw: &[u8]) -> Result<L2Block, BlockError> {
         let bytes = if item.list { item.whole } else { item.body };
         transactions.push(shared.slice_ref(bytes));
     }
-    Ok(L2Block { header, transactions })
+    bound(&header, transactions)
 }
 
 /// What [`decode_rlp`] reads a block from: a legacy transaction is a list, a typed one a byte string; no uncles.
@@ -356,10 +383,15 @@ pub fn encode_rlp(header: &FullHeader, transactions: &[RawTx], with_morph_fields
 
 /// A header from a node's JSON; its fields give the stated hash.
 pub fn header_from_json(header: &Value) -> Result<L2Header, BlockError> {
+    checked_header(header).map(|header| header.header())
+}
+
+fn checked_header(header: &Value) -> Result<FullHeader, BlockError> {
     let expected = hexes::required(header, "hash", hexes::hash)?;
-    let header = FullHeader::from_json(header)?.header();
-    if header.hash != expected {
-        return Err(BlockError::Hash { number: header.number, expected, actual: header.hash });
+    let header = FullHeader::from_json(header)?;
+    let actual = header.hash();
+    if actual != expected {
+        return Err(BlockError::Hash { number: header.number.into(), expected, actual });
     }
     Ok(header)
 }
@@ -369,7 +401,7 @@ pub fn header_from_json(header: &Value) -> Result<L2Header, BlockError> {
 /// Each transaction is rebuilt and hashed; one that cannot be is taken from `raw_of` by its hash, if that gives
 /// bytes which hash to it. See [`unknown_transactions`].
 pub fn block_from_json(block: &Value, raw_of: impl Fn(&B256) -> Option<RawTx>) -> Result<L2Block, BlockError> {
-    let header = header_from_json(block)?;
+    let header = checked_header(block)?;
     let mut transactions = Vec::new();
     for (place, tx) in transactions_of(block)?.iter().enumerate() {
         let raw = match transaction::from_json(tx) {
@@ -378,7 +410,7 @@ pub fn block_from_json(block: &Value, raw_of: impl Fn(&B256) -> Option<RawTx>) -
         };
         transactions.push(raw);
     }
-    Ok(L2Block { header, transactions })
+    bound(&header, transactions)
 }
 
 fn given(tx: &Value, raw_of: impl Fn(&B256) -> Option<RawTx>) -> Option<RawTx> {
@@ -428,6 +460,14 @@ mod tests {
             let mut forged = json.clone();
             forged["stateRoot"] = json["parentHash"].clone();
             assert!(matches!(header_from_json(&forged), Err(BlockError::Hash { .. })));
+            let mut fewer = block.transactions.clone();
+            if fewer.pop().is_some() {
+                let short = decode_rlp(&encode_rlp(&header, &fewer, true));
+                assert!(matches!(short, Err(BlockError::TransactionsRoot { .. })));
+                let mut short = json.clone();
+                short["transactions"].as_array_mut().unwrap().pop();
+                assert!(matches!(block_from_json(&short, |_| None), Err(BlockError::TransactionsRoot { .. })));
+            }
         }
     }
 
@@ -435,7 +475,9 @@ mod tests {
     fn f9_transactions_of_unknown_type_come_from_the_node() {
         let raw = RawTx::from_static(b"\x66 from the future");
         let hash = keccak(&raw);
-        let mut block = FullHeader { base_fee: Some(U256::one()), ..FullHeader::default() }.to_json();
+        let transactions_root = transactions_root(std::slice::from_ref(&raw));
+        let mut block =
+            FullHeader { base_fee: Some(U256::one()), transactions_root, ..FullHeader::default() }.to_json();
         block["transactions"] = json!([{"hash": hexes::to_hex(hash.as_bytes()), "type": "0x66"}]);
         assert_eq!(unknown_transactions(&block), [hash]);
         assert_eq!(block_from_json(&block, |_| Some(raw.clone())).unwrap().transactions, std::slice::from_ref(&raw));
@@ -449,7 +491,12 @@ mod tests {
     }
 
     fn fork(later: usize) -> FullHeader {
-        let mut header = FullHeader { number: 5, next_l1_message_index: Some(7), ..FullHeader::default() };
+        let mut header = FullHeader {
+            number: 5,
+            next_l1_message_index: Some(7),
+            transactions_root: transactions_root(&[]),
+            ..FullHeader::default()
+        };
         header.base_fee = (later > 0).then_some(U256::zero());
         header.withdrawals_root = (later > 1).then_some(B256::repeat_byte(1));
         header.blob_gas_used = (later > 2).then_some(0);
@@ -484,7 +531,9 @@ mod tests {
     fn f6_malformed_blocks_are_errors() {
         let header = fork(1);
         let tx = RawTx::from_static(&[2, 0xc0]);
-        let good = encode_rlp(&header, std::slice::from_ref(&tx), true);
+        let root = transactions_root(std::slice::from_ref(&tx));
+        let full = FullHeader { transactions_root: root, ..header.clone() };
+        let good = encode_rlp(&full, std::slice::from_ref(&tx), true);
         assert_eq!(decode_rlp(&good).unwrap().transactions, [tx]);
         let trailing = [&good[..], &[0]].concat();
         assert_eq!(decode_rlp(&trailing), Err(BlockError::Rlp(RlpError::Trailing)));

@@ -79,9 +79,16 @@ impl Header {
         let mut all = b"transactions".to_vec();
         hashes.iter().for_each(|hash| all.extend_from_slice(hash.as_bytes()));
         self.transactions_root = keccak(&all);
+        self.gas_used = 21_000 * hashes.len() as u64;
         all.extend_from_slice(b"receipts");
         self.receipts_root = keccak(&all);
-        self.gas_used = 21_000 * hashes.len() as u64;
+    }
+
+    /// The real root of these raw transactions, in place of the simulated one: a reader of L2 blocks checks it.
+    pub fn seal_l2_transactions(&mut self, raw: &[crate::types::RawTx]) {
+        let hashes: Vec<_> = raw.iter().map(|raw| keccak(raw)).collect();
+        self.seal_transactions(&hashes);
+        self.transactions_root = crate::codec::block::transactions_root(raw);
     }
 
     fn append(&self, stream: &mut RlpStream, with_morph_fields: bool) {

@@ -665,7 +665,7 @@ impl Node {
         let mut full = Header::empty(block.number, parent.hash(), block.timestamp);
         full.gas_limit = block.gas_limit;
         full.base_fee = block.base_fee;
-        full.seal_transactions(&hashes);
+        full.seal_l2_transactions(&block.transactions);
         full.state_root = self.state_after(parent, block, &hashes);
         full.next_l1_index = block
             .transactions

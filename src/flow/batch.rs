@@ -10,7 +10,7 @@ use crate::decide::binding;
 use crate::decide::content::{self, ContentFault, Demands};
 use crate::decide::dispatch::{self, FirstFacts, FirstLook, SecondFacts, SecondLook};
 use crate::decide::reconcile::{self, Anchor, AnchorFacts};
-use crate::decide::roots::{self, Roots, RootsFacts};
+use crate::decide::roots::{self, EMPTY_WITHDRAWAL_ROOT, Roots, RootsFacts};
 use crate::decide::stall::{Reason, Stall};
 use crate::error::{PortError, Target};
 use crate::flow::commit::{BoundCommit, queue_range};
@@ -498,7 +498,12 @@ impl Worker {
         if let Some(before) = verified {
             return Ok(Some(before.withdrawal_root));
         }
-        Ok(l2.last_appended_root(L2Number::new(0), ground.first.minus(1)).await?)
+        if let Some(root) = l2.last_appended_root(L2Number::new(0), ground.first.minus(1)).await? {
+            return Ok(Some(root));
+        }
+        // No message was ever appended, or the node has no such old logs: only the first agrees with an empty tree.
+        let wanted = ground.bound.outline.header.withdrawal_root;
+        Ok((wanted == EMPTY_WITHDRAWAL_ROOT).then_some(wanted))
     }
 }
 

@@ -18,7 +18,7 @@ use morph_deriver::devnet::{Devnet, DevnetOptions};
 use morph_deriver::error::Target;
 use morph_deriver::flow::Mode;
 use morph_deriver::flow::pull::{PullEnd, PullReport};
-use morph_deriver::types::{Blob, Case, RawTx};
+use morph_deriver::types::{Blob, BlockContent, BlockContext, Case, RawTx};
 
 use crate::support::clients::pool_config;
 use crate::support::rig::{Rig, cases, devnet_ports, reason, settings};
@@ -227,7 +227,7 @@ struct Poison {
     spec: fn() -> BatchSpec,
 }
 
-fn contents(edit: fn(&mut Vec<morph_deriver::types::BlockContent>)) -> BatchSpec {
+fn contents(edit: fn(&mut Vec<BlockContent>)) -> BatchSpec {
     BatchSpec { edit_contents: Some(Box::new(edit)), ..BatchSpec::default() }
 }
 
@@ -243,7 +243,7 @@ fn commit_of(edit: fn(&mut morph_deriver::codec::calldata::CommitCalldata)) -> B
     BatchSpec { edit_commit: Some(Box::new(edit)), ..BatchSpec::default() }
 }
 
-fn legacy(edit: fn(&mut Vec<morph_deriver::types::BlockContext>)) -> BatchSpec {
+fn legacy(edit: fn(&mut Vec<BlockContext>)) -> BatchSpec {
     BatchSpec {
         form: Some(CommitForm::LegacyContexts),
         edit_commit: Some(Box::new(move |c| edit(c.contexts.as_mut().unwrap()))),
@@ -251,7 +251,7 @@ fn legacy(edit: fn(&mut Vec<morph_deriver::types::BlockContext>)) -> BatchSpec {
     }
 }
 
-fn push_transaction(contents: &mut [morph_deriver::types::BlockContent], raw: &'static [u8]) {
+fn push_transaction(contents: &mut [BlockContent], raw: &'static [u8]) {
     contents[2].transactions.push(RawTx::from_static(raw));
     contents[2].context.txs += 1;
 }
@@ -624,5 +624,35 @@ async fn f10_payloads_that_stock_zstd_encodes_otherwise_need_no_blob() {
         assert!(!report.batches[0].encoder_drift, "{name}");
         assert_eq!(rig.safe(), Some(batch.last), "{name}");
         assert_eq!(devnet.http_requests(Server::Beacon(0)), 0, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn e18_a_local_chain_that_equals_a_poison_blob_is_still_poison() {
+    for mode in [Mode::Local, Mode::Blob] {
+        let devnet = devnet(|w| {
+            w.produce(8).unwrap();
+            let tip = w.sequencer.node.head().header;
+            let block = |n: u64, seconds: u64| BlockContent {
+                context: BlockContext {
+                    number: tip.number.plus(n),
+                    timestamp: tip.timestamp + seconds,
+                    base_fee: tip.base_fee,
+                    gas_limit: tip.gas_limit,
+                    txs: 0,
+                    l1_messages: 0,
+                },
+                transactions: Vec::new(),
+            };
+            w.produce_from(&[block(1, 2), block(2, 1), block(3, 6)], None).unwrap();
+            w.sync();
+        })
+        .await;
+        let mut rig = rig_over_beacons(&devnet, 1, mode).await;
+        let report = rig.settle().await;
+        let PullEnd::Stalled(stall) = &report.end else { panic!("{mode:?}: {:?}", report.end) };
+        assert_eq!((stall.reason, stall.batch), (Reason::PoisonBatch, Some(2.into())), "{mode:?}: {stall}");
+        assert!(stall.detail.contains("timestamp: block 10"), "{mode:?}: {stall}");
+        assert_eq!(rig.safe(), Some(8), "{mode:?}");
     }
 }

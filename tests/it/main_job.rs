@@ -1,7 +1,7 @@
 //! The main job on whole flows over HTTP: the case table, the recorded network, a real batch (issue "The main job").
 
 use morph_deriver::decide::stall::Reason;
-use morph_deriver::devnet::chain::{BatchSpec, Compression, decode_contents};
+use morph_deriver::devnet::chain::{BatchSpec, BlockPlan, Compression, decode_contents};
 use morph_deriver::devnet::world::{ForkShape, World, WorldOptions};
 use morph_deriver::devnet::{Devnet, DevnetOptions};
 use morph_deriver::flow::pull::PullEnd;
@@ -282,8 +282,8 @@ async fn f7_other_bytes_of_the_same_content_are_consistent_and_counted() {
     assert_eq!(rig.safe(), devnet.with(|w| w.batches.last().map(|b| b.last)));
 }
 
-fn busy() -> morph_deriver::devnet::chain::BlockPlan {
-    morph_deriver::devnet::chain::BlockPlan { txs: 12, noise: 200, withdrawals: 1, messages: 0 }
+fn busy() -> BlockPlan {
+    BlockPlan { txs: 12, noise: 200, withdrawals: 1, messages: 0 }
 }
 
 #[tokio::test]
@@ -342,4 +342,38 @@ async fn e7_a_head_that_went_down_never_fills() {
     }
     assert_eq!(cases(&rig.poll().await.unwrap()), [(2, Case::FillGap)]);
     assert_eq!(devnet.heads().local, devnet.heads().sequencer);
+}
+
+#[tokio::test]
+async fn a_chain_without_any_withdrawal_is_verified_by_a_pruned_node() {
+    let devnet = devnet().await;
+    devnet.with(|w| {
+        for blocks in [5, 200] {
+            for _ in 0..blocks {
+                w.build_planned(&BlockPlan::empty()).unwrap();
+            }
+            w.commit(BatchSpec::default()).unwrap();
+            w.mine(1);
+        }
+        w.sync();
+        w.node.moods.archive = false;
+        let below = w.node.at(5).unwrap();
+        assert!(w.node.message_root(&below).is_err(), "the state is gone");
+    });
+    let mut rig = Rig::on(&devnet).await;
+    let report = rig.settle().await;
+    assert_eq!(report.end, PullEnd::CaughtUp);
+    assert_eq!(rig.safe(), Some(205));
+}
+
+#[tokio::test]
+async fn batches_filled_in_by_one_pull_share_one_pause() {
+    let devnet = devnet().await;
+    devnet.with(|w| (0..4).for_each(|_| drop(w.produce(8).unwrap())));
+    let mut rig = Rig::on(&devnet).await;
+    let report = rig.settle_stopped().await;
+    assert_eq!(cases(&report), (1..=4).map(|n| (n, Case::FillGap)).collect::<Vec<_>>());
+    assert_eq!((devnet.pauses(), devnet.resumes()), (1, 1));
+    assert!(devnet.unpaused_writes().is_empty());
+    assert_eq!(devnet.written(), (1..=32).collect::<Vec<_>>());
 }

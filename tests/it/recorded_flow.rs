@@ -3,12 +3,13 @@
 
 use morph_deriver::codec::calldata::{CommitCalldata, decode_commit, encode_commit};
 use morph_deriver::decide::stall::{Reason, Stall};
+use morph_deriver::flow::Mode;
 use morph_deriver::flow::pull::{PullEnd, PullReport};
 use morph_deriver::types::{Case, Outcome};
 use serde_json::json;
 
 use crate::support::recorded::{L1_END, RecordedNetwork, Recording};
-use crate::support::recorded_l2::RecordedL2;
+use crate::support::recorded_l2::{Alter, RecordedL2};
 use crate::support::rig::{Rig, cases, reason};
 use crate::support::{bytes, hex_bytes};
 
@@ -288,4 +289,96 @@ async fn an_l1_message_that_was_false_is_read_again() {
     rig.settle().await;
     assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
     assert_eq!(rig.safe(), Some(122));
+}
+
+#[tokio::test]
+async fn c2_every_batch_is_checked_against_its_fetched_blob() {
+    let Some(network) = RecordedNetwork::start() else { return };
+    let l2 = RecordedL2::start(126).unwrap();
+    let mut rig = Rig::recorded(&network, &l2, |s| s.mode = Mode::Blob).await;
+    let report = rig.settle().await;
+    assert_eq!(report.end, PullEnd::CaughtUp);
+    assert_eq!(cases(&report), consistent(1..=10));
+    assert!(network.beacon.count("blobs/") >= 10);
+    assert!(l2.writes().is_empty());
+}
+
+#[tokio::test]
+async fn e2_e3_e21_local_forks_of_every_kind_are_healed_from_their_first_block_on() {
+    let Some(network) = RecordedNetwork::start() else { return };
+    let recording = network.recording();
+    let message = recording.l2_blocks.iter().position(|b| b["transactions"][0]["type"] == "0x7e").unwrap() as u64;
+    let busy = recording.l2_blocks.iter().position(|b| b["transactions"].as_array().unwrap().len() > 1).unwrap() as u64;
+    // Batch 7 was committed by `commitState`: its content lies in the blobs of the reverted commit.
+    let forks = [
+        (107, Alter::Timestamp),
+        (96, Alter::BaseFee),
+        (20, Alter::Transaction(0)),
+        (20, Alter::DropTransaction(0)),
+        (busy, Alter::SwapTransactions),
+        (message, Alter::ForgeL1Message(0)),
+        (message, Alter::DropTransaction(0)),
+    ];
+    for (number, alter) in forks {
+        let l2 = RecordedL2::start(126).unwrap();
+        l2.fork(number, &alter);
+        let mut rig = Rig::recorded(&network, &l2, |_| {}).await;
+        let report = rig.settle_stopped().await;
+        assert_eq!(report.end, PullEnd::CaughtUp, "{alter:?} at {number}");
+        let healed = recording.standing.iter().find(|b| (b.first..=b.last).contains(&number)).unwrap().index;
+        let case = |n: u64| match n.cmp(&healed) {
+            std::cmp::Ordering::Less => Case::Consistent,
+            std::cmp::Ordering::Equal => Case::SelfHeal,
+            std::cmp::Ordering::Greater => Case::FillGap,
+        };
+        assert_eq!(cases(&report), (1..=10).map(|n| (n, case(n))).collect::<Vec<_>>(), "{alter:?} at {number}");
+        let written: Vec<_> = l2.writes().iter().map(|w| w.number).collect();
+        assert_eq!(written, (number..=122).collect::<Vec<_>>(), "{alter:?} at {number}");
+        assert_eq!(l2.hash_at(122), Some(recording.l2_hash(122)), "{alter:?} at {number}");
+        assert!(l2.disorder().is_empty(), "{:?}", l2.disorder());
+    }
+}
+
+#[tokio::test]
+async fn e1_roots_that_are_not_calldatas_stop_it_before_the_batch() {
+    let Some(network) = RecordedNetwork::start() else { return };
+    for (alter, expected) in [(Alter::StateRoot, Reason::StateRoot), (Alter::MessageRoot, Reason::WithdrawalRoot)] {
+        let l2 = RecordedL2::start(126).unwrap();
+        l2.fork(23, &alter);
+        let mut rig = Rig::recorded(&network, &l2, |_| {}).await;
+        let report = rig.settle_stopped().await;
+        assert_eq!(reason(&report), Some(expected));
+        assert_eq!(stall(&report).batch, Some(3.into()));
+        assert_eq!(rig.safe(), Some(18), "{alter:?}");
+        assert!(l2.writes().is_empty(), "{alter:?}");
+    }
+}
+
+#[tokio::test]
+async fn e5_a_fork_below_the_first_batch_is_walked_back_to() {
+    let Some(network) = RecordedNetwork::start() else { return };
+    let recording = network.recording();
+    // It starts behind batch 4, the fork lies in batch 3.
+    let l2 = RecordedL2::start(126).unwrap();
+    l2.fork(20, &Alter::Transaction(0));
+    let mut rig = Rig::recorded(&network, &l2, |s| s.start = 19.into()).await;
+    let report = rig.settle_stopped().await;
+    assert_eq!(report.end, PullEnd::CaughtUp);
+    assert_eq!(cases(&report)[0], (3, Case::SelfHeal));
+    assert_eq!(cases(&report).len(), 8);
+    assert_eq!(l2.writes().iter().map(|w| w.number).collect::<Vec<_>>(), (20..=122).collect::<Vec<_>>());
+    assert_eq!(l2.safe(), Some((122, recording.l2_hash(122))));
+}
+
+#[tokio::test]
+async fn a_node_that_pruned_its_states_is_verified_by_its_logs() {
+    let Some(network) = RecordedNetwork::start() else { return };
+    for start in [0, 16, 19, 27, 36] {
+        let l2 = RecordedL2::start(126).unwrap();
+        l2.set_pruned_below(Some(127));
+        let mut rig = Rig::recorded(&network, &l2, |s| s.start = start.into()).await;
+        let report = rig.settle().await;
+        assert_eq!(report.end, PullEnd::CaughtUp, "from {start}");
+        assert_eq!(rig.safe(), Some(122), "from {start}");
+    }
 }

@@ -384,10 +384,9 @@ impl Node {
             Alter::MessageRoot => root = B256(keccak256(root)),
         }
         json["transactions"] = Value::Array(txs);
-        let hashes: Vec<u8> = raw.iter().flat_map(keccak256).collect();
-        if !matches!(alter, Alter::StateRoot | Alter::MessageRoot) {
-            json["transactionsRoot"] = json!(keccak_hex(&hashes));
-        }
+        let transactions: Vec<_> = raw.iter().map(|raw| bytes::Bytes::from(raw.clone())).collect();
+        let transactions_root = morph_deriver::codec::block::transactions_root(&transactions);
+        json["transactionsRoot"] = json!(hex_bytes(transactions_root));
         let name = self.put(json, raw, root, &parent, !matches!(alter, Alter::MessageRoot));
         self.canonical.insert(number, name);
         self.canonical.retain(|height, _| *height <= number);
