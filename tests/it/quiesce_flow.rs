@@ -360,7 +360,7 @@ async fn g6_commands_that_hang_do_not_hold_the_exit() {
         let took = run_and_stop(rig, || if kept { healed() } else { under_way() }).await;
         assert!(took < Duration::from_secs(10), "{took:?}");
         assert_eq!(ports.progress.load().await.unwrap().lease.is_some(), kept);
-        assert_eq!(seen.is_degraded(), false);
+        assert!(!seen.is_degraded());
         if !kept {
             assert!(devnet.writes().is_empty());
         }
