@@ -20,6 +20,14 @@ use crate::flow::{FlowError, kill_point, unix_now};
 use crate::ports::{L2Engine, WriteStopped};
 use crate::types::{B256, BatchIndex, Case, JournalEntry, L2Header, L2Number, L2Ref, L2Snapshot, NewBlock};
 
+/// What is being written, for which batch, and why.
+#[derive(Clone, Copy)]
+struct Job<'a> {
+    index: BatchIndex,
+    case: Case,
+    plan: &'a Plan,
+}
+
 /// The first write that a worker without an engine would have made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PendingWrite {
@@ -58,6 +66,7 @@ impl Worker {
         pull.head = now.head.l2_ref();
         if let Some(lower) = heads::lowered_safe(&self.heads, &now, plan.skip) {
             kill_point("tags: before lowering safe");
+            self.asserted = None;
             engine.set_tags(Some(lower.hash), None).await?;
             kill_point("tags: safe lowered");
         }
@@ -69,9 +78,16 @@ impl Worker {
             dropped_above = pull.head.number.above(plan.last()),
             "writing blocks"
         );
-        let outcome = self.write(engine.as_ref(), index, case, &plan, pull).await;
-        // Looked at after a failure too: the head may have moved, and the node may have moved its tags by itself.
+        let job = Job { index, case, plan: &plan };
+        let outcome = self.write(engine.as_ref(), job, pull).await;
+        // Looked at after a failure too: blocks may have landed whose answer was lost, and the node may have moved its
+        // tags by itself.
+        let noted = pull.head;
         let after = self.read_back(pull).await;
+        if after.is_ok() && !matches!(outcome, Ok(Ok(_))) {
+            let from = if noted == now.head.l2_ref() { plan.skip } else { noted };
+            self.note_landed(job, from, pull).await?;
+        }
         let last = match outcome? {
             Ok(last) => last,
             Err(stall) => return Ok(Err(stall)),
@@ -98,6 +114,27 @@ impl Worker {
                 return Err(moved());
             }
         }
+        Ok(())
+    }
+
+    /// Takes blocks of the plan that stand above `from` into the journal: they were written, though nobody said so.
+    async fn note_landed(&mut self, job: Job<'_>, from: L2Ref, pull: &mut Pull) -> Result<(), FlowError> {
+        let head = pull.head;
+        let top = job.plan.last().min(head.number);
+        let mut below = from;
+        let mut landed = Vec::new();
+        while below.number < top {
+            let Some(header) = self.ports.l2.header(below.number.plus(1)).await? else { break };
+            if header.parent_hash != below.hash || job.plan.replaces.contains(&header.l2_ref()) {
+                break;
+            }
+            below = header.l2_ref();
+            landed.push(header);
+        }
+        self.note_written(job, &landed, pull).await?;
+        // What landed may lie below a chain that was never replaced.
+        pull.head = head;
+        self.liveness.own_write(head.number);
         Ok(())
     }
 
@@ -145,11 +182,10 @@ impl Worker {
     async fn write(
         &mut self,
         engine: &dyn L2Engine,
-        index: BatchIndex,
-        case: Case,
-        plan: &Plan,
+        job: Job<'_>,
         pull: &mut Pull,
     ) -> Result<Result<L2Header, Stall>, FlowError> {
+        let Job { index, plan, .. } = job;
         let mut parent = plan.skip;
         let mut written = None;
         for chunk in plan.blocks.chunks(self.settings.write_chunk.max(1)) {
@@ -169,10 +205,10 @@ impl Worker {
                 Err(_) => return Ok(Err(out_of_budget(index, parent))),
             };
             kill_point("write: chunk written");
-            self.note_written(index, case, plan, &headers, pull).await?;
+            self.note_written(job, &headers, pull).await?;
             kill_point("write: chunk in the journal");
             if let Some(error) = stopped {
-                return self.write_stopped(index, plan, &blocks, &headers, error);
+                return self.write_stopped(job, &blocks, &headers, error);
             }
             if let Some(detail) = mismatch(&blocks, &headers, parent.hash) {
                 return Err(FlowError::Port(PortError::malformed(Target::Engine, detail)));
@@ -188,14 +224,8 @@ impl Worker {
     }
 
     /// The journal, the guard's height, the liveness baseline and the pull's head follow every write.
-    async fn note_written(
-        &mut self,
-        index: BatchIndex,
-        case: Case,
-        plan: &Plan,
-        headers: &[L2Header],
-        pull: &mut Pull,
-    ) -> Result<(), FlowError> {
+    async fn note_written(&mut self, job: Job<'_>, headers: &[L2Header], pull: &mut Pull) -> Result<(), FlowError> {
+        let Job { index, case, plan } = job;
         let Some(last) = headers.last() else { return Ok(()) };
         pull.head = last.l2_ref();
         self.liveness.own_write(last.number);
@@ -220,12 +250,12 @@ impl Worker {
     /// for it again (E13, E17).
     fn write_stopped(
         &mut self,
-        index: BatchIndex,
-        plan: &Plan,
+        job: Job<'_>,
         blocks: &[NewBlock],
         headers: &[L2Header],
         error: PortError,
     ) -> Result<Result<L2Header, Stall>, FlowError> {
+        let Job { index, plan, .. } = job;
         let PortErrorKind::Refused { code } = error.kind else { return Err(FlowError::Port(error)) };
         let stall = match refusal::judge(code, &error.detail, !plan.replaces.is_empty()) {
             Refusal::Passing => return Err(FlowError::Port(error)),

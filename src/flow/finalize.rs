@@ -6,7 +6,7 @@
 use tracing::{error, info, warn};
 
 use crate::decide::finality::{self, Finality, FinalityFacts};
-use crate::decide::heads::{self, Move, TagCall};
+use crate::decide::heads::{self, Heads, Move, TagCall};
 use crate::flow::worker::Worker;
 use crate::flow::{FlowError, kill_point};
 use crate::ports::Step;
@@ -68,9 +68,13 @@ impl Worker {
         Ok(self.ports.progress.prune(l1, queue, batch).await?)
     }
 
-    /// Brings the node's tags to our heads and reads them back. `node` is what the node showed last.
+    /// Brings the node's tags to our heads and reads them back. `node` is what the node showed last. The same heads are
+    /// asserted once a poll: whoever else moves the tags is shown, not fought (E24).
     pub(crate) async fn sync_tags(&mut self, node: &L2Snapshot) -> Result<L2Snapshot, FlowError> {
         let Some(engine) = self.ports.engine.clone() else { return Ok(*node) };
+        if self.asserted == Some(self.heads) {
+            return Ok(*node);
+        }
         let mut plan = heads::tag_plan(&self.heads, node, self.lost.is_some());
         self.status.safe_beyond_verified = plan.safe_beyond_verified;
         self.status.held_by_node_finalized = plan.held_by_node_finalized;
@@ -81,6 +85,7 @@ impl Worker {
         if plan.calls.is_empty() {
             return Ok(*node);
         }
+        self.asserted = Some(self.heads);
         for call in &plan.calls {
             kill_point("tags: before a call");
             match call {
@@ -94,11 +99,16 @@ impl Worker {
             TagCall::Safe(to) => after.safe == Some(*to),
             TagCall::Finalized(to) => after.finalized == Some(*to),
         });
-        self.status.tags_contended = !held;
+        self.confirmed = Some(Heads::stored(after.safe, after.finalized));
         if !held {
+            self.status.tags_contended = true;
             warn!("the node's tags are not what was set: another writer moves them, or the node refuses in silence");
         }
         self.node_finalized = after.finalized;
+        if self.heads.safe().is_some_and(|safe| safe.number > after.head.number) {
+            // What was read of it since may be blocks above its head (E19): the next poll finds the ground again.
+            return Err(FlowError::local_changed("the node lost blocks under way"));
+        }
         Ok(after)
     }
 }

@@ -98,6 +98,7 @@ impl Worker {
             }
         };
         self.note_snapshot(&node);
+        self.asserted = None;
         if node.syncing {
             let stall = Stall::new(Reason::NodeSyncing, "the execution node says that it is syncing");
             return Ok(PullReport { batches: Vec::new(), end: PullEnd::Stalled(stall) });
@@ -153,6 +154,10 @@ impl Worker {
         self.status.node_safe = node.safe;
         self.status.node_finalized = node.finalized;
         self.node_finalized = node.finalized.filter(|f| f.number <= node.head.number);
+        // Moved without us since they were read back. A node that was restarted has its safe tag on finalized: that is
+        // nobody's doing.
+        let moved = self.confirmed.is_some_and(|c| c.safe() != node.safe && node.safe != node.finalized);
+        self.status.tags_contended = moved;
     }
 
     /// Reads the next range. A hole in it may be one endpoint's alone: the others are asked at once, and only then does it

@@ -405,16 +405,16 @@ mod tests {
         }
 
         async fn header(&self, _: L2Number) -> PortResult<Option<L2Header>> {
-            unimplemented!("not asked by the guard")
+            unreachable!("not asked by the guard")
         }
         async fn blocks(&self, _: L2Number, _: L2Number) -> PortResult<Vec<L2Block>> {
-            unimplemented!("not asked by the guard")
+            unreachable!("not asked by the guard")
         }
         async fn message_root(&self, _: L2Ref) -> PortResult<MessageRoot> {
-            unimplemented!("not asked by the guard")
+            unreachable!("not asked by the guard")
         }
         async fn last_appended_root(&self, _: L2Number, _: L2Number) -> PortResult<Option<B256>> {
-            unimplemented!("not asked by the guard")
+            unreachable!("not asked by the guard")
         }
     }
 
@@ -434,34 +434,34 @@ mod tests {
         }
 
         async fn claim(&self, _: &Identity) -> PortResult<()> {
-            unimplemented!("not asked by the guard")
+            unreachable!("not asked by the guard")
         }
         async fn apply(&self, _: &Step) -> PortResult<()> {
-            unimplemented!("not asked by the guard")
+            unreachable!("not asked by the guard")
         }
         async fn l1_blocks(&self) -> PortResult<Vec<L1Ref>> {
-            unimplemented!("not asked by the guard")
+            unreachable!("not asked by the guard")
         }
         async fn batch(&self, _: BatchIndex) -> PortResult<Option<BatchRecord>> {
-            unimplemented!("not asked by the guard")
+            unreachable!("not asked by the guard")
         }
         async fn batches_from(&self, _: BatchIndex, _: u32) -> PortResult<Vec<BatchRecord>> {
-            unimplemented!("not asked by the guard")
+            unreachable!("not asked by the guard")
         }
         async fn newest_at_or_below(&self, _: L1Number) -> PortResult<Option<BatchRecord>> {
-            unimplemented!("not asked by the guard")
+            unreachable!("not asked by the guard")
         }
         async fn messages(&self, _: QueueIndex, _: u64) -> PortResult<Vec<L1Message>> {
-            unimplemented!("not asked by the guard")
+            unreachable!("not asked by the guard")
         }
         async fn journal(&self, _: &[JournalEntry]) -> PortResult<()> {
-            unimplemented!("not asked by the guard")
+            unreachable!("not asked by the guard")
         }
         async fn journal_tail(&self, _: u32) -> PortResult<Vec<JournalEntry>> {
-            unimplemented!("not asked by the guard")
+            unreachable!("not asked by the guard")
         }
         async fn prune(&self, _: L1Number, _: QueueIndex, _: BatchIndex) -> PortResult<()> {
-            unimplemented!("not asked by the guard")
+            unreachable!("not asked by the guard")
         }
     }
 

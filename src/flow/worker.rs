@@ -103,6 +103,10 @@ pub struct Worker {
     pub(crate) cursor: Option<Cursor>,
     /// Verified blocks that the node lost, until they are back.
     pub(crate) lost: Option<Lost>,
+    /// The heads that the node was told in this poll.
+    pub(crate) asserted: Option<Heads>,
+    /// The node's tags as they were read back last.
+    pub(crate) confirmed: Option<Heads>,
     /// A write that the node refused for good.
     pub(crate) refused: Option<Refused>,
     /// The node's own finalized tag, where it lies on the node's chain.
@@ -137,6 +141,8 @@ impl Worker {
             heads,
             cursor: stored.cursor,
             lost: Lost::stored(stored.safe, stored.tip.as_ref()),
+            asserted: None,
+            confirmed: None,
             refused: None,
             node_finalized: None,
             pending: None,

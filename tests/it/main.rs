@@ -12,6 +12,8 @@ mod docs;
 mod inspect;
 mod l1_flow;
 mod main_job;
+mod node_flow;
+mod quiesce_flow;
 mod recorded_flow;
 mod recorded_support;
 mod reorg_flow;
