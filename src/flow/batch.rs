@@ -315,7 +315,7 @@ impl Worker {
         }
         let (equal, difference) = reconcile::equal_prefix(ground.anchor.l2_ref(), &expected, &local);
         let bytes_differed = same_bytes == Some(false);
-        let case = match dispatch::after_rebuild(&SecondFacts { present, difference, bytes_differed }) {
+        let case = match dispatch::after_rebuild(&SecondFacts { present, difference, bytes_differed, before_switch }) {
             SecondLook::Consistent { drift } => {
                 if drift {
                     warn!(batch = index.get(), "same content under other bytes than our encoder's (encoder drift)");
@@ -323,6 +323,11 @@ impl Worker {
                 }
                 let Some(block) = local.last() else { return Err(FlowError::local_changed("no block was read")) };
                 return Ok(Ok(Settled { case: Case::Consistent, last: block.header, rewritten: 0, drift }));
+            }
+            SecondLook::DivergesBeforeSwitch => {
+                let at = difference.map(|d| d.to_string()).unwrap_or_default();
+                let detail = format!("{at} differs from L1, before the single-sequencer switch: never rewritten");
+                return Ok(Err(Stall::at(index, Reason::DivergesBeforeSwitch, detail)));
             }
             SecondLook::SelfHeal => Case::SelfHeal,
             SecondLook::FillGap => Case::FillGap,
