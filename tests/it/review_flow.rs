@@ -1,10 +1,20 @@
 //! Faults that only a close reading of the flow found: what each of them would have done, and that it does not.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use morph_deriver::decide::liveness::Verdict;
 use morph_deriver::decide::stall::Reason;
+use morph_deriver::devnet::faults::{Fault, Rule, Server};
+use morph_deriver::devnet::jsonrpc::RpcError;
 use morph_deriver::devnet::world::ForkShape;
 use morph_deriver::devnet::{Devnet, DevnetOptions};
 use morph_deriver::flow::pull::PullEnd;
-use morph_deriver::types::Case;
+use morph_deriver::flow::worker::{Panicked, contained};
+use morph_deriver::ports::{L2Engine, PortResult, WriteStopped};
+use morph_deriver::types::{B256, Case, L2Header, NewBlock};
+use tokio_util::sync::CancellationToken;
 
 use crate::support::rig::{Rig, cases, reason};
 
@@ -39,4 +49,77 @@ async fn e1_a_fork_before_the_switch_is_a_divergence_and_never_rewritten() {
     let report = rig.settle().await;
     assert_eq!(report.end, PullEnd::CaughtUp);
     assert_eq!(cases(&report), [(2, Case::Consistent)]);
+}
+
+#[tokio::test]
+async fn c10_a_genesis_block_that_is_not_given_is_asked_for_again() {
+    let devnet = devnet().await;
+    devnet.with(|w| {
+        w.produce(8).unwrap();
+        w.sync();
+    });
+    let mut rig = Rig::on(&devnet).await;
+    // Head, safe and finalized come first, in the snapshot.
+    let missing = Rule::on("eth_getBlockByNumber", Fault::Error(RpcError::server("header not found")));
+    devnet.fault(Server::L2, missing.after(3).times(1));
+    let error = rig.poll().await.unwrap_err();
+    assert_eq!(error.stall().reason, Reason::L2Unavailable, "{error}");
+    let report = rig.settle().await;
+    assert_eq!(report.end, PullEnd::CaughtUp);
+    assert_eq!(cases(&report), [(1, Case::Consistent)]);
+}
+
+#[tokio::test]
+async fn recovering_up_to_a_batch_never_writes_the_next_one() {
+    let devnet = devnet().await;
+    let batches = devnet.with(|w| [w.produce(8).unwrap(), w.produce(8).unwrap()]);
+    let mut rig = Rig::with(&devnet, |s| {
+        s.to_batch = Some(1.into());
+        s.assume = Some(Verdict::Stopped);
+    })
+    .await;
+    let report = rig.settle().await;
+    assert_eq!((report.end.clone(), cases(&report)), (PullEnd::Reached, vec![(1, Case::FillGap)]));
+    // Once more, as a second `recover --to-batch 1` would.
+    rig.restart().await;
+    let report = rig.settle().await;
+    assert_eq!((report.end.clone(), cases(&report)), (PullEnd::Reached, vec![]));
+    assert_eq!(devnet.written(), (batches[0].first..=batches[0].last).collect::<Vec<_>>());
+}
+
+/// An engine with a bug.
+struct PanicsOnWrite;
+
+#[async_trait]
+impl L2Engine for PanicsOnWrite {
+    async fn write_blocks(&self, _: &[NewBlock]) -> Result<Vec<L2Header>, WriteStopped> {
+        panic!("a bug in the middle of a pause")
+    }
+
+    async fn set_tags(&self, _: Option<B256>, _: Option<B256>) -> PortResult<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn g4_a_panic_of_the_worker_resumes_the_reactors_before_the_program_ends() {
+    let devnet = devnet().await;
+    devnet.with(|w| w.produce(8)).unwrap();
+    let mut rig = Rig::with(&devnet, |s| s.assume = Some(Verdict::Stopped)).await;
+    rig.ports.engine = Some(Arc::new(PanicsOnWrite));
+    rig.restart().await;
+    let Rig { worker, ports, .. } = rig;
+    devnet.latency(Server::Reactors, Duration::from_millis(200));
+    // A runtime that ends with the command, as the program's does: what it still had to do is cut off.
+    let program = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let ended = runtime.block_on(contained(&worker.quiesce(), worker.run(CancellationToken::new())));
+        runtime.shutdown_background();
+        ended
+    });
+    let ended = tokio::task::spawn_blocking(|| program.join()).await.unwrap().unwrap();
+    assert_eq!(ended.unwrap_err(), Panicked);
+    assert_eq!((devnet.pauses(), devnet.resumes()), (1, 1));
+    assert!(!devnet.is_paused());
+    assert_eq!(ports.progress.load().await.unwrap().lease, None);
 }
