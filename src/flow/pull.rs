@@ -292,7 +292,10 @@ impl Worker {
             return Ok(Some(end));
         }
         let end = Cursor { block: reading.end, log_index: None };
-        let step = Step { messages, l1_blocks: reading.blocks.clone(), cursor: Some(end), ..Step::default() };
+        // Twice the window: after a reorg inside it, the window below the ancestor is still there.
+        let l1_floor = Some(reading.end.number.minus(self.settings.reorg_window.saturating_mul(2)));
+        let l1_blocks = reading.blocks.clone();
+        let step = Step { messages, l1_blocks, l1_floor, cursor: Some(end), ..Step::default() };
         kill_point("range: before storing");
         self.ports.progress.apply(&step).await?;
         kill_point("range: stored");
