@@ -6,6 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use morph_deriver::decide::liveness::Verdict;
 use morph_deriver::decide::stall::Reason;
+use morph_deriver::devnet::chain::{BatchSpec, BlockPlan};
 use morph_deriver::devnet::faults::{Fault, Rule, Server};
 use morph_deriver::devnet::jsonrpc::RpcError;
 use morph_deriver::devnet::world::ForkShape;
@@ -113,13 +114,78 @@ async fn g4_a_panic_of_the_worker_resumes_the_reactors_before_the_program_ends()
     // A runtime that ends with the command, as the program's does: what it still had to do is cut off.
     let program = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
-        let ended = runtime.block_on(contained(&worker.quiesce(), worker.run(CancellationToken::new())));
+        let ended = runtime.block_on(async {
+            let ended = contained(&worker.quiesce(), worker.run(CancellationToken::new())).await;
+            (ended, ports.progress.load().await.unwrap().lease)
+        });
         runtime.shutdown_background();
         ended
     });
-    let ended = tokio::task::spawn_blocking(|| program.join()).await.unwrap().unwrap();
+    let (ended, lease) = tokio::task::spawn_blocking(|| program.join()).await.unwrap().unwrap();
     assert_eq!(ended.unwrap_err(), Panicked);
     assert_eq!((devnet.pauses(), devnet.resumes()), (1, 1));
     assert!(!devnet.is_paused());
-    assert_eq!(ports.progress.load().await.unwrap().lease, None);
+    assert_eq!(lease, None);
+}
+
+#[tokio::test]
+async fn h5_recorded_l1_blocks_are_bounded_while_nothing_is_finalized() {
+    let devnet = devnet().await;
+    devnet.with(|w| {
+        w.l1.config.finalized_depth = 1_000_000;
+        w.produce(4).unwrap();
+        w.sync();
+    });
+    let mut rig = Rig::with(&devnet, |s| s.reorg_window = 5).await;
+    for _ in 0..12 {
+        devnet.with(|w| w.mine(3));
+        assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+        assert_eq!(rig.finalized(), None, "only finality used to prune");
+    }
+    let recorded = rig.ports.progress.l1_blocks().await.unwrap();
+    assert!(recorded.len() <= 11, "{} blocks", recorded.len());
+    // A reorg inside the window still heals itself.
+    devnet.with(|w| {
+        w.reorg(4);
+        w.mine(6);
+    });
+    assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+    assert_eq!(rig.worker.status().borrow().reorgs, 1);
+}
+
+#[tokio::test]
+async fn f3_local_blocks_are_not_read_further_than_content_can_reach() {
+    let devnet = devnet().await;
+    let batch = devnet.with(|w| {
+        for _ in 0..450 {
+            w.build_planned(&BlockPlan::empty()).unwrap();
+        }
+        let batch = w.commit(BatchSpec::default()).unwrap();
+        w.mine(1);
+        w.sync();
+        w.fork_at(batch.first + 4, ForkShape::Bulky).unwrap();
+        batch
+    });
+    let mut rig = Rig::with(&devnet, |s| s.local_bytes = 1000).await;
+    let report = rig.settle().await;
+    assert_eq!((report.end.clone(), cases(&report)), (PullEnd::CaughtUp, vec![(1, Case::SelfHeal)]));
+    assert_eq!(devnet.written(), (batch.first + 4..=batch.last).collect::<Vec<_>>());
+    // A piece before the blob was there, a piece after it, and what the probe asked.
+    assert!(devnet.calls(Server::L2, "debug_getBlockRlp") <= 2 * 200 + 2);
+}
+
+#[tokio::test]
+async fn f3_a_bound_on_reading_decides_nothing_about_equal_blocks() {
+    let devnet = devnet().await;
+    let batches = devnet.with(|w| {
+        let batches = [w.produce(8).unwrap(), w.produce(8).unwrap(), w.produce(8).unwrap()];
+        w.sync_to(batches[2].first + 2);
+        batches
+    });
+    let mut rig = Rig::with(&devnet, |s| s.local_bytes = 1000).await;
+    let report = rig.settle_stopped().await;
+    assert_eq!(cases(&report), [(1, Case::Consistent), (2, Case::Consistent), (3, Case::FillGap)]);
+    assert!(report.batches.iter().all(|b| !b.encoder_drift), "bytes that were not compared do not differ");
+    assert_eq!(devnet.written(), (batches[2].first + 3..=batches[2].last).collect::<Vec<_>>());
+    assert_eq!(rig.safe(), Some(batches[2].last));
 }
