@@ -158,7 +158,7 @@ impl Recovery<'_> {
                 return Ok(self.conclude("stopped", None, (0, 0), &worker, Some(stall), exit).await);
             }
         };
-        let plan = self.plan(&worker, pending, blobs_from).await?;
+        let plan = self.plan(&mut worker, pending, blobs_from).await?;
         if !self.args.json {
             show(&plan);
         }
@@ -213,7 +213,7 @@ impl Recovery<'_> {
         })
     }
 
-    async fn plan(&self, worker: &Worker, pending: PendingWrite, blobs_from: Vec<String>) -> anyhow::Result<Plan> {
+    async fn plan(&self, worker: &mut Worker, pending: PendingWrite, blobs_from: Vec<String>) -> anyhow::Result<Plan> {
         let head = self.ports.l2.snapshot().await?.head.l2_ref();
         let committed = self.ports.l1.last_committed_index(None).await?;
         let last_batch = self.settings.to_batch.map_or(committed, |to| to.min(committed));

@@ -51,6 +51,8 @@ reasons! {
     L1Stale = "l1_stale", false;
     /// L1 changed between two reads of one pull; the pull is done again.
     L1Reorg = "l1_reorg", false;
+    /// A log that lies far off is looked for on L1; the search goes on in the next pull.
+    SearchingL1 = "searching_l1", false;
     /// The beacon node could not be asked.
     BeaconUnavailable = "beacon_unavailable", false;
     /// No configured beacon endpoint has the blobs any more.

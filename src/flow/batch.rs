@@ -16,6 +16,7 @@ use crate::error::{PortError, Target};
 use crate::flow::commit::{BoundCommit, queue_range};
 use crate::flow::ground::Lost;
 use crate::flow::pull::Pull;
+use crate::flow::search::Sought;
 use crate::flow::worker::Worker;
 use crate::flow::{FlowError, Mode};
 use crate::ports::MessageRoot;
@@ -229,7 +230,7 @@ impl Worker {
 
     /// The anchor at `number` below batch `index` is wrong and nothing is stored of the batch before: it is looked for
     /// on L1 and verified first; a block that is `present` at most down to the finalized head (E5).
-    async fn walk_back(&self, index: BatchIndex, number: L2Number, present: bool) -> Result<BatchEnd, FlowError> {
+    async fn walk_back(&mut self, index: BatchIndex, number: L2Number, present: bool) -> Result<BatchEnd, FlowError> {
         if present && self.finalized_floor(number) {
             let detail = format!("block {number} lies at or below the finalized head and is not what L1 committed to");
             return Ok(BatchEnd::stands(Stall::at(index, Reason::DivergesBelowFinalized, detail)));
@@ -248,13 +249,21 @@ impl Worker {
     }
 
     /// The newest commit of `index` that stands on L1, within what is confirmed.
-    pub(crate) async fn standing_commit(&self, index: BatchIndex) -> Result<Option<L1Event>, FlowError> {
+    pub(crate) async fn standing_commit(&mut self, index: BatchIndex) -> Result<Option<L1Event>, FlowError> {
         let confirmed = self.status.l1_confirmed.unwrap_or(self.settings.start);
-        let commits = self.ports.l1.commits_of(index, self.settings.origin, confirmed).await?;
         let hashes = self.ports.l1.committed_hashes(&[index], None).await?;
-        let standing = hashes.first().copied().unwrap_or_default();
-        let is_standing = |e: &&L1Event| matches!(e.kind, L1EventKind::Commit { hash, .. } if hash == standing);
-        Ok(commits.iter().rev().find(is_standing).cloned())
+        let Some(standing) = hashes.first().copied().filter(|hash| !hash.is_zero()) else { return Ok(None) };
+        // Nothing was committed below the batch before it.
+        let before = self.ports.progress.batch(index.minus(1)).await?.filter(|b| b.index < index);
+        let low = before.map_or(self.settings.origin, |b| b.l1.number);
+        let mut nth = 0;
+        while let Some(event) = self.nth_log(Sought::Commits, index, (low, confirmed), nth).await? {
+            if matches!(event.kind, L1EventKind::Commit { hash, .. } if hash == standing) {
+                return Ok(Some(event));
+            }
+            nth += 1;
+        }
+        Ok(None)
     }
 
     fn first_facts(&self, last: L2Number, pull: &Pull, before_switch: bool, same_bytes: Option<bool>) -> FirstFacts {

@@ -8,6 +8,7 @@
 //! | [`ground`] | what of the verified chain the node still holds |
 //! | [`commit`] | from an event to a bound outline |
 //! | [`batch`] | one batch through the case table |
+//! | [`search`] | logs that lie far from what is being read |
 //! | [`derive`] | `derive_force`: the only place that writes blocks |
 //! | [`quiesce`] | the guard that pauses the reactors |
 //! | [`finalize`] | finality and the node's tags |
@@ -31,6 +32,7 @@ pub mod ground;
 pub mod l1_view;
 pub mod pull;
 pub mod quiesce;
+pub mod search;
 pub mod worker;
 
 /// The world, as the flow sees it. Cheap to clone.
@@ -105,6 +107,8 @@ pub struct Settings {
     /// size after. More than any batch holds, so that it decides nothing but what a node that makes things up can
     /// have us keep in memory (P7).
     pub local_bytes: usize,
+    /// Time that one pull may spend on looking through L1's history.
+    pub search_time: Duration,
     /// Stop after this batch.
     pub to_batch: Option<BatchIndex>,
     /// Time between two polls when there is nothing left to read.
@@ -133,6 +137,7 @@ impl Default for Settings {
             pause_per_block: Duration::from_millis(50),
             write_chunk: 100,
             local_bytes: LOCAL_BYTES,
+            search_time: Duration::from_secs(20),
             to_batch: None,
             poll_interval: Duration::from_secs(15),
         }

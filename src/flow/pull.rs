@@ -87,6 +87,7 @@ impl Worker {
     /// When something could not be read or written. What was stored before stays; the next pull goes on from there.
     pub async fn pull(&mut self, now: Duration) -> Result<PullReport, FlowError> {
         self.now = now;
+        self.searches.begin();
         if self.quiesce.is_degraded() {
             return Err(FlowError::Stall(Stall::new(Reason::ReactorsDegraded, "the reactors are not resumed yet")));
         }
@@ -127,6 +128,7 @@ impl Worker {
             Err(stall) => return Ok(PullEnd::Stalled(stall)),
         };
         if view.reorged {
+            self.searches.forget();
             // A dropped RevertBatch lets batches stand again; a dropped batch takes the node's tag down at once (B3).
             if let Err(stall) = self.find_ground(&pull.node).await? {
                 return Ok(PullEnd::Stalled(stall));
@@ -171,6 +173,7 @@ impl Worker {
                 break;
             }
             warn!(code = stall.reason.code(), detail = stall.detail, "asking another L1 endpoint");
+            self.searches.forget();
             end = self.read_range_once(view, pull).await?;
         }
         if end == PullEnd::CaughtUp && view.stale {
@@ -331,7 +334,7 @@ impl Worker {
     /// Whether L1 reverted this commit further up than the range reaches (C4, C5). A revert that is not confirmed yet
     /// is waited for.
     async fn reverted_elsewhere(
-        &self,
+        &mut self,
         event: &L1Event,
         index: BatchIndex,
         hash: B256,
@@ -342,9 +345,7 @@ impl Worker {
         if now == Some(hash) {
             return Ok(Ok(false));
         }
-        let reverts = self.ports.l1.reverts_of(index, event.block.number, view.confirmed).await?;
-        let after = |r: &&L1Event| (r.block.number, r.log_index) > (event.block.number, event.log_index);
-        if reverts.iter().any(|r| after(&r)) {
+        if self.revert_after(index, (event.block.number, event.log_index), view.confirmed).await?.is_some() {
             return Ok(Ok(true));
         }
         if now.is_none() {
@@ -542,10 +543,8 @@ impl Worker {
     async fn missed_revert(&mut self, index: BatchIndex, until: L1Number) -> Result<PullEnd, FlowError> {
         let stands = self.ports.progress.batch(index).await?;
         if let Some(record) = stands {
-            let reverts = self.ports.l1.reverts_of(index, record.l1.number, until).await?;
-            let after = |r: &&L1Event| (r.block.number, r.log_index) > (record.l1.number, record.log_index);
-            if let Some(found) = reverts.iter().find(after) {
-                return self.go_back_to(index, found, "revert").await;
+            if let Some(found) = self.revert_after(index, (record.l1.number, record.log_index), until).await? {
+                return self.go_back_to(index, &found, "revert").await;
             }
         }
         let detail = format!("batch {index} was committed anew or is gone, and no L1 endpoint has its revert");

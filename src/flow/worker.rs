@@ -20,6 +20,7 @@ use crate::flow::derive::{PendingWrite, Refused};
 use crate::flow::ground::Lost;
 use crate::flow::pull::{Kept, PullEnd, PullReport};
 use crate::flow::quiesce::Quiesce;
+use crate::flow::search::Searches;
 use crate::flow::{FlowError, Ports, Settings};
 use crate::types::{BatchIndex, Cursor, L1Number, L2Ref};
 
@@ -140,6 +141,8 @@ pub struct Worker {
     pub(crate) pending: Option<PendingWrite>,
     /// The verdict on the batch at which it stands, while it need not be given again.
     pub(crate) kept: Option<Kept>,
+    /// What is being looked for on L1.
+    pub(crate) searches: Searches,
     /// The poll's time.
     pub(crate) now: Duration,
     pub(crate) status: Status,
@@ -172,6 +175,7 @@ impl Worker {
             node_finalized: None,
             pending: None,
             kept: None,
+            searches: Searches::default(),
             now: Duration::ZERO,
             status: Status { last_batch: stored.tip.map(|t| t.index), ..Status::default() },
             publish,

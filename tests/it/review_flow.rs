@@ -189,3 +189,51 @@ async fn f3_a_bound_on_reading_decides_nothing_about_equal_blocks() {
     assert_eq!(devnet.written(), (batches[2].first + 3..=batches[2].last).collect::<Vec<_>>());
     assert_eq!(rig.safe(), Some(batches[2].last));
 }
+
+#[tokio::test]
+async fn c2_a_long_search_through_l1_goes_on_where_the_pull_before_it_stopped() {
+    let devnet = devnet().await;
+    devnet.with(|w| {
+        w.l1.config.finalized_depth = 1_000_000;
+        for _ in 0..4 {
+            w.produce(8).unwrap();
+        }
+        w.sync();
+        w.mine(100);
+        w.revert(3).unwrap();
+        w.mine(100);
+        w.recommit_state().unwrap();
+        w.mine(20);
+    });
+    let mut rig = Rig::with(&devnet, |s| {
+        s.fetch_range = 4;
+        s.search_time = Duration::ZERO;
+    })
+    .await;
+    let (mut searching, mut verified) = (0, Vec::new());
+    for _ in 0..200 {
+        devnet.clear_counts();
+        let end = match rig.poll().await {
+            Ok(report) => {
+                verified.extend(cases(&report));
+                report.end
+            }
+            Err(error) => {
+                assert_eq!(error.stall().reason, Reason::SearchingL1, "{error}");
+                assert_eq!(rig.worker.status().borrow().stall.as_ref().map(|s| s.reason), Some(Reason::SearchingL1));
+                searching += 1;
+                PullEnd::Behind
+            }
+        };
+        assert!(devnet.calls(Server::L1(0), "eth_getLogs") <= 2, "the range, and one window of a search");
+        if end != PullEnd::Behind {
+            assert_eq!(end, PullEnd::CaughtUp);
+            break;
+        }
+    }
+    // From commit 4 up to its revert in windows of 4, 8, 16, 32, 64 blocks; from the second commit of 3 down to the
+    // first one, which has the blobs, in as many and one more.
+    assert_eq!(searching, 4 + 5);
+    assert_eq!(verified, [1, 2, 3, 3].map(|index| (index, Case::Consistent)));
+    assert_eq!(rig.safe(), Some(24));
+}
