@@ -542,10 +542,10 @@ impl Worker {
     /// A standing batch cannot stand any more, and no revert was seen: it is asked for, up to block `until`.
     async fn missed_revert(&mut self, index: BatchIndex, until: L1Number) -> Result<PullEnd, FlowError> {
         let stands = self.ports.progress.batch(index).await?;
-        if let Some(record) = stands {
-            if let Some(found) = self.revert_after(index, (record.l1.number, record.log_index), until).await? {
-                return self.go_back_to(index, &found, "revert").await;
-            }
+        if let Some(record) = stands
+            && let Some(found) = self.revert_after(index, (record.l1.number, record.log_index), until).await?
+        {
+            return self.go_back_to(index, &found, "revert").await;
         }
         let detail = format!("batch {index} was committed anew or is gone, and no L1 endpoint has its revert");
         Ok(PullEnd::Stalled(Stall::at(index, Reason::Gap, detail)))
