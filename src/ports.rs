@@ -15,6 +15,16 @@ use crate::types::{
 /// What a port gives back.
 pub type PortResult<T> = Result<T, PortError>;
 
+/// The logs of an L1 range, and on which chain they were read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RangeLogs {
+    /// Ordered, without duplicates and without removed ones.
+    pub events: Vec<L1Event>,
+    /// The last block of every piece in which the range was answered, as the answering endpoint showed it in the same
+    /// exchange as the piece's logs. The last one is the range's own.
+    pub ends: Vec<L1Ref>,
+}
+
 /// The L1 execution chain, seen through the Rollup and L1MessageQueue contracts.
 #[async_trait]
 pub trait L1Chain: Send + Sync {
@@ -24,9 +34,9 @@ pub trait L1Chain: Send + Sync {
     /// Headers by number, in the order asked for; none where the node has no such block.
     async fn headers(&self, numbers: &[L1Number]) -> PortResult<Vec<Option<L1Header>>>;
 
-    /// The CommitBatch, RevertBatch and QueueTransaction logs of blocks `from..=to`, ordered, without duplicates and
-    /// without removed ones. The answering endpoint's own head is at least `to`.
-    async fn events(&self, from: L1Number, to: L1Number) -> PortResult<Vec<L1Event>>;
+    /// The CommitBatch, RevertBatch and QueueTransaction logs of blocks `from..=to`. The answering endpoint's own head is
+    /// at least `to`; whether its chain is the canonical one, the caller tells by the ends.
+    async fn events(&self, from: L1Number, to: L1Number) -> PortResult<RangeLogs>;
 
     /// Every CommitBatch log of batch `index` in `from..=to` (the index is an indexed topic), ordered.
     async fn commits_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<Vec<L1Event>>;

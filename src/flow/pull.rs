@@ -15,7 +15,7 @@ use crate::flow::l1_view::L1View;
 use crate::flow::quiesce::Quiesced;
 use crate::flow::worker::Worker;
 use crate::flow::{BatchReport, FlowError, kill_point};
-use crate::ports::Step;
+use crate::ports::{RangeLogs, Step};
 use crate::types::{
     B256, BatchIndex, BatchRecord, Case, Cursor, L1Event, L1EventKind, L1Header, L1Message, L1Number, L1Ref, L1Tag,
     L2Number, L2Ref, L2Snapshot, Outcome, QueueIndex,
@@ -194,14 +194,14 @@ impl Worker {
         Ok(PullEnd::CaughtUp)
     }
 
-    /// Reads the logs of a range between two reads of its end header; every log must lie on the chain of that end
-    /// (B1).
+    /// Reads the logs of a range between two reads of its end header; every log, and every end that an endpoint showed
+    /// with the logs, must lie on the chain of that end (B1).
     pub(crate) async fn read_events(&self, from: L1Number, to: L1Number) -> Result<Reading, FlowError> {
         let l1 = &self.ports.l1;
         let before = one(l1.headers(&[to]).await?, to)?;
-        let events = l1.events(from, to).await?;
+        let RangeLogs { events, ends } = l1.events(from, to).await?;
         let mut numbers = self.window_of(from, to).await;
-        numbers.extend(events.iter().map(|e| e.block.number));
+        numbers.extend(events.iter().map(|e| e.block).chain(ends.iter().copied()).map(|block| block.number));
         numbers.push(to);
         numbers.sort_unstable();
         numbers.dedup();
@@ -226,6 +226,10 @@ impl Worker {
         }
         if child.map(|c| c.l1_ref()) != Some(before.l1_ref()) {
             return Err(FlowError::l1_changed(format!("L1 block {to} changed while its logs were read")));
+        }
+        // A range without logs tells by its ends alone on which chain it was read.
+        if ends.last() != Some(&before.l1_ref()) || ends.iter().any(|end| !blocks.contains(end)) {
+            return Err(FlowError::l1_changed(format!("the logs up to L1 block {to} were read on another chain")));
         }
         if let Some(stray) = events.iter().find(|e| !blocks.contains(&e.block)) {
             return Err(FlowError::l1_changed(format!("a log lies in {}, which is not canonical", stray.block)));
@@ -670,7 +674,7 @@ impl Worker {
         info!(first = first.get(), count, below = to.get(), "looking further back on L1 for messages");
         loop {
             let from = to.minus(width.saturating_sub(1)).max(self.settings.origin);
-            let events = self.ports.l1.events(from, to).await?;
+            let events = self.ports.l1.events(from, to).await?.events;
             let mut found: Vec<_> = events
                 .into_iter()
                 .filter_map(|e| match e.kind {

@@ -3,7 +3,8 @@
 use morph_deriver::codec::transaction::L1MessageFields;
 use morph_deriver::decide::stall::Reason;
 use morph_deriver::devnet::chain::{BatchSpec, BlockPlan};
-use morph_deriver::devnet::faults::Server;
+use morph_deriver::devnet::faults::{Fault, Rule, Server};
+use morph_deriver::devnet::jsonrpc::RpcError;
 use morph_deriver::devnet::l1::L1Op;
 use morph_deriver::devnet::world::{World, WorldOptions};
 use morph_deriver::devnet::{Devnet, DevnetOptions};
@@ -320,6 +321,27 @@ async fn b1_a_reorg_between_two_calls_of_a_pull_is_never_mixed() {
         let hash = devnet.with(|w| w.l1.find_tx(w.batches[2].tx).unwrap().0.hash);
         assert_eq!(row.l1.hash, hash, "{method} {nth}: the row lies on the chain that there is");
     }
+}
+
+/// The logs come from a fork on which nothing was committed, the headers before and after from the other one: nothing in
+/// the logs themselves tells.
+#[tokio::test]
+async fn b1_j5_an_empty_range_of_another_fork_is_not_taken() {
+    let devnet = with_batch_at_depth(2).await;
+    let refused = RpcError { code: -32000, message: "eth_call is switched off".to_owned() };
+    devnet.fault(Server::L1(0), Rule::on("eth_call", Fault::Error(refused)));
+    let mut rig = Rig::on(&devnet).await;
+    let ours = devnet.with(|w| w.clone());
+    // The newest header, the range's end, the end in the exchange of the logs, the finalized tag.
+    devnet.on_call(Server::L1(0), "eth_getBlockByNumber", 3, |w| {
+        w.reorg(2);
+        w.mine(2);
+    });
+    devnet.on_call(Server::L1(0), "eth_getBlockByNumber", 4, move |w| *w = ours);
+    let error = rig.poll().await.unwrap_err();
+    assert_eq!((error.severity(), error.stall().reason), (Severity::Reset, Reason::L1Reorg));
+    assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+    assert_eq!(rig.safe(), Some(24));
 }
 
 #[tokio::test]
