@@ -103,7 +103,7 @@ impl Worker {
         warn!(ancestor = floor.get(), "L1 reorganised; what was recorded above the common ancestor is dropped");
         if self.cursor.is_none_or(|c| c.block.number <= floor) {
             // It was sent back below the reorg already and reads what comes above anyway; rows up there go.
-            self.ports.progress.apply(&Step { rewind_to: Some(floor), ..Step::default() }).await?;
+            self.apply(&Step { rewind_to: Some(floor), ..Step::default() }).await?;
             self.status.reorgs = self.status.reorgs.saturating_add(1);
             return Ok(Ok(()));
         }
@@ -145,7 +145,7 @@ impl Worker {
             clear_cursor: cursor.is_none(),
             ..Step::default()
         };
-        self.ports.progress.apply(&step).await?;
+        self.apply(&step).await?;
         info!(safe = ?heads.safe().map(|s| s.number.get()), "rewound to the common ancestor");
         self.heads = heads;
         self.cursor = cursor;

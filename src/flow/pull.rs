@@ -86,6 +86,7 @@ impl Worker {
     /// When something could not be read or written. What was stored before stays; the next pull goes on from there.
     pub async fn pull(&mut self, now: Duration) -> Result<PullReport, FlowError> {
         self.now = now;
+        self.reload().await?;
         if self.quiesce.is_degraded() {
             return Err(FlowError::Stall(Stall::new(Reason::ReactorsDegraded, "the reactors are not resumed yet")));
         }
@@ -297,7 +298,7 @@ impl Worker {
         let end = Cursor { block: reading.end, log_index: None };
         let step = Step { messages, l1_blocks: reading.blocks.clone(), cursor: Some(end), ..Step::default() };
         kill_point("range: before storing");
-        self.ports.progress.apply(&step).await?;
+        self.apply(&step).await?;
         kill_point("range: stored");
         self.cursor = Some(end);
         Ok(None)
@@ -364,7 +365,7 @@ impl Worker {
             return Ok(());
         }
         let step = Step { messages: std::mem::take(messages), ..Step::default() };
-        Ok(self.ports.progress.apply(&step).await?)
+        self.apply(&step).await
     }
 
     /// A RevertBatch log: everything from its index on stands no more (C1).
@@ -396,7 +397,7 @@ impl Worker {
             step.clear_safe = heads.safe().is_none();
         }
         kill_point("revert: before storing");
-        self.ports.progress.apply(&step).await?;
+        self.apply(&step).await?;
         kill_point("revert: stored");
         warn!(batch = index.get(), l1_block = event.block.number.get(), reason = "reverted", "L1 reverted a batch");
         self.heads = heads;
@@ -448,7 +449,7 @@ impl Worker {
             }
             BatchEnd::WalkBack(cursor) => {
                 let step = Step { cursor, clear_cursor: cursor.is_none(), ..Step::default() };
-                self.ports.progress.apply(&step).await?;
+                self.apply(&step).await?;
                 self.cursor = cursor;
                 Ok(Some(PullEnd::Behind))
             }
@@ -558,7 +559,7 @@ impl Worker {
         }
         let cursor = self.cursor_before_log(found.block, found.log_index).await?;
         let step = Step { cursor, clear_cursor: cursor.is_none(), ..Step::default() };
-        self.ports.progress.apply(&step).await?;
+        self.apply(&step).await?;
         self.cursor = cursor;
         warn!(batch = index.get(), what, "a log was missed; going back to it");
         Ok(PullEnd::Behind)
@@ -607,7 +608,7 @@ impl Worker {
             ..Step::default()
         };
         kill_point("batch: before storing");
-        self.ports.progress.apply(&step).await?;
+        self.apply(&step).await?;
         kill_point("batch: stored");
         self.heads = heads;
         self.cursor = Some(cursor);

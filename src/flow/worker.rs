@@ -3,6 +3,7 @@
 //! Decided nowhere else: what a severity does. `Temporary` backs off, `Reset` reads again at once, `Halt` stops
 //! advancing and keeps looking (a revert on L1 un-sticks it, P8). A stall never ends the process.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -20,6 +21,7 @@ use crate::flow::ground::Lost;
 use crate::flow::pull::{Kept, PullEnd, PullReport};
 use crate::flow::quiesce::Quiesce;
 use crate::flow::{FlowError, Ports, Settings};
+use crate::ports::Step;
 use crate::types::{BatchIndex, Cursor, L1Number, L2Ref};
 
 /// First wait after a failed poll; doubled up to the poll interval.
@@ -115,6 +117,8 @@ pub struct Worker {
     pub(crate) pending: Option<PendingWrite>,
     /// The verdict on the batch at which it stands, while it need not be given again.
     pub(crate) kept: Option<Kept>,
+    /// A step failed, and nobody knows whether it was stored all the same: memory may not be what the database holds.
+    unsure: AtomicBool,
     /// The poll's time.
     pub(crate) now: Duration,
     pub(crate) status: Status,
@@ -147,6 +151,7 @@ impl Worker {
             node_finalized: None,
             pending: None,
             kept: None,
+            unsure: AtomicBool::new(false),
             now: Duration::ZERO,
             status: Status { last_batch: stored.tip.map(|t| t.index), ..Status::default() },
             publish,
@@ -173,6 +178,31 @@ impl Worker {
     /// The guard's shared half, for shutdown.
     pub fn quiesce(&self) -> Quiesce {
         self.quiesce.clone()
+    }
+
+    /// Stores `step`: the one way from the flow to the database. The caller brings memory in line afterwards; where this
+    /// fails, nobody can say which of the two is right, and the next pull begins with what is stored.
+    pub(crate) async fn apply(&self, step: &Step) -> Result<(), FlowError> {
+        // Set before: a call that is dropped half-way may be stored as well.
+        let known = self.unsure.swap(true, Ordering::Relaxed);
+        self.ports.progress.apply(step).await?;
+        self.unsure.store(known, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Takes heads and cursor from the database again where a step failed since. The database answers in order, so that
+    /// a step that is still under way is stored, or lost, by then.
+    pub(crate) async fn reload(&mut self) -> Result<(), FlowError> {
+        if !self.unsure.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let stored = self.ports.progress.load().await?;
+        self.heads = Heads::stored(stored.safe, stored.finalized);
+        self.cursor = stored.cursor;
+        self.lost = Lost::stored(stored.safe, stored.tip.as_ref());
+        self.unsure.store(false, Ordering::Relaxed);
+        info!(safe = ?stored.safe.map(|s| s.number.get()), "a step failed; going on from what is stored");
+        Ok(())
     }
 
     fn publish(&mut self) {

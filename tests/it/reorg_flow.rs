@@ -12,7 +12,8 @@ use morph_deriver::error::Severity;
 use morph_deriver::flow::pull::PullEnd;
 use morph_deriver::types::{Address, Case, U256};
 
-use crate::support::rig::{Rig, cases, reason};
+use crate::support::late_store::LateStore;
+use crate::support::rig::{Rig, cases, devnet_ports, reason, settings};
 
 /// Nothing on L1 is final, so that a deep reorg contradicts nobody.
 async fn empty() -> Devnet {
@@ -321,6 +322,39 @@ async fn b1_a_reorg_between_two_calls_of_a_pull_is_never_mixed() {
         let hash = devnet.with(|w| w.l1.find_tx(w.batches[2].tx).unwrap().0.hash);
         assert_eq!(row.l1.hash, hash, "{method} {nth}: the row lies on the chain that there is");
     }
+}
+
+/// A revert, and then a reorg, whose step is stored although the database said that it timed out.
+#[tokio::test]
+async fn p6_a_step_that_was_stored_late_is_not_forgotten() {
+    let devnet = with_batch_at_depth(5).await;
+    let mut ports = devnet_ports(&devnet).await;
+    let store = LateStore::over(ports.progress.clone());
+    ports.progress = store.clone();
+    let mut settings = settings();
+    settings.rollup = devnet.rollup();
+    let mut rig = Rig::start(ports, settings).await;
+    rig.settle().await;
+    assert_eq!(rig.safe(), Some(24));
+    devnet.with(|w| {
+        w.revert(3).unwrap();
+        w.mine(1);
+    });
+    store.late_after(0);
+    let error = rig.poll().await.unwrap_err();
+    assert_eq!(error.stall().reason, Reason::StoreUnavailable);
+    assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+    assert_eq!((rig.safe(), node_safe(&devnet)), (Some(16), Some(16)));
+    // The revert falls away with its block, and batch 3 with it.
+    devnet.with(|w| replace_empty(w, 6));
+    store.late_after(0);
+    rig.poll().await.unwrap_err();
+    rig.settle().await;
+    assert!(store.was_late());
+    let stored = rig.ports.progress.load().await.unwrap();
+    assert_eq!((rig.safe(), node_safe(&devnet)), (Some(16), Some(16)));
+    assert_eq!(stored.safe.map(|s| s.number.get()), Some(16));
+    assert_ordered(&devnet);
 }
 
 /// The logs come from a fork on which nothing was committed, the headers before and after from the other one: nothing in
