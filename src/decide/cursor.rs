@@ -41,6 +41,14 @@ pub fn is_ahead(cursor: Option<&Cursor>, event: &L1Event) -> bool {
     cursor.log_index.is_some_and(|done| event.log_index > done)
 }
 
+/// Whether reading on from `cursor`, or from `start` where there is none, comes to `event`.
+pub fn is_unread(cursor: Option<&Cursor>, start: L1Number, event: &L1Event) -> bool {
+    match cursor {
+        None => event.block.number >= start,
+        Some(_) => is_ahead(cursor, event),
+    }
+}
+
 /// Whether a log at `place` (block, log index) was dealt with already.
 pub fn has_passed(cursor: Option<&Cursor>, place: (L1Number, u64)) -> bool {
     cursor.is_some_and(|c| place <= (c.block.number, c.log_index.unwrap_or(u64::MAX)))

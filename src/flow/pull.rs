@@ -265,6 +265,7 @@ impl Worker {
             if !cursor::is_ahead(self.cursor.as_ref(), event) {
                 continue;
             }
+            self.gone_back = self.gone_back.filter(|place| *place != (event.block, event.log_index));
             match &event.kind {
                 L1EventKind::Message(message) => messages.push((event.block, message.clone())),
                 L1EventKind::Revert { index, .. } => {
@@ -447,12 +448,7 @@ impl Worker {
                 self.keep_verdict(event, hash, &stall, blocks, pull).await?;
                 Ok(Some(PullEnd::Stalled(stall)))
             }
-            BatchEnd::WalkBack(cursor) => {
-                let step = Step { cursor, clear_cursor: cursor.is_none(), ..Step::default() };
-                self.apply(&step).await?;
-                self.cursor = cursor;
-                Ok(Some(PullEnd::Behind))
-            }
+            BatchEnd::WalkBack(found) => self.go_back_to(index.minus(1), &found, "commit").await.map(Some),
         }
     }
 
@@ -551,18 +547,24 @@ impl Worker {
     }
 
     /// Makes `found`, a log that was left out when its range was read, the next one. One that still lies ahead was left
-    /// out of this very range, which is read again anyway.
+    /// out of this very range, which is read again anyway; one to which the cursor went back in vain was left out
+    /// again. Both are told as a hole, so that another endpoint is asked.
     async fn go_back_to(&mut self, index: BatchIndex, found: &L1Event, what: &str) -> Result<PullEnd, FlowError> {
-        if cursor::is_ahead(self.cursor.as_ref(), found) {
+        let left_out = || {
             let detail = format!("an L1 endpoint left out the {what} of batch {index}; the range is read again");
-            return Ok(PullEnd::Stalled(Stall::at(index, Reason::Gap, detail)));
+            PullEnd::Stalled(Stall::at(index, Reason::Gap, detail))
+        };
+        if cursor::is_unread(self.cursor.as_ref(), self.settings.start, found) {
+            return Ok(left_out());
         }
+        let place = (found.block, found.log_index);
+        let in_vain = self.gone_back.replace(place) == Some(place);
         let cursor = self.cursor_before_log(found.block, found.log_index).await?;
         let step = Step { cursor, clear_cursor: cursor.is_none(), ..Step::default() };
         self.apply(&step).await?;
         self.cursor = cursor;
-        warn!(batch = index.get(), what, "a log was missed; going back to it");
-        Ok(PullEnd::Behind)
+        warn!(batch = index.get(), what, in_vain, "going back to a log that was not read");
+        Ok(if in_vain { left_out() } else { PullEnd::Behind })
     }
 
     /// Compares the highest stored index with the contract's own at the end of what is confirmed: logs that an endpoint

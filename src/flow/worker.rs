@@ -14,7 +14,8 @@ use tracing::{error, info, warn};
 
 use crate::decide::heads::Heads;
 use crate::decide::liveness::{Liveness, Verdict};
-use crate::decide::stall::Stall;
+use crate::decide::pace::Pace;
+use crate::decide::stall::{Reason, Stall};
 use crate::error::Severity;
 use crate::flow::derive::{PendingWrite, Refused};
 use crate::flow::ground::Lost;
@@ -22,7 +23,7 @@ use crate::flow::pull::{Kept, PullEnd, PullReport};
 use crate::flow::quiesce::Quiesce;
 use crate::flow::{FlowError, Ports, Settings};
 use crate::ports::Step;
-use crate::types::{BatchIndex, Cursor, L1Number, L2Ref};
+use crate::types::{BatchIndex, Cursor, L1Number, L1Ref, L2Ref};
 
 /// First wait after a failed poll; doubled up to the poll interval.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
@@ -117,6 +118,10 @@ pub struct Worker {
     pub(crate) pending: Option<PendingWrite>,
     /// The verdict on the batch at which it stands, while it need not be given again.
     pub(crate) kept: Option<Kept>,
+    /// The polls that followed each other at once.
+    pace: Pace,
+    /// The log to which the cursor was sent back, until it is read.
+    pub(crate) gone_back: Option<(L1Ref, u64)>,
     /// A step failed, and nobody knows whether it was stored all the same: memory may not be what the database holds.
     unsure: AtomicBool,
     /// The poll's time.
@@ -151,6 +156,8 @@ impl Worker {
             node_finalized: None,
             pending: None,
             kept: None,
+            pace: Pace::default(),
+            gone_back: None,
             unsure: AtomicBool::new(false),
             now: Duration::ZERO,
             status: Status { last_batch: stored.tip.map(|t| t.index), ..Status::default() },
@@ -221,7 +228,11 @@ impl Worker {
     pub async fn poll(&mut self, now: Duration) -> Result<PullReport, FlowError> {
         self.status.polls = self.status.polls.saturating_add(1);
         self.pending = None;
-        let outcome = self.pull(now).await;
+        let before = self.cursor;
+        let mut outcome = self.pull(now).await;
+        if let Ok(report) = &mut outcome {
+            self.keep_pace(before.as_ref(), report);
+        }
         self.status.stall = match &outcome {
             Ok(report) => match &report.end {
                 PullEnd::Stalled(stall) => Some(stall.clone()),
@@ -231,6 +242,16 @@ impl Worker {
         };
         self.publish();
         outcome
+    }
+
+    /// A pull that wants the next one at once and gets nowhere is a stall, and waits like one.
+    fn keep_pace(&mut self, before: Option<&Cursor>, report: &mut PullReport) {
+        if report.end != PullEnd::Behind {
+            self.pace = Pace::default();
+        } else if !self.pace.reads_on(before, self.cursor.as_ref()) {
+            let detail = "reading L1 gets no further; does an endpoint leave out logs?";
+            report.end = PullEnd::Stalled(Stall::new(Reason::NoProgress, detail));
+        }
     }
 
     /// Polls until `stop` is cancelled; then lets go of the pull under way and waits for reactors being resumed.
