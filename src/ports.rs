@@ -183,6 +183,8 @@ pub struct Step {
     pub rebound: Vec<BatchRecord>,
     /// L1 blocks of the reorg window.
     pub l1_blocks: Vec<L1Ref>,
+    /// L1 blocks below this one have left the reorg window and are dropped.
+    pub l1_floor: Option<L1Number>,
     /// New safe head.
     pub safe: Option<L2Ref>,
     /// There is no safe head any more; `safe` is none then.
@@ -209,6 +211,11 @@ pub trait Progress: Send + Sync {
 
     /// The recorded L1 blocks, newest first.
     async fn l1_blocks(&self) -> PortResult<Vec<L1Ref>>;
+
+    /// The newest recorded L1 block.
+    async fn newest_l1_block(&self) -> PortResult<Option<L1Ref>> {
+        Ok(self.l1_blocks().await?.first().copied())
+    }
 
     /// The standing batch with this index.
     async fn batch(&self, index: BatchIndex) -> PortResult<Option<BatchRecord>>;

@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::rpc::{Call, Json, Pool};
-use super::wire::{self, Bounded};
+use super::wire::{self, AtMost, Bounded};
 use crate::codec::event::{self, selectors, topics};
 use crate::error::{PortError, PortErrorKind, Target};
 use crate::ports::{L1Chain, PortResult, RangeLogs};
@@ -190,7 +190,10 @@ impl L1Client {
         let Some(end) = read_header(end)?.filter(|end| end.number == to) else { return Err(self.behind(at, to)) };
         self.saw(end.number);
         let json = logs?;
-        let logs = json.parse::<Bounded<Log<'_>, LOGS_MAX>>()?.0;
+        let Some(logs) = json.parse::<AtMost<Log<'_>, LOGS_MAX>>()?.0 else {
+            let detail = format!("{}: eth_getLogs: more than {LOGS_MAX} logs", self.pool.name(at));
+            return Err(PortError::new(Target::L1, PortErrorKind::RangeTooWide, detail));
+        };
         let mut events = Vec::with_capacity(logs.len());
         for log in &logs {
             if log.removed {
@@ -715,6 +718,18 @@ mod tests {
         assert!(matches!(l1.events(n(1), n(500)).await.unwrap_err().kind, PortErrorKind::RateLimited { .. }));
         assert_eq!(quota.calls_of("eth_getLogs").len(), 1);
         assert_eq!(l1.range_width(), WIDEST);
+    }
+
+    #[tokio::test]
+    async fn a2_more_logs_than_are_read_at_once_halve_the_range() {
+        let server = rpc(|method, params| match method {
+            "eth_getLogs" if range_of(params).1 > range_of(params).0 => {
+                Ok(vec![json!({"address": "0x", "topics": [], "data": "0x"}); LOGS_MAX + 1].into())
+            }
+            _ => chain_answer(500, 500, method, params),
+        })
+        .await;
+        assert_eq!(indices(&client(&[&server.url]).events(n(99), n(100)).await.unwrap()), [1]);
     }
 
     #[tokio::test]

@@ -517,6 +517,16 @@ async fn put_l1_blocks(db: &mut SqliteConnection, blocks: &[L1Ref]) -> PortResul
     Ok(())
 }
 
+/// Drops L1 blocks below `floor`, but never the newest one: the next start compares with it.
+async fn drop_l1_blocks(db: &mut SqliteConnection, floor: L1Number) -> PortResult<()> {
+    sqlx::query("DELETE FROM l1_blocks WHERE number < ? AND number < (SELECT max(number) FROM l1_blocks)")
+        .bind(sql_bound(floor.get()))
+        .execute(db)
+        .await
+        .map_err(sql_error)?;
+    Ok(())
+}
+
 async fn put_revert(db: &mut SqliteConnection, event: &L1Event) -> PortResult<()> {
     let L1EventKind::Revert { index, hash } = &event.kind else {
         return Err(PortError::malformed(Target::Store, "a step's revert is not a RevertBatch log"));
@@ -712,6 +722,9 @@ impl Progress for SqliteStore {
                 put_batch(db, batch).await?;
             }
             put_l1_blocks(db, &step.l1_blocks).await?;
+            if let Some(floor) = step.l1_floor {
+                drop_l1_blocks(db, floor).await?;
+            }
             if step.clear_safe {
                 sqlx::query("DELETE FROM heads WHERE kind = 'safe'").execute(&mut *db).await.map_err(sql_error)?;
             }
@@ -740,6 +753,18 @@ impl Progress for SqliteStore {
                 .await
                 .map_err(sql_error)?;
             rows.iter().map(|row| l1_ref(row, "number", "hash")).collect()
+        })
+        .await
+    }
+
+    async fn newest_l1_block(&self) -> PortResult<Option<L1Ref>> {
+        let pool = self.pool.clone();
+        bounded(async move {
+            let row = sqlx::query("SELECT number, hash FROM l1_blocks ORDER BY number DESC LIMIT 1")
+                .fetch_optional(&pool)
+                .await
+                .map_err(sql_error)?;
+            row.map(|row| l1_ref(&row, "number", "hash")).transpose()
         })
         .await
     }
@@ -882,11 +907,8 @@ impl Progress for SqliteStore {
         let pool = self.pool.clone();
         bounded(async move {
             let mut transaction = pool.begin().await.map_err(sql_error)?;
+            drop_l1_blocks(&mut transaction, l1).await?;
             let below = [
-                (
-                    "DELETE FROM l1_blocks WHERE number < ? AND number < (SELECT max(number) FROM l1_blocks)",
-                    sql_bound(l1.get()),
-                ),
                 ("DELETE FROM reverts WHERE l1_number < ?", sql_bound(l1.get())),
                 (
                     "DELETE FROM l1_messages WHERE queue_index < min(?, coalesce((SELECT total_l1_popped FROM batches \
@@ -1271,6 +1293,21 @@ mod tests {
         }
         assert_eq!(pages[0], pages[2], "{pages:?}");
         assert_eq!(store.l1_blocks().await.unwrap().len(), 65);
+    }
+
+    #[tokio::test]
+    async fn h5_l1_blocks_that_left_the_window_go_with_the_range_that_moved_it() {
+        let store = SqliteStore::in_memory().await.unwrap();
+        assert_eq!(store.newest_l1_block().await.unwrap(), None);
+        for n in 1..=300 {
+            let step = Step { l1_blocks: vec![l1(n)], l1_floor: Some(L1Number::new(n).minus(128)), ..Step::default() };
+            store.apply(&step).await.unwrap();
+            assert_eq!(store.newest_l1_block().await.unwrap(), Some(l1(n)));
+        }
+        assert_eq!(store.l1_blocks().await.unwrap(), (172..=300).rev().map(l1).collect::<Vec<_>>());
+        let beyond = Step { l1_floor: Some(L1Number::new(1000)), ..Step::default() };
+        store.apply(&beyond).await.unwrap();
+        assert_eq!(store.l1_blocks().await.unwrap(), [l1(300)]);
     }
 
     #[tokio::test]

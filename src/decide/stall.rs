@@ -97,6 +97,8 @@ reasons! {
     RevertBelowFinalized = "revert_below_finalized", true;
     /// The local chain differs from L1 at or below the finalized head.
     DivergesBelowFinalized = "diverges_below_finalized", true;
+    /// The local chain differs from L1 before the single-sequencer switch, where nothing is derived from L1.
+    DivergesBeforeSwitch = "diverges_before_switch", true;
     /// The execution node cannot write below its head.
     ElCannotReorg = "el_cannot_reorg", true;
     /// The execution node refused a block for good.
@@ -113,6 +115,7 @@ impl Reason {
             Self::StateRoot
                 | Self::WithdrawalRoot
                 | Self::DivergesBelowFinalized
+                | Self::DivergesBeforeSwitch
                 | Self::PoisonBatch
                 | Self::Unbound
                 | Self::WouldSelfHeal

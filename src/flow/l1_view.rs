@@ -78,15 +78,16 @@ impl Worker {
     }
 
     async fn find_reorg(&self) -> Result<Reorg, FlowError> {
-        let recorded = self.ports.progress.l1_blocks().await?;
-        let Some(newest) = recorded.first() else { return Ok(Reorg::None) };
+        let Some(newest) = self.ports.progress.newest_l1_block().await? else { return Ok(Reorg::None) };
         let (start, window) = (self.settings.start, self.settings.reorg_window);
         let live = self.ports.l1.headers(&[newest.number]).await?;
-        match cursor::find_reorg(&recorded[..1], &live, start, window) {
+        match cursor::find_reorg(&[newest], &live, start, window) {
             Reorg::None => return Ok(Reorg::None),
             Reorg::Behind => return Ok(Reorg::Behind),
             Reorg::To(_) | Reorg::ToStart | Reorg::TooDeep { .. } => {}
         }
+        let mut recorded = self.ports.progress.l1_blocks().await?;
+        recorded.retain(|r| r.number >= newest.number.minus(window));
         let numbers: Vec<_> = recorded.iter().map(|r| r.number).collect();
         let live = self.ports.l1.headers(&numbers).await?;
         Ok(cursor::find_reorg(&recorded, &live, start, window))

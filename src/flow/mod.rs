@@ -101,11 +101,19 @@ pub struct Settings {
     pub pause_per_block: Duration,
     /// Blocks per write request.
     pub write_chunk: usize,
+    /// Local blocks are read up to this many bytes before L1's content is known, and no further than that content's own
+    /// size after. More than any batch holds, so that it decides nothing but what a node that makes things up can
+    /// have us keep in memory (P7).
+    pub local_bytes: usize,
     /// Stop after this batch.
     pub to_batch: Option<BatchIndex>,
     /// Time between two polls when there is nothing left to read.
     pub poll_interval: Duration,
 }
+
+/// A payload of the largest size, and 32 MiB for L1 messages, which are no part of it: a thousand times what a batch
+/// of the real network consumes. Where they are more, the comparison waits for the blob, which decides alike.
+const LOCAL_BYTES: usize = crate::codec::frame::MAX_PAYLOAD + (32 << 20);
 
 impl Default for Settings {
     fn default() -> Self {
@@ -124,6 +132,7 @@ impl Default for Settings {
             pause_budget: Duration::from_secs(60),
             pause_per_block: Duration::from_millis(50),
             write_chunk: 100,
+            local_bytes: LOCAL_BYTES,
             to_batch: None,
             poll_interval: Duration::from_secs(15),
         }

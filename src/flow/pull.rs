@@ -9,6 +9,7 @@ use crate::decide::heads::Move;
 use crate::decide::liveness::{Unknown, Verdict};
 use crate::decide::recheck::{self, Basis, Grounds};
 use crate::decide::stall::{Reason, Stall};
+use crate::error::{PortError, PortErrorKind, Target};
 use crate::flow::batch::BatchEnd;
 use crate::flow::derive::PendingWrite;
 use crate::flow::l1_view::L1View;
@@ -297,7 +298,10 @@ impl Worker {
             return Ok(Some(end));
         }
         let end = Cursor { block: reading.end, log_index: None };
-        let step = Step { messages, l1_blocks: reading.blocks.clone(), cursor: Some(end), ..Step::default() };
+        // Twice the window: after a reorg inside it, the window below the ancestor is still there.
+        let l1_floor = Some(reading.end.number.minus(self.settings.reorg_window.saturating_mul(2)));
+        let l1_blocks = reading.blocks.clone();
+        let step = Step { messages, l1_blocks, l1_floor, cursor: Some(end), ..Step::default() };
         kill_point("range: before storing");
         self.apply(&step).await?;
         kill_point("range: stored");
@@ -425,6 +429,9 @@ impl Worker {
             info!(batch = index.get(), "reverted further on; not verified");
             self.store_batch(record, pull).await?;
             return Ok(None);
+        }
+        if self.settings.to_batch.is_some_and(|to| index > to) {
+            return Ok(Some(PullEnd::Reached));
         }
         let before = match self.batch_before(event, index).await? {
             Ok(before) => before,
@@ -658,11 +665,13 @@ impl Worker {
 
     /// The genesis import commits to index 0 without a batch: its one block is the chain's first (C10).
     async fn genesis_record(&self, event: &L1Event, hash: B256) -> Result<BatchRecord, FlowError> {
-        let header = self.ports.l2.header(0.into()).await?;
+        // A node without it could not be asked; as a fact, its absence would stay stored (P1).
+        let missing = || PortError::new(Target::L2, PortErrorKind::NotFound, "the node has no genesis block");
+        let header = self.ports.l2.header(0.into()).await?.ok_or_else(missing)?;
         let mut record = bare_record(event, 0.into(), hash, Outcome::Genesis);
         record.first = Some(0.into());
-        record.last = header.map(|h| h.l2_ref());
-        record.post_state_root = header.map(|h| h.state_root).unwrap_or_default();
+        record.last = Some(header.l2_ref());
+        record.post_state_root = header.state_root;
         Ok(record)
     }
 

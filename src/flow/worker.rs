@@ -10,6 +10,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use crate::decide::heads::Heads;
@@ -29,6 +30,30 @@ use crate::types::{BatchIndex, Cursor, L1Number, L1Ref, L2Ref};
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 /// How long shutdown waits for a resume under way: within the 10 s of P4.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(8);
+
+/// A bug: the worker panicked. What it had paused was resumed, as far as the reactors answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the worker panicked, which is a bug of this program")]
+pub struct Panicked;
+
+/// Runs `work` as a task of its own, so that a panic in it ends the task and not the runtime: the guard that goes with
+/// it has only begun the resume of the reactors, which is waited for here (P5).
+///
+/// # Errors
+/// When `work` panicked.
+pub async fn contained<T: Send + 'static>(
+    quiesce: &Quiesce,
+    work: impl Future<Output = T> + Send + 'static,
+) -> Result<T, Panicked> {
+    match AbortOnDropHandle::new(tokio::spawn(work)).await {
+        Ok(outcome) => Ok(outcome),
+        Err(failed) => {
+            error!(error = %failed, "the worker panicked");
+            quiesce.shutdown(SHUTDOWN_PATIENCE).await;
+            Err(Panicked)
+        }
+    }
+}
 
 /// What the faces show. Written by the flow, read by anybody.
 #[derive(Clone, Debug, Default, Serialize)]
