@@ -179,6 +179,9 @@ pub struct Step {
     pub revert: Option<L1Event>,
     /// A batch and its outcome. Replaces a row of the same L1 position.
     pub batch: Option<BatchRecord>,
+    /// Where `batch` was not looked at because it is reverted further on: the L1 block of that revert. A rewind below it
+    /// forgets the row.
+    pub reverted_by: Option<L1Number>,
     /// Batches that a reorg moved to another L1 block unchanged: stored again under their new position.
     pub rebound: Vec<BatchRecord>,
     /// L1 blocks of the reorg window.
@@ -225,6 +228,10 @@ pub trait Progress: Send + Sync {
 
     /// The standing batch (verified or genesis) with the highest index whose commit lies at or below L1 block `number`.
     async fn newest_at_or_below(&self, number: L1Number) -> PortResult<Option<BatchRecord>>;
+
+    /// The first batch, by its place on L1, that lies at or below L1 block `number` and was not looked at because of a
+    /// revert above it.
+    async fn reverted_above(&self, number: L1Number) -> PortResult<Option<BatchRecord>>;
 
     /// Stored L1 messages with index `first..first + count`; those that are not stored are left out.
     async fn messages(&self, first: QueueIndex, count: u64) -> PortResult<Vec<L1Message>>;

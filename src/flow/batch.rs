@@ -20,8 +20,8 @@ use crate::flow::worker::Worker;
 use crate::flow::{FlowError, Mode};
 use crate::ports::MessageRoot;
 use crate::types::{
-    B256, BatchIndex, BatchRecord, Blob, BlockContent, BlockContext, Case, L1Event, L1EventKind, L1Message,
-    L2Block, L2Header, L2Number, NewBlock, Outcome, QueueIndex, RawTx, is_l1_message, keccak,
+    B256, BatchIndex, BatchRecord, Blob, BlockContent, BlockContext, Case, L1Event, L1EventKind, L1Message, L2Block,
+    L2Header, L2Number, NewBlock, Outcome, QueueIndex, RawTx, is_l1_message, keccak,
 };
 
 /// More blocks than a batch can have: the older forms count them in 16 bits, today's batches hold at most 600. A

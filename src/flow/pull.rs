@@ -123,7 +123,7 @@ impl Worker {
         // Tags first: a node that restarted has them right again even while L1 cannot be asked (E10, E20).
         let node = self.unmark(&pull.node).await?;
         pull.node = self.sync_tags(&node).await?;
-        let view = match self.view_l1().await? {
+        let view = match self.view_l1(&mut pull.node).await? {
             Ok(view) => view,
             Err(stall) => return Ok(PullEnd::Stalled(stall)),
         };
@@ -271,7 +271,7 @@ impl Worker {
                 L1EventKind::Message(message) => messages.push((event.block, message.clone())),
                 L1EventKind::Revert { index, .. } => {
                     self.store_messages(&mut messages).await?;
-                    if let Some(stall) = self.on_revert(event, *index).await? {
+                    if let Some(stall) = self.on_revert(event, *index, pull).await? {
                         return Ok(Some(PullEnd::Stalled(stall)));
                     }
                     let node = pull.node;
@@ -279,9 +279,9 @@ impl Worker {
                 }
                 L1EventKind::Commit { index, hash } => {
                     self.store_messages(&mut messages).await?;
-                    let reverted = match cursor::is_reverted_later(&reading.events, at, *index) {
-                        true => Ok(true),
-                        false => self.reverted_elsewhere(event, *index, *hash, &standing, view).await?,
+                    let reverted = match cursor::reverted_later(&reading.events, at, *index) {
+                        Some(block) => Ok(Some(block)),
+                        None => self.reverted_elsewhere(event, *index, *hash, &standing, view).await?,
                     };
                     let reverted = match reverted {
                         Ok(reverted) => reverted,
@@ -334,8 +334,9 @@ impl Worker {
         }
     }
 
-    /// Whether L1 reverted this commit further up than the range reaches (C4, C5). A revert that is not confirmed yet
-    /// is waited for.
+    /// The L1 block in which L1 reverted this commit, further up than the range reaches (C4, C5); none where it stands. A
+    /// revert that is not confirmed yet is waited for. A batch that was committed again with the same hash looks as if it
+    /// stood under this commit too: where the later one is stored, its revert in between is looked for all the same.
     async fn reverted_elsewhere(
         &self,
         event: &L1Event,
@@ -343,18 +344,25 @@ impl Worker {
         hash: B256,
         standing: &[(BatchIndex, B256)],
         view: &L1View,
-    ) -> Result<Result<bool, Stall>, FlowError> {
+    ) -> Result<Result<Option<L1Number>, Stall>, FlowError> {
+        let place = (event.block.number, event.log_index);
+        let stored = self.ports.progress.batch(index).await?;
+        let stands_later = stored.is_some_and(|r| (r.l1.number, r.log_index) > place);
         let now = standing.iter().find(|(i, _)| *i == index).map(|(_, h)| *h);
-        if now == Some(hash) {
-            return Ok(Ok(false));
+        if now == Some(hash) && !stands_later {
+            return Ok(Ok(None));
         }
         let reverts = self.ports.l1.reverts_of(index, event.block.number, view.confirmed).await?;
-        let after = |r: &&L1Event| (r.block.number, r.log_index) > (event.block.number, event.log_index);
-        if reverts.iter().any(|r| after(&r)) {
-            return Ok(Ok(true));
+        let after = |r: &&L1Event| (r.block.number, r.log_index) > place;
+        if let Some(revert) = reverts.iter().find(after) {
+            return Ok(Ok(Some(revert.block.number)));
+        }
+        if stands_later {
+            let detail = "the batch was committed anew further on, and no L1 endpoint has its revert";
+            return Ok(Err(Stall::at(index, Reason::Gap, detail)));
         }
         if now.is_none() {
-            return Ok(Ok(false));
+            return Ok(Ok(None));
         }
         let confirmed = self.ports.l1.committed_hashes(&[index], Some(view.confirmed)).await.ok();
         if confirmed.and_then(|hashes| hashes.first().copied()).is_some_and(|then| then != hash) {
@@ -374,7 +382,12 @@ impl Worker {
     }
 
     /// A RevertBatch log: everything from its index on stands no more (C1).
-    async fn on_revert(&mut self, event: &L1Event, index: BatchIndex) -> Result<Option<Stall>, FlowError> {
+    async fn on_revert(
+        &mut self,
+        event: &L1Event,
+        index: BatchIndex,
+        pull: &mut Pull,
+    ) -> Result<Option<Stall>, FlowError> {
         let cursor = Cursor { block: event.block, log_index: Some(event.log_index) };
         let mut step =
             Step { revert: Some(event.clone()), l1_blocks: vec![event.block], cursor: Some(cursor), ..Step::default() };
@@ -400,6 +413,9 @@ impl Worker {
             step.revert_from = Some(index);
             step.safe = heads.safe();
             step.clear_safe = heads.safe().is_none();
+            if step.clear_safe {
+                pull.node = self.abandon_safe(record.first, &pull.node).await?;
+            }
         }
         kill_point("revert: before storing");
         self.apply(&step).await?;
@@ -416,18 +432,18 @@ impl Worker {
         event: &L1Event,
         index: BatchIndex,
         hash: B256,
-        reverted: bool,
+        reverted: Option<L1Number>,
         pull: &mut Pull,
     ) -> Result<Option<PullEnd>, FlowError> {
         if index.get() == 0 {
             let record = self.genesis_record(event, hash).await?;
-            self.store_batch(record, pull).await?;
+            self.store_batch(record, None, pull).await?;
             return Ok(None);
         }
-        if reverted {
+        if reverted.is_some() {
             let record = bare_record(event, index, hash, Outcome::Reverted);
             info!(batch = index.get(), "reverted further on; not verified");
-            self.store_batch(record, pull).await?;
+            self.store_batch(record, reverted, pull).await?;
             return Ok(None);
         }
         if self.settings.to_batch.is_some_and(|to| index > to) {
@@ -444,7 +460,7 @@ impl Worker {
         match end {
             BatchEnd::Verified(record) => {
                 let reached = self.settings.to_batch.is_some_and(|to| index >= to);
-                self.store_batch(*record, pull).await?;
+                self.store_batch(*record, None, pull).await?;
                 Ok(reached.then_some(PullEnd::Reached))
             }
             BatchEnd::Stands { stall, blocks } => {
@@ -595,7 +611,12 @@ impl Worker {
     }
 
     /// Stores a batch's outcome with heads and cursor in one transaction, then tells the node (P6).
-    async fn store_batch(&mut self, record: BatchRecord, pull: &mut Pull) -> Result<(), FlowError> {
+    async fn store_batch(
+        &mut self,
+        record: BatchRecord,
+        reverted_by: Option<L1Number>,
+        pull: &mut Pull,
+    ) -> Result<(), FlowError> {
         let cursor = Cursor { block: record.l1, log_index: Some(record.log_index) };
         let mut heads = self.heads;
         if let (Outcome::Verified | Outcome::Genesis, Some(last)) = (record.outcome, record.last) {
@@ -614,6 +635,7 @@ impl Worker {
             safe: heads.safe(),
             cursor: Some(cursor),
             batch: Some(record.clone()),
+            reverted_by,
             ..Step::default()
         };
         kill_point("batch: before storing");

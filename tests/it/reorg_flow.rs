@@ -290,7 +290,8 @@ async fn b3_the_only_batch_that_was_read_is_dropped() {
     assert_eq!(rig.safe(), Some(24));
     devnet.with(|w| replace_empty(w, 3));
     assert_eq!(two_polls(&mut rig).await, PullEnd::CaughtUp);
-    assert_eq!(rig.safe(), None);
+    assert_eq!((rig.safe(), node_safe(&devnet)), (None, Some(16)), "our tag does not stay on what L1 took away");
+    assert!(!rig.worker.status().borrow().tags_contended);
     devnet.with(|w| {
         w.commit(BatchSpec { last: Some(24), ..BatchSpec::default() }).unwrap();
         w.mine(1);
@@ -321,6 +322,88 @@ async fn b1_a_reorg_between_two_calls_of_a_pull_is_never_mixed() {
         let row = rig.ports.progress.batch(3.into()).await.unwrap().unwrap();
         let hash = devnet.with(|w| w.l1.find_tx(w.batches[2].tx).unwrap().0.hash);
         assert_eq!(row.l1.hash, hash, "{method} {nth}: the row lies on the chain that there is");
+    }
+}
+
+#[tokio::test]
+async fn c1_the_only_batch_that_was_read_is_reverted() {
+    let devnet = with_batch_at_depth(3).await;
+    let start = commit_block(&devnet, 2) - 1;
+    let mut rig = Rig::with(&devnet, |s| s.start = start.into()).await;
+    rig.settle().await;
+    assert_eq!((rig.safe(), node_safe(&devnet)), (Some(24), Some(24)));
+    devnet.with(|w| {
+        w.revert(3).unwrap();
+        w.mine(1);
+    });
+    assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+    assert_eq!((rig.safe(), node_safe(&devnet)), (None, Some(16)));
+    assert!(!rig.worker.status().borrow().tags_contended);
+    assert_ordered(&devnet);
+}
+
+/// The revert lay in front of the worker when it read the commit, which was passed over; then L1 drops the revert. The
+/// contract is not there to ask.
+#[tokio::test]
+async fn b3_c4_a_reorg_that_drops_the_revert_of_a_batch_that_was_passed_over() {
+    for fetch_range in [3, 500] {
+        let devnet = with_batch_at_depth(5).await;
+        devnet.with(|w| {
+            w.revert(3).unwrap();
+            w.mine(1);
+        });
+        let refused = RpcError { code: -32000, message: "eth_call is switched off".to_owned() };
+        devnet.fault(Server::L1(0), Rule::on("eth_call", Fault::Error(refused)));
+        let mut rig = Rig::with(&devnet, |s| s.fetch_range = fetch_range).await;
+        assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+        assert_eq!(rig.safe(), Some(16));
+        devnet.with(|w| replace_empty(w, 1));
+        let report = rig.settle().await;
+        assert_eq!((report.end.clone(), cases(&report)), (PullEnd::CaughtUp, vec![(3, Case::Consistent)]));
+        assert_eq!((rig.safe(), node_safe(&devnet)), (Some(24), Some(24)), "range {fetch_range}");
+        // It is reverted again, and nothing of it is left over.
+        devnet.with(|w| {
+            w.revert(3).unwrap();
+            w.mine(1);
+        });
+        assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+        assert_eq!((rig.safe(), node_safe(&devnet)), (Some(16), Some(16)), "range {fetch_range}");
+    }
+}
+
+/// Committed, reverted and committed again with the same hash; then the node loses its blocks, and the first commit is
+/// read again while the second one is stored.
+#[tokio::test]
+async fn c2_e20_an_identical_recommit_is_read_again_after_a_loss() {
+    for hidden in [false, true] {
+        let devnet = with_batch_at_depth(5).await;
+        devnet.with(|w| {
+            w.revert(3).unwrap();
+            w.mine(1);
+        });
+        let revert = devnet.with(|w| w.l1.head());
+        devnet.with(|w| {
+            w.mine(5);
+            w.recommit_state().unwrap();
+            w.mine(1);
+        });
+        let mut rig = Rig::with(&devnet, |s| s.fetch_range = 2).await;
+        assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+        assert_eq!(rig.safe(), Some(24));
+        devnet.with(|w| w.node.kill(20));
+        if hidden {
+            devnet.l1_knobs(0, |k| k.hidden_logs = [(revert, 0)].into());
+        }
+        rig.poll().await.unwrap();
+        devnet.with(|w| w.sync());
+        if hidden {
+            assert_eq!(reason(&rig.settle().await), Some(Reason::Gap));
+            devnet.l1_knobs(0, |k| k.hidden_logs.clear());
+        }
+        assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+        assert_eq!((rig.safe(), node_safe(&devnet)), (Some(24), Some(24)));
+        let row = rig.ports.progress.batch(3.into()).await.unwrap().unwrap();
+        assert!(row.l1.number.get() > revert, "the second commit is the one that stands");
     }
 }
 

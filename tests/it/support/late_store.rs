@@ -73,6 +73,10 @@ impl Progress for LateStore {
         self.inner.newest_at_or_below(number).await
     }
 
+    async fn reverted_above(&self, number: L1Number) -> PortResult<Option<BatchRecord>> {
+        self.inner.reverted_above(number).await
+    }
+
     async fn messages(&self, first: QueueIndex, count: u64) -> PortResult<Vec<L1Message>> {
         self.inner.messages(first, count).await
     }
