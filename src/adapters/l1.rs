@@ -729,7 +729,7 @@ mod tests {
             _ => chain_answer(500, 500, method, params),
         })
         .await;
-        assert_eq!(indices(&client(&[&server.url]).events(n(99), n(100)).await.unwrap()), [1]);
+        assert_eq!(indices(&client(&[&server.url]).events(n(99), n(100)).await.unwrap().events), [1]);
     }
 
     #[tokio::test]
