@@ -15,6 +15,16 @@ use crate::types::{
 /// What a port gives back.
 pub type PortResult<T> = Result<T, PortError>;
 
+/// The logs of an L1 range, and on which chain they were read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RangeLogs {
+    /// Ordered, without duplicates and without removed ones.
+    pub events: Vec<L1Event>,
+    /// The last block of every piece in which the range was answered, as the answering endpoint showed it in the same
+    /// exchange as the piece's logs. The last one is the range's own.
+    pub ends: Vec<L1Ref>,
+}
+
 /// The L1 execution chain, seen through the Rollup and L1MessageQueue contracts.
 #[async_trait]
 pub trait L1Chain: Send + Sync {
@@ -24,9 +34,9 @@ pub trait L1Chain: Send + Sync {
     /// Headers by number, in the order asked for; none where the node has no such block.
     async fn headers(&self, numbers: &[L1Number]) -> PortResult<Vec<Option<L1Header>>>;
 
-    /// The CommitBatch, RevertBatch and QueueTransaction logs of blocks `from..=to`, ordered, without duplicates and
-    /// without removed ones. The answering endpoint's own head is at least `to`.
-    async fn events(&self, from: L1Number, to: L1Number) -> PortResult<Vec<L1Event>>;
+    /// The CommitBatch, RevertBatch and QueueTransaction logs of blocks `from..=to`. The answering endpoint's own head is
+    /// at least `to`; whether its chain is the canonical one, the caller tells by the ends.
+    async fn events(&self, from: L1Number, to: L1Number) -> PortResult<RangeLogs>;
 
     /// Every CommitBatch log of batch `index` in `from..=to` (the index is an indexed topic), ordered.
     async fn commits_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<Vec<L1Event>>;
@@ -169,6 +179,9 @@ pub struct Step {
     pub revert: Option<L1Event>,
     /// A batch and its outcome. Replaces a row of the same L1 position.
     pub batch: Option<BatchRecord>,
+    /// Where `batch` was not looked at because it is reverted further on: the L1 block of that revert. A rewind below it
+    /// forgets the row.
+    pub reverted_by: Option<L1Number>,
     /// Batches that a reorg moved to another L1 block unchanged: stored again under their new position.
     pub rebound: Vec<BatchRecord>,
     /// L1 blocks of the reorg window.
@@ -215,6 +228,10 @@ pub trait Progress: Send + Sync {
 
     /// The standing batch (verified or genesis) with the highest index whose commit lies at or below L1 block `number`.
     async fn newest_at_or_below(&self, number: L1Number) -> PortResult<Option<BatchRecord>>;
+
+    /// The first batch, by its place on L1, that lies at or below L1 block `number` and was not looked at because of a
+    /// revert above it.
+    async fn reverted_above(&self, number: L1Number) -> PortResult<Option<BatchRecord>>;
 
     /// Stored L1 messages with index `first..first + count`; those that are not stored are left out.
     async fn messages(&self, first: QueueIndex, count: u64) -> PortResult<Vec<L1Message>>;

@@ -84,6 +84,14 @@ pub fn is_ahead(cursor: Option<&Cursor>, event: &L1Event) -> bool {
     cursor.log_index.is_some_and(|done| event.log_index > done)
 }
 
+/// Whether reading on from `cursor`, or from `start` where there is none, comes to `event`.
+pub fn is_unread(cursor: Option<&Cursor>, start: L1Number, event: &L1Event) -> bool {
+    match cursor {
+        None => event.block.number >= start,
+        Some(_) => is_ahead(cursor, event),
+    }
+}
+
 /// Whether a log at `place` (block, log index) was dealt with already.
 pub fn has_passed(cursor: Option<&Cursor>, place: (L1Number, u64)) -> bool {
     cursor.is_some_and(|c| place <= (c.block.number, c.log_index.unwrap_or(u64::MAX)))
@@ -133,12 +141,11 @@ pub fn find_reorg(recorded: &[L1Ref], live: &[Option<L1Header>], start: L1Number
     }
 }
 
-/// Whether the commit at place `at` of `events` is reverted further on in the same range.
-pub fn is_reverted_later(events: &[L1Event], at: usize, index: BatchIndex) -> bool {
-    events.iter().skip(at.saturating_add(1)).any(|event| match event.kind {
-        L1EventKind::Revert { index: reverted, .. } => reverted == index,
-        _ => false,
-    })
+/// The L1 block in which the commit at place `at` of `events` is reverted further on in the same range; none where it is
+/// not.
+pub fn reverted_later(events: &[L1Event], at: usize, index: BatchIndex) -> Option<L1Number> {
+    let is_revert = |event: &&L1Event| matches!(event.kind, L1EventKind::Revert { index: it, .. } if it == index);
+    events.iter().skip(at.saturating_add(1)).find(is_revert).map(|event| event.block.number)
 }
 
 /// What the index of a commit says about the chain of batches.

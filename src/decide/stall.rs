@@ -73,6 +73,8 @@ reasons! {
     StoreUnavailable = "store_unavailable", false;
     /// A batch was reverted on L1, in a block that is not confirmed yet.
     RevertPending = "revert_pending", false;
+    /// Reading L1 goes back to the same place again and again.
+    NoProgress = "no_progress", false;
     /// Observe mode: the batch differs and would have been rewritten.
     WouldSelfHeal = "would-self-heal", false;
     /// Observe mode: the batch is missing and would have been written.

@@ -21,8 +21,8 @@ use crate::flow::worker::Worker;
 use crate::flow::{FlowError, Mode};
 use crate::ports::MessageRoot;
 use crate::types::{
-    B256, BatchIndex, BatchRecord, Blob, BlockContent, BlockContext, Case, Cursor, L1Event, L1EventKind, L1Message,
-    L2Block, L2Header, L2Number, NewBlock, Outcome, QueueIndex, RawTx, is_l1_message, keccak,
+    B256, BatchIndex, BatchRecord, Blob, BlockContent, BlockContext, Case, L1Event, L1EventKind, L1Message, L2Block,
+    L2Header, L2Number, NewBlock, Outcome, QueueIndex, RawTx, is_l1_message, keccak,
 };
 
 /// More blocks than a batch can have: the older forms count them in 16 bits, today's batches hold at most 600. A
@@ -44,8 +44,8 @@ pub(crate) enum BatchEnd {
         /// Blocks of the batch, as far as known.
         blocks: u64,
     },
-    /// The anchor is wrong: an earlier batch must be verified first.
-    WalkBack(Option<Cursor>),
+    /// The anchor is wrong: the batch of this commit must be verified first.
+    WalkBack(Box<L1Event>),
 }
 
 impl BatchEnd {
@@ -240,7 +240,7 @@ impl Worker {
             return Ok(BatchEnd::stands(Stall::at(index, Reason::DivergesBelowFinalized, detail)));
         }
         match self.standing_commit(index.minus(1)).await? {
-            Some(event) => Ok(BatchEnd::WalkBack(self.cursor_before_log(event.block, event.log_index).await?)),
+            Some(event) => Ok(BatchEnd::WalkBack(Box::new(event))),
             None => {
                 let detail = format!("the commit of batch {} was not found on L1", index.minus(1));
                 Ok(BatchEnd::stands(Stall::at(index, Reason::Gap, detail)))

@@ -50,7 +50,7 @@ impl Worker {
             && let Move::To(heads) = self.heads.advance_safe(last)
         {
             info!(safe = last.number.get(), "the batches of a dropped revert stand again");
-            self.ports.progress.apply(&Step { safe: Some(last), ..Step::default() }).await?;
+            self.apply(&Step { safe: Some(last), ..Step::default() }).await?;
             self.heads = heads;
             return Ok(Ok(()));
         }
@@ -89,7 +89,7 @@ impl Worker {
             clear_cursor: cursor.is_none(),
             ..Step::default()
         };
-        self.ports.progress.apply(&step).await?;
+        self.apply(&step).await?;
         self.heads = heads;
         self.cursor = cursor;
         if lost {

@@ -3,6 +3,7 @@
 //! Decided nowhere else: what a severity does. `Temporary` backs off, `Reset` reads again at once, `Halt` stops
 //! advancing and keeps looking (a revert on L1 un-sticks it, P8). A stall never ends the process.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -14,7 +15,8 @@ use tracing::{error, info, warn};
 
 use crate::decide::heads::Heads;
 use crate::decide::liveness::{Liveness, Verdict};
-use crate::decide::stall::Stall;
+use crate::decide::pace::Pace;
+use crate::decide::stall::{Reason, Stall};
 use crate::error::Severity;
 use crate::flow::derive::{PendingWrite, Refused};
 use crate::flow::ground::Lost;
@@ -22,7 +24,8 @@ use crate::flow::pull::{Kept, PullEnd, PullReport};
 use crate::flow::quiesce::Quiesce;
 use crate::flow::search::Searches;
 use crate::flow::{FlowError, Ports, Settings};
-use crate::types::{BatchIndex, Cursor, L1Number, L2Ref};
+use crate::ports::Step;
+use crate::types::{BatchIndex, Cursor, L1Number, L1Ref, L2Ref};
 
 /// First wait after a failed poll; doubled up to the poll interval.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
@@ -143,6 +146,12 @@ pub struct Worker {
     pub(crate) kept: Option<Kept>,
     /// What is being looked for on L1.
     pub(crate) searches: Searches,
+    /// The polls that followed each other at once.
+    pace: Pace,
+    /// The log to which the cursor was sent back, until it is read.
+    pub(crate) gone_back: Option<(L1Ref, u64)>,
+    /// A step failed, and nobody knows whether it was stored all the same: memory may not be what the database holds.
+    unsure: AtomicBool,
     /// The poll's time.
     pub(crate) now: Duration,
     pub(crate) status: Status,
@@ -176,6 +185,9 @@ impl Worker {
             pending: None,
             kept: None,
             searches: Searches::default(),
+            pace: Pace::default(),
+            gone_back: None,
+            unsure: AtomicBool::new(false),
             now: Duration::ZERO,
             status: Status { last_batch: stored.tip.map(|t| t.index), ..Status::default() },
             publish,
@@ -204,6 +216,31 @@ impl Worker {
         self.quiesce.clone()
     }
 
+    /// Stores `step`: the one way from the flow to the database. The caller brings memory in line afterwards; where this
+    /// fails, nobody can say which of the two is right, and the next pull begins with what is stored.
+    pub(crate) async fn apply(&self, step: &Step) -> Result<(), FlowError> {
+        // Set before: a call that is dropped half-way may be stored as well.
+        let known = self.unsure.swap(true, Ordering::Relaxed);
+        self.ports.progress.apply(step).await?;
+        self.unsure.store(known, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Takes heads and cursor from the database again where a step failed since. The database answers in order, so that
+    /// a step that is still under way is stored, or lost, by then.
+    pub(crate) async fn reload(&mut self) -> Result<(), FlowError> {
+        if !self.unsure.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let stored = self.ports.progress.load().await?;
+        self.heads = Heads::stored(stored.safe, stored.finalized);
+        self.cursor = stored.cursor;
+        self.lost = Lost::stored(stored.safe, stored.tip.as_ref());
+        self.unsure.store(false, Ordering::Relaxed);
+        info!(safe = ?stored.safe.map(|s| s.number.get()), "a step failed; going on from what is stored");
+        Ok(())
+    }
+
     fn publish(&mut self) {
         self.status.safe = self.heads.safe();
         self.status.finalized = self.heads.finalized();
@@ -220,7 +257,11 @@ impl Worker {
     pub async fn poll(&mut self, now: Duration) -> Result<PullReport, FlowError> {
         self.status.polls = self.status.polls.saturating_add(1);
         self.pending = None;
-        let outcome = self.pull(now).await;
+        let before = self.cursor;
+        let mut outcome = self.pull(now).await;
+        if let Ok(report) = &mut outcome {
+            self.keep_pace(before.as_ref(), report);
+        }
         self.status.stall = match &outcome {
             Ok(report) => match &report.end {
                 PullEnd::Stalled(stall) => Some(stall.clone()),
@@ -230,6 +271,16 @@ impl Worker {
         };
         self.publish();
         outcome
+    }
+
+    /// A pull that wants the next one at once and gets nowhere is a stall, and waits like one.
+    fn keep_pace(&mut self, before: Option<&Cursor>, report: &mut PullReport) {
+        if report.end != PullEnd::Behind {
+            self.pace = Pace::default();
+        } else if !self.pace.reads_on(before, self.cursor.as_ref()) {
+            let detail = "reading L1 gets no further; does an endpoint leave out logs?";
+            report.end = PullEnd::Stalled(Stall::new(Reason::NoProgress, detail));
+        }
     }
 
     /// Polls until `stop` is cancelled; then lets go of the pull under way and waits for reactors being resumed.
