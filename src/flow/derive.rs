@@ -16,7 +16,7 @@ use crate::flow::quiesce::Quiesced;
 use crate::flow::worker::Worker;
 use crate::flow::{FlowError, kill_point, unix_now};
 use crate::ports::{L2Engine, WriteStopped};
-use crate::types::{BatchIndex, Case, JournalEntry, L2Header, L2Number, L2Ref, NewBlock};
+use crate::types::{B256, BatchIndex, Case, JournalEntry, L2Header, L2Number, L2Ref, NewBlock, OpenWrite};
 
 /// The first write that a worker without an engine would have made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,11 +29,26 @@ pub struct PendingWrite {
     pub skip: L2Ref,
 }
 
+/// What is written, and for which batch.
+struct Job {
+    index: BatchIndex,
+    hash: B256,
+    case: Case,
+    plan: Plan,
+}
+
+impl Job {
+    fn old_hash(&self, number: L2Number) -> Option<B256> {
+        self.plan.replaces.iter().find(|old| old.number == number).map(|old| old.hash)
+    }
+}
+
 impl Worker {
     /// Writes the plan's blocks behind its skip number. Gives the header of the last one.
     pub(crate) async fn derive_force(
         &mut self,
         index: BatchIndex,
+        hash: B256,
         case: Case,
         plan: Plan,
         pull: &mut Pull,
@@ -49,6 +64,7 @@ impl Worker {
         self.pause_for(&plan, pull).await?;
         // The head is read again inside the pause: a block that was being applied when it began may have landed.
         let now = self.ports.l2.snapshot().await?;
+        kill_point("write: head read inside the pause");
         if now.head.l2_ref() != pull.head {
             return Err(FlowError::local_changed(format!(
                 "the head moved from {} to {}",
@@ -70,11 +86,13 @@ impl Worker {
             dropped_above = plan.drops_above,
             "writing blocks"
         );
-        let last = match self.write(engine.as_ref(), index, case, &plan, pull).await? {
+        let job = Job { index, hash, case, plan };
+        let last = match self.write(engine.as_ref(), &job, pull).await? {
             Ok(last) => last,
             Err(stall) => return Ok(Err(stall)),
         };
         let after = self.ports.l2.snapshot().await?;
+        kill_point("write: head read back");
         if after.head.l2_ref() != last.l2_ref() {
             return Err(FlowError::local_changed("the head is not the last block that was written"));
         }
@@ -110,14 +128,13 @@ impl Worker {
     async fn write(
         &mut self,
         engine: &dyn L2Engine,
-        index: BatchIndex,
-        case: Case,
-        plan: &Plan,
+        job: &Job,
         pull: &mut Pull,
     ) -> Result<Result<L2Header, Stall>, FlowError> {
-        let mut parent = plan.skip;
+        let index = job.index;
+        let mut parent = job.plan.skip;
         let mut written = None;
-        for chunk in plan.blocks.chunks(self.settings.write_chunk.max(1)) {
+        for chunk in job.plan.blocks.chunks(self.settings.write_chunk.max(1)) {
             if pull.pause.as_ref().is_none_or(|p| p.remaining() == Duration::ZERO) {
                 let detail = format!("the pause's budget was used up at block {}", parent.number);
                 return Ok(Err(Stall::at(index, Reason::PauseBudget, detail)));
@@ -126,16 +143,25 @@ impl Worker {
             if let Some(first) = blocks.first_mut() {
                 first.parent_hash = Some(parent.hash);
             }
+            let begun = OpenWrite {
+                number: L2Number::default(),
+                batch: index,
+                batch_hash: job.hash,
+                case: job.case,
+                old_hash: None,
+                new_hash: None,
+            };
+            self.begin_writes(begun, &blocks, |number| job.old_hash(number)).await?;
             kill_point("write: before a chunk");
             let (headers, stopped) = match engine.write_blocks(&blocks).await {
                 Ok(headers) => (headers, None),
                 Err(WriteStopped { written, error }) => (written, Some(error)),
             };
             kill_point("write: chunk written");
-            self.note_written(index, case, plan, &headers, pull).await?;
+            self.note_written(job, &headers, pull).await?;
             kill_point("write: chunk in the journal");
             if let Some(error) = stopped {
-                return self.write_stopped(engine, index, plan, error).await;
+                return self.write_stopped(engine, index, &job.plan, error).await;
             }
             if let Some(detail) = mismatch(&blocks, &headers, parent.hash) {
                 return Err(FlowError::Port(PortError::malformed(Target::Engine, detail)));
@@ -151,14 +177,7 @@ impl Worker {
     }
 
     /// The journal, the guard's height, the liveness baseline and the pull's head follow every write.
-    async fn note_written(
-        &mut self,
-        index: BatchIndex,
-        case: Case,
-        plan: &Plan,
-        headers: &[L2Header],
-        pull: &mut Pull,
-    ) -> Result<(), FlowError> {
+    async fn note_written(&mut self, job: &Job, headers: &[L2Header], pull: &mut Pull) -> Result<(), FlowError> {
         let Some(last) = headers.last() else { return Ok(()) };
         pull.head = last.l2_ref();
         self.liveness.own_write(last.number);
@@ -169,14 +188,14 @@ impl Worker {
             .iter()
             .map(|header| JournalEntry {
                 at,
-                batch: index,
+                batch: job.index,
                 number: header.number,
-                old_hash: plan.replaces.iter().find(|old| old.number == header.number).map(|old| old.hash),
+                old_hash: job.old_hash(header.number),
                 new_hash: header.hash,
-                why: case.as_str().to_owned(),
+                why: job.case.as_str().to_owned(),
             })
             .collect();
-        Ok(self.ports.progress.journal(&entries).await?)
+        self.journal_writes(&entries).await
     }
 
     /// A refusal is final and told by its reason; anything else may pass.

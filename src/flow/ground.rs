@@ -9,8 +9,8 @@ use tracing::warn;
 
 use crate::decide::dispatch::is_present;
 use crate::decide::stall::{Reason, Stall};
-use crate::flow::FlowError;
 use crate::flow::worker::Worker;
+use crate::flow::{FlowError, kill_point};
 use crate::ports::Step;
 use crate::types::{BatchRecord, Cursor, L1Number, L2Snapshot};
 
@@ -57,7 +57,9 @@ impl Worker {
             clear_cursor: cursor.is_none(),
             ..Step::default()
         };
+        kill_point("ground: before storing");
         self.ports.progress.apply(&step).await?;
+        kill_point("ground: stored");
         self.heads = heads;
         self.cursor = cursor;
         self.lost_from = Some(new_safe.map_or(snapshot.head.number, |s| s.number).plus(1));

@@ -68,6 +68,7 @@ impl Worker {
             return Err(FlowError::Stall(Stall::new(Reason::ReactorsDegraded, "the reactors are not resumed yet")));
         }
         let node = self.ports.l2.snapshot().await?;
+        kill_point("poll: head read");
         self.note_snapshot(&node);
         if node.syncing {
             let stall = Stall::new(Reason::NodeSyncing, "the execution node says that it is syncing");
@@ -98,6 +99,7 @@ impl Worker {
             Ok(view) => view,
             Err(stall) => return Ok(PullEnd::Stalled(stall)),
         };
+        kill_point("poll: L1 view stored");
         let read = self.read_range(&view, pull).await;
         // Finality does not wait for a batch that cannot be decided.
         let finalized = self.finalize().await;
@@ -121,6 +123,7 @@ impl Worker {
             return Ok(PullEnd::CaughtUp);
         };
         let reading = self.read_events(range.from, range.to).await?;
+        kill_point("range: logs read");
         if let Some(end) = self.process(&reading, view, pull).await? {
             return Ok(end);
         }
@@ -267,7 +270,10 @@ impl Worker {
             return Ok(());
         }
         let step = Step { messages: std::mem::take(messages), ..Step::default() };
-        Ok(self.ports.progress.apply(&step).await?)
+        kill_point("messages: before storing");
+        self.ports.progress.apply(&step).await?;
+        kill_point("messages: stored");
+        Ok(())
     }
 
     /// A RevertBatch log: everything from its index on stands no more (C1).
@@ -443,6 +449,7 @@ impl Worker {
         kill_point("batch: stored");
         self.heads = heads;
         self.cursor = Some(cursor);
+        self.open_writes.retain(|w| w.batch > record.index);
         if record.outcome == Outcome::Reverted {
             return Ok(());
         }

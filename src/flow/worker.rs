@@ -19,7 +19,7 @@ use crate::flow::derive::PendingWrite;
 use crate::flow::pull::{PullEnd, PullReport};
 use crate::flow::quiesce::Quiesce;
 use crate::flow::{FlowError, Ports, Settings};
-use crate::types::{BatchIndex, Cursor, L1Number, L2Number, L2Ref};
+use crate::types::{BatchIndex, Cursor, L1Number, L2Number, L2Ref, OpenWrite};
 
 /// First wait after a failed poll; doubled up to the poll interval.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
@@ -101,6 +101,8 @@ pub struct Worker {
     pub(crate) node_finalized: Option<L2Ref>,
     /// Without an engine: the first write that would have been made.
     pub(crate) pending: Option<PendingWrite>,
+    /// Writes that were begun for a batch that is not stored yet.
+    pub(crate) open_writes: Vec<OpenWrite>,
     pub(crate) status: Status,
     publish: watch::Sender<Status>,
 }
@@ -127,6 +129,7 @@ impl Worker {
             lost_from: None,
             node_finalized: None,
             pending: None,
+            open_writes: stored.open_writes,
             status: Status { last_batch: stored.tip.map(|t| t.index), ..Status::default() },
             publish,
         };

@@ -8,6 +8,7 @@ mod cli;
 mod devnet;
 mod docs;
 mod main_job;
+mod process;
 mod recorded_support;
 mod scenario_index;
 mod support;
