@@ -9,7 +9,8 @@ use async_trait::async_trait;
 use crate::error::PortError;
 use crate::types::{
     B256, BatchIndex, BatchRecord, Blob, Cursor, Identity, JournalEntry, L1Event, L1Header, L1Message, L1Number, L1Ref,
-    L1Tag, L1Transaction, L2Block, L2Header, L2Number, L2Ref, L2Snapshot, Lease, NewBlock, QueueIndex, TracedCall,
+    L1Tag, L1Transaction, L2Block, L2Header, L2Number, L2Ref, L2Snapshot, Lease, NewBlock, OpenWrite, QueueIndex,
+    TracedCall,
 };
 
 /// What a port gives back.
@@ -151,6 +152,8 @@ pub struct Stored {
     pub lease: Option<Lease>,
     /// The standing batch with the highest index (verified or genesis).
     pub tip: Option<BatchRecord>,
+    /// Writes that were begun for a batch that is not stored yet, by height.
+    pub open_writes: Vec<OpenWrite>,
 }
 
 /// One step of progress, applied in one transaction: all of it or nothing (P6).
@@ -167,7 +170,8 @@ pub struct Step {
     pub messages: Vec<(L1Ref, L1Message)>,
     /// A RevertBatch log and what became of it.
     pub revert: Option<L1Event>,
-    /// A batch and its outcome. Replaces a row of the same L1 position.
+    /// A batch and its outcome. Replaces a row of the same L1 position; closes the open writes of this batch and of
+    /// those below it.
     pub batch: Option<BatchRecord>,
     /// Batches that a reorg moved to another L1 block unchanged: stored again under their new position.
     pub rebound: Vec<BatchRecord>,
@@ -215,7 +219,14 @@ pub trait Progress: Send + Sync {
     /// Stores the lease of a pause, or removes it.
     async fn set_lease(&self, lease: Option<Lease>) -> PortResult<()>;
 
-    /// Appends to the journal of writes.
+    /// Notes writes before they are made. One of the same height and batch hash keeps what it says of the block that
+    /// stood there first; those of another batch hash are dropped: their batch is not the one being written any more.
+    async fn open_writes(&self, writes: &[OpenWrite]) -> PortResult<()>;
+
+    /// Takes back notes of writes at `from` and above that the journal does not know of: the node refused them.
+    async fn withdraw_writes(&self, from: L2Number) -> PortResult<()>;
+
+    /// Appends to the journal of writes, and to each open write of the same height and batch what was written.
     async fn journal(&self, entries: &[JournalEntry]) -> PortResult<()>;
 
     /// The newest `limit` journal entries, newest first.

@@ -18,15 +18,7 @@ use crate::flow::quiesce::Quiesced;
 use crate::flow::worker::Worker;
 use crate::flow::{FlowError, kill_point, unix_now};
 use crate::ports::{L2Engine, WriteStopped};
-use crate::types::{B256, BatchIndex, Case, JournalEntry, L2Header, L2Number, L2Ref, L2Snapshot, NewBlock};
-
-/// What is being written, for which batch, and why.
-#[derive(Clone, Copy)]
-struct Job<'a> {
-    index: BatchIndex,
-    case: Case,
-    plan: &'a Plan,
-}
+use crate::types::{B256, BatchIndex, Case, JournalEntry, L2Header, L2Number, L2Ref, L2Snapshot, NewBlock, OpenWrite};
 
 /// The first write that a worker without an engine would have made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,11 +31,26 @@ pub struct PendingWrite {
     pub skip: L2Ref,
 }
 
+/// What is written, and for which batch.
+struct Job {
+    index: BatchIndex,
+    hash: B256,
+    case: Case,
+    plan: Plan,
+}
+
+impl Job {
+    fn old_hash(&self, number: L2Number) -> Option<B256> {
+        self.plan.replaces.iter().find(|old| old.number == number).map(|old| old.hash)
+    }
+}
+
 impl Worker {
     /// Writes the plan's blocks behind its skip number. Gives the header of the last one.
     pub(crate) async fn derive_force(
         &mut self,
         index: BatchIndex,
+        hash: B256,
         case: Case,
         plan: Plan,
         pull: &mut Pull,
@@ -62,6 +69,7 @@ impl Worker {
         self.pause_for(engine.as_ref(), &plan, pull).await?;
         // The head is read again inside the pause: a block that was being applied when it began may have landed.
         let now = self.ports.l2.snapshot().await?;
+        kill_point("write: head read inside the pause");
         self.check_still_holds(&plan, pull.head, now.head.l2_ref()).await?;
         pull.head = now.head.l2_ref();
         if let Some(lower) = heads::lowered_safe(&self.heads, &now, plan.skip) {
@@ -78,21 +86,18 @@ impl Worker {
             dropped_above = pull.head.number.above(plan.last()),
             "writing blocks"
         );
-        let job = Job { index, case, plan: &plan };
-        let outcome = self.write(engine.as_ref(), job, pull).await;
+        let job = Job { index, hash, case, plan };
+        let outcome = self.write(engine.as_ref(), &job, pull).await;
         // Looked at after a failure too: blocks may have landed whose answer was lost, and the node may have moved its
-        // tags by itself.
-        let noted = pull.head;
+        // tags by itself. What landed unheard is in the intents, and enters the journal from there.
         let after = self.read_back(pull).await;
-        if after.is_ok() && !matches!(outcome, Ok(Ok(_))) {
-            let from = if noted == now.head.l2_ref() { plan.skip } else { noted };
-            self.note_landed(job, from, pull).await?;
-        }
         let last = match outcome? {
             Ok(last) => last,
             Err(stall) => return Ok(Err(stall)),
         };
-        if after?.head.l2_ref() != last.l2_ref() {
+        let after = after?;
+        kill_point("write: head read back");
+        if after.head.l2_ref() != last.l2_ref() {
             return Err(FlowError::local_changed("the head is not the last block that was written"));
         }
         self.refused = None;
@@ -114,27 +119,6 @@ impl Worker {
                 return Err(moved());
             }
         }
-        Ok(())
-    }
-
-    /// Takes blocks of the plan that stand above `from` into the journal: they were written, though nobody said so.
-    async fn note_landed(&mut self, job: Job<'_>, from: L2Ref, pull: &mut Pull) -> Result<(), FlowError> {
-        let head = pull.head;
-        let top = job.plan.last().min(head.number);
-        let mut below = from;
-        let mut landed = Vec::new();
-        while below.number < top {
-            let Some(header) = self.ports.l2.header(below.number.plus(1)).await? else { break };
-            if header.parent_hash != below.hash || job.plan.replaces.contains(&header.l2_ref()) {
-                break;
-            }
-            below = header.l2_ref();
-            landed.push(header);
-        }
-        self.note_written(job, &landed, pull).await?;
-        // What landed may lie below a chain that was never replaced.
-        pull.head = head;
-        self.liveness.own_write(head.number);
         Ok(())
     }
 
@@ -182,13 +166,13 @@ impl Worker {
     async fn write(
         &mut self,
         engine: &dyn L2Engine,
-        job: Job<'_>,
+        job: &Job,
         pull: &mut Pull,
     ) -> Result<Result<L2Header, Stall>, FlowError> {
-        let Job { index, plan, .. } = job;
-        let mut parent = plan.skip;
+        let index = job.index;
+        let mut parent = job.plan.skip;
         let mut written = None;
-        for chunk in plan.blocks.chunks(self.settings.write_chunk.max(1)) {
+        for chunk in job.plan.blocks.chunks(self.settings.write_chunk.max(1)) {
             let left = pull.pause.as_ref().map_or(Duration::ZERO, Quiesced::remaining);
             if left.is_zero() {
                 return Ok(Err(out_of_budget(index, parent)));
@@ -197,6 +181,15 @@ impl Worker {
             if let Some(first) = blocks.first_mut() {
                 first.parent_hash = Some(parent.hash);
             }
+            let begun = OpenWrite {
+                number: L2Number::default(),
+                batch: index,
+                batch_hash: job.hash,
+                case: job.case,
+                old_hash: None,
+                new_hash: None,
+            };
+            self.begin_writes(begun, &blocks, |number| job.old_hash(number)).await?;
             kill_point("write: before a chunk");
             let (headers, stopped) = match tokio::time::timeout(left, engine.write_blocks(&blocks)).await {
                 Ok(Ok(headers)) => (headers, None),
@@ -208,6 +201,9 @@ impl Worker {
             self.note_written(job, &headers, pull).await?;
             kill_point("write: chunk in the journal");
             if let Some(error) = stopped {
+                if let (PortErrorKind::Refused { .. }, Some(refused)) = (&error.kind, blocks.get(headers.len())) {
+                    self.withdraw_writes(refused.number).await?;
+                }
                 return self.write_stopped(job, &blocks, &headers, error);
             }
             if let Some(detail) = mismatch(&blocks, &headers, parent.hash) {
@@ -224,8 +220,7 @@ impl Worker {
     }
 
     /// The journal, the guard's height, the liveness baseline and the pull's head follow every write.
-    async fn note_written(&mut self, job: Job<'_>, headers: &[L2Header], pull: &mut Pull) -> Result<(), FlowError> {
-        let Job { index, case, plan } = job;
+    async fn note_written(&mut self, job: &Job, headers: &[L2Header], pull: &mut Pull) -> Result<(), FlowError> {
         let Some(last) = headers.last() else { return Ok(()) };
         pull.head = last.l2_ref();
         self.liveness.own_write(last.number);
@@ -236,21 +231,21 @@ impl Worker {
             .iter()
             .map(|header| JournalEntry {
                 at,
-                batch: index,
+                batch: job.index,
                 number: header.number,
-                old_hash: plan.replaces.iter().find(|old| old.number == header.number).map(|old| old.hash),
+                old_hash: job.old_hash(header.number),
                 new_hash: header.hash,
-                why: case.as_str().to_owned(),
+                why: job.case.as_str().to_owned(),
             })
             .collect();
-        Ok(self.ports.progress.journal(&entries).await?)
+        self.journal_writes(&entries).await
     }
 
     /// What a write that stopped behind `headers` means. A refusal for good is remembered: the reactors are not paused
     /// for it again (E13, E17).
     fn write_stopped(
         &mut self,
-        job: Job<'_>,
+        job: &Job,
         blocks: &[NewBlock],
         headers: &[L2Header],
         error: PortError,
@@ -263,9 +258,9 @@ impl Worker {
             Refusal::CannotRewrite => {
                 let detail = "the execution node cannot write below its head (it ignores parentHash): upgrade and \
                               restart it, or cut its chain by hand";
-                Stall::at(index, Reason::ElCannotReorg, format!("{detail} at block {}", plan.skip))
+                Stall::at(*index, Reason::ElCannotReorg, format!("{detail} at block {}", plan.skip))
             }
-            Refusal::Permanent => Stall::at(index, Reason::BlockRefused, error.to_string()),
+            Refusal::Permanent => Stall::at(*index, Reason::BlockRefused, error.to_string()),
         };
         if let Some(block) = blocks.get(headers.len()) {
             let parent = headers.last().map(|h| h.hash).or(block.parent_hash);

@@ -9,6 +9,7 @@
 //! | [`commit`] | from an event to a bound outline |
 //! | [`batch`] | one batch through the case table |
 //! | [`derive`] | `derive_force`: the only place that writes blocks |
+//! | [`open_writes`] | writes that were begun and whose batch is not stored yet |
 //! | [`quiesce`] | the guard that pauses the reactors |
 //! | [`finalize`] | finality and the node's tags |
 //!
@@ -29,6 +30,7 @@ pub mod derive;
 pub mod finalize;
 pub mod ground;
 pub mod l1_view;
+pub mod open_writes;
 pub mod pull;
 pub mod quiesce;
 pub mod worker;

@@ -97,6 +97,7 @@ impl Worker {
                 return Err(error.into());
             }
         };
+        kill_point("poll: head read");
         self.note_snapshot(&node);
         self.asserted = None;
         if node.syncing {
@@ -125,6 +126,7 @@ impl Worker {
             Ok(view) => view,
             Err(stall) => return Ok(PullEnd::Stalled(stall)),
         };
+        kill_point("poll: L1 view stored");
         if view.reorged {
             // A dropped RevertBatch lets batches stand again; a dropped batch takes the node's tag down at once (B3).
             if let Err(stall) = self.find_ground(&pull.node).await? {
@@ -185,6 +187,7 @@ impl Worker {
             return Ok(PullEnd::CaughtUp);
         };
         let reading = self.read_events(range.from, range.to).await?;
+        kill_point("range: logs read");
         if let Some(end) = self.process(&reading, view, pull).await? {
             return Ok(end);
         }
@@ -360,7 +363,10 @@ impl Worker {
             return Ok(());
         }
         let step = Step { messages: std::mem::take(messages), ..Step::default() };
-        Ok(self.ports.progress.apply(&step).await?)
+        kill_point("messages: before storing");
+        self.ports.progress.apply(&step).await?;
+        kill_point("messages: stored");
+        Ok(())
     }
 
     /// A RevertBatch log: everything from its index on stands no more (C1).
@@ -607,6 +613,7 @@ impl Worker {
         kill_point("batch: stored");
         self.heads = heads;
         self.cursor = Some(cursor);
+        self.open_writes.retain(|w| w.batch > record.index);
         if record.outcome == Outcome::Reverted {
             return Ok(());
         }

@@ -302,7 +302,7 @@ mod tests {
     use crate::ports::{MessageRoot, Step, Stored};
     use crate::types::{
         B256, BatchIndex, BatchRecord, Identity, JournalEntry, L1Message, L1Number, L1Ref, L2Block, L2Header, L2Ref,
-        L2Snapshot, QueueIndex, U256,
+        L2Snapshot, OpenWrite, QueueIndex, U256,
     };
 
     /// What happened, in order, across all the fakes.
@@ -452,6 +452,12 @@ mod tests {
             unreachable!("not asked by the guard")
         }
         async fn messages(&self, _: QueueIndex, _: u64) -> PortResult<Vec<L1Message>> {
+            unreachable!("not asked by the guard")
+        }
+        async fn open_writes(&self, _: &[OpenWrite]) -> PortResult<()> {
+            unreachable!("not asked by the guard")
+        }
+        async fn withdraw_writes(&self, _: L2Number) -> PortResult<()> {
             unreachable!("not asked by the guard")
         }
         async fn journal(&self, _: &[JournalEntry]) -> PortResult<()> {

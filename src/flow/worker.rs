@@ -20,7 +20,7 @@ use crate::flow::ground::Lost;
 use crate::flow::pull::{Kept, PullEnd, PullReport};
 use crate::flow::quiesce::Quiesce;
 use crate::flow::{FlowError, Ports, Settings};
-use crate::types::{BatchIndex, Cursor, L1Number, L2Ref};
+use crate::types::{BatchIndex, Cursor, L1Number, L2Ref, OpenWrite};
 
 /// First wait after a failed poll; doubled up to the poll interval.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
@@ -117,6 +117,8 @@ pub struct Worker {
     pub(crate) kept: Option<Kept>,
     /// The poll's time.
     pub(crate) now: Duration,
+    /// Writes that were begun for a batch that is not stored yet.
+    pub(crate) open_writes: Vec<OpenWrite>,
     pub(crate) status: Status,
     publish: watch::Sender<Status>,
 }
@@ -148,6 +150,7 @@ impl Worker {
             pending: None,
             kept: None,
             now: Duration::ZERO,
+            open_writes: stored.open_writes,
             status: Status { last_batch: stored.tip.map(|t| t.index), ..Status::default() },
             publish,
         };
