@@ -4,6 +4,8 @@
 //! Every call has a deadline inside its implementation. An answer is complete and checked as far as it can be by
 //! itself (a header's hash, a blob's commitment); what it means is decided elsewhere.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 use crate::error::PortError;
@@ -137,6 +139,11 @@ pub trait Reactors: Send + Sync {
 
     /// Restarts them from `height`. Must be safe to repeat.
     async fn resume(&self, height: L2Number) -> PortResult<()>;
+
+    /// How long a pause that nobody waits for any more may still take effect.
+    fn lateness(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// Everything stored, as it stands at start.
