@@ -151,7 +151,7 @@ impl Worker {
         let blocks = u32::try_from(plan.blocks.len()).unwrap_or(u32::MAX);
         let need = self.settings.pause_per_block.saturating_mul(blocks);
         if let Some(open) = pull.pause.take() {
-            if open.remaining() > need {
+            if self.has_room(open.remaining(), plan.blocks.len()) {
                 pull.pause = Some(open);
                 return Ok(());
             }
@@ -161,6 +161,12 @@ impl Worker {
         let budget = self.settings.pause_budget.saturating_add(need);
         pull.pause = Some(self.quiesce.acquire(pull.head.number, budget).await?);
         Ok(())
+    }
+
+    /// Whether `left` of a pause is enough to write so many blocks, with a margin: a write that is cut off may land when
+    /// the reactors are back (P5).
+    fn has_room(&self, left: Duration, blocks: usize) -> bool {
+        room(left, blocks, self.settings.pause_per_block, self.settings.pause_budget)
     }
 
     async fn write(
@@ -174,7 +180,7 @@ impl Worker {
         let mut written = None;
         for chunk in job.plan.blocks.chunks(self.settings.write_chunk.max(1)) {
             let left = pull.pause.as_ref().map_or(Duration::ZERO, Quiesced::remaining);
-            if left.is_zero() {
+            if !self.has_room(left, chunk.len()) {
                 return Ok(Err(out_of_budget(index, parent)));
             }
             let mut blocks = chunk.to_vec();
@@ -191,12 +197,16 @@ impl Worker {
             };
             self.begin_writes(begun, &blocks, |number| job.old_hash(number)).await?;
             kill_point("write: before a chunk");
+            writing(pull, true);
             let (headers, stopped) = match tokio::time::timeout(left, engine.write_blocks(&blocks)).await {
                 Ok(Ok(headers)) => (headers, None),
                 Ok(Err(WriteStopped { written, error })) => (written, Some(error)),
                 // The node may still be at it; how far it came is read before the next write (G3).
                 Err(_) => return Ok(Err(out_of_budget(index, parent))),
             };
+            // Behind an answer the node is done; behind a connection that broke it may still be at it.
+            let answered = |error: &PortError| matches!(error.kind, PortErrorKind::Refused { .. });
+            writing(pull, stopped.as_ref().is_some_and(|error| !answered(error)));
             kill_point("write: chunk written");
             self.note_written(job, &headers, pull).await?;
             kill_point("write: chunk in the journal");
@@ -316,6 +326,16 @@ impl Refused {
     }
 }
 
+fn writing(pull: &Pull, begins: bool) {
+    pull.pause.iter().for_each(|p: &Quiesced| p.writing(begins));
+}
+
+/// Time enough for `blocks` at `per_block`, and a quarter of the `budget` that every pause has beside its blocks.
+fn room(left: Duration, blocks: usize, per_block: Duration, budget: Duration) -> bool {
+    let need = per_block.saturating_mul(u32::try_from(blocks).unwrap_or(u32::MAX));
+    left > need.saturating_add(budget / 4)
+}
+
 fn out_of_budget(index: BatchIndex, at: L2Ref) -> Stall {
     let detail = format!("the pause's budget was used up at block {}; the next poll goes on from there", at.number);
     Stall::at(index, Reason::PauseBudget, detail)
@@ -347,4 +367,22 @@ fn mismatch(sent: &[NewBlock], made: &[L2Header], anchor: B256) -> Option<String
         parent = header.hash;
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn g3_p5_no_chunk_begins_that_the_pause_has_no_room_for() {
+        let (per_block, budget) = (Duration::from_millis(50), Duration::from_millis(400));
+        let table =
+            [(0, 1, false), (150, 1, false), (151, 1, true), (599, 10, false), (600, 10, false), (601, 10, true)];
+        for (left, blocks, expected) in table {
+            let left = Duration::from_millis(left);
+            assert_eq!(room(left, blocks, per_block, budget), expected, "{left:?} for {blocks}");
+        }
+        // A pause that has just begun has room for all that it was made for.
+        assert!(room(budget + per_block * 64, 64, per_block, budget));
+    }
 }
