@@ -7,5 +7,9 @@ CREATE TABLE open_writes (
     handling      TEXT    NOT NULL CHECK (handling IN ('self-heal', 'fill-gap')),
     old_hash      BLOB             CHECK (length(old_hash) = 32),
     -- What the journal says was written; null until it says so.
-    new_hash      BLOB             CHECK (length(new_hash) = 32)
+    new_hash      BLOB             CHECK (length(new_hash) = 32),
+    -- The node's finalized tag from before the write: where it belongs should the node move it by itself.
+    finalized_number INTEGER       CHECK (finalized_number >= 0),
+    finalized_hash   BLOB          CHECK (length(finalized_hash) = 32),
+    CHECK ((finalized_number IS NULL) = (finalized_hash IS NULL))
 ) STRICT;

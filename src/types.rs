@@ -530,6 +530,8 @@ pub struct OpenWrite {
     pub old_hash: Option<B256>,
     /// What was written, once the journal says so. None: the write was begun, and nobody knows whether it happened.
     pub new_hash: Option<B256>,
+    /// The node's finalized tag from before the write.
+    pub finalized: Option<L2Ref>,
 }
 
 /// One write to the node, for the journal.

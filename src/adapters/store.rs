@@ -423,6 +423,9 @@ fn open_write(row: &SqliteRow) -> PortResult<OpenWrite> {
         case: Case::try_from(text(row, "handling")?).map_err(|_| broken("handling"))?,
         old_hash: optional_hash(row, "old_hash")?,
         new_hash: optional_hash(row, "new_hash")?,
+        finalized: optional_number(row, "finalized_number")?
+            .zip(optional_hash(row, "finalized_hash")?)
+            .map(|(number, hash)| L2Ref { number: number.into(), hash }),
     })
 }
 
@@ -647,7 +650,8 @@ async fn lease(pool: &SqlitePool) -> PortResult<Option<Lease>> {
 
 async fn open_writes(pool: &SqlitePool) -> PortResult<Vec<OpenWrite>> {
     let rows = sqlx::query(
-        "SELECT number, batch_index, batch_hash, handling, old_hash, new_hash FROM open_writes ORDER BY number",
+        "SELECT number, batch_index, batch_hash, handling, old_hash, new_hash, finalized_number, finalized_hash \
+         FROM open_writes ORDER BY number",
     )
     .fetch_all(pool)
     .await
@@ -657,8 +661,8 @@ async fn open_writes(pool: &SqlitePool) -> PortResult<Vec<OpenWrite>> {
 
 async fn put_open_write(db: &mut SqliteConnection, write: &OpenWrite) -> PortResult<()> {
     sqlx::query(
-        "INSERT INTO open_writes (number, batch_index, batch_hash, handling, old_hash, new_hash) \
-         VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (number) DO NOTHING",
+        "INSERT INTO open_writes (number, batch_index, batch_hash, handling, old_hash, new_hash, finalized_number, \
+         finalized_hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (number) DO NOTHING",
     )
     .bind(sql_number(write.number.get())?)
     .bind(sql_number(write.batch.get())?)
@@ -666,6 +670,8 @@ async fn put_open_write(db: &mut SqliteConnection, write: &OpenWrite) -> PortRes
     .bind(write.case.as_str())
     .bind(write.old_hash.map(|hash| hash.as_bytes().to_vec()))
     .bind(write.new_hash.map(|hash| hash.as_bytes().to_vec()))
+    .bind(write.finalized.map(|f| sql_number(f.number.get())).transpose()?)
+    .bind(write.finalized.map(|f| f.hash.as_bytes().to_vec()))
     .execute(db)
     .await
     .map_err(sql_error)?;
@@ -1185,6 +1191,7 @@ mod tests {
             case: Case::SelfHeal,
             old_hash: Some(h(number)),
             new_hash: None,
+            finalized: Some(l2(7)).filter(|_| number != 11),
         };
         store.open_writes(&[begun(9, 5)]).await.unwrap();
         // Another batch is written now: what was begun for the old one is forgotten.

@@ -120,7 +120,13 @@ impl Worker {
             return Ok(PullEnd::Stalled(stall));
         }
         // Tags first: a node that restarted has them right again even while L1 cannot be asked (E10, E20).
-        let node = self.unmark(&pull.node).await?;
+        let node = match self.unmark(&pull.node).await {
+            Ok(node) => node,
+            Err(error) => {
+                warn!(%error, "a tag that the execution node moved by itself cannot be put back yet");
+                pull.node
+            }
+        };
         pull.node = self.sync_tags(&node).await?;
         let view = match self.view_l1().await? {
             Ok(view) => view,

@@ -15,7 +15,7 @@ use crate::decide::heads::Heads;
 use crate::decide::liveness::{Liveness, Verdict};
 use crate::decide::stall::Stall;
 use crate::error::Severity;
-use crate::flow::derive::{PendingWrite, Refused};
+use crate::flow::derive::{Mark, PendingWrite, Refused};
 use crate::flow::ground::Lost;
 use crate::flow::pull::{Kept, PullEnd, PullReport};
 use crate::flow::quiesce::Quiesce;
@@ -109,6 +109,8 @@ pub struct Worker {
     pub(crate) confirmed: Option<Heads>,
     /// A write that the node refused for good.
     pub(crate) refused: Option<Refused>,
+    /// A finalized tag of the node's own making that is not put back yet.
+    pub(crate) mark: Option<Mark>,
     /// The node's own finalized tag, where it lies on the node's chain.
     pub(crate) node_finalized: Option<L2Ref>,
     /// Without an engine: the first write that would have been made.
@@ -146,6 +148,7 @@ impl Worker {
             asserted: None,
             confirmed: None,
             refused: None,
+            mark: None,
             node_finalized: None,
             pending: None,
             kept: None,
