@@ -24,6 +24,8 @@ fn main() -> ExitCode {
 fn build() -> Result<(), String> {
     let sources = sources()?;
     println!("cargo:rerun-if-changed=build.rs");
+    // The schema is embedded at compile time, and the compiler does not see a new file in the folder.
+    println!("cargo:rerun-if-changed=migrations");
     println!("cargo:rerun-if-changed=build/patch.rs");
     println!("cargo:rerun-if-changed={}", sources.display());
     // For the test that alters a copy of them.

@@ -4,12 +4,15 @@
 //! Every call has a deadline inside its implementation. An answer is complete and checked as far as it can be by
 //! itself (a header's hash, a blob's commitment); what it means is decided elsewhere.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 use crate::error::PortError;
 use crate::types::{
     B256, BatchIndex, BatchRecord, Blob, Cursor, Identity, JournalEntry, L1Event, L1Header, L1Message, L1Number, L1Ref,
-    L1Tag, L1Transaction, L2Block, L2Header, L2Number, L2Ref, L2Snapshot, Lease, NewBlock, QueueIndex, TracedCall,
+    L1Tag, L1Transaction, L2Block, L2Header, L2Number, L2Ref, L2Snapshot, Lease, NewBlock, OpenWrite, QueueIndex,
+    TracedCall,
 };
 
 /// What a port gives back.
@@ -146,6 +149,11 @@ pub trait Reactors: Send + Sync {
 
     /// Restarts them from `height`. Must be safe to repeat.
     async fn resume(&self, height: L2Number) -> PortResult<()>;
+
+    /// How long a pause that nobody waits for any more may still take effect.
+    fn lateness(&self) -> Duration {
+        Duration::ZERO
+    }
 }
 
 /// Everything stored, as it stands at start.
@@ -161,6 +169,8 @@ pub struct Stored {
     pub lease: Option<Lease>,
     /// The standing batch with the highest index (verified or genesis).
     pub tip: Option<BatchRecord>,
+    /// Writes that were begun for a batch that is not stored yet, by height.
+    pub open_writes: Vec<OpenWrite>,
 }
 
 /// One step of progress, applied in one transaction: all of it or nothing (P6).
@@ -177,7 +187,8 @@ pub struct Step {
     pub messages: Vec<(L1Ref, L1Message)>,
     /// A RevertBatch log and what became of it.
     pub revert: Option<L1Event>,
-    /// A batch and its outcome. Replaces a row of the same L1 position.
+    /// A batch and its outcome. Replaces a row of the same L1 position; closes the open writes of this batch and of
+    /// those below it.
     pub batch: Option<BatchRecord>,
     /// Where `batch` was not looked at because it is reverted further on: the L1 block of that revert. A rewind below it
     /// forgets the row.
@@ -239,7 +250,14 @@ pub trait Progress: Send + Sync {
     /// Stores the lease of a pause, or removes it.
     async fn set_lease(&self, lease: Option<Lease>) -> PortResult<()>;
 
-    /// Appends to the journal of writes.
+    /// Notes writes before they are made. One of the same height and batch hash keeps what it says of the block that
+    /// stood there first; those of another batch hash are dropped: their batch is not the one being written any more.
+    async fn open_writes(&self, writes: &[OpenWrite]) -> PortResult<()>;
+
+    /// Takes back notes of writes at `from` and above that the journal does not know of: the node refused them.
+    async fn withdraw_writes(&self, from: L2Number) -> PortResult<()>;
+
+    /// Appends to the journal of writes, and to each open write of the same height and batch what was written.
     async fn journal(&self, entries: &[JournalEntry]) -> PortResult<()>;
 
     /// The newest `limit` journal entries, newest first.

@@ -515,6 +515,25 @@ pub struct Lease {
     pub since: u64,
 }
 
+/// A block that was about to be written for a batch that is not stored yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenWrite {
+    /// The block's height.
+    pub number: L2Number,
+    /// The batch that it is written for.
+    pub batch: BatchIndex,
+    /// That batch's hash.
+    pub batch_hash: B256,
+    /// The batch's case when the writing began.
+    pub case: Case,
+    /// What stood there before, if anything.
+    pub old_hash: Option<B256>,
+    /// What was written, once the journal says so. None: the write was begun, and nobody knows whether it happened.
+    pub new_hash: Option<B256>,
+    /// The node's finalized tag from before the write.
+    pub finalized: Option<L2Ref>,
+}
+
 /// One write to the node, for the journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct JournalEntry {

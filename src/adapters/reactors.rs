@@ -99,6 +99,10 @@ impl Reactors for JsonRpcReactors {
     async fn resume(&self, height: L2Number) -> PortResult<()> {
         self.call(&self.resume, height).await
     }
+
+    fn lateness(&self) -> Duration {
+        self.pool.call_timeout()
+    }
 }
 
 /// Pauses by running commands, without a shell: `systemctl`, `docker`, `kubectl`.
@@ -166,6 +170,10 @@ impl Reactors for CommandReactors {
 
     async fn resume(&self, height: L2Number) -> PortResult<()> {
         self.run("resume", &self.resume, height).await
+    }
+
+    fn lateness(&self) -> Duration {
+        self.limit
     }
 }
 

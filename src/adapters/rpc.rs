@@ -570,6 +570,11 @@ impl Pool {
         self.exchange(endpoint, path, request, max_body).await
     }
 
+    /// How long one call may take.
+    pub fn call_timeout(&self) -> Duration {
+        self.inner.config.call_timeout
+    }
+
     /// One request to endpoint `at`, once.
     pub async fn call_on(&self, at: usize, call: Call) -> PortResult<Json> {
         let calls = [call];

@@ -27,7 +27,7 @@ use crate::error::{PortError, PortErrorKind, Target};
 use crate::ports::{PortResult, Progress, Step, Stored};
 use crate::types::{
     Address, B256, BatchIndex, BatchRecord, Case, Cursor, Identity, JournalEntry, L1Event, L1EventKind, L1Message,
-    L1Number, L1Ref, L2Number, L2Ref, Lease, Outcome, QueueIndex,
+    L1Number, L1Ref, L2Number, L2Ref, Lease, OpenWrite, Outcome, QueueIndex,
 };
 
 /// The schema, embedded: no build and no start needs the folder.
@@ -415,6 +415,20 @@ fn journal_entry(row: &SqliteRow) -> PortResult<JournalEntry> {
     })
 }
 
+fn open_write(row: &SqliteRow) -> PortResult<OpenWrite> {
+    Ok(OpenWrite {
+        number: L2Number::new(number(row, "number")?),
+        batch: BatchIndex::new(number(row, "batch_index")?),
+        batch_hash: hash(row, "batch_hash")?,
+        case: Case::try_from(text(row, "handling")?).map_err(|_| broken("handling"))?,
+        old_hash: optional_hash(row, "old_hash")?,
+        new_hash: optional_hash(row, "new_hash")?,
+        finalized: optional_number(row, "finalized_number")?
+            .zip(optional_hash(row, "finalized_hash")?)
+            .map(|(number, hash)| L2Ref { number: number.into(), hash }),
+    })
+}
+
 fn identity(row: &SqliteRow) -> PortResult<Identity> {
     Ok(Identity {
         l1_chain_id: number(row, "l1_chain_id")?,
@@ -648,6 +662,45 @@ async fn lease(pool: &SqlitePool) -> PortResult<Option<Lease>> {
         .transpose()
 }
 
+async fn open_writes(pool: &SqlitePool) -> PortResult<Vec<OpenWrite>> {
+    let rows = sqlx::query(
+        "SELECT number, batch_index, batch_hash, handling, old_hash, new_hash, finalized_number, finalized_hash \
+         FROM open_writes ORDER BY number",
+    )
+    .fetch_all(pool)
+    .await
+    .map_err(sql_error)?;
+    rows.iter().map(open_write).collect()
+}
+
+async fn put_open_write(db: &mut SqliteConnection, write: &OpenWrite) -> PortResult<()> {
+    sqlx::query(
+        "INSERT INTO open_writes (number, batch_index, batch_hash, handling, old_hash, new_hash, finalized_number, \
+         finalized_hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (number) DO NOTHING",
+    )
+    .bind(sql_number(write.number.get())?)
+    .bind(sql_number(write.batch.get())?)
+    .bind(write.batch_hash.as_bytes())
+    .bind(write.case.as_str())
+    .bind(write.old_hash.map(|hash| hash.as_bytes().to_vec()))
+    .bind(write.new_hash.map(|hash| hash.as_bytes().to_vec()))
+    .bind(write.finalized.map(|f| sql_number(f.number.get())).transpose()?)
+    .bind(write.finalized.map(|f| f.hash.as_bytes().to_vec()))
+    .execute(db)
+    .await
+    .map_err(sql_error)?;
+    Ok(())
+}
+
+async fn close_writes(db: &mut SqliteConnection, up_to: BatchIndex) -> PortResult<()> {
+    sqlx::query("DELETE FROM open_writes WHERE batch_index <= ?")
+        .bind(sql_bound(up_to.get()))
+        .execute(db)
+        .await
+        .map_err(sql_error)?;
+    Ok(())
+}
+
 async fn tip(pool: &SqlitePool) -> PortResult<Option<BatchRecord>> {
     let row = sqlx::query(batch_columns!("WHERE outcome IN ('verified', 'genesis') ORDER BY batch_index DESC LIMIT 1"))
         .fetch_optional(pool)
@@ -667,6 +720,7 @@ impl Progress for SqliteStore {
                 finalized: head(&pool, "finalized").await?,
                 lease: lease(&pool).await?,
                 tip: tip(&pool).await?,
+                open_writes: open_writes(&pool).await?,
             })
         })
         .await
@@ -727,6 +781,9 @@ impl Progress for SqliteStore {
             }
             if let Some(batch) = &step.batch {
                 put_batch(db, batch, step.reverted_by).await?;
+            }
+            if let Some(batch) = &step.batch {
+                close_writes(db, batch.index).await?;
             }
             put_l1_blocks(db, &step.l1_blocks).await?;
             if let Some(floor) = step.l1_floor {
@@ -878,6 +935,40 @@ impl Progress for SqliteStore {
         .await
     }
 
+    async fn open_writes(&self, writes: &[OpenWrite]) -> PortResult<()> {
+        let writes = writes.to_vec();
+        let pool = self.pool.clone();
+        bounded(async move {
+            let mut transaction = pool.begin().await.map_err(sql_error)?;
+            let db = &mut *transaction;
+            if let Some(first) = writes.first() {
+                sqlx::query("DELETE FROM open_writes WHERE batch_hash <> ?")
+                    .bind(first.batch_hash.as_bytes())
+                    .execute(&mut *db)
+                    .await
+                    .map_err(sql_error)?;
+            }
+            for write in &writes {
+                put_open_write(db, write).await?;
+            }
+            transaction.commit().await.map_err(sql_error)
+        })
+        .await
+    }
+
+    async fn withdraw_writes(&self, from: L2Number) -> PortResult<()> {
+        let pool = self.pool.clone();
+        bounded(async move {
+            sqlx::query("DELETE FROM open_writes WHERE number >= ? AND new_hash IS NULL")
+                .bind(sql_bound(from.get()))
+                .execute(&pool)
+                .await
+                .map_err(sql_error)?;
+            Ok(())
+        })
+        .await
+    }
+
     async fn journal(&self, entries: &[JournalEntry]) -> PortResult<()> {
         let entries = entries.to_vec();
         let pool = self.pool.clone();
@@ -901,6 +992,15 @@ impl Progress for SqliteStore {
                         .push_bind(entry.why.clone());
                 });
                 query.build().persistent(false).execute(&mut *transaction).await.map_err(sql_error)?;
+            }
+            for entry in &entries {
+                sqlx::query("UPDATE open_writes SET new_hash = ? WHERE number = ? AND batch_index = ?")
+                    .bind(entry.new_hash.as_bytes())
+                    .bind(sql_number(entry.number.get())?)
+                    .bind(sql_number(entry.batch.get())?)
+                    .execute(&mut *transaction)
+                    .await
+                    .map_err(sql_error)?;
             }
             transaction.commit().await.map_err(sql_error)
         })
@@ -1123,6 +1223,46 @@ mod tests {
         let before = store.load().await.unwrap();
         store.apply(&full_step(2)).await.unwrap();
         assert_eq!(store.load().await.unwrap(), before);
+    }
+
+    #[tokio::test]
+    async fn h1_a_write_that_was_begun_is_told_until_its_batch_is_stored() {
+        let store = store_with(1).await;
+        let begun = |number: u64, batch: u64| OpenWrite {
+            number: number.into(),
+            batch: batch.into(),
+            batch_hash: h(1_000 + batch),
+            case: Case::SelfHeal,
+            old_hash: Some(h(number)),
+            new_hash: None,
+            finalized: Some(l2(7)).filter(|_| number != 11),
+        };
+        store.open_writes(&[begun(9, 5)]).await.unwrap();
+        // Another batch is written now: what was begun for the old one is forgotten.
+        store.open_writes(&[begun(10, 2), begun(11, 2)]).await.unwrap();
+        let written = JournalEntry {
+            at: 1,
+            batch: 2.into(),
+            number: 10.into(),
+            old_hash: Some(h(10)),
+            new_hash: h(77),
+            why: "self-heal".to_owned(),
+        };
+        store.journal(std::slice::from_ref(&written)).await.unwrap();
+        let again = OpenWrite { old_hash: None, case: Case::FillGap, ..begun(10, 2) };
+        store.open_writes(&[again]).await.unwrap();
+        let first = OpenWrite { new_hash: Some(h(77)), ..begun(10, 2) };
+        assert_eq!(store.load().await.unwrap().open_writes, [first, begun(11, 2)]);
+        store.apply(&Step { batch: Some(record(1, 1)), ..Step::default() }).await.unwrap();
+        assert_eq!(store.load().await.unwrap().open_writes.len(), 2);
+        // A refusal takes back what it refused, and nothing that was written.
+        store.open_writes(&[begun(12, 2)]).await.unwrap();
+        store.withdraw_writes(12.into()).await.unwrap();
+        assert_eq!(store.load().await.unwrap().open_writes, [first, begun(11, 2)]);
+        store.withdraw_writes(9.into()).await.unwrap();
+        assert_eq!(store.load().await.unwrap().open_writes, [first]);
+        store.apply(&Step { batch: Some(record(2, 12)), ..Step::default() }).await.unwrap();
+        assert!(store.load().await.unwrap().open_writes.is_empty());
     }
 
     /// P6: a step that fails at its very end leaves nothing of its beginning.

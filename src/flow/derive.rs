@@ -18,15 +18,7 @@ use crate::flow::quiesce::Quiesced;
 use crate::flow::worker::Worker;
 use crate::flow::{FlowError, kill_point, unix_now};
 use crate::ports::{L2Engine, WriteStopped};
-use crate::types::{B256, BatchIndex, Case, JournalEntry, L2Header, L2Number, L2Ref, L2Snapshot, NewBlock};
-
-/// What is being written, for which batch, and why.
-#[derive(Clone, Copy)]
-struct Job<'a> {
-    index: BatchIndex,
-    case: Case,
-    plan: &'a Plan,
-}
+use crate::types::{B256, BatchIndex, Case, JournalEntry, L2Header, L2Number, L2Ref, L2Snapshot, NewBlock, OpenWrite};
 
 /// The first write that a worker without an engine would have made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,11 +31,28 @@ pub struct PendingWrite {
     pub skip: L2Ref,
 }
 
+/// What is written, and for which batch.
+struct Job {
+    index: BatchIndex,
+    hash: B256,
+    case: Case,
+    plan: Plan,
+    /// The node's finalized tag from before.
+    finalized: Option<L2Ref>,
+}
+
+impl Job {
+    fn old_hash(&self, number: L2Number) -> Option<B256> {
+        self.plan.replaces.iter().find(|old| old.number == number).map(|old| old.hash)
+    }
+}
+
 impl Worker {
     /// Writes the plan's blocks behind its skip number. Gives the header of the last one.
     pub(crate) async fn derive_force(
         &mut self,
         index: BatchIndex,
+        hash: B256,
         case: Case,
         plan: Plan,
         pull: &mut Pull,
@@ -62,6 +71,7 @@ impl Worker {
         self.pause_for(engine.as_ref(), &plan, pull).await?;
         // The head is read again inside the pause: a block that was being applied when it began may have landed.
         let now = self.ports.l2.snapshot().await?;
+        kill_point("write: head read inside the pause");
         self.check_still_holds(&plan, pull.head, now.head.l2_ref()).await?;
         pull.head = now.head.l2_ref();
         if let Some(lower) = heads::lowered_safe(&self.heads, &now, plan.skip) {
@@ -78,21 +88,22 @@ impl Worker {
             dropped_above = pull.head.number.above(plan.last()),
             "writing blocks"
         );
-        let job = Job { index, case, plan: &plan };
-        let outcome = self.write(engine.as_ref(), job, pull).await;
+        let finalized = match self.mark {
+            Some(mark) => mark.before,
+            None => now.finalized.filter(|f| f.number <= plan.skip.number),
+        };
+        let job = Job { index, hash, case, plan, finalized };
+        let outcome = self.write(engine.as_ref(), &job, pull).await;
         // Looked at after a failure too: blocks may have landed whose answer was lost, and the node may have moved its
-        // tags by itself.
-        let noted = pull.head;
+        // tags by itself. What landed unheard is in the intents, and enters the journal from there.
         let after = self.read_back(pull).await;
-        if after.is_ok() && !matches!(outcome, Ok(Ok(_))) {
-            let from = if noted == now.head.l2_ref() { plan.skip } else { noted };
-            self.note_landed(job, from, pull).await?;
-        }
         let last = match outcome? {
             Ok(last) => last,
             Err(stall) => return Ok(Err(stall)),
         };
-        if after?.head.l2_ref() != last.l2_ref() {
+        let after = after?;
+        kill_point("write: head read back");
+        if after.head.l2_ref() != last.l2_ref() {
             return Err(FlowError::local_changed("the head is not the last block that was written"));
         }
         self.refused = None;
@@ -114,27 +125,6 @@ impl Worker {
                 return Err(moved());
             }
         }
-        Ok(())
-    }
-
-    /// Takes blocks of the plan that stand above `from` into the journal: they were written, though nobody said so.
-    async fn note_landed(&mut self, job: Job<'_>, from: L2Ref, pull: &mut Pull) -> Result<(), FlowError> {
-        let head = pull.head;
-        let top = job.plan.last().min(head.number);
-        let mut below = from;
-        let mut landed = Vec::new();
-        while below.number < top {
-            let Some(header) = self.ports.l2.header(below.number.plus(1)).await? else { break };
-            if header.parent_hash != below.hash || job.plan.replaces.contains(&header.l2_ref()) {
-                break;
-            }
-            below = header.l2_ref();
-            landed.push(header);
-        }
-        self.note_written(job, &landed, pull).await?;
-        // What landed may lie below a chain that was never replaced.
-        pull.head = head;
-        self.liveness.own_write(head.number);
         Ok(())
     }
 
@@ -167,7 +157,7 @@ impl Worker {
         let blocks = u32::try_from(plan.blocks.len()).unwrap_or(u32::MAX);
         let need = self.settings.pause_per_block.saturating_mul(blocks);
         if let Some(open) = pull.pause.take() {
-            if open.remaining() > need {
+            if self.has_room(open.remaining(), plan.blocks.len()) {
                 pull.pause = Some(open);
                 return Ok(());
             }
@@ -179,35 +169,58 @@ impl Worker {
         Ok(())
     }
 
+    /// Whether `left` of a pause is enough to write so many blocks, with a margin: a write that is cut off may land when
+    /// the reactors are back (P5).
+    fn has_room(&self, left: Duration, blocks: usize) -> bool {
+        room(left, blocks, self.settings.pause_per_block, self.settings.pause_budget)
+    }
+
     async fn write(
         &mut self,
         engine: &dyn L2Engine,
-        job: Job<'_>,
+        job: &Job,
         pull: &mut Pull,
     ) -> Result<Result<L2Header, Stall>, FlowError> {
-        let Job { index, plan, .. } = job;
-        let mut parent = plan.skip;
+        let index = job.index;
+        let mut parent = job.plan.skip;
         let mut written = None;
-        for chunk in plan.blocks.chunks(self.settings.write_chunk.max(1)) {
+        for chunk in job.plan.blocks.chunks(self.settings.write_chunk.max(1)) {
             let left = pull.pause.as_ref().map_or(Duration::ZERO, Quiesced::remaining);
-            if left.is_zero() {
+            if !self.has_room(left, chunk.len()) {
                 return Ok(Err(out_of_budget(index, parent)));
             }
             let mut blocks = chunk.to_vec();
             if let Some(first) = blocks.first_mut() {
                 first.parent_hash = Some(parent.hash);
             }
+            let begun = OpenWrite {
+                number: L2Number::default(),
+                batch: index,
+                batch_hash: job.hash,
+                case: job.case,
+                old_hash: None,
+                new_hash: None,
+                finalized: job.finalized,
+            };
+            self.begin_writes(begun, &blocks, |number| job.old_hash(number)).await?;
             kill_point("write: before a chunk");
+            writing(pull, true);
             let (headers, stopped) = match tokio::time::timeout(left, engine.write_blocks(&blocks)).await {
                 Ok(Ok(headers)) => (headers, None),
                 Ok(Err(WriteStopped { written, error })) => (written, Some(error)),
                 // The node may still be at it; how far it came is read before the next write (G3).
                 Err(_) => return Ok(Err(out_of_budget(index, parent))),
             };
+            // Behind an answer the node is done; behind a connection that broke it may still be at it.
+            let answered = |error: &PortError| matches!(error.kind, PortErrorKind::Refused { .. });
+            writing(pull, stopped.as_ref().is_some_and(|error| !answered(error)));
             kill_point("write: chunk written");
             self.note_written(job, &headers, pull).await?;
             kill_point("write: chunk in the journal");
             if let Some(error) = stopped {
+                if let (PortErrorKind::Refused { .. }, Some(refused)) = (&error.kind, blocks.get(headers.len())) {
+                    self.withdraw_writes(refused.number).await?;
+                }
                 return self.write_stopped(job, &blocks, &headers, error);
             }
             if let Some(detail) = mismatch(&blocks, &headers, parent.hash) {
@@ -224,8 +237,7 @@ impl Worker {
     }
 
     /// The journal, the guard's height, the liveness baseline and the pull's head follow every write.
-    async fn note_written(&mut self, job: Job<'_>, headers: &[L2Header], pull: &mut Pull) -> Result<(), FlowError> {
-        let Job { index, case, plan } = job;
+    async fn note_written(&mut self, job: &Job, headers: &[L2Header], pull: &mut Pull) -> Result<(), FlowError> {
         let Some(last) = headers.last() else { return Ok(()) };
         pull.head = last.l2_ref();
         self.liveness.own_write(last.number);
@@ -236,21 +248,21 @@ impl Worker {
             .iter()
             .map(|header| JournalEntry {
                 at,
-                batch: index,
+                batch: job.index,
                 number: header.number,
-                old_hash: plan.replaces.iter().find(|old| old.number == header.number).map(|old| old.hash),
+                old_hash: job.old_hash(header.number),
                 new_hash: header.hash,
-                why: case.as_str().to_owned(),
+                why: job.case.as_str().to_owned(),
             })
             .collect();
-        Ok(self.ports.progress.journal(&entries).await?)
+        self.journal_writes(&entries).await
     }
 
     /// What a write that stopped behind `headers` means. A refusal for good is remembered: the reactors are not paused
     /// for it again (E13, E17).
     fn write_stopped(
         &mut self,
-        job: Job<'_>,
+        job: &Job,
         blocks: &[NewBlock],
         headers: &[L2Header],
         error: PortError,
@@ -263,9 +275,9 @@ impl Worker {
             Refusal::CannotRewrite => {
                 let detail = "the execution node cannot write below its head (it ignores parentHash): upgrade and \
                               restart it, or cut its chain by hand";
-                Stall::at(index, Reason::ElCannotReorg, format!("{detail} at block {}", plan.skip))
+                Stall::at(*index, Reason::ElCannotReorg, format!("{detail} at block {}", plan.skip))
             }
-            Refusal::Permanent => Stall::at(index, Reason::BlockRefused, error.to_string()),
+            Refusal::Permanent => Stall::at(*index, Reason::BlockRefused, error.to_string()),
         };
         if let Some(block) = blocks.get(headers.len()) {
             let parent = headers.last().map(|h| h.hash).or(block.parent_hash);
@@ -276,27 +288,60 @@ impl Worker {
     }
 
     /// Some nodes mark every block written by the engine safe and finalized, before anything of it was verified (E12).
-    /// A finalized tag above our safe head on a block that the journal says we wrote is such a mark and nobody's word:
-    /// it is put back, then or after a crash. Gives the node as it stands afterwards.
+    /// Such a mark is nobody's word and is put back to where the tag was before the write, then or after a crash. Gives
+    /// the node as it stands afterwards.
     pub(crate) async fn unmark(&mut self, node: &L2Snapshot) -> Result<L2Snapshot, FlowError> {
         let Some(engine) = self.ports.engine.clone() else { return Ok(*node) };
-        let verified = self.heads.safe().map_or(L2Number::new(0), |s| s.number);
-        let Some(mark) = node.finalized.filter(|f| f.number > verified) else { return Ok(*node) };
-        let journal = self.ports.progress.journal_tail(JOURNAL_LOOK).await?;
-        if !journal.iter().any(|entry| entry.new_hash == mark.hash) {
-            return Ok(*node);
-        }
-        warn!(%mark, "the execution node moved its finalized tag by itself on a write; putting it back");
+        self.mark = self.mark_of(node).await?;
+        let Some(Mark { tag, before }) = self.mark else { return Ok(*node) };
+        warn!(%tag, "the execution node moved its finalized tag by itself on a write; putting it back");
         self.status.el_marks_finalized = true;
         let genesis = self.ports.l2.header(0.into()).await?.map(|h| h.l2_ref());
-        let finalized = self.heads.finalized().or(genesis);
-        let safe = self.heads.safe().or(genesis);
-        // Both go down, and the node sets finalized first: in order at every moment.
+        let finalized = higher(self.heads.finalized(), before).or(genesis);
+        let safe = higher(self.heads.safe(), finalized);
+        // Neither goes up, and the node sets finalized first: in order at every moment.
         engine.set_tags(safe.map(|s| s.hash), finalized.map(|f| f.hash)).await?;
         let after = self.ports.l2.snapshot().await?;
         self.node_finalized = after.finalized;
+        self.mark = None;
         Ok(after)
     }
+
+    /// Whether the node's finalized tag is a mark of its own: above all that we verified or finalized and above where
+    /// it was before the write, on a block that we wrote or had begun to write.
+    async fn mark_of(&self, node: &L2Snapshot) -> Result<Option<Mark>, FlowError> {
+        let ours = self.heads.finalized();
+        let Some(tag) = node.finalized.filter(|tag| ours.is_none_or(|f| f.number < tag.number)) else {
+            return Ok(None);
+        };
+        if let Some(known) = self.mark.filter(|known| known.tag == tag) {
+            return Ok(Some(known));
+        }
+        let before = self.open_writes.iter().filter_map(|w| w.finalized).max_by_key(|f| f.number);
+        let word = higher(self.heads.safe(), before);
+        if word.is_some_and(|word| tag.number <= word.number) {
+            return Ok(None);
+        }
+        let found = Some(Mark { tag, before });
+        let begun = |w: &OpenWrite| w.number == tag.number && w.new_hash.is_none_or(|hash| hash == tag.hash);
+        if self.open_writes.iter().any(begun) {
+            return Ok(found);
+        }
+        let journal = self.ports.progress.journal_tail(JOURNAL_LOOK).await?;
+        Ok(found.filter(|_| journal.iter().any(|entry| entry.new_hash == tag.hash)))
+    }
+}
+
+/// A finalized tag that the node moved by itself.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Mark {
+    tag: L2Ref,
+    /// Where it was before.
+    before: Option<L2Ref>,
+}
+
+fn higher(one: Option<L2Ref>, other: Option<L2Ref>) -> Option<L2Ref> {
+    one.into_iter().chain(other).max_by_key(|block| block.number)
 }
 
 /// How far back in the journal a block that the node marked is looked for: more than one batch's blocks.
@@ -319,6 +364,16 @@ impl Refused {
         }
         self.parent == Some(plan.skip.hash) && plan.blocks.first() == Some(&self.block)
     }
+}
+
+fn writing(pull: &Pull, begins: bool) {
+    pull.pause.iter().for_each(|p: &Quiesced| p.writing(begins));
+}
+
+/// Time enough for `blocks` at `per_block`, and a quarter of the `budget` that every pause has beside its blocks.
+fn room(left: Duration, blocks: usize, per_block: Duration, budget: Duration) -> bool {
+    let need = per_block.saturating_mul(u32::try_from(blocks).unwrap_or(u32::MAX));
+    left > need.saturating_add(budget / 4)
 }
 
 fn out_of_budget(index: BatchIndex, at: L2Ref) -> Stall {
@@ -352,4 +407,22 @@ fn mismatch(sent: &[NewBlock], made: &[L2Header], anchor: B256) -> Option<String
         parent = header.hash;
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn g3_p5_no_chunk_begins_that_the_pause_has_no_room_for() {
+        let (per_block, budget) = (Duration::from_millis(50), Duration::from_millis(400));
+        let table =
+            [(0, 1, false), (150, 1, false), (151, 1, true), (599, 10, false), (600, 10, false), (601, 10, true)];
+        for (left, blocks, expected) in table {
+            let left = Duration::from_millis(left);
+            assert_eq!(room(left, blocks, per_block, budget), expected, "{left:?} for {blocks}");
+        }
+        // A pause that has just begun has room for all that it was made for.
+        assert!(room(budget + per_block * 64, 64, per_block, budget));
+    }
 }

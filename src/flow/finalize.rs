@@ -65,7 +65,9 @@ impl Worker {
         let l1 = cursor.block.number.minus(self.settings.reorg_window).min(finalized.l1.number);
         let queue = finalized.total_l1_popped.into();
         let batch = BatchIndex::new(finalized.index.get()).minus(KEEP_BATCHES);
-        Ok(self.ports.progress.prune(l1, queue, batch).await?)
+        self.ports.progress.prune(l1, queue, batch).await?;
+        kill_point("finality: pruned");
+        Ok(())
     }
 
     /// Brings the node's tags to our heads and reads them back. `node` is what the node showed last. The same heads are
@@ -95,6 +97,7 @@ impl Worker {
             kill_point("tags: set");
         }
         let after = self.ports.l2.snapshot().await?;
+        kill_point("tags: read back");
         let held = plan.calls.iter().all(|call| match call {
             TagCall::Safe(to) => after.safe == Some(*to),
             TagCall::Finalized(to) => after.finalized == Some(*to),

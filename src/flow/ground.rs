@@ -11,8 +11,8 @@ use crate::decide::cursor;
 use crate::decide::dispatch::is_present;
 use crate::decide::heads::Move;
 use crate::decide::stall::{Reason, Stall};
-use crate::flow::FlowError;
 use crate::flow::worker::Worker;
+use crate::flow::{FlowError, kill_point};
 use crate::ports::Step;
 use crate::types::{BatchRecord, Cursor, L2Number, L2Ref, L2Snapshot};
 
@@ -89,7 +89,9 @@ impl Worker {
             clear_cursor: cursor.is_none(),
             ..Step::default()
         };
+        kill_point("ground: before storing");
         self.apply(&step).await?;
+        kill_point("ground: stored");
         self.heads = heads;
         self.cursor = cursor;
         if lost {
@@ -123,8 +125,16 @@ impl Worker {
         if snapshot.head.l2_ref() == block {
             return Ok(true);
         }
-        Ok(is_present(block.number, snapshot.head.number)
-            && self.ports.l2.header(block.number).await?.is_some_and(|h| h.l2_ref() == block))
+        if !is_present(block.number, snapshot.head.number) {
+            return Ok(false);
+        }
+        // A node that says nothing of a block below its head has not said that the block is another one.
+        let Some(header) = self.ports.l2.header(block.number).await? else {
+            let detail =
+                format!("the node gave no block {}, though its head is {}", block.number, snapshot.head.number);
+            return Err(FlowError::local_changed(detail));
+        };
+        Ok(header.l2_ref() == block)
     }
 
     /// The standing batch that safe stands on: the newest one whose commit the cursor has passed.

@@ -10,6 +10,7 @@
 //! | [`batch`] | one batch through the case table |
 //! | [`search`] | logs that lie far from what is being read |
 //! | [`derive`] | `derive_force`: the only place that writes blocks |
+//! | [`open_writes`] | writes that were begun and whose batch is not stored yet |
 //! | [`quiesce`] | the guard that pauses the reactors |
 //! | [`finalize`] | finality and the node's tags |
 //!
@@ -30,6 +31,7 @@ pub mod derive;
 pub mod finalize;
 pub mod ground;
 pub mod l1_view;
+pub mod open_writes;
 pub mod pull;
 pub mod quiesce;
 pub mod search;

@@ -100,6 +100,7 @@ impl Worker {
                 return Err(error.into());
             }
         };
+        kill_point("poll: head read");
         self.note_snapshot(&node);
         self.asserted = None;
         if node.syncing {
@@ -122,12 +123,19 @@ impl Worker {
             return Ok(PullEnd::Stalled(stall));
         }
         // Tags first: a node that restarted has them right again even while L1 cannot be asked (E10, E20).
-        let node = self.unmark(&pull.node).await?;
+        let node = match self.unmark(&pull.node).await {
+            Ok(node) => node,
+            Err(error) => {
+                warn!(%error, "a tag that the execution node moved by itself cannot be put back yet");
+                pull.node
+            }
+        };
         pull.node = self.sync_tags(&node).await?;
         let view = match self.view_l1(&mut pull.node).await? {
             Ok(view) => view,
             Err(stall) => return Ok(PullEnd::Stalled(stall)),
         };
+        kill_point("poll: L1 view stored");
         if view.reorged {
             self.searches.forget();
             // A dropped RevertBatch lets batches stand again; a dropped batch takes the node's tag down at once (B3).
@@ -190,6 +198,7 @@ impl Worker {
             return Ok(PullEnd::CaughtUp);
         };
         let reading = self.read_events(range.from, range.to).await?;
+        kill_point("range: logs read");
         if let Some(end) = self.process(&reading, view, pull).await? {
             return Ok(end);
         }
@@ -379,7 +388,10 @@ impl Worker {
             return Ok(());
         }
         let step = Step { messages: std::mem::take(messages), ..Step::default() };
-        self.apply(&step).await
+        kill_point("messages: before storing");
+        self.apply(&step).await?;
+        kill_point("messages: stored");
+        Ok(())
     }
 
     /// A RevertBatch log: everything from its index on stands no more (C1).
@@ -642,6 +654,7 @@ impl Worker {
         kill_point("batch: stored");
         self.heads = heads;
         self.cursor = Some(cursor);
+        self.open_writes.retain(|w| w.batch > record.index);
         if record.outcome == Outcome::Reverted {
             return Ok(());
         }

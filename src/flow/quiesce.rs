@@ -3,14 +3,16 @@
 //! Acquiring stores a lease in the database, pauses, and gives the guard. A pause ends exactly once, by whatever comes
 //! first: [`Quiesced::release`], which reports a failure; dropping the guard (panic, cancellation, early return); or its
 //! deadline, for a flow that hangs elsewhere. Each of them only starts the one task that resumes, tries again until that
-//! works, and then drops the lease; shutdown waits for the task. A lease found at start means that a crash left the
+//! works, and then drops the lease; shutdown waits for the task. What was given up in the middle may still happen: behind
+//! a write that was cut off the task waits until the head stands still, and behind a pause that was cut off it resumes
+//! once more before the lease goes. A lease found at start means that a crash left the
 //! reactors paused: [`Quiesce::settle`] resumes first, before anything else.
 //!
 //! Why not resume in `Drop` itself: resuming is a network call or a process, and a destructor cannot await. Why not in
 //! `release` either: a future that is dropped in the middle of a resume could not tell whether to resume once more.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -22,12 +24,14 @@ use tracing::{error, info, warn};
 use crate::error::{PortError, PortErrorKind, Target};
 use crate::flow::{kill_point, unix_now};
 use crate::ports::{L2Reader, PortResult, Progress, Reactors};
-use crate::types::{L2Number, Lease};
+use crate::types::{L2Number, L2Ref, Lease};
 
 /// First wait before a failed resume is tried again; doubled up to [`RESUME_RETRY_CAP`].
 const RESUME_RETRY: Duration = Duration::from_millis(500);
 /// Longest wait between two tries: an operator who repairs the reactors sees them back within it.
 const RESUME_RETRY_CAP: Duration = Duration::from_secs(15);
+/// How long a head that moves behind a write that was cut off is waited for.
+const HEAD_SETTLES: Duration = Duration::from_secs(5);
 /// How long the head is asked for before the last known height is used instead.
 const HEAD_DEADLINE: Duration = Duration::from_secs(3);
 
@@ -55,8 +59,13 @@ struct Pause {
     /// Where to resume from should the node not answer then.
     height: AtomicU64,
     began: Instant,
-    deadline: Instant,
+    /// None while the reactors are being paused: that time is the reactors' own limit, not the budget's.
+    deadline: OnceLock<Instant>,
     ended: AtomicBool,
+    /// The pause was begun, and whether it is over nobody can tell.
+    pausing: AtomicBool,
+    /// The same of a write.
+    writing: AtomicBool,
 }
 
 impl Quiesce {
@@ -102,14 +111,14 @@ impl Quiesce {
         let Some(lease) = self.shared.progress.load().await?.lease else { return Ok(()) };
         warn!(height = lease.height.get(), "a crash left the reactors paused; resuming them first");
         self.shared.busy.store(true, Ordering::SeqCst);
-        let first_try = self.shared.end(&Pause::new(lease.height, Duration::ZERO));
+        let first_try = self.shared.end(&Pause::new(lease.height));
         // A failure shows as degraded and is tried again; starting goes on.
         let _ = told(first_try).await;
         Ok(())
     }
 
     /// Stores the lease, pauses, and gives the guard. `height` is the local head, read before; `budget` the time that
-    /// the pause may last. A half-done pause is undone.
+    /// the pause may last once everything is paused. A half-done pause is undone.
     ///
     /// # Errors
     /// When a pause is still open or being resumed, the lease cannot be stored, or the reactors cannot be paused.
@@ -119,14 +128,17 @@ impl Quiesce {
             return Err(PortError::new(Target::Reactors, PortErrorKind::Unreachable, detail));
         }
         // From here on a dropped future must undo what it began, so the guard exists before the first await.
-        let guard = Quiesced::new(self.shared.clone(), Pause::new(height, budget));
+        let mut guard = Quiesced { shared: self.shared.clone(), pause: Pause::new(height), watchdog: None };
         kill_point("lease: before");
         if let Err(error) = self.shared.progress.set_lease(Some(Lease { height, since: unix_now() })).await {
             guard.forget();
             return Err(error);
         }
         kill_point("lease: stored");
+        guard.pause.pausing.store(true, Ordering::SeqCst);
         let paused = self.shared.reactors.pause(height).await;
+        let cut_off = paused.as_ref().is_err_and(|error| error.kind == PortErrorKind::Timeout);
+        guard.pause.pausing.store(cut_off, Ordering::SeqCst);
         kill_point("reactors: paused");
         self.shared.pauses.fetch_add(1, Ordering::SeqCst);
         if let Err(error) = paused {
@@ -135,6 +147,7 @@ impl Quiesce {
             let _ = guard.release().await;
             return Err(error);
         }
+        guard.watch(budget);
         info!(height = height.get(), "reactors paused");
         Ok(guard)
     }
@@ -152,10 +165,15 @@ impl Quiesce {
 }
 
 impl Pause {
-    fn new(height: L2Number, budget: Duration) -> Arc<Self> {
-        let began = Instant::now();
-        let (height, ended) = (AtomicU64::new(height.get()), AtomicBool::new(false));
-        Arc::new(Self { height, began, deadline: began + budget, ended })
+    fn new(height: L2Number) -> Arc<Self> {
+        Arc::new(Self {
+            height: AtomicU64::new(height.get()),
+            began: Instant::now(),
+            deadline: OnceLock::new(),
+            ended: AtomicBool::new(false),
+            pausing: AtomicBool::new(false),
+            writing: AtomicBool::new(false),
+        })
     }
 }
 
@@ -186,16 +204,15 @@ impl Shared {
     /// once more, never too few. Two loops, because a database that fails is no reason to resume again.
     async fn resume(&self, pause: &Pause, tell: oneshot::Sender<PortResult<()>>) {
         let mut tell = Some(tell);
-        let mut wait = self.retry;
-        while let Err(error) = self.resume_once(pause).await {
-            self.degraded.store(true, Ordering::SeqCst);
-            error!(%error, "resuming the reactors failed; trying again until it works");
-            first_outcome(&mut tell, Err(error));
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(RESUME_RETRY_CAP);
+        self.resume_until_it_works(pause, &mut tell).await;
+        let lateness = self.reactors.lateness();
+        if pause.pausing.load(Ordering::SeqCst) && !lateness.is_zero() {
+            warn!("a pause that was cut off may still happen; resuming the reactors once more behind it");
+            first_outcome(&mut tell, Ok(()));
+            tokio::time::sleep(lateness).await;
+            self.resume_until_it_works(pause, &mut tell).await;
         }
-        self.degraded.store(false, Ordering::SeqCst);
-        wait = self.retry;
+        let mut wait = self.retry;
         while let Err(error) = self.progress.set_lease(None).await {
             error!(%error, "the lease of a pause that ended cannot be dropped; trying again until it works");
             first_outcome(&mut tell, Err(error));
@@ -207,13 +224,28 @@ impl Shared {
         first_outcome(&mut tell, Ok(()));
     }
 
+    async fn resume_until_it_works(&self, pause: &Pause, tell: &mut Option<oneshot::Sender<PortResult<()>>>) {
+        let mut wait = self.retry;
+        while let Err(error) = self.resume_once(pause).await {
+            self.degraded.store(true, Ordering::SeqCst);
+            error!(%error, "resuming the reactors failed; trying again until it works");
+            first_outcome(tell, Err(error));
+            tokio::time::sleep(wait).await;
+            wait = (wait * 2).min(RESUME_RETRY_CAP);
+        }
+        self.degraded.store(false, Ordering::SeqCst);
+    }
+
     async fn resume_once(&self, pause: &Pause) -> PortResult<()> {
         let known = L2Number::new(pause.height.load(Ordering::SeqCst));
-        let head = self.head().await;
+        let head = match pause.writing.load(Ordering::SeqCst) {
+            true => self.settled_head().await,
+            false => self.head().await,
+        };
         if head.is_none() {
             warn!(height = known.get(), "the head cannot be read; resuming from the last height that is known");
         }
-        let height = head.unwrap_or(known);
+        let height = head.map_or(known, |head| head.number);
         kill_point("reactors: before resume");
         self.reactors.resume(height).await?;
         kill_point("reactors: resumed");
@@ -222,9 +254,25 @@ impl Shared {
         Ok(())
     }
 
-    async fn head(&self) -> Option<L2Number> {
+    async fn head(&self) -> Option<L2Ref> {
         let snapshot = tokio::time::timeout(HEAD_DEADLINE, self.l2.snapshot()).await.ok()?.ok()?;
-        Some(snapshot.head.number)
+        Some(snapshot.head.l2_ref())
+    }
+
+    /// The head behind a write that was cut off: read until two reads agree, so that nothing lands beside the reactors,
+    /// but no longer than [`HEAD_SETTLES`].
+    async fn settled_head(&self) -> Option<L2Ref> {
+        let began = Instant::now();
+        let mut seen = self.head().await?;
+        while began.elapsed() < HEAD_SETTLES {
+            tokio::time::sleep(self.retry).await;
+            let now = self.head().await?;
+            if now == seen {
+                break;
+            }
+            seen = now;
+        }
+        Some(seen)
     }
 }
 
@@ -240,19 +288,21 @@ fn first_outcome(tell: &mut Option<oneshot::Sender<PortResult<()>>>, outcome: Po
 pub struct Quiesced {
     shared: Arc<Shared>,
     pause: Arc<Pause>,
-    watchdog: AbortHandle,
+    watchdog: Option<AbortHandle>,
 }
 
 impl Quiesced {
-    fn new(shared: Arc<Shared>, pause: Arc<Pause>) -> Self {
-        let (for_task, watched) = (shared.clone(), pause.clone());
+    /// The budget begins: everything is paused.
+    fn watch(&mut self, budget: Duration) {
+        let deadline = *self.pause.deadline.get_or_init(|| Instant::now() + budget);
+        let (for_task, watched) = (self.shared.clone(), self.pause.clone());
         let watchdog = tokio::spawn(async move {
-            tokio::time::sleep_until(watched.deadline).await;
+            tokio::time::sleep_until(deadline).await;
             if for_task.end(&watched).is_some() {
                 warn!("the pause's budget is used up; resuming the reactors");
             }
         });
-        Self { shared, pause, watchdog: watchdog.abort_handle() }
+        self.watchdog = Some(watchdog.abort_handle());
     }
 
     /// Time left of the pause's budget. With none left the pause has ended: nothing may be written under it.
@@ -260,12 +310,18 @@ impl Quiesced {
         if self.pause.ended.load(Ordering::SeqCst) {
             return Duration::ZERO;
         }
-        self.pause.deadline.saturating_duration_since(Instant::now())
+        self.pause.deadline.get().map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()))
     }
 
     /// Notes the head after a write: the height to resume from should the node not answer then.
     pub fn wrote(&self, head: L2Number) {
         self.pause.height.store(head.get(), Ordering::SeqCst);
+    }
+
+    /// Notes that a write begins, or that it is over: the node answered. A pause that ends in between waits for the head
+    /// to stand still.
+    pub fn writing(&self, begins: bool) {
+        self.pause.writing.store(begins, Ordering::SeqCst);
     }
 
     /// Resumes the reactors from the execution node's head.
@@ -286,7 +342,7 @@ impl Quiesced {
 
 impl Drop for Quiesced {
     fn drop(&mut self) {
-        self.watchdog.abort();
+        self.watchdog.iter().for_each(AbortHandle::abort);
         let _ = self.shared.end(&self.pause);
     }
 }
@@ -302,7 +358,7 @@ mod tests {
     use crate::ports::{MessageRoot, Step, Stored};
     use crate::types::{
         B256, BatchIndex, BatchRecord, Identity, JournalEntry, L1Message, L1Number, L1Ref, L2Block, L2Header, L2Ref,
-        L2Snapshot, QueueIndex, U256,
+        L2Snapshot, OpenWrite, QueueIndex, U256,
     };
 
     /// What happened, in order, across all the fakes.
@@ -327,6 +383,11 @@ mod tests {
         pause_fails: AtomicBool,
         /// Pausing never answers.
         pause_hangs: AtomicBool,
+        /// How long pausing takes, and how late one may come that nobody waits for, in milliseconds.
+        pause_takes: AtomicU64,
+        lateness: AtomicU64,
+        /// Blocks that still land, one before each read of the head.
+        landing: AtomicU64,
         /// Resumes that fail before one works.
         failing_resumes: AtomicU64,
         /// Resuming never answers.
@@ -368,6 +429,7 @@ mod tests {
             if self.pause_hangs.load(Ordering::SeqCst) {
                 std::future::pending::<()>().await;
             }
+            tokio::time::sleep(Duration::from_millis(self.pause_takes.load(Ordering::SeqCst))).await;
             if self.pause_fails.load(Ordering::SeqCst) { Err(failure()) } else { Ok(()) }
         }
 
@@ -384,6 +446,10 @@ mod tests {
             self.note(Event::Resume(height.get()));
             Ok(())
         }
+
+        fn lateness(&self) -> Duration {
+            Duration::from_millis(self.lateness.load(Ordering::SeqCst))
+        }
     }
 
     #[async_trait]
@@ -391,6 +457,11 @@ mod tests {
         async fn snapshot(&self) -> PortResult<L2Snapshot> {
             if self.blind.load(Ordering::SeqCst) {
                 return Err(PortError::new(Target::L2, PortErrorKind::Unreachable, "blind"));
+            }
+            let left = self.landing.load(Ordering::SeqCst);
+            if left > 0 {
+                self.landing.store(left - 1, Ordering::SeqCst);
+                self.head.fetch_add(1, Ordering::SeqCst);
             }
             let head = L2Header {
                 number: self.head.load(Ordering::SeqCst).into(),
@@ -455,6 +526,12 @@ mod tests {
             unreachable!("not asked by the guard")
         }
         async fn messages(&self, _: QueueIndex, _: u64) -> PortResult<Vec<L1Message>> {
+            unreachable!("not asked by the guard")
+        }
+        async fn open_writes(&self, _: &[OpenWrite]) -> PortResult<()> {
+            unreachable!("not asked by the guard")
+        }
+        async fn withdraw_writes(&self, _: L2Number) -> PortResult<()> {
             unreachable!("not asked by the guard")
         }
         async fn journal(&self, _: &[JournalEntry]) -> PortResult<()> {
@@ -626,6 +703,52 @@ mod tests {
         assert_eq!(fake.events(), [Event::Lease(100), Event::Pause(100), Event::Resume(100), Event::NoLease]);
         fake.pause_fails.store(false, Ordering::SeqCst);
         paused(&quiesce).await.release().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn g3_a_pause_slower_than_its_budget_ends_paused_and_not_resumed_under_way() {
+        let (fake, quiesce) = world();
+        fake.pause_takes.store(60, Ordering::SeqCst);
+        let guard = quiesce.acquire(100.into(), Duration::from_millis(30)).await.unwrap();
+        assert!(guard.remaining() > Duration::ZERO);
+        assert_eq!(fake.events(), [Event::Lease(100), Event::Pause(100)]);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(fake.resumes(), [100]);
+        assert_eq!(fake.lease(), None);
+        drop(guard);
+    }
+
+    #[tokio::test]
+    async fn g3_g4_behind_a_pause_that_was_cut_off_the_reactors_are_resumed_once_more() {
+        let (fake, quiesce) = world();
+        fake.pause_hangs.store(true, Ordering::SeqCst);
+        fake.lateness.store(40, Ordering::SeqCst);
+        let acquire = quiesce.acquire(100.into(), BUDGET);
+        assert!(tokio::time::timeout(Duration::from_millis(5), acquire).await.is_err());
+        while fake.resumes().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert!(fake.lease().is_some(), "a crash now must still resume");
+        quiesce.shutdown(PATIENCE).await;
+        let expected = [Event::Lease(100), Event::Pause(100), Event::Resume(100), Event::Resume(100), Event::NoLease];
+        assert_eq!(fake.events(), expected);
+    }
+
+    #[tokio::test]
+    async fn g3_g5_behind_a_write_that_was_cut_off_the_resume_waits_for_the_head() {
+        let (fake, quiesce) = world();
+        let guard = paused(&quiesce).await;
+        guard.writing(true);
+        fake.landing.store(3, Ordering::SeqCst);
+        guard.release().await.unwrap();
+        assert_eq!(fake.resumes(), [103]);
+
+        let guard = paused(&quiesce).await;
+        guard.writing(true);
+        guard.writing(false);
+        fake.landing.store(3, Ordering::SeqCst);
+        guard.release().await.unwrap();
+        assert_eq!(fake.resumes(), [103, 104], "an answered write is over");
     }
 
     #[tokio::test]

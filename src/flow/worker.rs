@@ -18,14 +18,14 @@ use crate::decide::liveness::{Liveness, Verdict};
 use crate::decide::pace::Pace;
 use crate::decide::stall::{Reason, Stall};
 use crate::error::Severity;
-use crate::flow::derive::{PendingWrite, Refused};
+use crate::flow::derive::{Mark, PendingWrite, Refused};
 use crate::flow::ground::Lost;
 use crate::flow::pull::{Kept, PullEnd, PullReport};
 use crate::flow::quiesce::Quiesce;
 use crate::flow::search::Searches;
 use crate::flow::{FlowError, Ports, Settings};
 use crate::ports::Step;
-use crate::types::{BatchIndex, Cursor, L1Number, L1Ref, L2Ref};
+use crate::types::{BatchIndex, Cursor, L1Number, L1Ref, L2Ref, OpenWrite};
 
 /// First wait after a failed poll; doubled up to the poll interval.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
@@ -138,6 +138,8 @@ pub struct Worker {
     pub(crate) confirmed: Option<Heads>,
     /// A write that the node refused for good.
     pub(crate) refused: Option<Refused>,
+    /// A finalized tag of the node's own making that is not put back yet.
+    pub(crate) mark: Option<Mark>,
     /// The node's own finalized tag, where it lies on the node's chain.
     pub(crate) node_finalized: Option<L2Ref>,
     /// Without an engine: the first write that would have been made.
@@ -154,6 +156,8 @@ pub struct Worker {
     unsure: AtomicBool,
     /// The poll's time.
     pub(crate) now: Duration,
+    /// Writes that were begun for a batch that is not stored yet.
+    pub(crate) open_writes: Vec<OpenWrite>,
     pub(crate) status: Status,
     publish: watch::Sender<Status>,
 }
@@ -181,6 +185,7 @@ impl Worker {
             asserted: None,
             confirmed: None,
             refused: None,
+            mark: None,
             node_finalized: None,
             pending: None,
             kept: None,
@@ -189,6 +194,7 @@ impl Worker {
             gone_back: None,
             unsure: AtomicBool::new(false),
             now: Duration::ZERO,
+            open_writes: stored.open_writes,
             status: Status { last_batch: stored.tip.map(|t| t.index), ..Status::default() },
             publish,
         };

@@ -13,6 +13,7 @@ mod inspect;
 mod l1_flow;
 mod main_job;
 mod node_flow;
+mod process;
 mod quiesce_flow;
 mod recorded_flow;
 mod recorded_support;

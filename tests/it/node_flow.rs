@@ -1,8 +1,10 @@
 //! The execution node's moods (scenarios E): forks, wrong roots, losses, refusals, tags, and what a reader of the node
 //! can see meanwhile (P2). Every test refuses writes outside a pause (P5).
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use morph_deriver::codec::calldata::CommitCalldata;
 use morph_deriver::decide::liveness::Verdict;
 use morph_deriver::decide::stall::Reason;
@@ -14,7 +16,8 @@ use morph_deriver::devnet::world::{ForkShape, World};
 use morph_deriver::devnet::{Devnet, DevnetOptions};
 use morph_deriver::flow::FlowError;
 use morph_deriver::flow::pull::PullEnd;
-use morph_deriver::types::{B256, BlockContent, Case, L1Number, RawTx};
+use morph_deriver::ports::{L2Reader, MessageRoot, PortResult};
+use morph_deriver::types::{B256, BlockContent, Case, L1Number, L2Block, L2Header, L2Number, L2Ref, L2Snapshot, RawTx};
 
 use crate::support::rig::{Rig, STEP, WINDOW, cases, devnet_ports, reason, settings};
 
@@ -364,6 +367,85 @@ async fn e12_marks_that_a_crash_left_are_put_back_by_the_next_start() {
     assert_eq!(heights(&devnet), (16, Some(8), Some(0)));
 }
 
+#[tokio::test]
+async fn e12_a_tag_that_somebody_set_before_is_what_a_mark_is_put_back_to() {
+    let devnet = network(3).await;
+    devnet.with(|w| {
+        w.sync_to(8);
+        let tag = |n| w.node.at(n).unwrap().hash();
+        let (safe, finalized) = (tag(8), tag(5));
+        w.node.set_block_tags(safe, finalized).unwrap();
+        w.node.moods.tags_what_it_writes = true;
+    });
+    devnet.clear_counts();
+    let mut rig = Rig::on(&devnet).await;
+    rig.settle_stopped().await;
+    assert!(rig.worker.status().borrow().el_marks_finalized);
+    assert_chain(&devnet, &rig, 24);
+    assert_eq!(heights(&devnet), (24, Some(24), Some(5)));
+    assert_promises(&devnet);
+}
+
+#[tokio::test]
+async fn e12_a_mark_on_a_write_that_nobody_answered_is_put_back() {
+    let devnet = network(2).await;
+    devnet.with(|w| {
+        w.sync_to(8);
+        w.node.moods.tags_what_it_writes = true;
+    });
+    let mut rig = Rig::with(&devnet, |s| s.assume = Some(Verdict::Stopped)).await;
+    devnet.fault(Server::Engine, Rule::on("engine_newSafe", Fault::DropAfter).times(1));
+    // The worker goes before it could look: the journal knows nothing of these blocks.
+    devnet.on_call(Server::Engine, "engine_newSafeL2Block", 8, |w| {
+        w.node.moods.tags_error = Some(RpcError::server("going down"));
+    });
+    assert!(rig.poll().await.is_err());
+    assert_eq!(heights(&devnet), (16, Some(16), Some(16)));
+    assert!(rig.ports.progress.journal_tail(20).await.unwrap().is_empty());
+    devnet.with(|w| w.node.moods.tags_error = None);
+    rig.restart().await;
+    devnet.fault(Server::L1(0), Rule::always(Fault::Status(503, String::new())));
+    assert!(rig.poll().await.is_err());
+    assert_eq!(heights(&devnet), (16, Some(8), Some(0)));
+}
+
+#[tokio::test]
+async fn e12_a_mark_that_cannot_be_put_back_stops_no_reading_and_is_not_forgotten() {
+    let devnet = network(2).await;
+    devnet.with(|w| {
+        w.sync_to(8);
+        w.node.moods.tags_what_it_writes = true;
+    });
+    let mut rig = Rig::with(&devnet, |s| s.assume = Some(Verdict::Stopped)).await;
+    devnet.on_call(Server::Engine, "engine_newSafeL2Block", 8, |w| {
+        w.node.moods.tags_error = Some(RpcError::server("in no mood"));
+    });
+    for _ in 0..3 {
+        let _ = rig.poll().await;
+    }
+    assert_eq!(rig.safe(), Some(16), "verified from L1 all the same");
+    assert_eq!(heights(&devnet), (16, Some(16), Some(16)));
+    devnet.with(|w| w.node.moods.tags_error = None);
+    rig.poll().await.unwrap();
+    assert_eq!(heights(&devnet), (16, Some(16), Some(0)), "L1 has finalized nothing");
+}
+
+#[tokio::test]
+async fn e12_e20_our_own_finalized_above_a_fallen_head_is_no_mark() {
+    let devnet = network(3).await;
+    devnet.with(|w| w.sync_to(8));
+    let mut rig = Rig::on(&devnet).await;
+    rig.settle_stopped().await;
+    finalize_l1(&devnet);
+    rig.settle().await;
+    assert_eq!(heights(&devnet), (24, Some(24), Some(24)));
+    assert!(!rig.ports.progress.journal_tail(20).await.unwrap().is_empty());
+    devnet.with(|w| w.node.kill(18));
+    rig.poll().await.unwrap();
+    assert_eq!(heights(&devnet), (18, Some(16), Some(24)));
+    assert!(!rig.worker.status().borrow().el_marks_finalized);
+}
+
 /// A fork in batch 2 under a node that takes head + 1 only.
 async fn cannot_rewrite() -> (Devnet, Rig) {
     let devnet = synced(2).await;
@@ -644,6 +726,61 @@ async fn e19_a_node_killed_in_the_middle_of_a_poll_is_put_right_by_the_next() {
         assert_chain(&devnet, &rig, 32);
         assert!(devnet.unpaused_writes().is_empty());
     }
+}
+
+/// A node that now and then says nothing of a block that it has.
+struct Forgetful {
+    node: Arc<dyn L2Reader>,
+    hides: Mutex<Option<L2Number>>,
+}
+
+#[async_trait]
+impl L2Reader for Forgetful {
+    async fn snapshot(&self) -> PortResult<L2Snapshot> {
+        self.node.snapshot().await
+    }
+
+    async fn header(&self, number: L2Number) -> PortResult<Option<L2Header>> {
+        if *self.hides.lock().unwrap() == Some(number) {
+            return Ok(None);
+        }
+        self.node.header(number).await
+    }
+
+    async fn blocks(&self, first: L2Number, last: L2Number) -> PortResult<Vec<L2Block>> {
+        self.node.blocks(first, last).await
+    }
+
+    async fn message_root(&self, block: L2Ref) -> PortResult<MessageRoot> {
+        self.node.message_root(block).await
+    }
+
+    async fn last_appended_root(&self, first: L2Number, last: L2Number) -> PortResult<Option<B256>> {
+        self.node.last_appended_root(first, last).await
+    }
+}
+
+#[tokio::test]
+async fn e19_a_node_that_says_nothing_of_a_block_below_its_head_has_not_lost_it() {
+    let devnet = synced(2).await;
+    let mut ports = devnet_ports(&devnet).await;
+    let forgetful = Arc::new(Forgetful { node: ports.l2.clone(), hides: Mutex::new(None) });
+    ports.l2 = forgetful.clone();
+    let mut settings = settings();
+    settings.rollup = devnet.rollup();
+    let mut rig = Rig::start(ports, settings).await;
+    rig.settle().await;
+    devnet.with(|w| {
+        batch(w);
+        w.sync();
+    });
+    *forgetful.hides.lock().unwrap() = Some(L2Number::new(16));
+    let error = rig.poll().await.unwrap_err();
+    assert_eq!(error.stall().reason, Reason::LocalChainChanged);
+    assert_eq!((rig.safe(), heights(&devnet).1), (Some(16), Some(16)), "nothing moved");
+    *forgetful.hides.lock().unwrap() = None;
+    assert_eq!(cases(&rig.settle().await), [(3, Case::Consistent)]);
+    assert_chain(&devnet, &rig, 24);
 }
 
 #[tokio::test]

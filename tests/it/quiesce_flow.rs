@@ -123,8 +123,8 @@ async fn g3_an_engine_that_stalls_costs_no_more_than_the_pauses_budget() {
     assert_eq!(reason(&report), Some(Reason::PauseBudget));
     assert_balanced(&devnet, 1);
     assert_eq!(devnet.written(), [10, 11, 12]);
-    // The next poll goes on from there.
-    assert_eq!(cases(&rig.settle().await), [(2, Case::FillGap)]);
+    // The next poll goes on from there, and ends it as what it began as.
+    assert_eq!(cases(&rig.settle().await), [(2, Case::SelfHeal)]);
     assert_eq!(devnet.written(), (10..=16).collect::<Vec<_>>());
     assert_balanced(&devnet, 2);
     assert_like_the_sequencer(&devnet, 16);
@@ -279,7 +279,7 @@ async fn g6_told_to_stop_in_the_middle_of_a_heal_it_resumes_once_and_goes() {
     settings.rollup = devnet.rollup();
     stopped(&mut settings);
     let mut next = Rig::start(ports, settings).await;
-    assert_eq!(cases(&next.settle().await), [(2, Case::FillGap)]);
+    assert_eq!(cases(&next.settle().await), [(2, Case::SelfHeal)]);
     assert_balanced(&devnet, 2);
     assert_like_the_sequencer(&devnet, 16);
 }
@@ -395,7 +395,7 @@ async fn g4_a_poll_that_is_dropped_under_the_pause_resumes_once() {
     assert!(tokio::time::timeout(Duration::from_secs(1), rig.poll()).await.is_err());
     rig.worker.quiesce().shutdown(Duration::from_secs(5)).await;
     assert_balanced(&devnet, 1);
-    assert_eq!(cases(&rig.settle().await), [(2, Case::FillGap)]);
+    assert_eq!(cases(&rig.settle().await), [(2, Case::SelfHeal)]);
     assert_like_the_sequencer(&devnet, 16);
 }
 

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use morph_deriver::error::{PortError, PortErrorKind, Target};
 use morph_deriver::ports::{PortResult, Progress, Step, Stored};
 use morph_deriver::types::{
-    BatchIndex, BatchRecord, Identity, JournalEntry, L1Message, L1Number, L1Ref, Lease, QueueIndex,
+    BatchIndex, BatchRecord, Identity, JournalEntry, L1Message, L1Number, L1Ref, L2Number, Lease, OpenWrite, QueueIndex,
 };
 
 /// The database behind, with one step that times out after it was stored.
@@ -51,6 +51,14 @@ impl Progress for LateStore {
 
     async fn load(&self) -> PortResult<Stored> {
         self.inner.load().await
+    }
+
+    async fn open_writes(&self, writes: &[OpenWrite]) -> PortResult<()> {
+        self.inner.open_writes(writes).await
+    }
+
+    async fn withdraw_writes(&self, from: L2Number) -> PortResult<()> {
+        self.inner.withdraw_writes(from).await
     }
 
     async fn claim(&self, identity: &Identity) -> PortResult<()> {

@@ -5,6 +5,7 @@
 
 pub mod clients;
 pub mod late_store;
+pub mod program;
 pub mod recorded;
 pub mod recorded_l2;
 pub mod rig;

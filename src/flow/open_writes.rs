@@ -1,0 +1,95 @@
+//! Writes that were begun and whose batch is not stored yet.
+//!
+//! Every chunk is noted before it is written. So a batch whose writing was cut off, by a crash or by a fault of the
+//! node, ends with the row that it would have had otherwise: the case under which it began, and all the blocks that
+//! were written for it; and the journal has them all (P6).
+
+use tracing::info;
+
+use crate::flow::worker::Worker;
+use crate::flow::{FlowError, kill_point, unix_now};
+use crate::types::{B256, BatchIndex, Case, JournalEntry, L2Number, NewBlock, OpenWrite};
+
+impl Worker {
+    /// The case under which the writing of this batch began, if it began before.
+    pub(crate) fn case_begun(&self, index: BatchIndex, hash: B256) -> Option<Case> {
+        self.open_writes.iter().find(|w| w.batch == index && w.batch_hash == hash).map(|w| w.case)
+    }
+
+    /// Notes that `blocks` are about to be written. `template` says for which batch; `old_hash_of` what stands there.
+    pub(crate) async fn begin_writes(
+        &mut self,
+        template: OpenWrite,
+        blocks: &[NewBlock],
+        old_hash_of: impl Fn(L2Number) -> Option<B256>,
+    ) -> Result<(), FlowError> {
+        let begun = |b: &NewBlock| OpenWrite { number: b.number, old_hash: old_hash_of(b.number), ..template };
+        let writes: Vec<_> = blocks.iter().map(begun).collect();
+        kill_point("write: before noting a chunk");
+        self.ports.progress.open_writes(&writes).await?;
+        kill_point("write: chunk noted");
+        self.open_writes.retain(|w| w.batch_hash == template.batch_hash);
+        for write in writes {
+            if self.open_writes.iter().all(|w| w.number != write.number) {
+                self.open_writes.push(write);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes back what was noted at `from` and above: the node refused it.
+    pub(crate) async fn withdraw_writes(&mut self, from: L2Number) -> Result<(), FlowError> {
+        self.ports.progress.withdraw_writes(from).await?;
+        self.open_writes.retain(|w| w.number < from || w.new_hash.is_some());
+        Ok(())
+    }
+
+    /// Appends to the journal what was written, and remembers it.
+    pub(crate) async fn journal_writes(&mut self, entries: &[JournalEntry]) -> Result<(), FlowError> {
+        self.ports.progress.journal(entries).await?;
+        for entry in entries {
+            let open = self.open_writes.iter_mut().find(|w| w.number == entry.number && w.batch == entry.batch);
+            open.into_iter().for_each(|w| w.new_hash = Some(entry.new_hash));
+        }
+        Ok(())
+    }
+
+    /// All writes that were made for this batch, whose blocks `..=last` now stand as L1 has them: its case and how many
+    /// blocks. None where it was never written. What the journal does not know of is entered now; a block that the
+    /// consensus node brought in the meantime cannot be told from ours and is taken for it.
+    pub(crate) async fn settle_writes(
+        &mut self,
+        index: BatchIndex,
+        hash: B256,
+        last: L2Number,
+    ) -> Result<Option<(Case, u64)>, FlowError> {
+        let of_batch = |w: &&OpenWrite| w.batch == index && w.batch_hash == hash && w.number <= last;
+        let writes: Vec<_> = self.open_writes.iter().filter(of_batch).copied().collect();
+        let Some(first) = writes.first() else { return Ok(None) };
+        let mut missing = Vec::new();
+        for write in writes.iter().filter(|w| w.new_hash.is_none()) {
+            let Some(header) = self.ports.l2.header(write.number).await? else {
+                return Err(FlowError::local_changed(format!("block {} is gone", write.number)));
+            };
+            missing.push(JournalEntry {
+                at: unix_now(),
+                batch: index,
+                number: write.number,
+                old_hash: write.old_hash,
+                new_hash: header.hash,
+                why: write.case.as_str().to_owned(),
+            });
+        }
+        if !missing.is_empty() {
+            info!(
+                batch = index.get(),
+                blocks = missing.len(),
+                "entering in the journal what a cut-off run had written"
+            );
+            kill_point("journal: before entering what was missing");
+            self.journal_writes(&missing).await?;
+            kill_point("journal: missing entered");
+        }
+        Ok(Some((first.case, writes.len() as u64)))
+    }
+}
