@@ -94,10 +94,7 @@ fn keys(value: &Value) -> Vec<&str> {
 fn cases(report: &Value) -> Vec<(u64, &str, u64, u64)> {
     let of = |b: &'_ Value, key: &str| b[key].as_u64().unwrap();
     let batches = report["batches"].as_array().unwrap();
-    batches
-        .iter()
-        .map(|b| (of(b, "index"), b["case"].as_str().unwrap(), of(b, "blocks"), of(b, "rewritten")))
-        .collect()
+    batches.iter().map(|b| (of(b, "index"), b["case"].as_str().unwrap(), of(b, "blocks"), of(b, "rewritten"))).collect()
 }
 
 /// A devnet of three batches of 4 blocks, recorded through the command line into `out`.
@@ -273,7 +270,7 @@ fn g6_sigterm_while_a_write_hangs_resumes_the_reactors_before_the_end() {
     let mut run = site.run();
     run.until(|| safe(&devnet) == Some(12));
     run.stop();
-    assert_eq!((devnet.pauses(), devnet.resumes()), (2, 2));
+    assert_eq!(devnet.pauses(), devnet.resumes());
     assert!(devnet.unpaused_writes().is_empty());
 }
 
@@ -297,6 +294,13 @@ fn g6_sigterm_while_the_reactor_command_hangs_keeps_the_lease_and_says_so() {
     let took = run.stop();
     assert!(took < SHUTDOWN, "{took:?}");
     assert!(run.log().contains("the lease stays stored"), "{}", run.log());
+    assert!(site.stored().lease.is_some());
+    // The next start resumes before anything else, and hangs in it: it too ends in time.
+    let mut run = site.run();
+    run.until_log("resuming them first");
+    let took = run.stop();
+    assert!(took < SHUTDOWN, "{took:?}");
+    assert!(run.log().contains("lease stays stored"), "{}", run.log());
     assert!(site.stored().lease.is_some());
     // Once the command works, the next start resumes first, and at the node's head.
     std::fs::write(&resume, format!("echo $1 >> {}\n", noted.display())).unwrap();
