@@ -34,6 +34,7 @@ pub async fn execute(args: Args) -> anyhow::Result<Exit> {
     let config = Config::load(&args.config)?;
     config.require(&config.run_needs())?;
     crate::telemetry::init(&config.log)?;
+    let stop = stop_on_signal();
     let identity = config.identity()?;
     let clients = wiring::clients(&config)?;
     let store = Arc::new(SqliteStore::open(&config.store).await.context("the database")?);
@@ -41,8 +42,14 @@ pub async fn execute(args: Args) -> anyhow::Result<Exit> {
     // Loading the trusted setup takes a second: off the start-up path, done before the first batch needs it.
     tokio::task::spawn_blocking(crate::codec::blob::warm_up);
     let ports = wiring::ports(&config, &clients, store.clone())?;
-    let worker = Worker::start(ports, wiring::settings(&config)).await?;
-    let stop = stop_on_signal();
+    let Some(worker) = stop.run_until_cancelled(Worker::start(ports, wiring::settings(&config))).await else {
+        warn!(
+            "stopped while starting; where a pause is left over, its lease stays stored and the next start resumes it"
+        );
+        store.close().await;
+        return Ok(Exit::Done);
+    };
+    let worker = worker?;
     if let Some(address) = config.listen {
         let listener = tokio::net::TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))?;
         info!(%address, "status, health and metrics");
@@ -81,30 +88,35 @@ async fn identity_gate(clients: &wiring::Clients, identity: &Identity) -> anyhow
     }
 }
 
-/// A token that SIGTERM or SIGINT cancels.
+/// A token that SIGTERM or SIGINT cancels, from the return of this function on.
 pub(super) fn stop_on_signal() -> CancellationToken {
     let stop = CancellationToken::new();
     let told = stop.clone();
+    let signal = signal();
     tokio::spawn(async move {
-        wait_for_signal().await;
+        signal.await;
         info!("told to stop");
         told.cancel();
     });
     stop
 }
 
+/// The handlers are in place when this returns; what it gives waits for them.
 #[cfg(unix)]
-async fn wait_for_signal() {
+fn signal() -> impl Future<Output = ()> + Send {
     use tokio::signal::unix::{SignalKind, signal};
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = tokio::signal::ctrl_c() => {}
+    let handlers = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()));
+    async move {
+        let (Ok(mut terminate), Ok(mut interrupt)) = handlers else { return std::future::pending().await };
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
     }
 }
 
 #[cfg(not(unix))]
-async fn wait_for_signal() {
+async fn signal() {
     if tokio::signal::ctrl_c().await.is_err() {
         std::future::pending::<()>().await;
     }

@@ -242,6 +242,7 @@ impl Worker {
         self.heads = Heads::stored(stored.safe, stored.finalized);
         self.cursor = stored.cursor;
         self.lost = Lost::stored(stored.safe, stored.tip.as_ref());
+        self.open_writes = stored.open_writes;
         self.unsure.store(false, Ordering::Relaxed);
         info!(safe = ?stored.safe.map(|s| s.number.get()), "a step failed; going on from what is stored");
         Ok(())

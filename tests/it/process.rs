@@ -270,7 +270,7 @@ fn g6_sigterm_while_a_write_hangs_resumes_the_reactors_before_the_end() {
     let mut run = site.run();
     run.until(|| safe(&devnet) == Some(12));
     run.stop();
-    assert_eq!((devnet.pauses(), devnet.resumes()), (2, 2));
+    assert_eq!(devnet.pauses(), devnet.resumes());
     assert!(devnet.unpaused_writes().is_empty());
 }
 
@@ -294,6 +294,13 @@ fn g6_sigterm_while_the_reactor_command_hangs_keeps_the_lease_and_says_so() {
     let took = run.stop();
     assert!(took < SHUTDOWN, "{took:?}");
     assert!(run.log().contains("the lease stays stored"), "{}", run.log());
+    assert!(site.stored().lease.is_some());
+    // The next start resumes before anything else, and hangs in it: it too ends in time.
+    let mut run = site.run();
+    run.until_log("resuming them first");
+    let took = run.stop();
+    assert!(took < SHUTDOWN, "{took:?}");
+    assert!(run.log().contains("lease stays stored"), "{}", run.log());
     assert!(site.stored().lease.is_some());
     // Once the command works, the next start resumes first, and at the node's head.
     std::fs::write(&resume, format!("echo $1 >> {}\n", noted.display())).unwrap();
