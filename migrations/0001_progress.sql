@@ -48,13 +48,14 @@ CREATE TABLE batches (
     total_l1_popped INTEGER NOT NULL CHECK (total_l1_popped >= 0),
     rewritten       INTEGER NOT NULL CHECK (rewritten >= 0),
     encoder_drift   INTEGER NOT NULL CHECK (encoder_drift IN (0, 1)),
-    -- Where a revert took a standing batch down: the revert's L1 block and the outcome before it, so that an L1 reorg
-    -- that drops the revert puts the batch back.
+    -- The L1 block of the revert that took a standing batch down, with the outcome before it, so that an L1 reorg that
+    -- drops the revert puts the batch back; or of the revert for which a commit was never looked at (no outcome before),
+    -- so that such a reorg has it looked at.
     reverted_at     INTEGER          CHECK (reverted_at >= 0),
     reverted_was    TEXT             CHECK (reverted_was IN ('verified', 'genesis')),
     PRIMARY KEY (l1_number, log_index),
     CHECK ((last_number IS NULL) = (last_hash IS NULL)),
-    CHECK ((reverted_at IS NULL) = (reverted_was IS NULL)),
+    CHECK (reverted_was IS NULL OR reverted_at IS NOT NULL),
     CHECK (reverted_at IS NULL OR outcome = 'reverted')
 ) STRICT, WITHOUT ROWID;
 

@@ -18,6 +18,16 @@ use crate::types::{
 /// What a port gives back.
 pub type PortResult<T> = Result<T, PortError>;
 
+/// The logs of an L1 range, and on which chain they were read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RangeLogs {
+    /// Ordered, without duplicates and without removed ones.
+    pub events: Vec<L1Event>,
+    /// The last block of every piece in which the range was answered, as the answering endpoint showed it in the same
+    /// exchange as the piece's logs. The last one is the range's own.
+    pub ends: Vec<L1Ref>,
+}
+
 /// The L1 execution chain, seen through the Rollup and L1MessageQueue contracts.
 #[async_trait]
 pub trait L1Chain: Send + Sync {
@@ -27,9 +37,9 @@ pub trait L1Chain: Send + Sync {
     /// Headers by number, in the order asked for; none where the node has no such block.
     async fn headers(&self, numbers: &[L1Number]) -> PortResult<Vec<Option<L1Header>>>;
 
-    /// The CommitBatch, RevertBatch and QueueTransaction logs of blocks `from..=to`, ordered, without duplicates and
-    /// without removed ones. The answering endpoint's own head is at least `to`.
-    async fn events(&self, from: L1Number, to: L1Number) -> PortResult<Vec<L1Event>>;
+    /// The CommitBatch, RevertBatch and QueueTransaction logs of blocks `from..=to`. The answering endpoint's own head is
+    /// at least `to`; whether its chain is the canonical one, the caller tells by the ends.
+    async fn events(&self, from: L1Number, to: L1Number) -> PortResult<RangeLogs>;
 
     /// Every CommitBatch log of batch `index` in `from..=to` (the index is an indexed topic), ordered.
     async fn commits_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<Vec<L1Event>>;
@@ -180,10 +190,15 @@ pub struct Step {
     /// A batch and its outcome. Replaces a row of the same L1 position; closes the open writes of this batch and of
     /// those below it.
     pub batch: Option<BatchRecord>,
+    /// Where `batch` was not looked at because it is reverted further on: the L1 block of that revert. A rewind below it
+    /// forgets the row.
+    pub reverted_by: Option<L1Number>,
     /// Batches that a reorg moved to another L1 block unchanged: stored again under their new position.
     pub rebound: Vec<BatchRecord>,
     /// L1 blocks of the reorg window.
     pub l1_blocks: Vec<L1Ref>,
+    /// L1 blocks below this one have left the reorg window and are dropped.
+    pub l1_floor: Option<L1Number>,
     /// New safe head.
     pub safe: Option<L2Ref>,
     /// There is no safe head any more; `safe` is none then.
@@ -211,6 +226,11 @@ pub trait Progress: Send + Sync {
     /// The recorded L1 blocks, newest first.
     async fn l1_blocks(&self) -> PortResult<Vec<L1Ref>>;
 
+    /// The newest recorded L1 block.
+    async fn newest_l1_block(&self) -> PortResult<Option<L1Ref>> {
+        Ok(self.l1_blocks().await?.first().copied())
+    }
+
     /// The standing batch with this index.
     async fn batch(&self, index: BatchIndex) -> PortResult<Option<BatchRecord>>;
 
@@ -219,6 +239,10 @@ pub trait Progress: Send + Sync {
 
     /// The standing batch (verified or genesis) with the highest index whose commit lies at or below L1 block `number`.
     async fn newest_at_or_below(&self, number: L1Number) -> PortResult<Option<BatchRecord>>;
+
+    /// The first batch, by its place on L1, that lies at or below L1 block `number` and was not looked at because of a
+    /// revert above it.
+    async fn reverted_above(&self, number: L1Number) -> PortResult<Option<BatchRecord>>;
 
     /// Stored L1 messages with index `first..first + count`; those that are not stored are left out.
     async fn messages(&self, first: QueueIndex, count: u64) -> PortResult<Vec<L1Message>>;

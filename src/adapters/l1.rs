@@ -18,10 +18,10 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::rpc::{Call, Json, Pool};
-use super::wire::{self, Bounded};
+use super::wire::{self, AtMost, Bounded};
 use crate::codec::event::{self, selectors, topics};
 use crate::error::{PortError, PortErrorKind, Target};
-use crate::ports::{L1Chain, PortResult};
+use crate::ports::{L1Chain, PortResult, RangeLogs};
 use crate::types::{
     Address, B256, BatchIndex, L1Event, L1EventKind, L1Header, L1Number, L1Ref, L1Tag, L1Transaction, L2Number,
     QueueIndex, TracedCall,
@@ -132,25 +132,27 @@ impl L1Client {
         error
     }
 
-    async fn logs(&self, filter: Filter, from: L1Number, to: L1Number) -> PortResult<Vec<L1Event>> {
+    async fn logs(&self, filter: Filter, from: L1Number, to: L1Number) -> PortResult<RangeLogs> {
         if from > to {
-            return Ok(Vec::new());
+            return Ok(RangeLogs::default());
         }
         let filter = &filter;
         self.pool.run(|at| async move { self.logs_on(at, filter, from, to).await }).await
     }
 
     /// All of the range from endpoint `at`, in as many pieces as it takes. Ranges are inclusive at both ends.
-    async fn logs_on(&self, at: usize, filter: &Filter, from: L1Number, to: L1Number) -> PortResult<Vec<L1Event>> {
+    async fn logs_on(&self, at: usize, filter: &Filter, from: L1Number, to: L1Number) -> PortResult<RangeLogs> {
         let mut events = Vec::new();
+        let mut ends = Vec::new();
         let mut start = from;
         while start <= to {
             let width = self.range_width().max(1);
             let end = start.plus(width.saturating_sub(1)).min(to);
             match self.piece_on(at, filter, start, end).await {
-                Ok(piece) => {
+                Ok((piece, last)) => {
                     self.answered(end.above(start).saturating_add(1));
                     events.extend(piece);
+                    ends.push(last);
                     start = end.plus(1);
                 }
                 Err(error) if error.kind == PortErrorKind::RangeTooWide && end > start => {
@@ -163,10 +165,17 @@ impl L1Client {
             }
         }
         self.answered_last.store(at, Ordering::Relaxed);
-        self.ordered(at, events)
+        Ok(RangeLogs { events: self.ordered(at, events)?, ends })
     }
 
-    async fn piece_on(&self, at: usize, filter: &Filter, from: L1Number, to: L1Number) -> PortResult<Vec<L1Event>> {
+    /// The logs of one piece, and its last block out of the same exchange.
+    async fn piece_on(
+        &self,
+        at: usize,
+        filter: &Filter,
+        from: L1Number,
+        to: L1Number,
+    ) -> PortResult<(Vec<L1Event>, L1Ref)> {
         let range = json!([{
             "address": filter.addresses,
             "topics": filter.topics,
@@ -181,7 +190,10 @@ impl L1Client {
         let Some(end) = read_header(end)?.filter(|end| end.number == to) else { return Err(self.behind(at, to)) };
         self.saw(end.number);
         let json = logs?;
-        let logs = json.parse::<Bounded<Log<'_>, LOGS_MAX>>()?.0;
+        let Some(logs) = json.parse::<AtMost<Log<'_>, LOGS_MAX>>()?.0 else {
+            let detail = format!("{}: eth_getLogs: more than {LOGS_MAX} logs", self.pool.name(at));
+            return Err(PortError::new(Target::L1, PortErrorKind::RangeTooWide, detail));
+        };
         let mut events = Vec::with_capacity(logs.len());
         for log in &logs {
             if log.removed {
@@ -196,7 +208,7 @@ impl L1Client {
             }
             events.push(event);
         }
-        Ok(events)
+        Ok((events, end.l1_ref()))
     }
 
     /// The event in `log`; none when it is not one of ours.
@@ -470,7 +482,7 @@ impl L1Chain for L1Client {
         }
     }
 
-    async fn events(&self, from: L1Number, to: L1Number) -> PortResult<Vec<L1Event>> {
+    async fn events(&self, from: L1Number, to: L1Number) -> PortResult<RangeLogs> {
         let any = [topics::COMMIT_BATCH, topics::REVERT_BATCH, topics::QUEUE_TRANSACTION];
         let any: Vec<String> = any.iter().map(wire::hex_hash).collect();
         let addresses = json!([wire::hex_address(&self.rollup), wire::hex_address(&self.queue)]);
@@ -478,11 +490,11 @@ impl L1Chain for L1Client {
     }
 
     async fn commits_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<Vec<L1Event>> {
-        self.logs(self.by_index(topics::COMMIT_BATCH, index), from, to).await
+        Ok(self.logs(self.by_index(topics::COMMIT_BATCH, index), from, to).await?.events)
     }
 
     async fn reverts_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<Vec<L1Event>> {
-        self.logs(self.by_index(topics::REVERT_BATCH, index), from, to).await
+        Ok(self.logs(self.by_index(topics::REVERT_BATCH, index), from, to).await?.events)
     }
 
     async fn transaction(&self, block: L1Ref, index: u64) -> PortResult<Option<L1Transaction>> {
@@ -650,7 +662,7 @@ mod tests {
         let lagging = chain(250, 10_000).await;
         let healthy = chain(500, 10_000).await;
         let l1 = client(&[&lagging.url, &healthy.url]);
-        assert_eq!(indices(&l1.events(n(201), n(400)).await.unwrap()), [3, 4]);
+        assert_eq!(indices(&l1.events(n(201), n(400)).await.unwrap().events), [3, 4]);
         assert_eq!(lagging.calls_of("eth_getLogs").len(), 1);
         l1.events(n(201), n(400)).await.unwrap();
         assert_eq!(lagging.calls_of("eth_getLogs").len(), 1, "it is set aside");
@@ -666,7 +678,7 @@ mod tests {
         let server = chain(5_000, 500).await;
         let l1 = client(&[&server.url]);
         l1.width.lock().unwrap().now = 500;
-        let events = l1.events(n(1), n(5_000)).await.unwrap();
+        let events = l1.events(n(1), n(5_000)).await.unwrap().events;
         assert_eq!(indices(&events), (1..=50).collect::<Vec<u64>>());
         let asked: Vec<(u64, u64)> =
             server.calls_of("eth_getLogs").iter().map(|call| range_of(&call["params"])).collect();
@@ -679,10 +691,10 @@ mod tests {
     async fn a2_a_range_is_halved_until_it_is_served_remembered_and_grown_back() {
         let server = chain(100_000, 500).await;
         let l1 = client(&[&server.url]);
-        assert_eq!(indices(&l1.events(n(1), n(501)).await.unwrap()), [1, 2, 3, 4, 5]);
+        assert_eq!(indices(&l1.events(n(1), n(501)).await.unwrap().events), [1, 2, 3, 4, 5]);
         assert_eq!(l1.range_width(), 250);
         let before = server.calls_of("eth_getLogs").len();
-        assert_eq!(l1.events(n(1), n(10_000)).await.unwrap().len(), 100);
+        assert_eq!(l1.events(n(1), n(10_000)).await.unwrap().events.len(), 100);
         let ranges: Vec<(u64, u64)> =
             server.calls_of("eth_getLogs")[before..].iter().map(|call| range_of(&call["params"])).collect();
         let refused = ranges.iter().filter(|(from, to)| to - from + 1 > 500).count();
@@ -709,6 +721,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a2_more_logs_than_are_read_at_once_halve_the_range() {
+        let server = rpc(|method, params| match method {
+            "eth_getLogs" if range_of(params).1 > range_of(params).0 => {
+                Ok(vec![json!({"address": "0x", "topics": [], "data": "0x"}); LOGS_MAX + 1].into())
+            }
+            _ => chain_answer(500, 500, method, params),
+        })
+        .await;
+        // Writing and reading so many logs takes its time in a debug build; the deadline is not what is tried here.
+        let patient = PoolConfig { call_timeout: Duration::from_secs(30), ..config() };
+        let pool = Pool::new(Target::L1, std::slice::from_ref(&server.url), patient).unwrap();
+        let l1 = L1Client::new(pool, rollup(), queue());
+        assert_eq!(indices(&l1.events(n(99), n(100)).await.unwrap().events), [1]);
+    }
+
+    #[tokio::test]
     async fn a2_one_block_that_is_too_wide_is_an_error() {
         let server = chain(500, 0).await;
         let error = client(&[&server.url]).events(n(1), n(4)).await.unwrap_err();
@@ -726,7 +754,7 @@ mod tests {
         let l1 = client(&[&server.url]);
         // a7: pruned contract state has its own name.
         assert_eq!(l1.last_committed_index(Some(n(3))).await.unwrap_err().kind, PortErrorKind::Pruned);
-        assert_eq!(l1.events(n(1), n(200)).await.unwrap().len(), 2);
+        assert_eq!(l1.events(n(1), n(200)).await.unwrap().events.len(), 2);
     }
 
     #[tokio::test]
@@ -740,7 +768,7 @@ mod tests {
         let logs =
             json!([commit(9, 0, 3), commit(5, 2, 2), removed, commit(5, 1, 1), foreign, from_queue, commit(5, 1, 1)]);
         let server = rpc(move |method, _| Ok(if method == "eth_getLogs" { logs.clone() } else { header(9) })).await;
-        let events = client(&[&server.url]).events(n(1), n(9)).await.unwrap();
+        let events = client(&[&server.url]).events(n(1), n(9)).await.unwrap().events;
         assert_eq!(indices(&events), [1, 2, 3]);
     }
 
@@ -935,7 +963,7 @@ mod tests {
         })
         .await;
         let l1 = L1Client::new(pool(Target::L1, &[&server.url]), rollup, queue);
-        let events = l1.events(n(0), n(36)).await.unwrap();
+        let events = l1.events(n(0), n(36)).await.unwrap().events;
         let commits = events.iter().filter(|event| matches!(event.kind, L1EventKind::Commit { .. })).count();
         let reverts = events.iter().filter(|event| matches!(event.kind, L1EventKind::Revert { .. })).count();
         assert_eq!((commits, reverts), (13, 2), "genesis, ten standing, two reverted");

@@ -134,7 +134,7 @@ impl Recorder<'_> {
         let mut next = from;
         while next <= to {
             let end = next.plus(self.request.fetch_range.max(1).saturating_sub(1)).min(to);
-            events.extend(self.sources.l1.events(next, end).await?);
+            events.extend(self.sources.l1.events(next, end).await?.events);
             next = end.plus(1);
             tell("L1 blocks", next.above(from), total);
         }
@@ -209,7 +209,7 @@ impl Recorder<'_> {
         {
             let to = low.minus(1);
             let from = to.minus(self.request.fetch_range.max(1).saturating_sub(1)).max(self.request.origin);
-            let below = self.sources.l1.events(from, to).await?;
+            let below = self.sources.l1.events(from, to).await?.events;
             let messages = below.into_iter().filter(|e| matches!(e.kind, L1EventKind::Message(_)));
             let mut all: Vec<_> = messages.collect();
             all.append(events);

@@ -9,7 +9,7 @@ use async_trait::async_trait;
 
 use crate::adapters::fixture::Fixture;
 use crate::error::{PortError, PortErrorKind, Target};
-use crate::ports::{BlobSource, L1Chain, PortResult};
+use crate::ports::{BlobSource, L1Chain, PortResult, RangeLogs};
 use crate::types::{
     B256, BatchIndex, Blob, L1Event, L1EventKind, L1Header, L1Number, L1Ref, L1Tag, L1Transaction, L2Number,
     QueueIndex, TracedCall,
@@ -72,13 +72,16 @@ impl L1Chain for Replay {
         numbers.iter().map(answer).collect()
     }
 
-    async fn events(&self, from: L1Number, to: L1Number) -> PortResult<Vec<L1Event>> {
+    async fn events(&self, from: L1Number, to: L1Number) -> PortResult<RangeLogs> {
         let facts = &self.fixture.facts;
         if from < facts.scanned_from || to > facts.to {
             return Err(unanswered(format!("logs of L1 blocks {from} to {to}")));
         }
         let inside = |e: &&L1Event| e.block.number >= from && e.block.number <= to;
-        Ok(facts.events.iter().filter(inside).cloned().collect())
+        let events = facts.events.iter().filter(inside).cloned().collect();
+        // Below the recorded range there are logs, but not every header.
+        let ends = self.header(to).map(|h| h.l1_ref()).into_iter().collect();
+        Ok(RangeLogs { events, ends })
     }
 
     async fn commits_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<Vec<L1Event>> {

@@ -459,7 +459,9 @@ async fn rewind(db: &mut SqliteConnection, to: L1Number) -> PortResult<()> {
         "DELETE FROM l1_messages WHERE l1_number > ?",
         "DELETE FROM reverts WHERE l1_number > ?",
         "DELETE FROM batches WHERE l1_number > ?",
-        // After the line above: a batch committed again in the reverted one's place is gone before that one stands.
+        // Never looked at because of a revert that is gone: as if it had not been read.
+        "DELETE FROM batches WHERE reverted_at > ? AND reverted_was IS NULL",
+        // After the lines above: a batch committed again in the reverted one's place is gone before that one stands.
         "UPDATE batches SET outcome = reverted_was, reverted_at = NULL, reverted_was = NULL WHERE reverted_at > ?",
     ] {
         sqlx::query(statement).bind(to).execute(&mut *db).await.map_err(sql_error)?;
@@ -531,6 +533,16 @@ async fn put_l1_blocks(db: &mut SqliteConnection, blocks: &[L1Ref]) -> PortResul
     Ok(())
 }
 
+/// Drops L1 blocks below `floor`, but never the newest one: the next start compares with it.
+async fn drop_l1_blocks(db: &mut SqliteConnection, floor: L1Number) -> PortResult<()> {
+    sqlx::query("DELETE FROM l1_blocks WHERE number < ? AND number < (SELECT max(number) FROM l1_blocks)")
+        .bind(sql_bound(floor.get()))
+        .execute(db)
+        .await
+        .map_err(sql_error)?;
+    Ok(())
+}
+
 async fn put_revert(db: &mut SqliteConnection, event: &L1Event) -> PortResult<()> {
     let L1EventKind::Revert { index, hash } = &event.kind else {
         return Err(PortError::malformed(Target::Store, "a step's revert is not a RevertBatch log"));
@@ -556,17 +568,18 @@ async fn put_revert(db: &mut SqliteConnection, event: &L1Event) -> PortResult<()
 
 /// Writes a batch row over one of the same L1 position. A second standing batch of one index breaks the schema's rule
 /// and is `StoreRefused`: it was neither reverted nor forgotten before.
-async fn put_batch(db: &mut SqliteConnection, batch: &BatchRecord) -> PortResult<()> {
+async fn put_batch(db: &mut SqliteConnection, batch: &BatchRecord, reverted_by: Option<L1Number>) -> PortResult<()> {
     sqlx::query(
         "INSERT INTO batches (l1_number, log_index, l1_hash, tx_hash, batch_index, hash, outcome, handling, \
          first_block, last_number, last_hash, post_state_root, withdrawal_root, total_l1_popped, rewritten, \
-         encoder_drift) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+         encoder_drift, reverted_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
          ON CONFLICT (l1_number, log_index) DO UPDATE SET l1_hash = excluded.l1_hash, tx_hash = excluded.tx_hash, \
          batch_index = excluded.batch_index, hash = excluded.hash, outcome = excluded.outcome, \
          handling = excluded.handling, first_block = excluded.first_block, last_number = excluded.last_number, \
          last_hash = excluded.last_hash, post_state_root = excluded.post_state_root, \
          withdrawal_root = excluded.withdrawal_root, total_l1_popped = excluded.total_l1_popped, \
-         rewritten = excluded.rewritten, encoder_drift = excluded.encoder_drift, reverted_at = NULL, \
+         rewritten = excluded.rewritten, encoder_drift = excluded.encoder_drift, \
+         reverted_at = excluded.reverted_at, \
          reverted_was = NULL",
     )
     .bind(sql_number(batch.l1.number.get())?)
@@ -585,6 +598,7 @@ async fn put_batch(db: &mut SqliteConnection, batch: &BatchRecord) -> PortResult
     .bind(sql_number(batch.total_l1_popped)?)
     .bind(sql_number(batch.rewritten)?)
     .bind(batch.encoder_drift)
+    .bind(reverted_by.map(|block| sql_number(block.get())).transpose()?)
     .execute(db)
     .await
     .map_err(sql_error)?;
@@ -762,13 +776,19 @@ impl Progress for SqliteStore {
             if let Some(event) = &step.revert {
                 put_revert(db, event).await?;
             }
-            for batch in step.rebound.iter().chain(&step.batch) {
-                put_batch(db, batch).await?;
+            for batch in &step.rebound {
+                put_batch(db, batch, None).await?;
+            }
+            if let Some(batch) = &step.batch {
+                put_batch(db, batch, step.reverted_by).await?;
             }
             if let Some(batch) = &step.batch {
                 close_writes(db, batch.index).await?;
             }
             put_l1_blocks(db, &step.l1_blocks).await?;
+            if let Some(floor) = step.l1_floor {
+                drop_l1_blocks(db, floor).await?;
+            }
             if step.clear_safe {
                 sqlx::query("DELETE FROM heads WHERE kind = 'safe'").execute(&mut *db).await.map_err(sql_error)?;
             }
@@ -797,6 +817,18 @@ impl Progress for SqliteStore {
                 .await
                 .map_err(sql_error)?;
             rows.iter().map(|row| l1_ref(row, "number", "hash")).collect()
+        })
+        .await
+    }
+
+    async fn newest_l1_block(&self) -> PortResult<Option<L1Ref>> {
+        let pool = self.pool.clone();
+        bounded(async move {
+            let row = sqlx::query("SELECT number, hash FROM l1_blocks ORDER BY number DESC LIMIT 1")
+                .fetch_optional(&pool)
+                .await
+                .map_err(sql_error)?;
+            row.map(|row| l1_ref(&row, "number", "hash")).transpose()
         })
         .await
     }
@@ -836,6 +868,21 @@ impl Progress for SqliteStore {
         bounded(async move {
             let row = sqlx::query(batch_columns!(
                 "WHERE outcome IN ('verified', 'genesis') AND l1_number <= ? ORDER BY batch_index DESC LIMIT 1"
+            ))
+            .bind(sql_bound(number.get()))
+            .fetch_optional(&pool)
+            .await
+            .map_err(sql_error)?;
+            row.as_ref().map(batch_record).transpose()
+        })
+        .await
+    }
+
+    async fn reverted_above(&self, number: L1Number) -> PortResult<Option<BatchRecord>> {
+        let pool = self.pool.clone();
+        bounded(async move {
+            let row = sqlx::query(batch_columns!(
+                "WHERE reverted_at > ?1 AND reverted_was IS NULL AND l1_number <= ?1 ORDER BY l1_number, log_index LIMIT 1"
             ))
             .bind(sql_bound(number.get()))
             .fetch_optional(&pool)
@@ -982,11 +1029,8 @@ impl Progress for SqliteStore {
         let pool = self.pool.clone();
         bounded(async move {
             let mut transaction = pool.begin().await.map_err(sql_error)?;
+            drop_l1_blocks(&mut transaction, l1).await?;
             let below = [
-                (
-                    "DELETE FROM l1_blocks WHERE number < ? AND number < (SELECT max(number) FROM l1_blocks)",
-                    sql_bound(l1.get()),
-                ),
                 ("DELETE FROM reverts WHERE l1_number < ?", sql_bound(l1.get())),
                 (
                     "DELETE FROM l1_messages WHERE queue_index < min(?, coalesce((SELECT total_l1_popped FROM batches \
@@ -1414,6 +1458,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn h5_l1_blocks_that_left_the_window_go_with_the_range_that_moved_it() {
+        let store = SqliteStore::in_memory().await.unwrap();
+        assert_eq!(store.newest_l1_block().await.unwrap(), None);
+        for n in 1..=300 {
+            let step = Step { l1_blocks: vec![l1(n)], l1_floor: Some(L1Number::new(n).minus(128)), ..Step::default() };
+            store.apply(&step).await.unwrap();
+            assert_eq!(store.newest_l1_block().await.unwrap(), Some(l1(n)));
+        }
+        assert_eq!(store.l1_blocks().await.unwrap(), (172..=300).rev().map(l1).collect::<Vec<_>>());
+        let beyond = Step { l1_floor: Some(L1Number::new(1000)), ..Step::default() };
+        store.apply(&beyond).await.unwrap();
+        assert_eq!(store.l1_blocks().await.unwrap(), [l1(300)]);
+    }
+
+    #[tokio::test]
     async fn h5_pruning_keeps_what_the_next_batch_needs() {
         let store = store_with(3).await;
         let all = u64::MAX;
@@ -1457,5 +1516,23 @@ mod tests {
             assert_eq!(Case::try_from(case.as_str()), Ok(case));
         }
         assert!(Outcome::try_from("fine").is_err() && Case::try_from("").is_err());
+    }
+
+    #[tokio::test]
+    async fn b3_c4_a_row_that_was_passed_over_goes_with_the_revert_that_it_was_passed_over_for() {
+        let store = SqliteStore::in_memory().await.unwrap();
+        let passed_over = |index, at| BatchRecord { outcome: Outcome::Reverted, last: None, ..record(index, at) };
+        for (index, at, revert) in [(3, 10, 20), (4, 11, 20), (5, 12, 15)] {
+            let (batch, reverted_by) = (Some(passed_over(index, at)), Some(L1Number::new(revert)));
+            store.apply(&Step { batch, reverted_by, ..Step::default() }).await.unwrap();
+        }
+        for (number, expected) in [(20, None), (19, Some(3)), (10, Some(3)), (9, None)] {
+            let found = store.reverted_above(L1Number::new(number)).await.unwrap();
+            assert_eq!(found.map(|r| r.index.get()), expected, "above {number}");
+        }
+        store.apply(&Step { rewind_to: Some(L1Number::new(15)), ..Step::default() }).await.unwrap();
+        let rows: Vec<i64> =
+            sqlx::query_scalar("SELECT batch_index FROM batches").fetch_all(&store.pool).await.unwrap();
+        assert_eq!(rows, [5]);
     }
 }

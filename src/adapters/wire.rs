@@ -7,7 +7,7 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use bytes::Bytes;
-use serde::de::{Deserialize, Deserializer, Error, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, SeqAccess, Visitor};
 use serde_json::Value;
 
 use crate::types::{Address, B256, U256};
@@ -114,6 +114,42 @@ impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for Bounded<T,
     }
 }
 
+/// A JSON list of at most `MAX` elements, or none where there are more: for answers that may be asked for in smaller
+/// pieces. What is too much is read to its end and not kept.
+#[derive(Debug)]
+pub struct AtMost<T, const MAX: usize>(pub Option<Vec<T>>);
+
+impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for AtMost<T, MAX> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct List<T, const MAX: usize>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>, const MAX: usize> Visitor<'de> for List<T, MAX> {
+            type Value = AtMost<T, MAX>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a list")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+                let mut elements = Vec::new();
+                while elements.len() < MAX {
+                    match list.next_element()? {
+                        Some(element) => elements.push(element),
+                        None => return Ok(AtMost(Some(elements))),
+                    }
+                }
+                if list.next_element::<IgnoredAny>()?.is_none() {
+                    return Ok(AtMost(Some(elements)));
+                }
+                while list.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(AtMost(None))
+            }
+        }
+
+        deserializer.deserialize_seq(List(PhantomData))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,5 +186,10 @@ mod tests {
         assert_eq!(serde_json::from_str::<Bounded<u8, 3>>("[1,2,3]").unwrap().0, [1, 2, 3]);
         assert!(serde_json::from_str::<Bounded<u8, 2>>("[1,2,3]").is_err());
         assert!(serde_json::from_str::<Bounded<u8, 2>>("{}").is_err());
+        assert_eq!(serde_json::from_str::<AtMost<u8, 3>>("[1,2,3]").unwrap().0, Some(vec![1, 2, 3]));
+        assert_eq!(serde_json::from_str::<AtMost<u8, 3>>("[1]").unwrap().0, Some(vec![1]));
+        assert_eq!(serde_json::from_str::<AtMost<u8, 2>>("[1,2,3,4]").unwrap().0, None);
+        assert!(serde_json::from_str::<AtMost<u8, 2>>("[1,2,3").is_err());
+        assert!(serde_json::from_str::<AtMost<u8, 2>>("{}").is_err());
     }
 }

@@ -359,7 +359,7 @@ async fn commit_in(l1: &L1Client, tx: B256) -> anyhow::Result<L1Event> {
     let number = reply.get("blockNumber").and_then(Value::as_str).and_then(|text| text.strip_prefix("0x"));
     let number = number.and_then(|digits| u64::from_str_radix(digits, 16).ok()).map(L1Number::new);
     let number = number.with_context(|| format!("transaction {tx:?} is in no L1 block"))?;
-    let events = l1.events(number, number).await?;
+    let events = l1.events(number, number).await?.events;
     let is_commit = |event: &L1Event| event.tx_hash == tx && matches!(event.kind, L1EventKind::Commit { .. });
     let found = events.into_iter().find(is_commit);
     found.with_context(|| format!("transaction {tx:?} committed no batch"))

@@ -20,7 +20,7 @@ use crate::decide::liveness::Verdict;
 use crate::decide::stall::{Reason, Stall};
 use crate::flow::derive::PendingWrite;
 use crate::flow::pull::PullEnd;
-use crate::flow::worker::Worker;
+use crate::flow::worker::{Worker, contained};
 use crate::flow::{Ports, Settings};
 use crate::ports::Progress as _;
 use crate::types::{BatchIndex, L2Number, L2Ref};
@@ -145,7 +145,7 @@ impl Recovery<'_> {
         let looking = Ports { engine: None, ..self.ports.clone() };
         let mut worker = Worker::start(looking, self.settings.clone()).await?;
         let look = terminal::spinner(self.args.json);
-        let end = self.poll(&mut worker, |batch, _| look.set_message(format!("verified batch {batch}"))).await;
+        let end = poll(&self.stop, &mut worker, |batch, _| look.set_message(format!("verified batch {batch}"))).await;
         look.finish_and_clear();
         let pending = match end {
             End::Pending(pending) => pending,
@@ -158,7 +158,7 @@ impl Recovery<'_> {
                 return Ok(self.conclude("stopped", None, (0, 0), &worker, Some(stall), exit).await);
             }
         };
-        let plan = self.plan(&worker, pending, blobs_from).await?;
+        let plan = self.plan(&mut worker, pending, blobs_from).await?;
         if !self.args.json {
             show(&plan);
         }
@@ -175,19 +175,25 @@ impl Recovery<'_> {
     /// The second half: the same flow with the engine.
     async fn write(&self, plan: Plan) -> anyhow::Result<(Summary, Exit)> {
         let mut worker = Worker::start(self.ports.clone(), self.settings.clone()).await?;
+        let quiesce = worker.quiesce();
         let bar = terminal::bar(plan.blocks, "blocks", self.args.json);
         let began = Instant::now();
-        let (mut batches, mut blocks) = (0_u64, 0_u64);
-        let end = self
-            .poll(&mut worker, |batch, rewritten| {
+        let (stop, shown) = (self.stop.clone(), bar.clone());
+        let work = async move {
+            let (mut batches, mut blocks) = (0_u64, 0_u64);
+            let tell = |batch, rewritten| {
                 batches = batches.saturating_add(1);
                 blocks = blocks.saturating_add(rewritten);
-                bar.set_position(blocks);
-                bar.set_message(format!("batch {batch}"));
-            })
-            .await;
+                shown.set_position(blocks);
+                shown.set_message(format!("batch {batch}"));
+            };
+            let end = poll(&stop, &mut worker, tell).await;
+            (worker, end, batches, blocks)
+        };
+        let worked = contained(&quiesce, work).await;
         bar.finish_and_clear();
-        worker.quiesce().shutdown(SETTLE).await;
+        let (worker, end, batches, blocks) = worked?;
+        quiesce.shutdown(SETTLE).await;
         if !self.args.json {
             let seconds = began.elapsed().as_secs_f64().max(0.001);
             println!("{batches} batches verified, {blocks} blocks written, {:.0} blocks/s", blocks as f64 / seconds);
@@ -207,48 +213,10 @@ impl Recovery<'_> {
         })
     }
 
-    /// Polls until it is done, stands still, or a write is needed; `tell` hears of every verified batch.
-    async fn poll(&self, worker: &mut Worker, mut tell: impl FnMut(BatchIndex, u64)) -> End {
-        let began = Instant::now();
-        let mut faults = 0;
-        loop {
-            let Some(outcome) = self.stop.run_until_cancelled(worker.poll(began.elapsed())).await else {
-                return End::Interrupted;
-            };
-            if let Some(pending) = worker.pending_write() {
-                return End::Pending(pending);
-            }
-            let stall = match outcome {
-                Ok(report) => {
-                    let verified = report.batches.iter().filter(|b| b.case != crate::types::Case::Wait);
-                    verified.for_each(|b| tell(b.index, b.rewritten));
-                    match report.end {
-                        PullEnd::Behind => {
-                            faults = 0;
-                            continue;
-                        }
-                        PullEnd::CaughtUp | PullEnd::Reached => return End::Done,
-                        PullEnd::Stalled(stall) => stall,
-                    }
-                }
-                Err(error) => error.stall(),
-            };
-            faults += 1;
-            if stall.reason.is_halt() || faults >= PATIENCE {
-                return End::Stands(stall);
-            }
-            if stall.reason != Reason::PauseBudget
-                && self.stop.run_until_cancelled(tokio::time::sleep(RETRY)).await.is_none()
-            {
-                return End::Interrupted;
-            }
-        }
-    }
-
-    async fn plan(&self, worker: &Worker, pending: PendingWrite, blobs_from: Vec<String>) -> anyhow::Result<Plan> {
+    async fn plan(&self, worker: &mut Worker, pending: PendingWrite, blobs_from: Vec<String>) -> anyhow::Result<Plan> {
         let head = self.ports.l2.snapshot().await?.head.l2_ref();
         let committed = self.ports.l1.last_committed_index(None).await?;
-        let last_batch = self.settings.to_batch.map_or(committed, |to| to.min(committed)).max(pending.batch);
+        let last_batch = self.settings.to_batch.map_or(committed, |to| to.min(committed));
         let last_block = worker.last_block_of(last_batch).await?;
         let Some(last_block) = last_block else {
             bail!("batch {last_batch} is not confirmed on L1 yet; name an earlier one with --to-batch");
@@ -279,6 +247,42 @@ impl Recovery<'_> {
         let head = self.ports.l2.snapshot().await.ok().map(|s| s.head.l2_ref());
         let reason = stall.map(|s| s.to_string());
         (Summary { plan, outcome, batches, rewritten, safe: worker.heads().safe(), head, reason }, exit)
+    }
+}
+
+/// Polls until it is done, stands still, or a write is needed; `tell` hears of every verified batch.
+async fn poll(stop: &CancellationToken, worker: &mut Worker, mut tell: impl FnMut(BatchIndex, u64)) -> End {
+    let began = Instant::now();
+    let mut faults = 0;
+    loop {
+        let Some(outcome) = stop.run_until_cancelled(worker.poll(began.elapsed())).await else {
+            return End::Interrupted;
+        };
+        if let Some(pending) = worker.pending_write() {
+            return End::Pending(pending);
+        }
+        let stall = match outcome {
+            Ok(report) => {
+                let verified = report.batches.iter().filter(|b| b.case != crate::types::Case::Wait);
+                verified.for_each(|b| tell(b.index, b.rewritten));
+                match report.end {
+                    PullEnd::Behind => {
+                        faults = 0;
+                        continue;
+                    }
+                    PullEnd::CaughtUp | PullEnd::Reached => return End::Done,
+                    PullEnd::Stalled(stall) => stall,
+                }
+            }
+            Err(error) => error.stall(),
+        };
+        faults += 1;
+        if stall.reason.is_halt() || faults >= PATIENCE {
+            return End::Stands(stall);
+        }
+        if stall.reason != Reason::PauseBudget && stop.run_until_cancelled(tokio::time::sleep(RETRY)).await.is_none() {
+            return End::Interrupted;
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use super::{Exit, wiring};
 use crate::adapters::store::SqliteStore;
 use crate::config::{Config, ConfigArgs};
 use crate::error::{PortErrorKind, Severity};
-use crate::flow::worker::Worker;
+use crate::flow::worker::{Worker, contained};
 use crate::ports::Progress as _;
 use crate::types::Identity;
 
@@ -56,7 +56,9 @@ pub async fn execute(args: Args) -> anyhow::Result<Exit> {
         }
         Some(Ok(())) => {
             info!(observe = config.observe, "started");
-            worker.run(stop).await?;
+            let ended = contained(&worker.quiesce(), worker.run(stop)).await;
+            store.close().await;
+            ended??;
         }
     }
     store.close().await;

@@ -32,6 +32,49 @@ pub fn next_range(cursor: Option<&Cursor>, start: L1Number, confirmed: L1Number,
     Some(Range { from, to: from.plus(width.max(1).saturating_sub(1)).min(confirmed) })
 }
 
+/// Walks over a stretch of L1 blocks from one end to the other, in windows that double: what is looked for mostly lies
+/// near the end that the walk begins at, and may lie at the other one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Walk {
+    low: L1Number,
+    high: L1Number,
+    width: u64,
+    upwards: bool,
+    done: bool,
+}
+
+/// Widest window of a walk, in blocks.
+const WIDEST_WINDOW: u64 = 100_000;
+
+impl Walk {
+    /// Over `low..=high`, the first window `width` blocks wide.
+    pub fn new(low: L1Number, high: L1Number, upwards: bool, width: u64) -> Self {
+        Self { low, high, width: width.clamp(1, WIDEST_WINDOW), upwards, done: low > high }
+    }
+
+    /// The next window; none when all was walked over.
+    pub fn window(&self) -> Option<Range> {
+        let more = self.width.saturating_sub(1);
+        match (self.done, self.upwards) {
+            (true, _) => None,
+            (false, true) => Some(Range { from: self.low, to: self.low.plus(more).min(self.high) }),
+            (false, false) => Some(Range { from: self.high.minus(more).max(self.low), to: self.high }),
+        }
+    }
+
+    /// The window given last was looked through.
+    pub fn advance(&mut self) {
+        let Some(window) = self.window() else { return };
+        match self.upwards {
+            true if window.to >= self.high => self.done = true,
+            true => self.low = window.to.plus(1),
+            false if window.from <= self.low => self.done = true,
+            false => self.high = window.from.minus(1),
+        }
+        self.width = self.width.saturating_mul(2).min(WIDEST_WINDOW);
+    }
+}
+
 /// Whether `event` still has to be dealt with.
 pub fn is_ahead(cursor: Option<&Cursor>, event: &L1Event) -> bool {
     let Some(cursor) = cursor else { return true };
@@ -39,6 +82,14 @@ pub fn is_ahead(cursor: Option<&Cursor>, event: &L1Event) -> bool {
         return event.block.number > cursor.block.number;
     }
     cursor.log_index.is_some_and(|done| event.log_index > done)
+}
+
+/// Whether reading on from `cursor`, or from `start` where there is none, comes to `event`.
+pub fn is_unread(cursor: Option<&Cursor>, start: L1Number, event: &L1Event) -> bool {
+    match cursor {
+        None => event.block.number >= start,
+        Some(_) => is_ahead(cursor, event),
+    }
 }
 
 /// Whether a log at `place` (block, log index) was dealt with already.
@@ -90,12 +141,11 @@ pub fn find_reorg(recorded: &[L1Ref], live: &[Option<L1Header>], start: L1Number
     }
 }
 
-/// Whether the commit at place `at` of `events` is reverted further on in the same range.
-pub fn is_reverted_later(events: &[L1Event], at: usize, index: BatchIndex) -> bool {
-    events.iter().skip(at.saturating_add(1)).any(|event| match event.kind {
-        L1EventKind::Revert { index: reverted, .. } => reverted == index,
-        _ => false,
-    })
+/// The L1 block in which the commit at place `at` of `events` is reverted further on in the same range; none where it is
+/// not.
+pub fn reverted_later(events: &[L1Event], at: usize, index: BatchIndex) -> Option<L1Number> {
+    let is_revert = |event: &&L1Event| matches!(event.kind, L1EventKind::Revert { index: it, .. } if it == index);
+    events.iter().skip(at.saturating_add(1)).find(is_revert).map(|event| event.block.number)
 }
 
 /// What the index of a commit says about the chain of batches.
@@ -149,6 +199,30 @@ mod tests {
             let range = next_range(cursor.as_ref(), start.into(), confirmed.into(), width);
             assert_eq!(range.map(|r| (r.from.get(), r.to.get())), expected);
         }
+    }
+
+    #[test]
+    fn a_walk_covers_every_block_once_from_either_end() {
+        let windows = |low: u64, high: u64, upwards, width| {
+            let mut walk = Walk::new(low.into(), high.into(), upwards, width);
+            let mut windows = Vec::new();
+            while let Some(window) = walk.window() {
+                windows.push((window.from.get(), window.to.get()));
+                walk.advance();
+            }
+            assert_eq!(walk.window(), None);
+            windows
+        };
+        assert_eq!(windows(10, 30, true, 2), [(10, 11), (12, 15), (16, 23), (24, 30)]);
+        assert_eq!(windows(10, 30, false, 2), [(29, 30), (25, 28), (17, 24), (10, 16)]);
+        assert_eq!(windows(0, 2, false, 0), [(2, 2), (0, 1)]);
+        assert_eq!(windows(0, 0, false, 9), [(0, 0)]);
+        assert_eq!(windows(7, 7, true, 9), [(7, 7)]);
+        assert_eq!(windows(u64::MAX - 1, u64::MAX, true, 1), [(u64::MAX - 1, u64::MAX - 1), (u64::MAX, u64::MAX)]);
+        assert_eq!(windows(8, 7, true, 1), []);
+        let wide = windows(0, 1_000_000, true, 500);
+        assert!(wide.iter().all(|(from, to)| to - from < WIDEST_WINDOW));
+        assert!(wide.windows(2).all(|pair| pair[1].0 == pair[0].1 + 1));
     }
 
     #[test]

@@ -68,6 +68,8 @@ pub struct SecondFacts {
     pub difference: Option<Difference>,
     /// Whether the local bytes were found to differ before the blob was fetched.
     pub bytes_differed: bool,
+    /// Whether the batch lies before the single-sequencer switch.
+    pub before_switch: bool,
 }
 
 /// The second look.
@@ -80,6 +82,9 @@ pub enum SecondLook {
     },
     /// Local blocks differ and are rewritten.
     SelfHeal,
+    /// Local blocks differ, but blocks of before the switch were agreed on by consensus and are never derived from L1:
+    /// a divergence that nothing here may repair.
+    DivergesBeforeSwitch,
     /// Local blocks are missing and are written.
     FillGap,
 }
@@ -88,6 +93,7 @@ pub enum SecondLook {
 pub fn after_rebuild(facts: &SecondFacts) -> SecondLook {
     match (facts.present, facts.difference) {
         (true, None) => SecondLook::Consistent { drift: facts.bytes_differed },
+        (true, Some(_)) if facts.before_switch => SecondLook::DivergesBeforeSwitch,
         (true, Some(_)) => SecondLook::SelfHeal,
         (false, _) => SecondLook::FillGap,
     }
@@ -129,12 +135,19 @@ mod tests {
     #[test]
     fn the_whole_case_table_second_look() {
         let difference = Some(Difference { number: 3.into(), field: Field::Timestamp });
-        let look =
-            |present, difference, bytes_differed| after_rebuild(&SecondFacts { present, difference, bytes_differed });
-        assert_eq!(look(true, None, false), SecondLook::Consistent { drift: false });
-        assert_eq!(look(true, None, true), SecondLook::Consistent { drift: true });
-        assert_eq!(look(true, difference, true), SecondLook::SelfHeal);
-        assert_eq!(look(false, None, false), SecondLook::FillGap);
-        assert_eq!(look(false, difference, false), SecondLook::FillGap);
+        let look = |present, difference, bytes_differed, before_switch| {
+            after_rebuild(&SecondFacts { present, difference, bytes_differed, before_switch })
+        };
+        for before_switch in [false, true] {
+            assert_eq!(look(true, None, false, before_switch), SecondLook::Consistent { drift: false });
+            assert_eq!(look(true, None, true, before_switch), SecondLook::Consistent { drift: true });
+        }
+        for bytes_differed in [false, true] {
+            assert_eq!(look(true, difference, bytes_differed, false), SecondLook::SelfHeal);
+            assert_eq!(look(true, difference, bytes_differed, true), SecondLook::DivergesBeforeSwitch);
+        }
+        // Missing blocks of before the switch never come to the second look.
+        assert_eq!(look(false, None, false, false), SecondLook::FillGap);
+        assert_eq!(look(false, difference, false, false), SecondLook::FillGap);
     }
 }

@@ -166,6 +166,15 @@ pub fn lowered_safe(ours: &Heads, node: &L2Snapshot, skip: L2Ref) -> Option<L2Re
     Some(ours.safe.filter(fits).unwrap_or(skip))
 }
 
+/// Where the node's safe tag goes when L1 took away all that our safe head `was` stands on: down to `anchor`, the block
+/// below it. None where the tag is not the one that we set, or stands low enough, or the node's finalized tag lies above
+/// the anchor.
+pub fn abandoned_safe(was: Option<L2Ref>, node: &L2Snapshot, anchor: L2Ref) -> Option<L2Ref> {
+    let tag = node.safe.filter(|tag| was == Some(*tag))?;
+    let fits = anchor.number < tag.number && node.finalized.is_none_or(|f| f.number <= anchor.number);
+    fits.then_some(anchor)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -273,5 +282,23 @@ mod tests {
         let plan = tag_plan(&Heads::default(), &node(4, Some(at(10)), None), true);
         assert!(plan.calls.is_empty() && plan.safe_to_genesis);
         assert!(!tag_plan(&Heads::default(), &node(10, Some(at(10)), None), true).safe_to_genesis);
+    }
+
+    #[test]
+    fn b3_c1_our_own_tag_leaves_what_l1_took_away_and_no_other_does() {
+        let (ours, genesis) = (Some(at(24)), Some(at(0)));
+        let cases = [
+            (ours, node(30, ours, genesis), 16, Some(at(16))),
+            (ours, node(30, ours, None), 16, Some(at(16))),
+            (ours, node(30, ours, Some(at(20))), 16, None),
+            (ours, node(30, Some(at(25)), genesis), 16, None),
+            (ours, node(30, Some(other(24)), genesis), 16, None),
+            (ours, node(30, None, genesis), 16, None),
+            (ours, node(30, ours, genesis), 24, None),
+            (None, node(30, ours, genesis), 16, None),
+        ];
+        for (was, node, anchor, expected) in cases {
+            assert_eq!(abandoned_safe(was, &node, at(anchor)), expected);
+        }
     }
 }

@@ -12,6 +12,7 @@
 //! | May this head move, and which tags does the node lack? | [`heads`] |
 //! | What has become final? | [`finality`] |
 //! | Where does the next L1 range begin and end, and did L1 reorganise? | [`cursor`] |
+//! | Does reading on at once still get anywhere? | [`pace`] |
 //! | Must a batch that could not be passed be judged again? | [`recheck`] |
 //! | Why does it stand still? | [`stall`] |
 //!
@@ -27,6 +28,7 @@ pub mod dispatch;
 pub mod finality;
 pub mod heads;
 pub mod liveness;
+pub mod pace;
 pub mod recheck;
 pub mod reconcile;
 pub mod refusal;

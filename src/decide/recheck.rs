@@ -26,7 +26,7 @@ pub enum Basis {
 pub const fn basis(reason: Reason) -> Option<Basis> {
     match reason {
         Reason::PoisonBatch => Some(Basis::L1),
-        Reason::WouldSelfHeal | Reason::WouldFillGap => Some(Basis::LocalChain),
+        Reason::WouldSelfHeal | Reason::WouldFillGap | Reason::DivergesBeforeSwitch => Some(Basis::LocalChain),
         _ => None,
     }
 }

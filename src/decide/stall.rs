@@ -51,6 +51,8 @@ reasons! {
     L1Stale = "l1_stale", false;
     /// L1 changed between two reads of one pull; the pull is done again.
     L1Reorg = "l1_reorg", false;
+    /// A log that lies far off is looked for on L1; the search goes on in the next pull.
+    SearchingL1 = "searching_l1", false;
     /// The beacon node could not be asked.
     BeaconUnavailable = "beacon_unavailable", false;
     /// No configured beacon endpoint has the blobs any more.
@@ -71,6 +73,8 @@ reasons! {
     StoreUnavailable = "store_unavailable", false;
     /// A batch was reverted on L1, in a block that is not confirmed yet.
     RevertPending = "revert_pending", false;
+    /// Reading L1 goes back to the same place again and again.
+    NoProgress = "no_progress", false;
     /// Observe mode: the batch differs and would have been rewritten.
     WouldSelfHeal = "would-self-heal", false;
     /// Observe mode: the batch is missing and would have been written.
@@ -95,6 +99,8 @@ reasons! {
     RevertBelowFinalized = "revert_below_finalized", true;
     /// The local chain differs from L1 at or below the finalized head.
     DivergesBelowFinalized = "diverges_below_finalized", true;
+    /// The local chain differs from L1 before the single-sequencer switch, where nothing is derived from L1.
+    DivergesBeforeSwitch = "diverges_before_switch", true;
     /// The execution node cannot write below its head.
     ElCannotReorg = "el_cannot_reorg", true;
     /// The execution node refused a block for good.
@@ -111,6 +117,7 @@ impl Reason {
             Self::StateRoot
                 | Self::WithdrawalRoot
                 | Self::DivergesBelowFinalized
+                | Self::DivergesBeforeSwitch
                 | Self::PoisonBatch
                 | Self::Unbound
                 | Self::WouldSelfHeal

@@ -500,6 +500,8 @@ pub struct L1Knobs {
     pub hidden_logs: HashSet<(u64, u64)>,
     /// Batch indices whose CommitBatch logs are left out.
     pub hidden_commits: HashSet<u64>,
+    /// What is left out is left out only where several kinds of logs are asked for at once.
+    pub hidden_from_ranges_only: bool,
     /// Every log twice.
     pub duplicate_logs: bool,
     /// Logs in reverse order.
@@ -536,6 +538,7 @@ impl Default for L1Knobs {
             range_error: RpcError { code: -32005, message: "query exceeds max block range".to_owned() },
             hidden_logs: HashSet::new(),
             hidden_commits: HashSet::new(),
+            hidden_from_ranges_only: false,
             duplicate_logs: false,
             reversed_logs: false,
             removed_logs: false,
@@ -686,12 +689,14 @@ impl L1View<'_> {
                 (from..=to.min(self.head())).filter_map(|number| self.l1.block(number)).map(Arc::as_ref).collect()
             }
         };
+        let several = filter.pointer("/topics/0").is_some_and(Value::is_array);
+        let may_hide = several || !self.knobs.hidden_from_ranges_only;
         let mut found = Vec::new();
         for block in blocks {
             for (index, log) in block.logs.iter().enumerate() {
                 let wanted = address_matches(filter.get("address"), log.address)
                     && topics_match(filter.get("topics"), &log.topics)
-                    && !self.is_hidden(block, index as u64, log);
+                    && !(may_hide && self.is_hidden(block, index as u64, log));
                 if wanted {
                     self.push_log(&mut found, block, index as u64, log);
                 }

@@ -16,17 +16,21 @@ use crate::error::{PortError, Target};
 use crate::flow::commit::{BoundCommit, queue_range};
 use crate::flow::ground::Lost;
 use crate::flow::pull::Pull;
+use crate::flow::search::Sought;
 use crate::flow::worker::Worker;
 use crate::flow::{FlowError, Mode, kill_point};
 use crate::ports::MessageRoot;
 use crate::types::{
-    B256, BatchIndex, BatchRecord, Blob, BlockContent, BlockContext, Case, Cursor, L1Event, L1EventKind, L1Message,
-    L2Block, L2Header, L2Number, NewBlock, Outcome, QueueIndex, is_l1_message, keccak,
+    B256, BatchIndex, BatchRecord, Blob, BlockContent, BlockContext, Case, L1Event, L1EventKind, L1Message, L2Block,
+    L2Header, L2Number, NewBlock, Outcome, QueueIndex, RawTx, is_l1_message, keccak,
 };
 
 /// More blocks than a batch can have: the older forms count them in 16 bits, today's batches hold at most 600. A
 /// `lastBlockNumber` that claims more is poison and allocates nothing (C5).
 const MAX_BLOCKS: u64 = 65_535;
+
+/// Local blocks read at a time: as many as the L2 client asks for at once, so that reading in pieces costs no time.
+const READ_AT_ONCE: u64 = 200;
 
 /// How one batch ended.
 #[derive(Debug)]
@@ -40,8 +44,8 @@ pub(crate) enum BatchEnd {
         /// Blocks of the batch, as far as known.
         blocks: u64,
     },
-    /// The anchor is wrong: an earlier batch must be verified first.
-    WalkBack(Option<Cursor>),
+    /// The anchor is wrong: the batch of this commit must be verified first.
+    WalkBack(Box<L1Event>),
 }
 
 impl BatchEnd {
@@ -232,7 +236,7 @@ impl Worker {
 
     /// The anchor at `number` below batch `index` is wrong and nothing is stored of the batch before: it is looked for
     /// on L1 and verified first; a block that is `present` at most down to the finalized head (E5).
-    async fn walk_back(&self, index: BatchIndex, number: L2Number, present: bool) -> Result<BatchEnd, FlowError> {
+    async fn walk_back(&mut self, index: BatchIndex, number: L2Number, present: bool) -> Result<BatchEnd, FlowError> {
         if present && self.finalized_floor(number) {
             let detail = format!("block {number} lies at or below the finalized head and is not what L1 committed to");
             return Ok(BatchEnd::stands(Stall::at(index, Reason::DivergesBelowFinalized, detail)));
@@ -242,7 +246,7 @@ impl Worker {
             return Ok(BatchEnd::stands(Stall::at(index, Reason::DivergesBelowFinalized, detail)));
         }
         match self.standing_commit(index.minus(1)).await? {
-            Some(event) => Ok(BatchEnd::WalkBack(self.cursor_before_log(event.block, event.log_index).await?)),
+            Some(event) => Ok(BatchEnd::WalkBack(Box::new(event))),
             None => {
                 let detail = format!("the commit of batch {} was not found on L1", index.minus(1));
                 Ok(BatchEnd::stands(Stall::at(index, Reason::Gap, detail)))
@@ -251,13 +255,21 @@ impl Worker {
     }
 
     /// The newest commit of `index` that stands on L1, within what is confirmed.
-    pub(crate) async fn standing_commit(&self, index: BatchIndex) -> Result<Option<L1Event>, FlowError> {
+    pub(crate) async fn standing_commit(&mut self, index: BatchIndex) -> Result<Option<L1Event>, FlowError> {
         let confirmed = self.status.l1_confirmed.unwrap_or(self.settings.start);
-        let commits = self.ports.l1.commits_of(index, self.settings.origin, confirmed).await?;
         let hashes = self.ports.l1.committed_hashes(&[index], None).await?;
-        let standing = hashes.first().copied().unwrap_or_default();
-        let is_standing = |e: &&L1Event| matches!(e.kind, L1EventKind::Commit { hash, .. } if hash == standing);
-        Ok(commits.iter().rev().find(is_standing).cloned())
+        let Some(standing) = hashes.first().copied().filter(|hash| !hash.is_zero()) else { return Ok(None) };
+        // Nothing was committed below the batch before it.
+        let before = self.ports.progress.batch(index.minus(1)).await?.filter(|b| b.index < index);
+        let low = before.map_or(self.settings.origin, |b| b.l1.number);
+        let mut nth = 0;
+        while let Some(event) = self.nth_log(Sought::Commits, index, (low, confirmed), nth).await? {
+            if matches!(event.kind, L1EventKind::Commit { hash, .. } if hash == standing) {
+                return Ok(Some(event));
+            }
+            nth += 1;
+        }
+        Ok(None)
     }
 
     fn first_facts(&self, last: L2Number, pull: &Pull, before_switch: bool, same_bytes: Option<bool>) -> FirstFacts {
@@ -293,9 +305,10 @@ impl Worker {
         let present = dispatch::is_present(last, pull.head.number);
         let mut local = Vec::new();
         if present {
-            local = self.read_local(ground, last).await?;
+            local = self.read_local(ground, last, self.settings.local_bytes).await?;
         }
-        let same_bytes = if present && self.settings.mode == Mode::Local {
+        let whole = local.len() as u64 == ground.blocks();
+        let same_bytes = if present && whole && self.settings.mode == Mode::Local {
             Some(self.same_bytes(ground, &local).await?)
         } else {
             None
@@ -316,12 +329,18 @@ impl Worker {
             Ok(expected) => expected,
             Err(fault) => return Ok(Err(poison(index, &fault))),
         };
-        if !present && pull.head.number >= ground.first {
-            local = self.read_local(ground, pull.head.number).await?;
+        let top = last.min(pull.head.number);
+        if !whole && top >= ground.first {
+            drop(local);
+            local = self.read_local(ground, top, expected.iter().map(|b| held_bytes(&b.transactions)).sum()).await?;
         }
         let (equal, difference) = reconcile::equal_prefix(ground.anchor.l2_ref(), &expected, &local);
+        if difference.is_none() && top >= ground.first && local.last().is_none_or(|b| b.header.number != top) {
+            // What is longer than the content cannot equal it.
+            return Err(FlowError::local_changed("blocks changed while they were compared"));
+        }
         let bytes_differed = same_bytes == Some(false);
-        let case = match dispatch::after_rebuild(&SecondFacts { present, difference, bytes_differed }) {
+        let case = match dispatch::after_rebuild(&SecondFacts { present, difference, bytes_differed, before_switch }) {
             SecondLook::Consistent { drift } => {
                 if drift {
                     warn!(batch = index.get(), "same content under other bytes than our encoder's (encoder drift)");
@@ -329,6 +348,11 @@ impl Worker {
                 }
                 let Some(block) = local.last() else { return Err(FlowError::local_changed("no block was read")) };
                 return Ok(Ok(Settled { case: Case::Consistent, last: block.header, rewritten: 0, drift }));
+            }
+            SecondLook::DivergesBeforeSwitch => {
+                let at = difference.map(|d| d.to_string()).unwrap_or_default();
+                let detail = format!("{at} differs from L1, before the single-sequencer switch: never rewritten");
+                return Ok(Err(Stall::at(index, Reason::DivergesBeforeSwitch, detail)));
             }
             SecondLook::SelfHeal => Case::SelfHeal,
             SecondLook::FillGap => Case::FillGap,
@@ -349,13 +373,32 @@ impl Worker {
         }
     }
 
-    /// Local blocks from the batch's first to `to`, standing on the anchor that was read.
-    async fn read_local(&self, ground: &Ground<'_>, to: L2Number) -> Result<Vec<L2Block>, FlowError> {
-        let blocks = self.ports.l2.blocks(ground.first, to).await?;
-        kill_point("batch: local blocks read");
-        let wanted = to.above(ground.first).saturating_add(1);
-        if blocks.len() as u64 != wanted {
-            return Err(FlowError::local_changed(format!("{} of {wanted} blocks were read", blocks.len())));
+    /// Local blocks from the batch's first to `to`, standing on the anchor that was read; fewer where they hold more
+    /// than `bytes`: then the last one given is the one that goes beyond.
+    async fn read_local(&self, ground: &Ground<'_>, to: L2Number, bytes: usize) -> Result<Vec<L2Block>, FlowError> {
+        let mut blocks: Vec<L2Block> = Vec::new();
+        let mut held = 0_usize;
+        let mut from = ground.first;
+        while from <= to {
+            let end = from.plus(READ_AT_ONCE - 1).min(to);
+            let piece = self.ports.l2.blocks(from, end).await?;
+            kill_point("batch: local blocks read");
+            let wanted = end.above(from).saturating_add(1);
+            if piece.len() as u64 != wanted {
+                return Err(FlowError::local_changed(format!("{} of {wanted} blocks were read", piece.len())));
+            }
+            let below = blocks.last().map(|b| b.header.hash);
+            if below.is_some() && piece.first().map(|b| b.header.parent_hash) != below {
+                return Err(FlowError::local_changed(format!("block {from} does not stand on the one below it")));
+            }
+            for block in piece {
+                held = held.saturating_add(held_bytes(&block.transactions));
+                blocks.push(block);
+                if held > bytes {
+                    return Ok(blocks);
+                }
+            }
+            from = end.plus(1);
         }
         Ok(blocks)
     }
@@ -516,6 +559,12 @@ impl Worker {
         let wanted = ground.bound.outline.header.withdrawal_root;
         Ok((wanted == EMPTY_WITHDRAWAL_ROOT).then_some(wanted))
     }
+}
+
+/// What a block's content takes in memory, roughly: equal content counts the same.
+fn held_bytes(transactions: &[RawTx]) -> usize {
+    let each = |raw: &RawTx| raw.len().saturating_add(size_of::<RawTx>());
+    transactions.iter().map(each).fold(size_of::<L2Header>(), usize::saturating_add)
 }
 
 fn poison(index: BatchIndex, fault: &ContentFault) -> Stall {

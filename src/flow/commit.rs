@@ -10,6 +10,7 @@ use crate::codec::calldata::{self, CalldataError, CommitCalldata, CommitForm};
 use crate::decide::binding::{self, BindingFacts, BindingFault, Outline, SecondOpinion};
 use crate::decide::stall::{Reason, Stall};
 use crate::flow::FlowError;
+use crate::flow::search::Sought;
 use crate::flow::worker::Worker;
 use crate::ports::MessageRoot;
 use crate::types::{B256, BatchIndex, BatchRecord, L1Event, L1EventKind, L1Ref, L1Transaction, L2Number, QueueIndex};
@@ -48,7 +49,17 @@ impl Worker {
     ///
     /// # Errors
     /// When L1 cannot be asked.
-    pub async fn last_block_of(&self, index: BatchIndex) -> Result<Option<L2Number>, FlowError> {
+    pub async fn last_block_of(&mut self, index: BatchIndex) -> Result<Option<L2Number>, FlowError> {
+        loop {
+            self.searches.begin();
+            match self.last_block_on_l1(index).await {
+                Err(FlowError::Stall(stall)) if stall.reason == Reason::SearchingL1 => {}
+                ended => return ended,
+            }
+        }
+    }
+
+    async fn last_block_on_l1(&mut self, index: BatchIndex) -> Result<Option<L2Number>, FlowError> {
         let Some(event) = self.standing_commit(index).await? else { return Ok(None) };
         let L1EventKind::Commit { hash, .. } = event.kind else { return Ok(None) };
         Ok(self.bound_commit(&event, index, hash, None).await?.ok().map(|bound| bound.outline.last))
@@ -57,7 +68,7 @@ impl Worker {
     /// Finds the commit of `event` and binds it to the event's hash. `before` is the standing batch before, where one
     /// is stored.
     pub(crate) async fn bound_commit(
-        &self,
+        &mut self,
         event: &L1Event,
         index: BatchIndex,
         hash: B256,
@@ -96,7 +107,7 @@ impl Worker {
 
     /// Binds one candidate, with every list of blobs that can belong to it.
     async fn try_bind(
-        &self,
+        &mut self,
         wanted: &Wanted<'_>,
         commit: &CommitCalldata,
         transaction: &L1Transaction,
@@ -114,7 +125,10 @@ impl Worker {
             Err(fault) => fault,
         };
         if may_reuse_blobs(commit, &own) {
-            for earlier in self.earlier_blobs(event, index).await? {
+            let mut nth = 0;
+            while let Some(commit_before) = self.commit_before(event, index, nth).await? {
+                nth += 1;
+                let Some(earlier) = self.blobs_of(&commit_before).await? else { continue };
                 let reused = BindingFacts { versioned_hashes: &earlier.hashes, ..facts };
                 if let Ok(outline) = binding::bind(&reused) {
                     return Ok(Ok(BoundCommit { outline, blob_block: earlier.block }));
@@ -139,20 +153,22 @@ impl Worker {
         }
     }
 
-    /// The blobs of earlier commits of `index`, newest first.
-    async fn earlier_blobs(&self, event: &L1Event, index: BatchIndex) -> Result<Vec<BlobList>, FlowError> {
-        let commits = self.ports.l1.commits_of(index, self.settings.origin, event.block.number).await?;
-        let mut lists = Vec::new();
-        for earlier in commits.iter().rev() {
-            if (earlier.block.number, earlier.log_index) >= (event.block.number, event.log_index) {
-                continue;
-            }
-            let Some(found) = self.ports.l1.transaction(earlier.block, earlier.tx_index).await? else { continue };
-            if !found.blob_hashes.is_empty() {
-                lists.push(BlobList { hashes: found.blob_hashes, block: earlier.block });
-            }
-        }
-        Ok(lists)
+    /// The `nth` commit of `index` before `event`, the newest one counted as zero.
+    async fn commit_before(
+        &mut self,
+        event: &L1Event,
+        index: BatchIndex,
+        nth: usize,
+    ) -> Result<Option<L1Event>, FlowError> {
+        let (block, low) = (event.block.number, self.settings.origin);
+        self.nth_log(Sought::CommitsBefore(block, event.log_index), index, (low, block), nth).await
+    }
+
+    /// The blobs that an earlier commit carried; none where it carried none or is gone.
+    async fn blobs_of(&self, earlier: &L1Event) -> Result<Option<BlobList>, FlowError> {
+        let found = self.ports.l1.transaction(earlier.block, earlier.tx_index).await?;
+        let list = found.map(|found| BlobList { hashes: found.blob_hashes, block: earlier.block });
+        Ok(list.filter(|list| !list.hashes.is_empty()))
     }
 
     /// Hashes of the L1 messages that `commit` consumes: the stored queue's, else the contract's.

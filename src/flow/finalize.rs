@@ -52,7 +52,7 @@ impl Worker {
         let Move::To(heads) = self.heads.advance_finalized(to) else { return Ok(()) };
         kill_point("finality: before storing");
         let step = Step { finalized: heads.finalized(), ..Step::default() };
-        self.ports.progress.apply(&step).await?;
+        self.apply(&step).await?;
         kill_point("finality: stored");
         self.heads = heads;
         info!(number = to.number.get(), batch = candidate.index.get(), "finalized");

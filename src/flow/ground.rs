@@ -50,7 +50,7 @@ impl Worker {
             && let Move::To(heads) = self.heads.advance_safe(last)
         {
             info!(safe = last.number.get(), "the batches of a dropped revert stand again");
-            self.ports.progress.apply(&Step { safe: Some(last), ..Step::default() }).await?;
+            self.apply(&Step { safe: Some(last), ..Step::default() }).await?;
             self.heads = heads;
             return Ok(Ok(()));
         }
@@ -90,7 +90,7 @@ impl Worker {
             ..Step::default()
         };
         kill_point("ground: before storing");
-        self.ports.progress.apply(&step).await?;
+        self.apply(&step).await?;
         kill_point("ground: stored");
         self.heads = heads;
         self.cursor = cursor;

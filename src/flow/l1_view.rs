@@ -6,12 +6,14 @@
 use tracing::{info, warn};
 
 use crate::decide::cursor::{self, Reorg};
-use crate::decide::heads::Move;
+use crate::decide::heads::{self, Heads, Move};
 use crate::decide::stall::{Reason, Stall};
 use crate::flow::worker::Worker;
 use crate::flow::{Confirmations, FlowError, unix_now};
 use crate::ports::Step;
-use crate::types::{BatchRecord, Cursor, L1EventKind, L1Header, L1Message, L1Number, L1Ref, L1Tag};
+use crate::types::{
+    BatchRecord, Cursor, L1EventKind, L1Header, L1Message, L1Number, L1Ref, L1Tag, L2Number, L2Snapshot,
+};
 
 /// L1 as one pull sees it.
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +28,7 @@ pub struct L1View {
 
 impl Worker {
     /// Reads L1's head, and deals with a reorg. Gives a stall where L1 cannot be followed for now.
-    pub(crate) async fn view_l1(&mut self) -> Result<Result<L1View, Stall>, FlowError> {
+    pub(crate) async fn view_l1(&mut self, node: &mut L2Snapshot) -> Result<Result<L1View, Stall>, FlowError> {
         let Some(latest) = self.latest().await? else {
             return Ok(Err(Stall::new(Reason::L1Behind, "the L1 node has no block yet")));
         };
@@ -47,8 +49,10 @@ impl Worker {
                     "no L1 block of the last {window} is canonical any more; restore trust in L1, then start with a fresh database"
                 ),
             ))),
-            Reorg::To(ancestor) => self.rewind_l1(Some(ancestor), confirmed).await.map(|r| r.map(|()| after_reorg)),
-            Reorg::ToStart => self.rewind_l1(None, confirmed).await.map(|r| r.map(|()| after_reorg)),
+            Reorg::To(ancestor) => {
+                self.rewind_l1(Some(ancestor), confirmed, node).await.map(|r| r.map(|()| after_reorg))
+            }
+            Reorg::ToStart => self.rewind_l1(None, confirmed, node).await.map(|r| r.map(|()| after_reorg)),
         }
     }
 
@@ -78,15 +82,16 @@ impl Worker {
     }
 
     async fn find_reorg(&self) -> Result<Reorg, FlowError> {
-        let recorded = self.ports.progress.l1_blocks().await?;
-        let Some(newest) = recorded.first() else { return Ok(Reorg::None) };
+        let Some(newest) = self.ports.progress.newest_l1_block().await? else { return Ok(Reorg::None) };
         let (start, window) = (self.settings.start, self.settings.reorg_window);
         let live = self.ports.l1.headers(&[newest.number]).await?;
-        match cursor::find_reorg(&recorded[..1], &live, start, window) {
+        match cursor::find_reorg(&[newest], &live, start, window) {
             Reorg::None => return Ok(Reorg::None),
             Reorg::Behind => return Ok(Reorg::Behind),
             Reorg::To(_) | Reorg::ToStart | Reorg::TooDeep { .. } => {}
         }
+        let mut recorded = self.ports.progress.l1_blocks().await?;
+        recorded.retain(|r| r.number >= newest.number.minus(window));
         let numbers: Vec<_> = recorded.iter().map(|r| r.number).collect();
         let live = self.ports.l1.headers(&numbers).await?;
         Ok(cursor::find_reorg(&recorded, &live, start, window))
@@ -98,17 +103,28 @@ impl Worker {
         &mut self,
         ancestor: Option<L1Ref>,
         confirmed: L1Number,
+        node: &mut L2Snapshot,
     ) -> Result<Result<(), Stall>, FlowError> {
         let floor = ancestor.map_or(self.settings.start.minus(1), |a| a.number);
         warn!(ancestor = floor.get(), "L1 reorganised; what was recorded above the common ancestor is dropped");
+        let again = self.passed_over(floor).await?;
         if self.cursor.is_none_or(|c| c.block.number <= floor) {
             // It was sent back below the reorg already and reads what comes above anyway; rows up there go.
-            self.ports.progress.apply(&Step { rewind_to: Some(floor), ..Step::default() }).await?;
+            let mut step = Step { rewind_to: Some(floor), ..Step::default() };
+            if let Some(cursor) = again {
+                (step.cursor, step.clear_cursor) = (cursor, cursor.is_none());
+            }
+            self.apply(&step).await?;
+            self.cursor = again.unwrap_or(self.cursor);
             self.status.reorgs = self.status.reorgs.saturating_add(1);
             return Ok(Ok(()));
         }
         let dropped = self.standing_above(floor).await?;
-        let Rebound { batches: rebound, messages, blocks: l1_blocks } = self.rebind(&dropped, floor, confirmed).await?;
+        let rebound = match again {
+            Some(_) => Rebound::default(),
+            None => self.rebind(&dropped, floor, confirmed).await?,
+        };
+        let Rebound { batches: rebound, messages, blocks: l1_blocks } = rebound;
         let ground = match rebound.last() {
             Some(last) => Some(last.clone()),
             None => self.newest_standing_below(&dropped, floor).await?,
@@ -129,11 +145,15 @@ impl Worker {
         } else {
             self.heads
         };
-        let cursor = match (rebound.last(), ancestor) {
-            (Some(last), _) => Some(Cursor { block: last.l1, log_index: Some(last.log_index) }),
-            (None, Some(ancestor)) => Some(Cursor { block: ancestor, log_index: None }),
-            (None, None) => None,
+        let cursor = match (again, rebound.last(), ancestor) {
+            (Some(again), _, _) => again,
+            (None, Some(last), _) => Some(Cursor { block: last.l1, log_index: Some(last.log_index) }),
+            (None, None, Some(ancestor)) => Some(Cursor { block: ancestor, log_index: None }),
+            (None, None, None) => None,
         };
+        if heads.safe().is_none() {
+            *node = self.abandon_safe(dropped.first().and_then(|r| r.first), node).await?;
+        }
         let step = Step {
             rewind_to: Some(floor),
             rebound,
@@ -145,12 +165,41 @@ impl Worker {
             clear_cursor: cursor.is_none(),
             ..Step::default()
         };
-        self.ports.progress.apply(&step).await?;
+        self.apply(&step).await?;
         info!(safe = ?heads.safe().map(|s| s.number.get()), "rewound to the common ancestor");
         self.heads = heads;
         self.cursor = cursor;
         self.status.reorgs = self.status.reorgs.saturating_add(1);
         Ok(Ok(()))
+    }
+
+    /// A commit at or below `floor` that was passed over because of a revert above it must be looked at after all: the
+    /// cursor that makes it the next log. None where there is no such commit.
+    async fn passed_over(&self, floor: L1Number) -> Result<Option<Option<Cursor>>, FlowError> {
+        let Some(record) = self.ports.progress.reverted_above(floor).await? else { return Ok(None) };
+        if !cursor::has_passed(self.cursor.as_ref(), (record.l1.number, record.log_index)) {
+            return Ok(None);
+        }
+        Ok(Some(self.cursor_before(&record).await?))
+    }
+
+    /// L1 took away everything that our safe head stands on. The node's safe tag, where it is ours, goes down to the block
+    /// below `first`, the first block of what is gone (to the genesis block where that is not known), before the loss is
+    /// stored: a crash in between is made good by the next pull. Gives the node as it stands afterwards.
+    pub(crate) async fn abandon_safe(
+        &mut self,
+        first: Option<L2Number>,
+        node: &L2Snapshot,
+    ) -> Result<L2Snapshot, FlowError> {
+        let Some(engine) = self.ports.engine.clone() else { return Ok(*node) };
+        let anchor = first.map_or(L2Number::new(0), |first| first.minus(1));
+        let Some(anchor) = self.ports.l2.header(anchor).await? else { return Ok(*node) };
+        let Some(to) = heads::abandoned_safe(self.heads.safe(), node, anchor.l2_ref()) else { return Ok(*node) };
+        self.asserted = None;
+        engine.set_tags(Some(to.hash), None).await?;
+        let after = self.ports.l2.snapshot().await?;
+        self.confirmed = Some(Heads::stored(after.safe, after.finalized));
+        Ok(after)
     }
 
     /// Standing batches whose commit lies above `floor` and was read, ascending by index.

@@ -8,6 +8,7 @@
 //! | [`ground`] | what of the verified chain the node still holds |
 //! | [`commit`] | from an event to a bound outline |
 //! | [`batch`] | one batch through the case table |
+//! | [`search`] | logs that lie far from what is being read |
 //! | [`derive`] | `derive_force`: the only place that writes blocks |
 //! | [`open_writes`] | writes that were begun and whose batch is not stored yet |
 //! | [`quiesce`] | the guard that pauses the reactors |
@@ -33,6 +34,7 @@ pub mod l1_view;
 pub mod open_writes;
 pub mod pull;
 pub mod quiesce;
+pub mod search;
 pub mod worker;
 
 /// The world, as the flow sees it. Cheap to clone.
@@ -103,11 +105,21 @@ pub struct Settings {
     pub pause_per_block: Duration,
     /// Blocks per write request.
     pub write_chunk: usize,
+    /// Local blocks are read up to this many bytes before L1's content is known, and no further than that content's own
+    /// size after. More than any batch holds, so that it decides nothing but what a node that makes things up can
+    /// have us keep in memory (P7).
+    pub local_bytes: usize,
+    /// Time that one pull may spend on looking through L1's history.
+    pub search_time: Duration,
     /// Stop after this batch.
     pub to_batch: Option<BatchIndex>,
     /// Time between two polls when there is nothing left to read.
     pub poll_interval: Duration,
 }
+
+/// A payload of the largest size, and 32 MiB for L1 messages, which are no part of it: a thousand times what a batch
+/// of the real network consumes. Where they are more, the comparison waits for the blob, which decides alike.
+const LOCAL_BYTES: usize = crate::codec::frame::MAX_PAYLOAD + (32 << 20);
 
 impl Default for Settings {
     fn default() -> Self {
@@ -126,6 +138,8 @@ impl Default for Settings {
             pause_budget: Duration::from_secs(60),
             pause_per_block: Duration::from_millis(50),
             write_chunk: 100,
+            local_bytes: LOCAL_BYTES,
+            search_time: Duration::from_secs(20),
             to_batch: None,
             poll_interval: Duration::from_secs(15),
         }

@@ -9,13 +9,14 @@ use crate::decide::heads::Move;
 use crate::decide::liveness::{Unknown, Verdict};
 use crate::decide::recheck::{self, Basis, Grounds};
 use crate::decide::stall::{Reason, Stall};
+use crate::error::{PortError, PortErrorKind, Target};
 use crate::flow::batch::BatchEnd;
 use crate::flow::derive::PendingWrite;
 use crate::flow::l1_view::L1View;
 use crate::flow::quiesce::Quiesced;
 use crate::flow::worker::Worker;
 use crate::flow::{BatchReport, FlowError, kill_point};
-use crate::ports::Step;
+use crate::ports::{RangeLogs, Step};
 use crate::types::{
     B256, BatchIndex, BatchRecord, Case, Cursor, L1Event, L1EventKind, L1Header, L1Message, L1Number, L1Ref, L1Tag,
     L2Number, L2Ref, L2Snapshot, Outcome, QueueIndex,
@@ -86,6 +87,8 @@ impl Worker {
     /// When something could not be read or written. What was stored before stays; the next pull goes on from there.
     pub async fn pull(&mut self, now: Duration) -> Result<PullReport, FlowError> {
         self.now = now;
+        self.reload().await?;
+        self.searches.begin();
         if self.quiesce.is_degraded() {
             return Err(FlowError::Stall(Stall::new(Reason::ReactorsDegraded, "the reactors are not resumed yet")));
         }
@@ -128,12 +131,13 @@ impl Worker {
             }
         };
         pull.node = self.sync_tags(&node).await?;
-        let view = match self.view_l1().await? {
+        let view = match self.view_l1(&mut pull.node).await? {
             Ok(view) => view,
             Err(stall) => return Ok(PullEnd::Stalled(stall)),
         };
         kill_point("poll: L1 view stored");
         if view.reorged {
+            self.searches.forget();
             // A dropped RevertBatch lets batches stand again; a dropped batch takes the node's tag down at once (B3).
             if let Err(stall) = self.find_ground(&pull.node).await? {
                 return Ok(PullEnd::Stalled(stall));
@@ -178,6 +182,7 @@ impl Worker {
                 break;
             }
             warn!(code = stall.reason.code(), detail = stall.detail, "asking another L1 endpoint");
+            self.searches.forget();
             end = self.read_range_once(view, pull).await?;
         }
         if end == PullEnd::CaughtUp && view.stale {
@@ -203,14 +208,14 @@ impl Worker {
         Ok(PullEnd::CaughtUp)
     }
 
-    /// Reads the logs of a range between two reads of its end header; every log must lie on the chain of that end
-    /// (B1).
+    /// Reads the logs of a range between two reads of its end header; every log, and every end that an endpoint showed
+    /// with the logs, must lie on the chain of that end (B1).
     pub(crate) async fn read_events(&self, from: L1Number, to: L1Number) -> Result<Reading, FlowError> {
         let l1 = &self.ports.l1;
         let before = one(l1.headers(&[to]).await?, to)?;
-        let events = l1.events(from, to).await?;
+        let RangeLogs { events, ends } = l1.events(from, to).await?;
         let mut numbers = self.window_of(from, to).await;
-        numbers.extend(events.iter().map(|e| e.block.number));
+        numbers.extend(events.iter().map(|e| e.block).chain(ends.iter().copied()).map(|block| block.number));
         numbers.push(to);
         numbers.sort_unstable();
         numbers.dedup();
@@ -235,6 +240,10 @@ impl Worker {
         }
         if child.map(|c| c.l1_ref()) != Some(before.l1_ref()) {
             return Err(FlowError::l1_changed(format!("L1 block {to} changed while its logs were read")));
+        }
+        // A range without logs tells by its ends alone on which chain it was read.
+        if ends.last() != Some(&before.l1_ref()) || ends.iter().any(|end| !blocks.contains(end)) {
+            return Err(FlowError::l1_changed(format!("the logs up to L1 block {to} were read on another chain")));
         }
         if let Some(stray) = events.iter().find(|e| !blocks.contains(&e.block)) {
             return Err(FlowError::l1_changed(format!("a log lies in {}, which is not canonical", stray.block)));
@@ -269,11 +278,12 @@ impl Worker {
             if !cursor::is_ahead(self.cursor.as_ref(), event) {
                 continue;
             }
+            self.gone_back = self.gone_back.filter(|place| *place != (event.block, event.log_index));
             match &event.kind {
                 L1EventKind::Message(message) => messages.push((event.block, message.clone())),
                 L1EventKind::Revert { index, .. } => {
                     self.store_messages(&mut messages).await?;
-                    if let Some(stall) = self.on_revert(event, *index).await? {
+                    if let Some(stall) = self.on_revert(event, *index, pull).await? {
                         return Ok(Some(PullEnd::Stalled(stall)));
                     }
                     let node = pull.node;
@@ -281,9 +291,9 @@ impl Worker {
                 }
                 L1EventKind::Commit { index, hash } => {
                     self.store_messages(&mut messages).await?;
-                    let reverted = match cursor::is_reverted_later(&reading.events, at, *index) {
-                        true => Ok(true),
-                        false => self.reverted_elsewhere(event, *index, *hash, &standing, view).await?,
+                    let reverted = match cursor::reverted_later(&reading.events, at, *index) {
+                        Some(block) => Ok(Some(block)),
+                        None => self.reverted_elsewhere(event, *index, *hash, &standing, view).await?,
                     };
                     let reverted = match reverted {
                         Ok(reverted) => reverted,
@@ -300,9 +310,12 @@ impl Worker {
             return Ok(Some(end));
         }
         let end = Cursor { block: reading.end, log_index: None };
-        let step = Step { messages, l1_blocks: reading.blocks.clone(), cursor: Some(end), ..Step::default() };
+        // Twice the window: after a reorg inside it, the window below the ancestor is still there.
+        let l1_floor = Some(reading.end.number.minus(self.settings.reorg_window.saturating_mul(2)));
+        let l1_blocks = reading.blocks.clone();
+        let step = Step { messages, l1_blocks, l1_floor, cursor: Some(end), ..Step::default() };
         kill_point("range: before storing");
-        self.ports.progress.apply(&step).await?;
+        self.apply(&step).await?;
         kill_point("range: stored");
         self.cursor = Some(end);
         Ok(None)
@@ -333,27 +346,33 @@ impl Worker {
         }
     }
 
-    /// Whether L1 reverted this commit further up than the range reaches (C4, C5). A revert that is not confirmed yet
-    /// is waited for.
+    /// The L1 block in which L1 reverted this commit, further up than the range reaches (C4, C5); none where it stands. A
+    /// revert that is not confirmed yet is waited for. A batch that was committed again with the same hash looks as if it
+    /// stood under this commit too: where the later one is stored, its revert in between is looked for all the same.
     async fn reverted_elsewhere(
-        &self,
+        &mut self,
         event: &L1Event,
         index: BatchIndex,
         hash: B256,
         standing: &[(BatchIndex, B256)],
         view: &L1View,
-    ) -> Result<Result<bool, Stall>, FlowError> {
+    ) -> Result<Result<Option<L1Number>, Stall>, FlowError> {
+        let place = (event.block.number, event.log_index);
+        let stored = self.ports.progress.batch(index).await?;
+        let stands_later = stored.is_some_and(|r| (r.l1.number, r.log_index) > place);
         let now = standing.iter().find(|(i, _)| *i == index).map(|(_, h)| *h);
-        if now == Some(hash) {
-            return Ok(Ok(false));
+        if now == Some(hash) && !stands_later {
+            return Ok(Ok(None));
         }
-        let reverts = self.ports.l1.reverts_of(index, event.block.number, view.confirmed).await?;
-        let after = |r: &&L1Event| (r.block.number, r.log_index) > (event.block.number, event.log_index);
-        if reverts.iter().any(|r| after(&r)) {
-            return Ok(Ok(true));
+        if let Some(revert) = self.revert_after(index, place, view.confirmed).await? {
+            return Ok(Ok(Some(revert.block.number)));
+        }
+        if stands_later {
+            let detail = "the batch was committed anew further on, and no L1 endpoint has its revert";
+            return Ok(Err(Stall::at(index, Reason::Gap, detail)));
         }
         if now.is_none() {
-            return Ok(Ok(false));
+            return Ok(Ok(None));
         }
         let confirmed = self.ports.l1.committed_hashes(&[index], Some(view.confirmed)).await.ok();
         if confirmed.and_then(|hashes| hashes.first().copied()).is_some_and(|then| then != hash) {
@@ -370,13 +389,18 @@ impl Worker {
         }
         let step = Step { messages: std::mem::take(messages), ..Step::default() };
         kill_point("messages: before storing");
-        self.ports.progress.apply(&step).await?;
+        self.apply(&step).await?;
         kill_point("messages: stored");
         Ok(())
     }
 
     /// A RevertBatch log: everything from its index on stands no more (C1).
-    async fn on_revert(&mut self, event: &L1Event, index: BatchIndex) -> Result<Option<Stall>, FlowError> {
+    async fn on_revert(
+        &mut self,
+        event: &L1Event,
+        index: BatchIndex,
+        pull: &mut Pull,
+    ) -> Result<Option<Stall>, FlowError> {
         let cursor = Cursor { block: event.block, log_index: Some(event.log_index) };
         let mut step =
             Step { revert: Some(event.clone()), l1_blocks: vec![event.block], cursor: Some(cursor), ..Step::default() };
@@ -402,9 +426,12 @@ impl Worker {
             step.revert_from = Some(index);
             step.safe = heads.safe();
             step.clear_safe = heads.safe().is_none();
+            if step.clear_safe {
+                pull.node = self.abandon_safe(record.first, &pull.node).await?;
+            }
         }
         kill_point("revert: before storing");
-        self.ports.progress.apply(&step).await?;
+        self.apply(&step).await?;
         kill_point("revert: stored");
         warn!(batch = index.get(), l1_block = event.block.number.get(), reason = "reverted", "L1 reverted a batch");
         self.heads = heads;
@@ -418,19 +445,22 @@ impl Worker {
         event: &L1Event,
         index: BatchIndex,
         hash: B256,
-        reverted: bool,
+        reverted: Option<L1Number>,
         pull: &mut Pull,
     ) -> Result<Option<PullEnd>, FlowError> {
         if index.get() == 0 {
             let record = self.genesis_record(event, hash).await?;
-            self.store_batch(record, pull).await?;
+            self.store_batch(record, None, pull).await?;
             return Ok(None);
         }
-        if reverted {
+        if reverted.is_some() {
             let record = bare_record(event, index, hash, Outcome::Reverted);
             info!(batch = index.get(), "reverted further on; not verified");
-            self.store_batch(record, pull).await?;
+            self.store_batch(record, reverted, pull).await?;
             return Ok(None);
+        }
+        if self.settings.to_batch.is_some_and(|to| index > to) {
+            return Ok(Some(PullEnd::Reached));
         }
         let before = match self.batch_before(event, index).await? {
             Ok(before) => before,
@@ -443,7 +473,7 @@ impl Worker {
         match end {
             BatchEnd::Verified(record) => {
                 let reached = self.settings.to_batch.is_some_and(|to| index >= to);
-                self.store_batch(*record, pull).await?;
+                self.store_batch(*record, None, pull).await?;
                 Ok(reached.then_some(PullEnd::Reached))
             }
             BatchEnd::Stands { stall, blocks } => {
@@ -454,12 +484,7 @@ impl Worker {
                 self.keep_verdict(event, hash, &stall, blocks, pull).await?;
                 Ok(Some(PullEnd::Stalled(stall)))
             }
-            BatchEnd::WalkBack(cursor) => {
-                let step = Step { cursor, clear_cursor: cursor.is_none(), ..Step::default() };
-                self.ports.progress.apply(&step).await?;
-                self.cursor = cursor;
-                Ok(Some(PullEnd::Behind))
-            }
+            BatchEnd::WalkBack(found) => self.go_back_to(index.minus(1), &found, "commit").await.map(Some),
         }
     }
 
@@ -546,30 +571,34 @@ impl Worker {
     /// A standing batch cannot stand any more, and no revert was seen: it is asked for, up to block `until`.
     async fn missed_revert(&mut self, index: BatchIndex, until: L1Number) -> Result<PullEnd, FlowError> {
         let stands = self.ports.progress.batch(index).await?;
-        if let Some(record) = stands {
-            let reverts = self.ports.l1.reverts_of(index, record.l1.number, until).await?;
-            let after = |r: &&L1Event| (r.block.number, r.log_index) > (record.l1.number, record.log_index);
-            if let Some(found) = reverts.iter().find(after) {
-                return self.go_back_to(index, found, "revert").await;
-            }
+        if let Some(record) = stands
+            && let Some(found) = self.revert_after(index, (record.l1.number, record.log_index), until).await?
+        {
+            return self.go_back_to(index, &found, "revert").await;
         }
         let detail = format!("batch {index} was committed anew or is gone, and no L1 endpoint has its revert");
         Ok(PullEnd::Stalled(Stall::at(index, Reason::Gap, detail)))
     }
 
     /// Makes `found`, a log that was left out when its range was read, the next one. One that still lies ahead was left
-    /// out of this very range, which is read again anyway.
+    /// out of this very range, which is read again anyway; one to which the cursor went back in vain was left out
+    /// again. Both are told as a hole, so that another endpoint is asked.
     async fn go_back_to(&mut self, index: BatchIndex, found: &L1Event, what: &str) -> Result<PullEnd, FlowError> {
-        if cursor::is_ahead(self.cursor.as_ref(), found) {
+        let left_out = || {
             let detail = format!("an L1 endpoint left out the {what} of batch {index}; the range is read again");
-            return Ok(PullEnd::Stalled(Stall::at(index, Reason::Gap, detail)));
+            PullEnd::Stalled(Stall::at(index, Reason::Gap, detail))
+        };
+        if cursor::is_unread(self.cursor.as_ref(), self.settings.start, found) {
+            return Ok(left_out());
         }
+        let place = (found.block, found.log_index);
+        let in_vain = self.gone_back.replace(place) == Some(place);
         let cursor = self.cursor_before_log(found.block, found.log_index).await?;
         let step = Step { cursor, clear_cursor: cursor.is_none(), ..Step::default() };
-        self.ports.progress.apply(&step).await?;
+        self.apply(&step).await?;
         self.cursor = cursor;
-        warn!(batch = index.get(), what, "a log was missed; going back to it");
-        Ok(PullEnd::Behind)
+        warn!(batch = index.get(), what, in_vain, "going back to a log that was not read");
+        Ok(if in_vain { left_out() } else { PullEnd::Behind })
     }
 
     /// Compares the highest stored index with the contract's own at the end of what is confirmed: logs that an endpoint
@@ -593,7 +622,12 @@ impl Worker {
     }
 
     /// Stores a batch's outcome with heads and cursor in one transaction, then tells the node (P6).
-    async fn store_batch(&mut self, record: BatchRecord, pull: &mut Pull) -> Result<(), FlowError> {
+    async fn store_batch(
+        &mut self,
+        record: BatchRecord,
+        reverted_by: Option<L1Number>,
+        pull: &mut Pull,
+    ) -> Result<(), FlowError> {
         let cursor = Cursor { block: record.l1, log_index: Some(record.log_index) };
         let mut heads = self.heads;
         if let (Outcome::Verified | Outcome::Genesis, Some(last)) = (record.outcome, record.last) {
@@ -612,10 +646,11 @@ impl Worker {
             safe: heads.safe(),
             cursor: Some(cursor),
             batch: Some(record.clone()),
+            reverted_by,
             ..Step::default()
         };
         kill_point("batch: before storing");
-        self.ports.progress.apply(&step).await?;
+        self.apply(&step).await?;
         kill_point("batch: stored");
         self.heads = heads;
         self.cursor = Some(cursor);
@@ -664,11 +699,13 @@ impl Worker {
 
     /// The genesis import commits to index 0 without a batch: its one block is the chain's first (C10).
     async fn genesis_record(&self, event: &L1Event, hash: B256) -> Result<BatchRecord, FlowError> {
-        let header = self.ports.l2.header(0.into()).await?;
+        // A node without it could not be asked; as a fact, its absence would stay stored (P1).
+        let missing = || PortError::new(Target::L2, PortErrorKind::NotFound, "the node has no genesis block");
+        let header = self.ports.l2.header(0.into()).await?.ok_or_else(missing)?;
         let mut record = bare_record(event, 0.into(), hash, Outcome::Genesis);
         record.first = Some(0.into());
-        record.last = header.map(|h| h.l2_ref());
-        record.post_state_root = header.map(|h| h.state_root).unwrap_or_default();
+        record.last = Some(header.l2_ref());
+        record.post_state_root = header.state_root;
         Ok(record)
     }
 
@@ -683,7 +720,7 @@ impl Worker {
         info!(first = first.get(), count, below = to.get(), "looking further back on L1 for messages");
         loop {
             let from = to.minus(width.saturating_sub(1)).max(self.settings.origin);
-            let events = self.ports.l1.events(from, to).await?;
+            let events = self.ports.l1.events(from, to).await?.events;
             let mut found: Vec<_> = events
                 .into_iter()
                 .filter_map(|e| match e.kind {

@@ -529,6 +529,9 @@ mod tests {
         async fn newest_at_or_below(&self, _: L1Number) -> PortResult<Option<BatchRecord>> {
             unreachable!("not asked by the guard")
         }
+        async fn reverted_above(&self, _: L1Number) -> PortResult<Option<BatchRecord>> {
+            unreachable!("not asked by the guard")
+        }
         async fn messages(&self, _: QueueIndex, _: u64) -> PortResult<Vec<L1Message>> {
             unreachable!("not asked by the guard")
         }

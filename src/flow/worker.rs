@@ -3,29 +3,58 @@
 //! Decided nowhere else: what a severity does. `Temporary` backs off, `Reset` reads again at once, `Halt` stops
 //! advancing and keeps looking (a revert on L1 un-sticks it, P8). A stall never ends the process.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use crate::decide::heads::Heads;
 use crate::decide::liveness::{Liveness, Verdict};
-use crate::decide::stall::Stall;
+use crate::decide::pace::Pace;
+use crate::decide::stall::{Reason, Stall};
 use crate::error::Severity;
 use crate::flow::derive::{Mark, PendingWrite, Refused};
 use crate::flow::ground::Lost;
 use crate::flow::pull::{Kept, PullEnd, PullReport};
 use crate::flow::quiesce::Quiesce;
+use crate::flow::search::Searches;
 use crate::flow::{FlowError, Ports, Settings};
-use crate::types::{BatchIndex, Cursor, L1Number, L2Ref, OpenWrite};
+use crate::ports::{PortResult, Step};
+use crate::types::{BatchIndex, Cursor, L1Number, L1Ref, L2Ref, OpenWrite};
 
 /// First wait after a failed poll; doubled up to the poll interval.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 /// How long shutdown waits for a resume under way: within the 10 s of P4.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(8);
+
+/// A bug: the worker panicked. What it had paused was resumed, as far as the reactors answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the worker panicked, which is a bug of this program")]
+pub struct Panicked;
+
+/// Runs `work` as a task of its own, so that a panic in it ends the task and not the runtime: the guard that goes with
+/// it has only begun the resume of the reactors, which is waited for here (P5).
+///
+/// # Errors
+/// When `work` panicked.
+pub async fn contained<T: Send + 'static>(
+    quiesce: &Quiesce,
+    work: impl Future<Output = T> + Send + 'static,
+) -> Result<T, Panicked> {
+    match AbortOnDropHandle::new(tokio::spawn(work)).await {
+        Ok(outcome) => Ok(outcome),
+        Err(failed) => {
+            error!(error = %failed, "the worker panicked");
+            quiesce.shutdown(SHUTDOWN_PATIENCE).await;
+            Err(Panicked)
+        }
+    }
+}
 
 /// What the faces show. Written by the flow, read by anybody.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -117,6 +146,14 @@ pub struct Worker {
     pub(crate) pending: Option<PendingWrite>,
     /// The verdict on the batch at which it stands, while it need not be given again.
     pub(crate) kept: Option<Kept>,
+    /// What is being looked for on L1.
+    pub(crate) searches: Searches,
+    /// The polls that followed each other at once.
+    pace: Pace,
+    /// The log to which the cursor was sent back, until it is read.
+    pub(crate) gone_back: Option<(L1Ref, u64)>,
+    /// A step failed, and nobody knows whether it was stored all the same: memory may not be what the database holds.
+    unsure: AtomicBool,
     /// The poll's time.
     pub(crate) now: Duration,
     /// Writes that were begun for a batch that is not stored yet.
@@ -152,6 +189,10 @@ impl Worker {
             node_finalized: None,
             pending: None,
             kept: None,
+            searches: Searches::default(),
+            pace: Pace::default(),
+            gone_back: None,
+            unsure: AtomicBool::new(false),
             now: Duration::ZERO,
             open_writes: stored.open_writes,
             status: Status { last_batch: stored.tip.map(|t| t.index), ..Status::default() },
@@ -181,6 +222,37 @@ impl Worker {
         self.quiesce.clone()
     }
 
+    /// Stores `step`: the one way from the flow to the database. The caller brings memory in line afterwards; where this
+    /// fails, nobody can say which of the two is right, and the next pull begins with what is stored.
+    pub(crate) async fn apply(&self, step: &Step) -> Result<(), FlowError> {
+        self.storing(self.ports.progress.apply(step)).await
+    }
+
+    /// Whatever else is stored that memory follows: the same holds for it.
+    pub(crate) async fn storing(&self, write: impl Future<Output = PortResult<()>>) -> Result<(), FlowError> {
+        // Set before: a call that is dropped half-way may be stored as well.
+        let known = self.unsure.swap(true, Ordering::Relaxed);
+        write.await?;
+        self.unsure.store(known, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Takes heads and cursor from the database again where a step failed since. The database answers in order, so that
+    /// a step that is still under way is stored, or lost, by then.
+    pub(crate) async fn reload(&mut self) -> Result<(), FlowError> {
+        if !self.unsure.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let stored = self.ports.progress.load().await?;
+        self.heads = Heads::stored(stored.safe, stored.finalized);
+        self.cursor = stored.cursor;
+        self.open_writes = stored.open_writes;
+        self.lost = Lost::stored(stored.safe, stored.tip.as_ref());
+        self.unsure.store(false, Ordering::Relaxed);
+        info!(safe = ?stored.safe.map(|s| s.number.get()), "a step failed; going on from what is stored");
+        Ok(())
+    }
+
     fn publish(&mut self) {
         self.status.safe = self.heads.safe();
         self.status.finalized = self.heads.finalized();
@@ -197,7 +269,11 @@ impl Worker {
     pub async fn poll(&mut self, now: Duration) -> Result<PullReport, FlowError> {
         self.status.polls = self.status.polls.saturating_add(1);
         self.pending = None;
-        let outcome = self.pull(now).await;
+        let before = self.cursor;
+        let mut outcome = self.pull(now).await;
+        if let Ok(report) = &mut outcome {
+            self.keep_pace(before.as_ref(), report);
+        }
         self.status.stall = match &outcome {
             Ok(report) => match &report.end {
                 PullEnd::Stalled(stall) => Some(stall.clone()),
@@ -207,6 +283,16 @@ impl Worker {
         };
         self.publish();
         outcome
+    }
+
+    /// A pull that wants the next one at once and gets nowhere is a stall, and waits like one.
+    fn keep_pace(&mut self, before: Option<&Cursor>, report: &mut PullReport) {
+        if report.end != PullEnd::Behind {
+            self.pace = Pace::default();
+        } else if !self.pace.reads_on(before, self.cursor.as_ref()) {
+            let detail = "reading L1 gets no further; does an endpoint leave out logs?";
+            report.end = PullEnd::Stalled(Stall::new(Reason::NoProgress, detail));
+        }
     }
 
     /// Polls until `stop` is cancelled; then lets go of the pull under way and waits for reactors being resumed.

@@ -33,7 +33,7 @@ fn l2_ref(recording: &Recording, number: u64) -> L2Ref {
 async fn l1_events_come_in_order_with_the_right_kinds() {
     let Some(network) = RecordedNetwork::start() else { return };
     let l1 = clients::l1(&network);
-    let events = l1.events(L1Number::new(0), L1Number::new(L1_END)).await.unwrap();
+    let events = l1.events(L1Number::new(0), L1Number::new(L1_END)).await.unwrap().events;
     let told: Vec<String> = events
         .iter()
         .map(|event| {
@@ -103,7 +103,7 @@ async fn l1_events_come_in_order_with_the_right_kinds() {
 
     // Any split of the range gives the same events.
     network.set_log_range_limit(Some(7));
-    assert_eq!(l1.events(L1Number::new(0), L1Number::new(L1_END)).await.unwrap(), events);
+    assert_eq!(l1.events(L1Number::new(0), L1Number::new(L1_END)).await.unwrap().events, events);
     let commits = l1.commits_of(BatchIndex::new(7), L1Number::new(0), L1Number::new(L1_END)).await.unwrap();
     assert_eq!(commits.iter().map(|event| event.block.number.get()).collect::<Vec<_>>(), [24, 27]);
     let reverts = l1.reverts_of(BatchIndex::new(8), L1Number::new(0), L1Number::new(L1_END)).await.unwrap();
@@ -116,7 +116,7 @@ async fn a1_logs_above_an_endpoints_head_are_not_taken_as_none() {
     let healthy = RecordedNetwork::start().unwrap();
     network.set_head(20);
     let l1 = clients::l1_over(&network, &[network.l1.url.clone(), healthy.l1.url.clone()]);
-    let events = l1.events(L1Number::new(15), L1Number::new(30)).await.unwrap();
+    let events = l1.events(L1Number::new(15), L1Number::new(30)).await.unwrap().events;
     assert_eq!(events.iter().filter(|event| matches!(event.kind, L1EventKind::Commit { .. })).count(), 11);
     // Alone, the one that lags gives an error and not an empty range.
     let alone = clients::l1(&network);
@@ -128,7 +128,7 @@ async fn a9_shuffled_doubled_and_removed_logs_give_the_same_events() {
     let Some(network) = RecordedNetwork::start() else { return };
     let l1 = clients::l1(&network);
     let (from, to) = (L1Number::new(0), L1Number::new(L1_END));
-    let expected = l1.events(from, to).await.unwrap();
+    let expected = l1.events(from, to).await.unwrap().events;
     network.l1.rewrite("eth_getLogs", |_, answer| {
         let Ok(serde_json::Value::Array(logs)) = answer else { return };
         logs.reverse();
@@ -140,7 +140,7 @@ async fn a9_shuffled_doubled_and_removed_logs_give_the_same_events() {
             logs.push(removed);
         }
     });
-    assert_eq!(l1.events(from, to).await.unwrap(), expected);
+    assert_eq!(l1.events(from, to).await.unwrap().events, expected);
 }
 
 #[tokio::test]
@@ -166,7 +166,7 @@ async fn every_commits_transaction_is_found_by_block_hash_and_place() {
     let Some(network) = RecordedNetwork::start() else { return };
     let l1 = clients::l1(&network);
     let recording = network.recording();
-    let events = l1.events(L1Number::new(0), L1Number::new(L1_END)).await.unwrap();
+    let events = l1.events(L1Number::new(0), L1Number::new(L1_END)).await.unwrap().events;
     for event in events.iter().filter(|event| matches!(event.kind, L1EventKind::Commit { .. })) {
         let found = l1.transaction(event.block, event.tx_index).await.unwrap().unwrap();
         let recorded = &recording.transactions[&hex_bytes(event.tx_hash)];

@@ -160,6 +160,55 @@ async fn a1_c1_a_hidden_revert_is_found_at_another_endpoint_or_blocks() {
     }
 }
 
+/// The endpoint truncates answers about several kinds of logs, and tells the truth about one batch: it is believed that the
+/// log is there, and never gives it where it is read.
+#[tokio::test]
+async fn a1_p9_a_log_that_is_only_told_when_asked_for_by_index_makes_no_endless_loop() {
+    for (two, revert) in [(false, false), (true, false), (false, true), (true, true)] {
+        let world = WorldOptions { finalized_depth: 500, ..WorldOptions::default() };
+        let devnet = devnet_of(world, 2, 3).await;
+        devnet.with(|w| {
+            w.mine(5);
+            if revert {
+                w.revert(3).unwrap();
+                w.mine(1);
+            }
+        });
+        let block = devnet.with(|w| w.l1.head());
+        devnet.with(|w| {
+            w.mine(5);
+            if revert {
+                w.recommit_state().unwrap();
+                w.mine(5);
+            }
+        });
+        devnet.l1_knobs(0, |k| {
+            k.hidden_from_ranges_only = true;
+            if revert {
+                k.hidden_logs = [(block, 0)].into();
+            } else {
+                k.hidden_commits = [2].into();
+            }
+        });
+        let narrow = |s: &mut Settings| s.fetch_range = 2;
+        let mut rig = if two { rig_over_two(&devnet, narrow).await } else { Rig::with(&devnet, narrow).await };
+        let what = format!("two {two}, revert {revert}");
+        if !two {
+            // `settle` gives up where polls follow each other at once for ever.
+            for _ in 0..3 {
+                assert_eq!(reason(&rig.settle().await), Some(Reason::Gap), "{what}");
+            }
+            devnet.l1_knobs(0, |k| k.hidden_from_ranges_only = false);
+            devnet.l1_knobs(0, |k| {
+                k.hidden_logs.clear();
+                k.hidden_commits.clear();
+            });
+        }
+        assert_eq!(rig.settle().await.end, PullEnd::CaughtUp, "{what}");
+        assert_eq!(rig.safe(), Some(24), "{what}");
+    }
+}
+
 #[tokio::test]
 async fn a2_a_range_cap_costs_no_batch() {
     let devnet = devnet(3).await;

@@ -18,6 +18,7 @@ mod quiesce_flow;
 mod recorded_flow;
 mod recorded_support;
 mod reorg_flow;
+mod review_flow;
 mod scenario_index;
 mod status;
 mod support;

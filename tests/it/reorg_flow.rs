@@ -3,7 +3,8 @@
 use morph_deriver::codec::transaction::L1MessageFields;
 use morph_deriver::decide::stall::Reason;
 use morph_deriver::devnet::chain::{BatchSpec, BlockPlan};
-use morph_deriver::devnet::faults::Server;
+use morph_deriver::devnet::faults::{Fault, Rule, Server};
+use morph_deriver::devnet::jsonrpc::RpcError;
 use morph_deriver::devnet::l1::L1Op;
 use morph_deriver::devnet::world::{World, WorldOptions};
 use morph_deriver::devnet::{Devnet, DevnetOptions};
@@ -11,7 +12,8 @@ use morph_deriver::error::Severity;
 use morph_deriver::flow::pull::PullEnd;
 use morph_deriver::types::{Address, Case, U256};
 
-use crate::support::rig::{Rig, cases, reason};
+use crate::support::late_store::LateStore;
+use crate::support::rig::{Rig, cases, devnet_ports, reason, settings};
 
 /// Nothing on L1 is final, so that a deep reorg contradicts nobody.
 async fn empty() -> Devnet {
@@ -288,7 +290,8 @@ async fn b3_the_only_batch_that_was_read_is_dropped() {
     assert_eq!(rig.safe(), Some(24));
     devnet.with(|w| replace_empty(w, 3));
     assert_eq!(two_polls(&mut rig).await, PullEnd::CaughtUp);
-    assert_eq!(rig.safe(), None);
+    assert_eq!((rig.safe(), node_safe(&devnet)), (None, Some(16)), "our tag does not stay on what L1 took away");
+    assert!(!rig.worker.status().borrow().tags_contended);
     devnet.with(|w| {
         w.commit(BatchSpec { last: Some(24), ..BatchSpec::default() }).unwrap();
         w.mine(1);
@@ -320,6 +323,142 @@ async fn b1_a_reorg_between_two_calls_of_a_pull_is_never_mixed() {
         let hash = devnet.with(|w| w.l1.find_tx(w.batches[2].tx).unwrap().0.hash);
         assert_eq!(row.l1.hash, hash, "{method} {nth}: the row lies on the chain that there is");
     }
+}
+
+#[tokio::test]
+async fn c1_the_only_batch_that_was_read_is_reverted() {
+    let devnet = with_batch_at_depth(3).await;
+    let start = commit_block(&devnet, 2) - 1;
+    let mut rig = Rig::with(&devnet, |s| s.start = start.into()).await;
+    rig.settle().await;
+    assert_eq!((rig.safe(), node_safe(&devnet)), (Some(24), Some(24)));
+    devnet.with(|w| {
+        w.revert(3).unwrap();
+        w.mine(1);
+    });
+    assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+    assert_eq!((rig.safe(), node_safe(&devnet)), (None, Some(16)));
+    assert!(!rig.worker.status().borrow().tags_contended);
+    assert_ordered(&devnet);
+}
+
+/// The revert lay in front of the worker when it read the commit, which was passed over; then L1 drops the revert. The
+/// contract is not there to ask.
+#[tokio::test]
+async fn b3_c4_a_reorg_that_drops_the_revert_of_a_batch_that_was_passed_over() {
+    for fetch_range in [3, 500] {
+        let devnet = with_batch_at_depth(5).await;
+        devnet.with(|w| {
+            w.revert(3).unwrap();
+            w.mine(1);
+        });
+        let refused = RpcError { code: -32000, message: "eth_call is switched off".to_owned() };
+        devnet.fault(Server::L1(0), Rule::on("eth_call", Fault::Error(refused)));
+        let mut rig = Rig::with(&devnet, |s| s.fetch_range = fetch_range).await;
+        assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+        assert_eq!(rig.safe(), Some(16));
+        devnet.with(|w| replace_empty(w, 1));
+        let report = rig.settle().await;
+        assert_eq!((report.end.clone(), cases(&report)), (PullEnd::CaughtUp, vec![(3, Case::Consistent)]));
+        assert_eq!((rig.safe(), node_safe(&devnet)), (Some(24), Some(24)), "range {fetch_range}");
+        // It is reverted again, and nothing of it is left over.
+        devnet.with(|w| {
+            w.revert(3).unwrap();
+            w.mine(1);
+        });
+        assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+        assert_eq!((rig.safe(), node_safe(&devnet)), (Some(16), Some(16)), "range {fetch_range}");
+    }
+}
+
+/// Committed, reverted and committed again with the same hash; then the node loses its blocks, and the first commit is
+/// read again while the second one is stored.
+#[tokio::test]
+async fn c2_e20_an_identical_recommit_is_read_again_after_a_loss() {
+    for hidden in [false, true] {
+        let devnet = with_batch_at_depth(5).await;
+        devnet.with(|w| {
+            w.revert(3).unwrap();
+            w.mine(1);
+        });
+        let revert = devnet.with(|w| w.l1.head());
+        devnet.with(|w| {
+            w.mine(5);
+            w.recommit_state().unwrap();
+            w.mine(1);
+        });
+        let mut rig = Rig::with(&devnet, |s| s.fetch_range = 2).await;
+        assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+        assert_eq!(rig.safe(), Some(24));
+        devnet.with(|w| w.node.kill(20));
+        if hidden {
+            devnet.l1_knobs(0, |k| k.hidden_logs = [(revert, 0)].into());
+        }
+        rig.poll().await.unwrap();
+        devnet.with(|w| w.sync());
+        if hidden {
+            assert_eq!(reason(&rig.settle().await), Some(Reason::Gap));
+            devnet.l1_knobs(0, |k| k.hidden_logs.clear());
+        }
+        assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+        assert_eq!((rig.safe(), node_safe(&devnet)), (Some(24), Some(24)));
+        let row = rig.ports.progress.batch(3.into()).await.unwrap().unwrap();
+        assert!(row.l1.number.get() > revert, "the second commit is the one that stands");
+    }
+}
+
+/// A revert, and then a reorg, whose step is stored although the database said that it timed out.
+#[tokio::test]
+async fn p6_a_step_that_was_stored_late_is_not_forgotten() {
+    let devnet = with_batch_at_depth(5).await;
+    let mut ports = devnet_ports(&devnet).await;
+    let store = LateStore::over(ports.progress.clone());
+    ports.progress = store.clone();
+    let mut settings = settings();
+    settings.rollup = devnet.rollup();
+    let mut rig = Rig::start(ports, settings).await;
+    rig.settle().await;
+    assert_eq!(rig.safe(), Some(24));
+    devnet.with(|w| {
+        w.revert(3).unwrap();
+        w.mine(1);
+    });
+    store.late_after(0);
+    let error = rig.poll().await.unwrap_err();
+    assert_eq!(error.stall().reason, Reason::StoreUnavailable);
+    assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+    assert_eq!((rig.safe(), node_safe(&devnet)), (Some(16), Some(16)));
+    // The revert falls away with its block, and batch 3 with it.
+    devnet.with(|w| replace_empty(w, 6));
+    store.late_after(0);
+    rig.poll().await.unwrap_err();
+    rig.settle().await;
+    assert!(store.was_late());
+    let stored = rig.ports.progress.load().await.unwrap();
+    assert_eq!((rig.safe(), node_safe(&devnet)), (Some(16), Some(16)));
+    assert_eq!(stored.safe.map(|s| s.number.get()), Some(16));
+    assert_ordered(&devnet);
+}
+
+/// The logs come from a fork on which nothing was committed, the headers before and after from the other one: nothing in
+/// the logs themselves tells.
+#[tokio::test]
+async fn b1_j5_an_empty_range_of_another_fork_is_not_taken() {
+    let devnet = with_batch_at_depth(2).await;
+    let refused = RpcError { code: -32000, message: "eth_call is switched off".to_owned() };
+    devnet.fault(Server::L1(0), Rule::on("eth_call", Fault::Error(refused)));
+    let mut rig = Rig::on(&devnet).await;
+    let ours = devnet.with(|w| w.clone());
+    // The newest header, the range's end, the end in the exchange of the logs, the finalized tag.
+    devnet.on_call(Server::L1(0), "eth_getBlockByNumber", 3, |w| {
+        w.reorg(2);
+        w.mine(2);
+    });
+    devnet.on_call(Server::L1(0), "eth_getBlockByNumber", 4, move |w| *w = ours);
+    let error = rig.poll().await.unwrap_err();
+    assert_eq!((error.severity(), error.stall().reason), (Severity::Reset, Reason::L1Reorg));
+    assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+    assert_eq!(rig.safe(), Some(24));
 }
 
 #[tokio::test]

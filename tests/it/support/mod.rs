@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub mod clients;
+pub mod late_store;
 pub mod program;
 pub mod recorded;
 pub mod recorded_l2;

@@ -1,0 +1,107 @@
+//! A database that stores a step and then says that it took too long: what a full disk queue does to a deadline.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use morph_deriver::error::{PortError, PortErrorKind, Target};
+use morph_deriver::ports::{PortResult, Progress, Step, Stored};
+use morph_deriver::types::{
+    BatchIndex, BatchRecord, Identity, JournalEntry, L1Message, L1Number, L1Ref, L2Number, Lease, OpenWrite, QueueIndex,
+};
+
+/// The database behind, with one step that times out after it was stored.
+pub struct LateStore {
+    inner: Arc<dyn Progress>,
+    /// Steps that still pass before the late one.
+    pass: AtomicU64,
+}
+
+impl LateStore {
+    /// `inner`, where nothing is late yet.
+    pub fn over(inner: Arc<dyn Progress>) -> Arc<Self> {
+        Arc::new(Self { inner, pass: AtomicU64::new(u64::MAX) })
+    }
+
+    /// The step after the next `pass` ones is late.
+    pub fn late_after(&self, pass: u64) {
+        self.pass.store(pass, Ordering::SeqCst);
+    }
+
+    /// Whether the late step came.
+    pub fn was_late(&self) -> bool {
+        self.pass.load(Ordering::SeqCst) == u64::MAX
+    }
+}
+
+#[async_trait]
+impl Progress for LateStore {
+    async fn apply(&self, step: &Step) -> PortResult<()> {
+        self.inner.apply(step).await?;
+        let pass = self.pass.load(Ordering::SeqCst);
+        if pass == u64::MAX {
+            return Ok(());
+        }
+        self.pass.store(pass.wrapping_sub(1), Ordering::SeqCst);
+        if pass > 0 {
+            return Ok(());
+        }
+        Err(PortError::new(Target::Store, PortErrorKind::Timeout, "the database did not answer"))
+    }
+
+    async fn load(&self) -> PortResult<Stored> {
+        self.inner.load().await
+    }
+
+    async fn claim(&self, identity: &Identity) -> PortResult<()> {
+        self.inner.claim(identity).await
+    }
+
+    async fn l1_blocks(&self) -> PortResult<Vec<L1Ref>> {
+        self.inner.l1_blocks().await
+    }
+
+    async fn batch(&self, index: BatchIndex) -> PortResult<Option<BatchRecord>> {
+        self.inner.batch(index).await
+    }
+
+    async fn batches_from(&self, from: BatchIndex, limit: u32) -> PortResult<Vec<BatchRecord>> {
+        self.inner.batches_from(from, limit).await
+    }
+
+    async fn newest_at_or_below(&self, number: L1Number) -> PortResult<Option<BatchRecord>> {
+        self.inner.newest_at_or_below(number).await
+    }
+
+    async fn reverted_above(&self, number: L1Number) -> PortResult<Option<BatchRecord>> {
+        self.inner.reverted_above(number).await
+    }
+
+    async fn messages(&self, first: QueueIndex, count: u64) -> PortResult<Vec<L1Message>> {
+        self.inner.messages(first, count).await
+    }
+
+    async fn set_lease(&self, lease: Option<Lease>) -> PortResult<()> {
+        self.inner.set_lease(lease).await
+    }
+
+    async fn open_writes(&self, writes: &[OpenWrite]) -> PortResult<()> {
+        self.inner.open_writes(writes).await
+    }
+
+    async fn withdraw_writes(&self, from: L2Number) -> PortResult<()> {
+        self.inner.withdraw_writes(from).await
+    }
+
+    async fn journal(&self, entries: &[JournalEntry]) -> PortResult<()> {
+        self.inner.journal(entries).await
+    }
+
+    async fn journal_tail(&self, limit: u32) -> PortResult<Vec<JournalEntry>> {
+        self.inner.journal_tail(limit).await
+    }
+
+    async fn prune(&self, l1: L1Number, queue: QueueIndex, batch: BatchIndex) -> PortResult<()> {
+        self.inner.prune(l1, queue, batch).await
+    }
+}
