@@ -301,6 +301,8 @@ pub struct Moods {
     pub wrong_withdrawals_from: Option<u64>,
     /// Which raw block method it has.
     pub raw_blocks: RawBlocks,
+    /// Makes every block with at most this gas limit, whatever it is given.
+    pub gas_limit_cap: Option<u64>,
     /// Answers every write with this error.
     pub write_error: Option<RpcError>,
     /// Answers the write of this height with this error, once for each entry.
@@ -321,6 +323,7 @@ impl Default for Moods {
             wrong_state_from: None,
             wrong_withdrawals_from: None,
             raw_blocks: RawBlocks::default(),
+            gas_limit_cap: None,
             write_error: None,
             write_error_at: HashMap::new(),
             tags_error: None,
@@ -563,7 +566,8 @@ impl Node {
         if self.lost_states.contains(&parent.hash()) {
             return Err(missing_state(&parent));
         }
-        let executed = self.execute(&parent, block)?;
+        let cap = self.moods.gas_limit_cap.unwrap_or(block.gas_limit);
+        let executed = self.execute(&parent, &SafeL2Data { gas_limit: block.gas_limit.min(cap), ..block.clone() })?;
         self.make_head(&executed);
         if self.moods.tags_what_it_writes {
             self.safe = Some(executed.hash());

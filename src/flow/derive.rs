@@ -66,7 +66,11 @@ impl Worker {
             return Ok(Err(Stall::at(index, Reason::DivergesBelowFinalized, detail)));
         }
         if let Some(known) = self.refused.as_ref().filter(|refused| refused.covers(&plan)) {
-            return Ok(Err(Stall { batch: Some(index), ..known.stall.clone() }));
+            match &known.verdict {
+                Verdict::ForGood(stall) => return Ok(Err(Stall { batch: Some(index), ..stall.clone() })),
+                Verdict::Until { at, error, .. } if self.now < *at => return Err(FlowError::Port(error.clone())),
+                Verdict::Until { .. } => {}
+            }
         }
         self.pause_for(engine.as_ref(), &plan, pull).await?;
         // The head is read again inside the pause: a block that was being applied when it began may have landed.
@@ -223,8 +227,15 @@ impl Worker {
                 }
                 return self.write_stopped(job, &blocks, &headers, error);
             }
-            if let Some(detail) = mismatch(&blocks, &headers, parent.hash) {
+            if headers.len() != blocks.len() {
+                let detail = format!("{} blocks were sent, {} headers came back", blocks.len(), headers.len());
                 return Err(FlowError::Port(PortError::malformed(Target::Engine, detail)));
+            }
+            if let Some((block, made_on)) = mismatch(&blocks, &headers, parent.hash) {
+                let detail = format!("the execution node made another block {} than it was given", block.number);
+                let stall = Stall::at(index, Reason::BlockRefused, detail);
+                self.refused = Some(Refused::new(Some(made_on), block, Verdict::ForGood(stall.clone())));
+                return Ok(Err(stall));
             }
             let Some(last) = headers.last() else { return Err(FlowError::local_changed("nothing was written")) };
             parent = last.l2_ref();
@@ -269,8 +280,16 @@ impl Worker {
     ) -> Result<Result<L2Header, Stall>, FlowError> {
         let Job { index, plan, .. } = job;
         let PortErrorKind::Refused { code } = error.kind else { return Err(FlowError::Port(error)) };
+        let Some(block) = blocks.get(headers.len()) else { return Err(FlowError::Port(error)) };
+        let parent = headers.last().map(|h| h.hash).or_else(|| blocks.first().and_then(|b| b.parent_hash));
         let stall = match refusal::judge(code, &error.detail, !plan.replaces.is_empty()) {
-            Refusal::Passing => return Err(FlowError::Port(error)),
+            Refusal::Passing => match self.refused_again(parent, block, &error) {
+                Some(times) => {
+                    let detail = format!("refused {times} times in a row: {error}");
+                    Stall::at(*index, Reason::BlockRefused, detail)
+                }
+                None => return Err(FlowError::Port(error)),
+            },
             Refusal::ChainChanged => return Err(FlowError::local_changed(error.to_string())),
             Refusal::CannotRewrite => {
                 let detail = "the execution node cannot write below its head (it ignores parentHash): upgrade and \
@@ -279,12 +298,27 @@ impl Worker {
             }
             Refusal::Permanent => Stall::at(*index, Reason::BlockRefused, error.to_string()),
         };
-        if let Some(block) = blocks.get(headers.len()) {
-            let parent = headers.last().map(|h| h.hash).or(block.parent_hash);
-            let block = NewBlock { parent_hash: None, ..block.clone() };
-            self.refused = Some(Refused { parent, block, stall: stall.clone() });
-        }
+        self.refused = Some(Refused::new(parent, block, Verdict::ForGood(stall.clone())));
         Ok(Err(stall))
+    }
+
+    /// Counts a refusal that may pass. The reactors are not paused for the same block again before twice the time, and
+    /// after [`PASSING_TRIES`] not at all: gives how many there were then.
+    fn refused_again(&mut self, parent: Option<B256>, block: &NewBlock, error: &PortError) -> Option<u32> {
+        let mut refused = Refused::new(parent, block, Verdict::Until { at: self.now, times: 1, error: error.clone() });
+        let before = self.refused.take().filter(|b| b.parent == refused.parent && b.block == refused.block);
+        let Verdict::Until { at, times, .. } = &mut refused.verdict else { return None };
+        if let Some(Refused { verdict: Verdict::Until { times: before, .. }, .. }) = before {
+            *times = before.saturating_add(1);
+        }
+        let times = *times;
+        if times >= PASSING_TRIES {
+            return Some(times);
+        }
+        let wait = self.settings.poll_interval.saturating_mul(2_u32.saturating_pow(times.saturating_sub(1)));
+        *at = self.now.saturating_add(wait);
+        self.refused = Some(refused);
+        None
     }
 
     /// Some nodes mark every block written by the engine safe and finalized, before anything of it was verified (E12).
@@ -347,19 +381,35 @@ fn higher(one: Option<L2Ref>, other: Option<L2Ref>) -> Option<L2Ref> {
 /// How far back in the journal a block that the node marked is looked for: more than one batch's blocks.
 const JOURNAL_LOOK: u32 = 2000;
 
-/// A write that the node refused for good.
+/// How often a block is tried that the node refuses for a reason that may pass. The waits in between double.
+const PASSING_TRIES: u32 = 8;
+
+/// A write that the node refused.
 #[derive(Clone, Debug)]
 pub(crate) struct Refused {
     parent: Option<B256>,
     /// Without its parent's hash, as in a plan.
     block: NewBlock,
-    stall: Stall,
+    verdict: Verdict,
+}
+
+/// What a refusal means for the next try.
+#[derive(Clone, Debug)]
+enum Verdict {
+    /// There is none, before the node was restarted.
+    ForGood(Stall),
+    /// Not before then, on the poll's clock.
+    Until { at: Duration, times: u32, error: PortError },
 }
 
 impl Refused {
+    fn new(parent: Option<B256>, block: &NewBlock, verdict: Verdict) -> Self {
+        Self { parent, block: NewBlock { parent_hash: None, ..block.clone() }, verdict }
+    }
+
     /// Whether `plan` begins with what was refused. A node that cannot rewrite refuses every rewrite alike.
     fn covers(&self, plan: &Plan) -> bool {
-        if self.stall.reason == Reason::ElCannotReorg {
+        if matches!(&self.verdict, Verdict::ForGood(stall) if stall.reason == Reason::ElCannotReorg) {
             return !plan.replaces.is_empty();
         }
         self.parent == Some(plan.skip.hash) && plan.blocks.first() == Some(&self.block)
@@ -389,11 +439,8 @@ fn would_have(index: BatchIndex, case: Case, plan: &Plan) -> Stall {
 }
 
 /// Compares what was sent with the headers that came back. The node makes blocks of nearly anything (protocol.md,
-/// section 7), but it must make them of what it was given.
-fn mismatch(sent: &[NewBlock], made: &[L2Header], anchor: B256) -> Option<String> {
-    if sent.len() != made.len() {
-        return Some(format!("{} blocks were sent, {} headers came back", sent.len(), made.len()));
-    }
+/// section 7), but it must make them of what it was given. Gives the first block that it did not, and that one's parent.
+fn mismatch<'a>(sent: &'a [NewBlock], made: &[L2Header], anchor: B256) -> Option<(&'a NewBlock, B256)> {
     let mut parent = anchor;
     for (block, header) in sent.iter().zip(made) {
         let same = block.number == header.number
@@ -402,7 +449,7 @@ fn mismatch(sent: &[NewBlock], made: &[L2Header], anchor: B256) -> Option<String
             && block.gas_limit == header.gas_limit
             && header.parent_hash == parent;
         if !same {
-            return Some(format!("block {} came back with other numbers than it was sent with", block.number));
+            return Some((block, parent));
         }
         parent = header.hash;
     }

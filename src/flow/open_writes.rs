@@ -26,7 +26,7 @@ impl Worker {
         let begun = |b: &NewBlock| OpenWrite { number: b.number, old_hash: old_hash_of(b.number), ..template };
         let writes: Vec<_> = blocks.iter().map(begun).collect();
         kill_point("write: before noting a chunk");
-        self.ports.progress.open_writes(&writes).await?;
+        self.storing(self.ports.progress.open_writes(&writes)).await?;
         kill_point("write: chunk noted");
         self.open_writes.retain(|w| w.batch_hash == template.batch_hash);
         for write in writes {
@@ -39,14 +39,14 @@ impl Worker {
 
     /// Takes back what was noted at `from` and above: the node refused it.
     pub(crate) async fn withdraw_writes(&mut self, from: L2Number) -> Result<(), FlowError> {
-        self.ports.progress.withdraw_writes(from).await?;
+        self.storing(self.ports.progress.withdraw_writes(from)).await?;
         self.open_writes.retain(|w| w.number < from || w.new_hash.is_some());
         Ok(())
     }
 
     /// Appends to the journal what was written, and remembers it.
     pub(crate) async fn journal_writes(&mut self, entries: &[JournalEntry]) -> Result<(), FlowError> {
-        self.ports.progress.journal(entries).await?;
+        self.storing(self.ports.progress.journal(entries)).await?;
         for entry in entries {
             let open = self.open_writes.iter_mut().find(|w| w.number == entry.number && w.batch == entry.batch);
             open.into_iter().for_each(|w| w.new_hash = Some(entry.new_hash));

@@ -18,6 +18,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
@@ -46,6 +47,7 @@ struct Shared {
     progress: Arc<dyn Progress>,
     l2: Arc<dyn L2Reader>,
     tasks: TaskTracker,
+    stopping: CancellationToken,
     /// [`RESUME_RETRY`], but in tests.
     retry: Duration,
     /// A pause is open, or its resume or the end of its lease is still being tried.
@@ -85,6 +87,7 @@ impl Quiesce {
             progress,
             l2,
             tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
             retry,
             busy: AtomicBool::new(false),
             degraded: AtomicBool::new(false),
@@ -156,6 +159,7 @@ impl Quiesce {
     /// resumed by the next start.
     pub async fn shutdown(&self, patience: Duration) {
         self.shared.tasks.close();
+        self.shared.stopping.cancel();
         if tokio::time::timeout(patience, self.shared.tasks.wait()).await.is_err() {
             error!(
                 "the reactors could not be resumed before shutdown; the lease stays stored and the next start resumes them first"
@@ -209,7 +213,10 @@ impl Shared {
         if pause.pausing.load(Ordering::SeqCst) && !lateness.is_zero() {
             warn!("a pause that was cut off may still happen; resuming the reactors once more behind it");
             first_outcome(&mut tell, Ok(()));
-            tokio::time::sleep(lateness).await;
+            if self.stopping.run_until_cancelled(tokio::time::sleep(lateness)).await.is_none() {
+                warn!("the lease of a pause that was cut off stays stored: the next start resumes once more");
+                return;
+            }
             self.resume_until_it_works(pause, &mut tell).await;
         }
         let mut wait = self.retry;
@@ -729,7 +736,9 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert!(fake.lease().is_some(), "a crash now must still resume");
-        quiesce.shutdown(PATIENCE).await;
+        while fake.lease().is_some() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         let expected = [Event::Lease(100), Event::Pause(100), Event::Resume(100), Event::Resume(100), Event::NoLease];
         assert_eq!(fake.events(), expected);
     }

@@ -24,7 +24,7 @@ use crate::flow::pull::{Kept, PullEnd, PullReport};
 use crate::flow::quiesce::Quiesce;
 use crate::flow::search::Searches;
 use crate::flow::{FlowError, Ports, Settings};
-use crate::ports::Step;
+use crate::ports::{PortResult, Step};
 use crate::types::{BatchIndex, Cursor, L1Number, L1Ref, L2Ref, OpenWrite};
 
 /// First wait after a failed poll; doubled up to the poll interval.
@@ -225,9 +225,14 @@ impl Worker {
     /// Stores `step`: the one way from the flow to the database. The caller brings memory in line afterwards; where this
     /// fails, nobody can say which of the two is right, and the next pull begins with what is stored.
     pub(crate) async fn apply(&self, step: &Step) -> Result<(), FlowError> {
+        self.storing(self.ports.progress.apply(step)).await
+    }
+
+    /// Whatever else is stored that memory follows: the same holds for it.
+    pub(crate) async fn storing(&self, write: impl Future<Output = PortResult<()>>) -> Result<(), FlowError> {
         // Set before: a call that is dropped half-way may be stored as well.
         let known = self.unsure.swap(true, Ordering::Relaxed);
-        self.ports.progress.apply(step).await?;
+        write.await?;
         self.unsure.store(known, Ordering::Relaxed);
         Ok(())
     }
@@ -241,8 +246,8 @@ impl Worker {
         let stored = self.ports.progress.load().await?;
         self.heads = Heads::stored(stored.safe, stored.finalized);
         self.cursor = stored.cursor;
-        self.lost = Lost::stored(stored.safe, stored.tip.as_ref());
         self.open_writes = stored.open_writes;
+        self.lost = Lost::stored(stored.safe, stored.tip.as_ref());
         self.unsure.store(false, Ordering::Relaxed);
         info!(safe = ?stored.safe.map(|s| s.number.get()), "a step failed; going on from what is stored");
         Ok(())

@@ -607,6 +607,57 @@ async fn e17_a_passing_failure_is_tried_again_and_an_engine_that_is_down_pauses_
 }
 
 #[tokio::test]
+async fn e17_a_node_that_makes_other_blocks_than_it_is_given_is_asked_once() {
+    let devnet = network(2).await;
+    devnet.with(|w| {
+        w.sync_to(8);
+        w.node.moods.gas_limit_cap = Some(1_000_000);
+    });
+    let mut rig = Rig::with(&devnet, |s| s.assume = Some(Verdict::Stopped)).await;
+    for _ in 0..4 {
+        assert_eq!(reason(&rig.poll().await.unwrap()), Some(Reason::BlockRefused));
+        assert_eq!(devnet.pauses(), 1);
+    }
+    assert_eq!(rig.safe(), Some(8));
+    assert_promises(&devnet);
+}
+
+#[tokio::test]
+async fn e17_a_refusal_that_does_not_pass_pauses_ever_more_rarely_and_then_no_more() {
+    let devnet = network(2).await;
+    devnet.with(|w| {
+        w.sync_to(8);
+        w.node.moods.write_error = Some(RpcError::server("no space left on device"));
+    });
+    let mut rig = Rig::with(&devnet, |s| {
+        s.assume = Some(Verdict::Stopped);
+        s.poll_interval = STEP;
+    })
+    .await;
+    let mut pauses = Vec::new();
+    for poll in 1..=140_u64 {
+        let before = devnet.pauses();
+        let end = rig.poll().await;
+        if devnet.pauses() > before {
+            pauses.push(poll);
+        } else if pauses.len() < 8 {
+            assert!(end.is_err());
+            assert_eq!(stall_of(&rig), Some(Reason::EngineUnavailable));
+        }
+    }
+    assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 128]);
+    assert_eq!(stall_of(&rig), Some(Reason::BlockRefused), "somebody must look");
+    // A node that was restarted is asked anew.
+    devnet.fault(Server::L2, Rule::always(Fault::Status(503, String::new())));
+    assert!(rig.poll().await.is_err());
+    devnet.heal(Server::L2);
+    devnet.with(|w| w.node.moods.write_error = None);
+    assert_eq!(cases(&rig.settle().await), [(2, Case::FillGap)]);
+    assert_chain(&devnet, &rig, 16);
+    assert_promises(&devnet);
+}
+
+#[tokio::test]
 async fn e17_an_answer_that_was_lost_makes_no_verdict_and_nothing_is_written_twice() {
     let devnet = network(2).await;
     devnet.with(|w| w.sync_to(8));

@@ -93,6 +93,14 @@ impl Progress for LateStore {
         self.inner.set_lease(lease).await
     }
 
+    async fn open_writes(&self, writes: &[OpenWrite]) -> PortResult<()> {
+        self.inner.open_writes(writes).await
+    }
+
+    async fn withdraw_writes(&self, from: L2Number) -> PortResult<()> {
+        self.inner.withdraw_writes(from).await
+    }
+
     async fn journal(&self, entries: &[JournalEntry]) -> PortResult<()> {
         self.inner.journal(entries).await
     }
