@@ -53,14 +53,6 @@ impl Progress for LateStore {
         self.inner.load().await
     }
 
-    async fn open_writes(&self, writes: &[OpenWrite]) -> PortResult<()> {
-        self.inner.open_writes(writes).await
-    }
-
-    async fn withdraw_writes(&self, from: L2Number) -> PortResult<()> {
-        self.inner.withdraw_writes(from).await
-    }
-
     async fn claim(&self, identity: &Identity) -> PortResult<()> {
         self.inner.claim(identity).await
     }
