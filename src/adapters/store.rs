@@ -1267,7 +1267,7 @@ mod tests {
 
     /// P6: a step that fails at its very end leaves nothing of its beginning.
     #[tokio::test]
-    async fn h1_a_failing_step_leaves_nothing() {
+    async fn b6_h1_a_failing_step_leaves_nothing() {
         let too_large = Cursor { block: l1(9), log_index: Some(u64::MAX) };
         let wrong_revert = L1Event { kind: L1EventKind::Message(message(1)), ..revert(1, 9) };
         let failing = [
