@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
 };
@@ -295,6 +296,35 @@ async fn bounded<T: Send + 'static>(call: impl Future<Output = PortResult<T>> + 
             format!("the database did not answer within {} s", DEADLINE.as_secs()),
         )),
     }
+}
+
+/// Opens a transaction by hand. sqlx's own is not used: behind a COMMIT that the disk refused SQLite has rolled back by
+/// itself, sqlx's count of open transactions does not follow, and what it "commits" from then on ends in an open
+/// savepoint: reported as stored, gone with the process (H2).
+async fn begin(pool: &SqlitePool) -> PortResult<PoolConnection<Sqlite>> {
+    let mut db = pool.acquire().await.map_err(sql_error)?;
+    match sqlx::query("BEGIN IMMEDIATE").execute(&mut *db).await {
+        Ok(_) => Ok(db),
+        Err(error) => Err(roll_back(&mut db, sql_error(error)).await),
+    }
+}
+
+/// Commits what [`begin`] opened if `done` says so, and takes it back otherwise.
+async fn end(mut db: PoolConnection<Sqlite>, done: PortResult<()>) -> PortResult<()> {
+    if let Err(error) = done {
+        return Err(roll_back(&mut db, error).await);
+    }
+    match sqlx::query("COMMIT").execute(&mut *db).await {
+        Ok(_) => Ok(()),
+        Err(error) => Err(roll_back(&mut db, sql_error(error)).await),
+    }
+}
+
+/// Leaves no transaction open behind `cause`, and gives it back.
+async fn roll_back(db: &mut SqliteConnection, cause: PortError) -> PortError {
+    // It fails where SQLite has rolled back by itself, and then all is as it should be.
+    let _ = sqlx::query("ROLLBACK").execute(db).await;
+    cause
 }
 
 /// A number to store. SQLite's integers end at 2^63 − 1; no honest height, index or time comes near.
@@ -761,50 +791,54 @@ impl Progress for SqliteStore {
         let step = step.clone();
         let pool = self.pool.clone();
         bounded(async move {
-            let mut transaction = pool.begin().await.map_err(sql_error)?;
-            let db = &mut *transaction;
-            if let Some(to) = step.rewind_to {
-                rewind(db, to).await?;
+            let mut held = begin(&pool).await?;
+            let done = async {
+                let db = &mut *held;
+                if let Some(to) = step.rewind_to {
+                    rewind(db, to).await?;
+                }
+                if let Some(from) = step.revert_from {
+                    revert_batches(db, from, step.revert.as_ref()).await?;
+                }
+                if let Some(from) = step.forget_from {
+                    forget_batches(db, from).await?;
+                }
+                put_messages(db, &step.messages).await?;
+                if let Some(event) = &step.revert {
+                    put_revert(db, event).await?;
+                }
+                for batch in &step.rebound {
+                    put_batch(db, batch, None).await?;
+                }
+                if let Some(batch) = &step.batch {
+                    put_batch(db, batch, step.reverted_by).await?;
+                }
+                if let Some(batch) = &step.batch {
+                    close_writes(db, batch.index).await?;
+                }
+                put_l1_blocks(db, &step.l1_blocks).await?;
+                if let Some(floor) = step.l1_floor {
+                    drop_l1_blocks(db, floor).await?;
+                }
+                if step.clear_safe {
+                    sqlx::query("DELETE FROM heads WHERE kind = 'safe'").execute(&mut *db).await.map_err(sql_error)?;
+                }
+                if step.clear_cursor {
+                    sqlx::query("DELETE FROM cursor").execute(&mut *db).await.map_err(sql_error)?;
+                }
+                if let Some(safe) = step.safe {
+                    put_head(db, "safe", safe).await?;
+                }
+                if let Some(finalized) = step.finalized {
+                    put_head(db, "finalized", finalized).await?;
+                }
+                if let Some(cursor) = step.cursor {
+                    put_cursor(db, cursor).await?;
+                }
+                Ok(())
             }
-            if let Some(from) = step.revert_from {
-                revert_batches(db, from, step.revert.as_ref()).await?;
-            }
-            if let Some(from) = step.forget_from {
-                forget_batches(db, from).await?;
-            }
-            put_messages(db, &step.messages).await?;
-            if let Some(event) = &step.revert {
-                put_revert(db, event).await?;
-            }
-            for batch in &step.rebound {
-                put_batch(db, batch, None).await?;
-            }
-            if let Some(batch) = &step.batch {
-                put_batch(db, batch, step.reverted_by).await?;
-            }
-            if let Some(batch) = &step.batch {
-                close_writes(db, batch.index).await?;
-            }
-            put_l1_blocks(db, &step.l1_blocks).await?;
-            if let Some(floor) = step.l1_floor {
-                drop_l1_blocks(db, floor).await?;
-            }
-            if step.clear_safe {
-                sqlx::query("DELETE FROM heads WHERE kind = 'safe'").execute(&mut *db).await.map_err(sql_error)?;
-            }
-            if step.clear_cursor {
-                sqlx::query("DELETE FROM cursor").execute(&mut *db).await.map_err(sql_error)?;
-            }
-            if let Some(safe) = step.safe {
-                put_head(db, "safe", safe).await?;
-            }
-            if let Some(finalized) = step.finalized {
-                put_head(db, "finalized", finalized).await?;
-            }
-            if let Some(cursor) = step.cursor {
-                put_cursor(db, cursor).await?;
-            }
-            transaction.commit().await.map_err(sql_error)
+            .await;
+            end(held, done).await
         })
         .await
     }
@@ -939,19 +973,23 @@ impl Progress for SqliteStore {
         let writes = writes.to_vec();
         let pool = self.pool.clone();
         bounded(async move {
-            let mut transaction = pool.begin().await.map_err(sql_error)?;
-            let db = &mut *transaction;
-            if let Some(first) = writes.first() {
-                sqlx::query("DELETE FROM open_writes WHERE batch_hash <> ?")
-                    .bind(first.batch_hash.as_bytes())
-                    .execute(&mut *db)
-                    .await
-                    .map_err(sql_error)?;
+            let mut held = begin(&pool).await?;
+            let done = async {
+                let db = &mut *held;
+                if let Some(first) = writes.first() {
+                    sqlx::query("DELETE FROM open_writes WHERE batch_hash <> ?")
+                        .bind(first.batch_hash.as_bytes())
+                        .execute(&mut *db)
+                        .await
+                        .map_err(sql_error)?;
+                }
+                for write in &writes {
+                    put_open_write(db, write).await?;
+                }
+                Ok(())
             }
-            for write in &writes {
-                put_open_write(db, write).await?;
-            }
-            transaction.commit().await.map_err(sql_error)
+            .await;
+            end(held, done).await
         })
         .await
     }
@@ -973,36 +1011,41 @@ impl Progress for SqliteStore {
         let entries = entries.to_vec();
         let pool = self.pool.clone();
         bounded(async move {
-            let mut transaction = pool.begin().await.map_err(sql_error)?;
-            for chunk in entries.chunks(INSERT_CHUNK) {
-                let mut rows = Vec::with_capacity(chunk.len());
-                for entry in chunk {
-                    let (at, batch) = (sql_number(entry.at)?, sql_number(entry.batch.get())?);
-                    rows.push((at, batch, sql_number(entry.number.get())?, entry));
+            let mut held = begin(&pool).await?;
+            let done = async {
+                let db = &mut *held;
+                for chunk in entries.chunks(INSERT_CHUNK) {
+                    let mut rows = Vec::with_capacity(chunk.len());
+                    for entry in chunk {
+                        let (at, batch) = (sql_number(entry.at)?, sql_number(entry.batch.get())?);
+                        rows.push((at, batch, sql_number(entry.number.get())?, entry));
+                    }
+                    let mut query = QueryBuilder::<Sqlite>::new(
+                        "INSERT INTO journal (at, batch_index, number, old_hash, new_hash, why) ",
+                    );
+                    query.push_values(rows, |mut row, (at, batch, number, entry)| {
+                        row.push_bind(at)
+                            .push_bind(batch)
+                            .push_bind(number)
+                            .push_bind(entry.old_hash.map(|hash| hash.as_bytes().to_vec()))
+                            .push_bind(entry.new_hash.as_bytes().to_vec())
+                            .push_bind(entry.why.clone());
+                    });
+                    query.build().persistent(false).execute(&mut *db).await.map_err(sql_error)?;
                 }
-                let mut query = QueryBuilder::<Sqlite>::new(
-                    "INSERT INTO journal (at, batch_index, number, old_hash, new_hash, why) ",
-                );
-                query.push_values(rows, |mut row, (at, batch, number, entry)| {
-                    row.push_bind(at)
-                        .push_bind(batch)
-                        .push_bind(number)
-                        .push_bind(entry.old_hash.map(|hash| hash.as_bytes().to_vec()))
-                        .push_bind(entry.new_hash.as_bytes().to_vec())
-                        .push_bind(entry.why.clone());
-                });
-                query.build().persistent(false).execute(&mut *transaction).await.map_err(sql_error)?;
+                for entry in &entries {
+                    sqlx::query("UPDATE open_writes SET new_hash = ? WHERE number = ? AND batch_index = ?")
+                        .bind(entry.new_hash.as_bytes())
+                        .bind(sql_number(entry.number.get())?)
+                        .bind(sql_number(entry.batch.get())?)
+                        .execute(&mut *db)
+                        .await
+                        .map_err(sql_error)?;
+                }
+                Ok(())
             }
-            for entry in &entries {
-                sqlx::query("UPDATE open_writes SET new_hash = ? WHERE number = ? AND batch_index = ?")
-                    .bind(entry.new_hash.as_bytes())
-                    .bind(sql_number(entry.number.get())?)
-                    .bind(sql_number(entry.batch.get())?)
-                    .execute(&mut *transaction)
-                    .await
-                    .map_err(sql_error)?;
-            }
-            transaction.commit().await.map_err(sql_error)
+            .await;
+            end(held, done).await
         })
         .await
     }
@@ -1028,8 +1071,10 @@ impl Progress for SqliteStore {
     async fn prune(&self, l1: L1Number, queue: QueueIndex, batch: BatchIndex) -> PortResult<()> {
         let pool = self.pool.clone();
         bounded(async move {
-            let mut transaction = pool.begin().await.map_err(sql_error)?;
-            drop_l1_blocks(&mut transaction, l1).await?;
+            let mut held = begin(&pool).await?;
+            let done = async {
+                let db = &mut *held;
+            drop_l1_blocks(db, l1).await?;
             let below = [
                 ("DELETE FROM reverts WHERE l1_number < ?", sql_bound(l1.get())),
                 (
@@ -1045,9 +1090,12 @@ impl Progress for SqliteStore {
                 ("DELETE FROM journal WHERE id <= (SELECT max(id) FROM journal) - ?", JOURNAL_KEPT),
             ];
             for (statement, bound) in below {
-                sqlx::query(statement).bind(bound).execute(&mut *transaction).await.map_err(sql_error)?;
+                sqlx::query(statement).bind(bound).execute(&mut *db).await.map_err(sql_error)?;
             }
-            transaction.commit().await.map_err(sql_error)
+                Ok(())
+            }
+            .await;
+            end(held, done).await
         })
         .await
     }

@@ -9,6 +9,7 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use morph_deriver::devnet::faults::Server;
 use morph_deriver::devnet::world::{ForkShape, Heads, World, WorldOptions};
 use morph_deriver::devnet::{Devnet, node};
 use morph_deriver::types::{B256, BatchRecord};
@@ -37,6 +38,8 @@ struct Scenario {
     name: &'static str,
     world: World,
     database: Vec<u8>,
+    /// Another writer moves the node's safe tag onto the fork when the blob is asked for.
+    contended: bool,
 }
 
 /// Two batches of three blocks, of which the worker knows the first; it becomes final on L1 with the second. `shape`
@@ -55,17 +58,21 @@ fn scenario(name: &'static str, shape: impl FnOnce(&mut World)) -> Scenario {
     world.mine(1);
     shape(&mut world);
     world.node.clear_calls();
-    Scenario { name, world, database: std::fs::read(site.database()).unwrap() }
+    Scenario { name, world, database: std::fs::read(site.database()).unwrap(), contended: false }
 }
 
-/// Block 5 of 6 is another one, and the node's safe tag stands on the fork.
+/// Block 5 of 6 is another one, and safe must be lowered before it can be rewritten.
 fn self_heal() -> Scenario {
-    scenario("self-heal", |w| {
+    let shape = |w: &mut World| {
         w.sync();
         w.fork_at(5, ForkShape::ExtraTransaction).unwrap();
-        let safe = w.node.head().hash();
-        w.node.call(node::Side::Engine, "engine_setBlockTags", &[json!(safe), json!(B256::zero())]).unwrap();
-    })
+    };
+    Scenario { contended: true, ..scenario("self-heal", shape) }
+}
+
+fn mark_head_safe(w: &mut World) {
+    let head = w.node.head().hash();
+    w.node.call(node::Side::Engine, "engine_setBlockTags", &[json!(head), json!(B256::zero())]).unwrap();
 }
 
 /// Blocks 5 and 6 of 6 are missing and the head is flat.
@@ -85,6 +92,9 @@ fn start(scenario: &Scenario) -> (Devnet, Site) {
     let devnet = serve(scenario.world.clone());
     let site = site(&devnet);
     std::fs::write(site.database(), &scenario.database).unwrap();
+    if scenario.contended {
+        devnet.on_call(Server::Beacon(0), "/blob", 1, mark_head_safe);
+    }
     (devnet, site)
 }
 

@@ -311,7 +311,7 @@ fn g6_sigterm_while_the_reactor_command_hangs_keeps_the_lease_and_says_so() {
 }
 
 #[test]
-fn g6_sigterm_while_the_pause_command_hangs_undoes_the_pause() {
+fn g6_sigterm_while_the_pause_command_hangs_undoes_the_pause_and_keeps_its_lease() {
     let devnet = forked();
     let mut site = Site::new(&devnet);
     let began = site.path().join("began");
@@ -330,6 +330,8 @@ fn g6_sigterm_while_the_pause_command_hangs_undoes_the_pause() {
     let took = run.stop();
     assert!(took < SHUTDOWN, "{took:?}");
     assert_eq!(std::fs::read_to_string(&noted).unwrap(), "x\n", "exactly one resume");
-    assert_eq!(site.stored().lease, None);
+    // What the killed command had set going may still come: the next start resumes once more.
+    assert!(run.log().contains("the next start resumes once more"), "{}", run.log());
+    assert!(site.stored().lease.is_some());
     assert!(devnet.writes().is_empty());
 }

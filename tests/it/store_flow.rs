@@ -35,7 +35,7 @@ fn run_without_signal(site: &Site) -> Program {
             None => shell.env_remove(name),
         };
     }
-    site.start(shell)
+    site.start_piped(shell)
 }
 
 /// Lets the running program write to files, or takes that away. False where the system has no `prlimit`.
@@ -51,7 +51,6 @@ fn h2_a_disk_that_fills_up_in_the_middle_of_a_run_loses_nothing() {
     let devnet = devnet(|_| {});
     produce(&devnet, 3);
     let mut site = Site::new(&devnet);
-    // Its log is a file too, and silenced with the disk: what it does is seen from outside.
     site.set("poll_interval", "100ms");
     let mut run = run_without_signal(&site);
     run.until(|| safe(&devnet) == Some(12));
@@ -69,6 +68,7 @@ fn h2_a_disk_that_fills_up_in_the_middle_of_a_run_loses_nothing() {
     });
     let polls = devnet.calls(Server::L2, "eth_syncing");
     run.until(|| devnet.calls(Server::L2, "eth_syncing") > polls + 5);
+    run.until_log("store_unavailable");
     assert_eq!(safe(&devnet), Some(12), "what could not be stored is not told to the node");
     assert_eq!(devnet.tag_calls().len(), tags);
     assert!(devnet.writes().is_empty() && devnet.pauses() == 0);

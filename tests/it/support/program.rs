@@ -60,7 +60,7 @@ impl Site {
         let text = format!(
             "poll_interval = \"50ms\"\nobservation_window = \"200ms\"\n\
              [l1]\nrpc = [\"{l1}\"]\nbeacon = [\"{beacon}\"]\nchain_id = {l1_chain}\nrollup = \"{rollup:?}\"\n\
-             queue = \"{queue:?}\"\nstart_block = 0\nconfirmations = 0\n\
+             queue = \"{queue:?}\"\nstart_block = 0\nconfirmations = 0\nmax_age = \"0s\"\n\
              [l2]\neth = \"{l2}\"\nengine = \"{engine}\"\njwt_secret = \"{secret}\"\nchain_id = {l2_chain}\n\
              genesis_hash = \"{genesis:?}\"\n\
              [reactors]\nkind = \"json-rpc\"\nurl = \"{reactors}\"\npause_method = \"reactors_pause\"\n\
@@ -135,6 +135,17 @@ impl Site {
         command.stdin(Stdio::null());
         command.stdout(File::create(&out).unwrap()).stderr(File::create(&log).unwrap());
         Program { child: command.spawn().unwrap(), out, log }
+    }
+
+    /// Starts `command` with its log through a pipe, so that it can be written when the program can write no file.
+    pub fn start_piped(&self, mut command: Command) -> Program {
+        let log = self.folder.path().join("log-piped");
+        let mut file = File::create(&log).unwrap();
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut pipe = child.stderr.take().unwrap();
+        std::thread::spawn(move || std::io::copy(&mut pipe, &mut file));
+        Program { child, out: log.clone(), log }
     }
 
     fn with_store<T>(&self, f: impl AsyncFnOnce(&SqliteStore) -> T) -> T {
