@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 /// The scenarios of each group, by the last number and the numbers that are not in use.
-const GROUPS: [(char, u32, &[u32]); 11] = [
+const GROUPS: [(char, u32, &[u32]); 14] = [
     ('A', 12, &[]),
     ('B', 8, &[]),
     ('C', 13, &[9]),
@@ -21,6 +21,9 @@ const GROUPS: [(char, u32, &[u32]); 11] = [
     ('I', 13, &[]),
     ('J', 9, &[8]),
     ('K', 8, &[]),
+    ('L', 16, &[]),
+    ('M', 30, &[]),
+    ('N', 4, &[]),
 ];
 
 const HEADER: &str = "\
