@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::decide::heads;
 use crate::decide::reconcile::Plan;
@@ -320,66 +320,7 @@ impl Worker {
         self.refused = Some(refused);
         None
     }
-
-    /// Some nodes mark every block written by the engine safe and finalized, before anything of it was verified (E12).
-    /// Such a mark is nobody's word and is put back to where the tag was before the write, then or after a crash. Gives
-    /// the node as it stands afterwards.
-    pub(crate) async fn unmark(&mut self, node: &L2Snapshot) -> Result<L2Snapshot, FlowError> {
-        let Some(engine) = self.ports.engine.clone() else { return Ok(*node) };
-        self.mark = self.mark_of(node).await?;
-        let Some(Mark { tag, before }) = self.mark else { return Ok(*node) };
-        warn!(%tag, "the execution node moved its finalized tag by itself on a write; putting it back");
-        self.status.el_marks_finalized = true;
-        let genesis = self.ports.l2.header(0.into()).await?.map(|h| h.l2_ref());
-        let finalized = higher(self.heads.finalized(), before).or(genesis);
-        let safe = higher(self.heads.safe(), finalized);
-        // Neither goes up, and the node sets finalized first: in order at every moment.
-        engine.set_tags(safe.map(|s| s.hash), finalized.map(|f| f.hash)).await?;
-        let after = self.ports.l2.snapshot().await?;
-        self.node_finalized = after.finalized;
-        self.mark = None;
-        Ok(after)
-    }
-
-    /// Whether the node's finalized tag is a mark of its own: above all that we verified or finalized and above where
-    /// it was before the write, on a block that we wrote or had begun to write.
-    async fn mark_of(&self, node: &L2Snapshot) -> Result<Option<Mark>, FlowError> {
-        let ours = self.heads.finalized();
-        let Some(tag) = node.finalized.filter(|tag| ours.is_none_or(|f| f.number < tag.number)) else {
-            return Ok(None);
-        };
-        if let Some(known) = self.mark.filter(|known| known.tag == tag) {
-            return Ok(Some(known));
-        }
-        let before = self.open_writes.iter().filter_map(|w| w.finalized).max_by_key(|f| f.number);
-        let word = higher(self.heads.safe(), before);
-        if word.is_some_and(|word| tag.number <= word.number) {
-            return Ok(None);
-        }
-        let found = Some(Mark { tag, before });
-        let begun = |w: &OpenWrite| w.number == tag.number && w.new_hash.is_none_or(|hash| hash == tag.hash);
-        if self.open_writes.iter().any(begun) {
-            return Ok(found);
-        }
-        let journal = self.ports.progress.journal_tail(JOURNAL_LOOK).await?;
-        Ok(found.filter(|_| journal.iter().any(|entry| entry.new_hash == tag.hash)))
-    }
 }
-
-/// A finalized tag that the node moved by itself.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Mark {
-    tag: L2Ref,
-    /// Where it was before.
-    before: Option<L2Ref>,
-}
-
-fn higher(one: Option<L2Ref>, other: Option<L2Ref>) -> Option<L2Ref> {
-    one.into_iter().chain(other).max_by_key(|block| block.number)
-}
-
-/// How far back in the journal a block that the node marked is looked for: more than one batch's blocks.
-const JOURNAL_LOOK: u32 = 2000;
 
 /// How often a block is tried that the node refuses for a reason that may pass. The waits in between double.
 const PASSING_TRIES: u32 = 8;

@@ -1,16 +1,13 @@
-//! Finality and the node's tags.
-//!
-//! Finalized follows from stored rows and two hashes (`decide/finality`); tags follow our heads, one head a call,
-//! safe before finalized, and are read back (P2).
+//! Finality: finalized follows from stored rows and two hashes (`decide/finality`, P2).
 
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use crate::decide::finality::{self, Finality, FinalityFacts};
-use crate::decide::heads::{self, Heads, Move, TagCall};
+use crate::decide::heads::Move;
 use crate::flow::worker::Worker;
 use crate::flow::{FlowError, kill_point};
 use crate::ports::Step;
-use crate::types::{BatchIndex, BatchRecord, L1Tag, L2Snapshot};
+use crate::types::{BatchIndex, BatchRecord, L1Tag};
 
 /// Rows of this many batches below the finalized one are kept for questions.
 const KEEP_BATCHES: u64 = 64;
@@ -68,50 +65,5 @@ impl Worker {
         self.ports.progress.prune(l1, queue, batch).await?;
         kill_point("finality: pruned");
         Ok(())
-    }
-
-    /// Brings the node's tags to our heads and reads them back. `node` is what the node showed last. The same heads are
-    /// asserted once a poll: whoever else moves the tags is shown, not fought (E24).
-    pub(crate) async fn sync_tags(&mut self, node: &L2Snapshot) -> Result<L2Snapshot, FlowError> {
-        let Some(engine) = self.ports.engine.clone() else { return Ok(*node) };
-        if self.asserted == Some(self.heads) {
-            return Ok(*node);
-        }
-        let mut plan = heads::tag_plan(&self.heads, node, self.lost.is_some());
-        self.status.safe_beyond_verified = plan.safe_beyond_verified;
-        self.status.held_by_node_finalized = plan.held_by_node_finalized;
-        if plan.safe_to_genesis {
-            let genesis = self.ports.l2.header(0.into()).await?;
-            plan.calls.extend(genesis.map(|h| TagCall::Safe(h.l2_ref())));
-        }
-        if plan.calls.is_empty() {
-            return Ok(*node);
-        }
-        self.asserted = Some(self.heads);
-        for call in &plan.calls {
-            kill_point("tags: before a call");
-            match call {
-                TagCall::Safe(to) => engine.set_tags(Some(to.hash), None).await?,
-                TagCall::Finalized(to) => engine.set_tags(None, Some(to.hash)).await?,
-            }
-            kill_point("tags: set");
-        }
-        let after = self.ports.l2.snapshot().await?;
-        kill_point("tags: read back");
-        let held = plan.calls.iter().all(|call| match call {
-            TagCall::Safe(to) => after.safe == Some(*to),
-            TagCall::Finalized(to) => after.finalized == Some(*to),
-        });
-        self.confirmed = Some(Heads::stored(after.safe, after.finalized));
-        if !held {
-            self.status.tags_contended = true;
-            warn!("the node's tags are not what was set: another writer moves them, or the node refuses in silence");
-        }
-        self.node_finalized = after.finalized;
-        if self.heads.safe().is_some_and(|safe| safe.number > after.head.number) {
-            // What was read of it since may be blocks above its head (E19): the next poll finds the ground again.
-            return Err(FlowError::local_changed("the node lost blocks under way"));
-        }
-        Ok(after)
     }
 }

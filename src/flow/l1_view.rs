@@ -6,14 +6,12 @@
 use tracing::{info, warn};
 
 use crate::decide::cursor::{self, Reorg};
-use crate::decide::heads::{self, Heads, Move};
+use crate::decide::heads::Move;
 use crate::decide::stall::{Reason, Stall};
 use crate::flow::worker::Worker;
 use crate::flow::{Confirmations, FlowError, unix_now};
 use crate::ports::Step;
-use crate::types::{
-    BatchRecord, Cursor, L1EventKind, L1Header, L1Message, L1Number, L1Ref, L1Tag, L2Number, L2Snapshot,
-};
+use crate::types::{BatchRecord, Cursor, L1EventKind, L1Header, L1Message, L1Number, L1Ref, L1Tag, L2Snapshot};
 
 /// L1 as one pull sees it.
 #[derive(Clone, Copy, Debug)]
@@ -181,25 +179,6 @@ impl Worker {
             return Ok(None);
         }
         Ok(Some(self.cursor_before(&record).await?))
-    }
-
-    /// L1 took away everything that our safe head stands on. The node's safe tag, where it is ours, goes down to the block
-    /// below `first`, the first block of what is gone (to the genesis block where that is not known), before the loss is
-    /// stored: a crash in between is made good by the next pull. Gives the node as it stands afterwards.
-    pub(crate) async fn abandon_safe(
-        &mut self,
-        first: Option<L2Number>,
-        node: &L2Snapshot,
-    ) -> Result<L2Snapshot, FlowError> {
-        let Some(engine) = self.ports.engine.clone() else { return Ok(*node) };
-        let anchor = first.map_or(L2Number::new(0), |first| first.minus(1));
-        let Some(anchor) = self.ports.l2.header(anchor).await? else { return Ok(*node) };
-        let Some(to) = heads::abandoned_safe(self.heads.safe(), node, anchor.l2_ref()) else { return Ok(*node) };
-        self.asserted = None;
-        engine.set_tags(Some(to.hash), None).await?;
-        let after = self.ports.l2.snapshot().await?;
-        self.confirmed = Some(Heads::stored(after.safe, after.finalized));
-        Ok(after)
     }
 
     /// Standing batches whose commit lies above `floor` and was read, ascending by index.

@@ -12,7 +12,8 @@
 //! | [`derive`] | `derive_force`: the only place that writes blocks |
 //! | [`open_writes`] | writes that were begun and whose batch is not stored yet |
 //! | [`quiesce`] | the guard that pauses the reactors |
-//! | [`finalize`] | finality and the node's tags |
+//! | [`finalize`] | finality |
+//! | [`tags`] | the node's tags: what it was told, what it showed, whose mark a tag is |
 //!
 //! No SQL, no JSON, no HTTP: everything outside is reached through `ports`.
 
@@ -35,6 +36,7 @@ pub mod open_writes;
 pub mod pull;
 pub mod quiesce;
 pub mod search;
+pub mod tags;
 pub mod worker;
 
 /// The world, as the flow sees it. Cheap to clone.
