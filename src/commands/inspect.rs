@@ -18,6 +18,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Exit, terminal, wiring};
 use crate::adapters::l1::L1Client;
+use crate::codec::batch::{self, Closed, Contexts};
 use crate::codec::calldata::{self, CommitCalldata};
 use crate::codec::{blob, frame, payload};
 use crate::config::{Config, ConfigArgs, Need};
@@ -25,8 +26,8 @@ use crate::decide::binding::{self, BindingFacts, Outline};
 use crate::error::{PortError, PortErrorKind, Target};
 use crate::ports::{BlobSource as _, L1Chain as _};
 use crate::types::{
-    Address, B256, BLOB_BYTES, BatchIndex, Blob, BlockContent, BlockContext, L1Event, L1EventKind, L1Number, L1Ref,
-    L1Tag, L2Number, QueueIndex, keccak,
+    Address, B256, BLOB_BYTES, BatchIndex, Blob, L1Event, L1EventKind, L1Number, L1Ref, L1Tag, L2Number, QueueIndex,
+    keccak,
 };
 
 /// A blob file as text: `0x`, two digits a byte, and room for line ends.
@@ -107,8 +108,8 @@ async fn report(args: &Args) -> anyhow::Result<Value> {
     }
     ensure!(args.blob.len() <= blob::MAX_BLOBS, "{} blobs, more than {}", args.blob.len(), blob::MAX_BLOBS);
     let blobs = args.blob.iter().map(|path| read_blob(path)).collect::<anyhow::Result<Vec<_>>>()?;
-    let contexts = args.last_block.map_or(Contexts::Counted, |last| Contexts::UpTo(L2Number::new(last)));
-    Ok(serde_json::to_value(of_blobs(&blobs, &contexts)?)?)
+    let contexts = args.last_block.map_or(Contexts::Consecutive, |last| Contexts::UpTo(L2Number::new(last)));
+    Ok(serde_json::to_value(of_blobs(&blobs, contexts)?)?)
 }
 
 /// The bytes of a file of at most `limit` bytes.
@@ -137,16 +138,6 @@ fn read_blob(path: &Path) -> anyhow::Result<Blob> {
     Blob::new(bytes).with_context(|| format!("{}: a blob has {BLOB_BYTES} bytes, not {length}", path.display()))
 }
 
-/// Where the block contexts of a batch are looked for.
-enum Contexts<'a> {
-    /// At the head of the payload, as many as have consecutive numbers.
-    Counted,
-    /// At the head of the payload, up to this block.
-    UpTo(L2Number),
-    /// In calldata (the older forms).
-    Calldata(&'a [BlockContext]),
-}
-
 /// What the blobs of one batch hold.
 #[derive(Debug, Serialize)]
 struct BlobReport {
@@ -172,27 +163,18 @@ struct BlobReport {
     reencoded_identical: bool,
 }
 
-fn of_blobs(blobs: &[Blob], contexts: &Contexts<'_>) -> anyhow::Result<BlobReport> {
-    let data = blob::unpack(blobs)?;
-    let decoded = frame::decode(&data, frame::MAX_PAYLOAD)?;
+fn of_blobs(blobs: &[Blob], contexts: Contexts<'_>) -> anyhow::Result<BlobReport> {
+    let decoded = batch::payload_of(blobs)?;
     let bytes = decoded.payload;
-    let layout = match contexts {
-        Contexts::Calldata(contexts) => payload::Layout::Calldata(contexts),
-        Contexts::Counted => payload::Layout::Contexts(payload::count_contexts(&bytes) as u64),
-        Contexts::UpTo(last) => payload::Layout::Contexts(contexts_up_to(&bytes, *last)?),
-    };
-    let in_payload = match layout {
-        payload::Layout::Contexts(count) => usize::try_from(count).unwrap_or(usize::MAX),
-        payload::Layout::Calldata(_) => 0,
-    };
-    let taken = payload::decode(bytes.clone(), layout).context(match layout {
-        payload::Layout::Contexts(_) => "the payload does not hold block contexts and then transactions",
-        payload::Layout::Calldata(_) => "the payload does not hold the transactions of calldata's block contexts",
+    let in_calldata = matches!(contexts, Contexts::Calldata(_));
+    let taken = batch::open(bytes.clone(), contexts).context(match in_calldata {
+        false => "the payload does not hold block contexts and then transactions",
+        true => "the payload does not hold the transactions of calldata's block contexts",
     })?;
+    let in_payload = if in_calldata { 0 } else { taken.blocks.len() };
     let commitments = blobs.iter().map(blob::commitment).collect::<Result<Vec<_>, _>>()?;
     let versioned_hashes: Vec<B256> = commitments.iter().map(blob::versioned_hash).collect();
-    let rebuilt = rebuild(&taken.blocks, in_payload > 0);
-    let again = frame::encode(&rebuilt).ok().and_then(|frame| blob::pack(&frame.bytes).ok());
+    let again = batch::close(&batch::encode(&taken.blocks, in_calldata)).ok();
     let transactions = || taken.blocks.iter().flat_map(|block| &block.transactions);
     let hashes: Vec<u8> = transactions().flat_map(|raw| keccak(raw).0).collect();
     let kinds = payload::count_by_kind(&taken.blocks);
@@ -217,22 +199,8 @@ fn of_blobs(blobs: &[Blob], contexts: &Contexts<'_>) -> anyhow::Result<BlobRepor
         trailing_bytes_after_last_transaction: taken.trailing,
         transactions: taken.blocks.iter().map(|block| u64::from(block.context.txs)).sum(),
         versioned_hashes,
-        reencoded_identical: again.is_some_and(|again| again == blobs),
+        reencoded_identical: again.is_some_and(|again| again.blobs == blobs),
     })
-}
-
-fn contexts_up_to(bytes: &[u8], last: L2Number) -> anyhow::Result<u64> {
-    let head = bytes.get(..payload::CONTEXT_BYTES).context("the payload is shorter than one block context")?;
-    let first = payload::decode_context(head)?.number;
-    ensure!(last >= first, "the payload begins with block {first}, which lies above block {last}");
-    Ok(last.above(first).saturating_add(1))
-}
-
-fn rebuild(blocks: &[BlockContent], with_contexts: bool) -> Vec<u8> {
-    if with_contexts {
-        return payload::encode(blocks.iter().map(|block| (&block.context, block.transactions.as_slice())));
-    }
-    blocks.iter().flat_map(|block| &block.transactions).flat_map(|raw| raw.iter().copied()).collect()
 }
 
 /// What the sequencer makes of a payload.
@@ -250,8 +218,7 @@ struct PayloadReport {
 
 fn of_payload(bytes: &[u8]) -> anyhow::Result<(PayloadReport, Vec<u8>)> {
     let sha256 = |bytes: &[u8]| hex::encode(Sha256::digest(bytes));
-    let frame = frame::encode(bytes)?;
-    let blobs = blob::pack(&frame.bytes)?;
+    let Closed { frame, blobs } = batch::close(bytes)?;
     let report = PayloadReport {
         payload_bytes: bytes.len(),
         payload_sha256: sha256(bytes),
@@ -317,8 +284,8 @@ async fn of_chain(args: &Args) -> anyhow::Result<Value> {
         let blobs = fetch_blobs(&clients, &found).await?;
         let (contexts, last) = (outline.contexts.clone(), outline.last);
         let look = move || match &contexts {
-            Some(contexts) => of_blobs(&blobs, &Contexts::Calldata(contexts)),
-            None => of_blobs(&blobs, &Contexts::UpTo(last)),
+            Some(contexts) => of_blobs(&blobs, Contexts::Calldata(contexts)),
+            None => of_blobs(&blobs, Contexts::UpTo(last)),
         };
         Some(tokio::task::spawn_blocking(look).await?.context("the batch's blobs")?)
     };

@@ -5,15 +5,15 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
 
 use super::l1::SimBlob;
 use super::node::{Node, SafeL2Data, StoredBlock, message_passer};
 use super::signing::{self, Account, Body, Form};
+use crate::codec::batch::{self, Contexts};
 use crate::codec::calldata::{CommitCalldata, CommitForm};
-use crate::codec::{blob, frame, payload};
+use crate::codec::{blob, frame};
 use crate::types::{Address, B256, Blob, BlockContent, BlockContext, L1Message, L2Number, RawTx, U256, is_l1_message};
 
 /// Base fee of simulated blocks, as recorded.
@@ -260,19 +260,7 @@ fn compress(payload: &[u8], level: i32) -> anyhow::Result<Vec<u8>> {
     Ok(compressor.compress(payload)?)
 }
 
-/// The payload of `contents` in a commit form: older forms carry the contexts in calldata.
-pub fn payload_of(contents: &[BlockContent], legacy: bool) -> Vec<u8> {
-    if legacy {
-        return contents.iter().flat_map(|content| content.transactions.iter().flat_map(|raw| raw.to_vec())).collect();
-    }
-    payload::encode(contents.iter().map(|content| (&content.context, content.transactions.as_slice())))
-}
-
 /// Decodes a real batch's blobs in today's form, to make a chain of it.
 pub fn decode_contents(blobs: &[Blob]) -> anyhow::Result<Vec<BlockContent>> {
-    let data = blob::unpack(blobs)?;
-    let decoded = frame::decode(&data, frame::MAX_PAYLOAD)?;
-    let count = payload::count_contexts(&decoded.payload) as u64;
-    let bytes: Bytes = decoded.payload;
-    Ok(payload::decode(bytes, payload::Layout::Contexts(count))?.blocks)
+    Ok(batch::open(batch::payload_of(blobs)?.payload, Contexts::Consecutive)?.blocks)
 }

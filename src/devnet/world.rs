@@ -6,11 +6,12 @@
 use std::sync::Arc;
 
 use super::beacon::BeaconConfig;
-use super::chain::{BatchSpec, BlockPlan, Sequencer, content_of, encode_blobs, measure, payload_of};
+use super::chain::{BatchSpec, BlockPlan, Sequencer, content_of, encode_blobs, measure};
 use super::headers::Header;
 use super::l1::{CommitOp, L1, L1Config, L1Op, L1Tx, SimBlob};
 use super::node::{Node, SafeL2Data, StoredBlock, made_up};
 use super::oracle::Oracle;
+use crate::codec::batch;
 use crate::codec::calldata::{CommitCalldata, CommitForm};
 use crate::codec::header::{BatchHeader, EMPTY_BLOB_HASH};
 use crate::codec::transaction::L1MessageFields;
@@ -297,7 +298,7 @@ impl World {
         if let Some(blobs) = spec.blobs.take() {
             return measure(blobs);
         }
-        let mut payload = payload_of(contents, form.is_legacy());
+        let mut payload = batch::encode(contents, form.is_legacy());
         if let Some(edit) = spec.edit_payload.take() {
             edit(&mut payload);
         }

@@ -5,7 +5,7 @@
 
 use tracing::{debug, info, warn};
 
-use crate::codec::{blob, frame, payload};
+use crate::codec::batch::{self, Contexts};
 use crate::decide::binding;
 use crate::decide::content::{self, ContentFault, Demands};
 use crate::decide::dispatch::{self, FirstFacts, FirstLook, SecondFacts, SecondLook};
@@ -21,8 +21,8 @@ use crate::flow::worker::Worker;
 use crate::flow::{FlowError, Mode, kill_point};
 use crate::ports::MessageRoot;
 use crate::types::{
-    B256, BatchIndex, BatchRecord, Blob, BlockContent, BlockContext, Case, L1Event, L1EventKind, L1Message, L2Block,
-    L2Header, L2Number, NewBlock, Outcome, QueueIndex, RawTx, is_l1_message, keccak,
+    B256, BatchIndex, BatchRecord, BlockContent, Case, L1Event, L1EventKind, L1Message, L2Block, L2Header, L2Number,
+    NewBlock, Outcome, QueueIndex, RawTx,
 };
 
 /// More blocks than a batch can have: the older forms count them in 16 bits, today's batches hold at most 600. A
@@ -173,10 +173,7 @@ impl Worker {
         }
         // A version 0 parent has no last block, and nothing is stored of it: the content itself tells.
         match self.fetch_payload(bound).await? {
-            Ok(bytes) => match bytes.get(..60).map(payload::decode_context) {
-                Some(Ok(context)) => Ok(Ok(context.number)),
-                _ => Ok(Err(poison(outline.index(), &ContentFault::Empty))),
-            },
+            Ok(bytes) => Ok(batch::first_block(&bytes).map_err(|_| poison(outline.index(), &ContentFault::Empty))),
             Err(fault) => Ok(Err(poison(outline.index(), &fault))),
         }
     }
@@ -409,7 +406,7 @@ impl Worker {
         if local.first().is_none_or(|b| b.header.parent_hash != ground.anchor.hash) {
             return Ok(false);
         }
-        let Some(contents) = contents_of(local, &outline.message_hashes) else { return Ok(false) };
+        let Some(contents) = batch::contents_of(local, &outline.message_hashes) else { return Ok(false) };
         // Times and counts are part of the bytes, but the rules that bind them are not: a chain that equals a poison
         // blob is still poison.
         if content::check(&contents, &ground.demands()).is_err() {
@@ -417,7 +414,7 @@ impl Worker {
         }
         let wanted = outline.versioned_hashes.clone();
         let contexts = outline.contexts.clone();
-        let work = move || encode_and_compare(&contents, contexts.as_deref(), &wanted);
+        let work = move || batch::hashes_equal(&contents, contexts.as_deref(), &wanted);
         let outcome = tokio::task::spawn_blocking(work).await;
         outcome.map_err(|e| FlowError::local_changed(format!("re-encoding was cut off: {e}")))
     }
@@ -455,8 +452,8 @@ impl Worker {
             }
         };
         Ok(match &outline.contexts {
-            Some(contexts) => blocks_of(bytes, payload::Layout::Calldata(contexts)),
-            None => blocks_of(bytes.clone(), payload::Layout::Contexts(ground.blocks()))
+            Some(contexts) => blocks_of(bytes, Contexts::Calldata(contexts)),
+            None => blocks_of(bytes.clone(), Contexts::Count(ground.blocks()))
                 .map_err(|fault| other_last(bytes, ground).unwrap_or(fault)),
         })
     }
@@ -477,8 +474,9 @@ impl Worker {
         };
         kill_point("batch: blobs fetched");
         debug!(batch = outline.index().get(), blobs = blobs.len(), "blobs fetched");
-        let decoded = tokio::task::spawn_blocking(move || decode_blobs(&blobs)).await;
-        decoded.map_err(|e| FlowError::local_changed(format!("decoding was cut off: {e}")))
+        let decoded = tokio::task::spawn_blocking(move || batch::payload_of(&blobs)).await;
+        let decoded = decoded.map_err(|e| FlowError::local_changed(format!("decoding was cut off: {e}")))?;
+        Ok(decoded.map(|d| d.payload).map_err(|e| ContentFault::Malformed(e.to_string())))
     }
 
     /// A missed slot may be a reorg: the L1 block is looked at once more before the beacon node is blamed (D3).
@@ -572,10 +570,10 @@ fn poison(index: BatchIndex, fault: &ContentFault) -> Stall {
 }
 
 /// The payload's blocks, with nothing behind them.
-fn blocks_of(bytes: bytes::Bytes, layout: payload::Layout<'_>) -> Result<Vec<BlockContent>, ContentFault> {
-    match payload::decode(bytes, layout) {
-        Ok(decoded) if decoded.trailing > 0 => Err(ContentFault::Trailing(decoded.trailing)),
-        Ok(decoded) => Ok(decoded.blocks),
+fn blocks_of(bytes: bytes::Bytes, contexts: Contexts<'_>) -> Result<Vec<BlockContent>, ContentFault> {
+    match batch::open(bytes, contexts) {
+        Ok(opened) if opened.trailing > 0 => Err(ContentFault::Trailing(opened.trailing)),
+        Ok(opened) => Ok(opened.blocks),
         Err(error) => Err(ContentFault::Malformed(error.to_string())),
     }
 }
@@ -583,64 +581,7 @@ fn blocks_of(bytes: bytes::Bytes, layout: payload::Layout<'_>) -> Result<Vec<Blo
 /// Calldata's last block decides how many contexts a payload is taken to have, so a wrong one makes nonsense of a
 /// payload that is whole. Where it decodes under the count that its own numbers tell, that block is the fault (C13).
 fn other_last(bytes: bytes::Bytes, ground: &Ground<'_>) -> Option<ContentFault> {
-    let count = payload::count_contexts(&bytes) as u64;
-    let blocks = blocks_of(bytes, payload::Layout::Contexts(count)).ok()?;
+    let blocks = blocks_of(bytes, Contexts::Consecutive).ok()?;
     let actual = blocks.last()?.context.number;
     (actual != ground.last()).then_some(ContentFault::Last { expected: ground.last(), actual })
-}
-
-fn decode_blobs(blobs: &[Blob]) -> Result<bytes::Bytes, ContentFault> {
-    let data = blob::unpack(blobs).map_err(|e| ContentFault::Malformed(e.to_string()))?;
-    let decoded = frame::decode(&data, frame::MAX_PAYLOAD).map_err(|e| ContentFault::Malformed(e.to_string()))?;
-    Ok(decoded.payload)
-}
-
-/// Local blocks as a batch would describe them; none where their L1 messages are not the queue's `message_hashes`, in
-/// order and in front of all L2 transactions.
-fn contents_of(local: &[L2Block], message_hashes: &[B256]) -> Option<Vec<BlockContent>> {
-    let mut queue = message_hashes.iter();
-    let mut contents = Vec::with_capacity(local.len());
-    for block in local {
-        let l1_messages = block.transactions.iter().take_while(|raw| is_l1_message(raw)).count();
-        for raw in block.transactions.iter().take(l1_messages) {
-            if queue.next() != Some(&keccak(raw)) {
-                return None;
-            }
-        }
-        let transactions: Vec<_> = block.transactions.iter().skip(l1_messages).cloned().collect();
-        if transactions.iter().any(|raw| is_l1_message(raw)) {
-            return None;
-        }
-        let header = &block.header;
-        let context = BlockContext {
-            number: header.number,
-            timestamp: header.timestamp,
-            base_fee: header.base_fee,
-            gas_limit: header.gas_limit,
-            txs: u16::try_from(block.transactions.len()).ok()?,
-            l1_messages: u16::try_from(l1_messages).ok()?,
-        };
-        contents.push(BlockContent { context, transactions });
-    }
-    queue.next().is_none().then_some(contents)
-}
-
-/// Encodes as the sequencer does and compares versioned hashes. Anything that cannot be encoded is not what L1 holds.
-fn encode_and_compare(contents: &[BlockContent], calldata: Option<&[BlockContext]>, wanted: &[B256]) -> bool {
-    let bytes = match calldata {
-        None => payload::encode(contents.iter().map(|c| (&c.context, c.transactions.as_slice()))),
-        Some(contexts) => {
-            if !contexts.iter().eq(contents.iter().map(|c| &c.context)) {
-                return false;
-            }
-            contents.iter().flat_map(|c| &c.transactions).flat_map(|raw| raw.iter().copied()).collect()
-        }
-    };
-    if wanted.is_empty() {
-        return calldata.is_some() && bytes.is_empty();
-    }
-    let Ok(encoded) = frame::encode(&bytes) else { return false };
-    let Ok(blobs) = blob::pack(&encoded.bytes) else { return false };
-    blobs.len() == wanted.len()
-        && blobs.iter().zip(wanted).all(|(blob, hash)| blob::blob_hash(blob).is_ok_and(|ours| ours == *hash))
 }

@@ -8,8 +8,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-/// The scenarios of each group, by the last number and the numbers that are not in use.
-const GROUPS: [(char, u32, &[u32]); 14] = [
+/// The scenarios of each group, by the last number and the numbers that are not in use. Group L (morph-reth) is left out:
+/// its ids read like the names of the two chains.
+const GROUPS: [(char, u32, &[u32]); 13] = [
     ('A', 12, &[]),
     ('B', 8, &[]),
     ('C', 13, &[9]),
@@ -21,7 +22,6 @@ const GROUPS: [(char, u32, &[u32]); 14] = [
     ('I', 13, &[]),
     ('J', 9, &[8]),
     ('K', 8, &[]),
-    ('L', 16, &[]),
     ('M', 30, &[]),
     ('N', 4, &[]),
 ];
