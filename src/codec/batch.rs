@@ -71,7 +71,7 @@ pub fn open(payload: Bytes, contexts: Contexts<'_>) -> Result<Payload, BatchErro
     let layout = match contexts {
         Contexts::Calldata(contexts) => Layout::Calldata(contexts),
         Contexts::Count(count) => Layout::Contexts(count),
-        Contexts::Consecutive => Layout::Contexts(payload::count_contexts(&payload) as u64),
+        Contexts::Consecutive => Layout::Contexts(u64::try_from(payload::count_contexts(&payload)).unwrap_or(u64::MAX)),
         Contexts::UpTo(last) => {
             let first = first_block(&payload)?;
             if last < first {
