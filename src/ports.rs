@@ -125,20 +125,31 @@ pub struct WriteStopped {
     pub error: PortError,
 }
 
+/// The chain that the engine writes to, as the engine's own endpoint shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EngineView {
+    /// `eth_chainId`.
+    pub chain_id: u64,
+    /// Its head.
+    pub head: L2Ref,
+    /// The block at the number that was asked for; none where it has none.
+    pub at: Option<L2Ref>,
+}
+
 /// The L2 node's engine side.
 #[async_trait]
 pub trait L2Engine: Send + Sync {
+    /// Which chain it holds: its head, and its block at `number`, in one request. That is how the reader and the engine
+    /// are proved to be one node, and how an engine that is down or refuses our token is found out before anything is
+    /// paused.
+    async fn view(&self, number: L2Number) -> PortResult<EngineView>;
+
     /// Writes `blocks` in order in one request. The first carries the parent's hash, the others follow as head + 1.
     /// Gives the new headers, as many as blocks.
     async fn write_blocks(&self, blocks: &[NewBlock]) -> Result<Vec<L2Header>, WriteStopped>;
 
     /// Sets the tags; none leaves a tag alone. The real node sets finalized first and may apply only half.
     async fn set_tags(&self, safe: Option<B256>, finalized: Option<B256>) -> PortResult<()>;
-
-    /// Whether it answers and takes our token: asked before the reactors are paused for a write.
-    async fn ready(&self) -> PortResult<()> {
-        Ok(())
-    }
 }
 
 /// The consensus node's reactors, which must not write while we do.

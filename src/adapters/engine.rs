@@ -21,12 +21,13 @@ use secrecy::{ExposeSecret, SecretBox, SecretString};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use super::l2::{block_call, read_header};
 use super::rpc::{Call, Json, Pool, PoolConfig, Posted, TokenSource};
 use super::wire::{hex_bytes, hex_hash, hex_quantity, hex_u256};
 use crate::codec::block;
 use crate::error::{PortError, PortErrorKind, Target};
-use crate::ports::{L2Engine, PortResult, WriteStopped};
-use crate::types::{B256, L2Header, NewBlock};
+use crate::ports::{EngineView, L2Engine, PortResult, WriteStopped};
+use crate::types::{B256, L2Header, L2Number, NewBlock};
 
 /// Longest secret file that is read: 64 digits, `0x`, and room for blanks.
 const SECRET_FILE_MAX: u64 = 1024;
@@ -173,6 +174,27 @@ enum Stop {
 
 #[async_trait]
 impl L2Engine for EngineClient {
+    async fn view(&self, number: L2Number) -> PortResult<EngineView> {
+        let calls = [
+            Call::new("eth_chainId", json!([])),
+            block_call("latest", false),
+            block_call(&hex_quantity(number.get()), false),
+        ];
+        let replies = self.pool.batch_on(0, &calls).await.map_err(name_clock_skew)?;
+        let Ok([chain_id, latest, at]) = <[PortResult<Json>; 3]>::try_from(replies) else {
+            return Err(PortError::malformed(Target::Engine, "the engine's view: not three replies"));
+        };
+        let chain_id = chain_id?.quantity()?;
+        let head = read_header(latest)?
+            .ok_or_else(|| PortError::new(Target::Engine, PortErrorKind::NotFound, "the engine has no latest block"))?;
+        let at = read_header(at)?;
+        if let Some(other) = at.filter(|header| header.number != number) {
+            let detail = format!("asked for block {number}, got block {}", other.number);
+            return Err(PortError::malformed(Target::Engine, detail));
+        }
+        Ok(EngineView { chain_id, head: head.l2_ref(), at: at.map(|header| header.l2_ref()) })
+    }
+
     async fn write_blocks(&self, blocks: &[NewBlock]) -> Result<Vec<L2Header>, WriteStopped> {
         let mut written: Vec<L2Header> = Vec::with_capacity(blocks.len());
         while let Some(rest) = blocks.get(written.len()..).filter(|rest| !rest.is_empty()) {
@@ -195,10 +217,6 @@ impl L2Engine for EngineClient {
         let tag = |hash: Option<B256>| hex_hash(&hash.unwrap_or_default());
         let call = Call::new("engine_setBlockTags", json!([tag(safe), tag(finalized)]));
         self.pool.call_on(0, call).await.map(drop).map_err(name_clock_skew)
-    }
-
-    async fn ready(&self) -> PortResult<()> {
-        self.chain_id().await.map(drop)
     }
 }
 
@@ -256,7 +274,7 @@ mod tests {
     use super::*;
     use crate::adapters::testing::{Answer, config, http, reply, rpc};
     use crate::codec::testing::vectors;
-    use crate::types::{L2Number, U256};
+    use crate::types::U256;
 
     fn engine(url: &str) -> EngineClient {
         EngineClient::new(url, JwtSecret::new([7; 32]), config()).unwrap()
@@ -456,6 +474,33 @@ mod tests {
         assert_eq!(engine(&server.url).write_blocks(&batch).await.unwrap().len(), 10);
         let sizes: Vec<usize> = server.hits().iter().map(|hit| hit.calls().len()).collect();
         assert_eq!(sizes, [10, 5, 2, 2, 2, 2, 2]);
+    }
+
+    #[tokio::test]
+    async fn m7_the_view_is_one_request_and_every_hash_is_recomputed() {
+        let Some(blocks) = recorded() else { return };
+        let serve = |blocks: Vec<Value>, at: usize| {
+            rpc(move |method, params| match (method, params[0].as_str()) {
+                ("eth_chainId", _) => Ok(json!("0xcf55")),
+                (_, Some("latest")) => Ok(blocks[20].clone()),
+                (_, Some("0x5")) => Ok(blocks[at].clone()),
+                _ => Ok(Value::Null),
+            })
+        };
+        let server = serve(blocks.clone(), 5).await;
+        let view = engine(&server.url).view(L2Number::new(5)).await.unwrap();
+        let hash_of = |n: usize| crate::adapters::wire::field_hash(&blocks[n], "hash").unwrap();
+        assert_eq!((view.chain_id, view.head.number.get(), view.head.hash), (0xcf55, 20, hash_of(20)));
+        assert_eq!(view.at.map(|at| (at.number.get(), at.hash)), Some((5, hash_of(5))));
+        assert_eq!(server.hits().len(), 1);
+        assert_eq!(engine(&server.url).view(L2Number::new(90)).await.unwrap().at, None);
+        // Another block than the one that was asked for, and a hash that is not the header's own.
+        let other = serve(blocks.clone(), 6).await;
+        assert_eq!(engine(&other.url).view(L2Number::new(5)).await.unwrap_err().kind, PortErrorKind::Malformed);
+        let mut forged = blocks;
+        forged[20]["hash"] = json!(hex_hash(&B256::repeat_byte(9)));
+        let forged = serve(forged, 5).await;
+        assert_eq!(engine(&forged.url).view(L2Number::new(5)).await.unwrap_err().kind, PortErrorKind::Malformed);
     }
 
     #[tokio::test]

@@ -329,7 +329,7 @@ fn number_tag(number: L2Number) -> String {
     wire::hex_quantity(number.get())
 }
 
-fn block_call(block: &str, full: bool) -> Call {
+pub(super) fn block_call(block: &str, full: bool) -> Call {
     Call::new("eth_getBlockByNumber", json!([block, full]))
 }
 
@@ -352,7 +352,7 @@ fn read_root(json: &Json) -> PortResult<B256> {
 }
 
 /// A header with its hash recomputed; none for null and for the errors by which nodes say that there is none (E22).
-fn read_header(reply: PortResult<Json>) -> PortResult<Option<L2Header>> {
+pub(super) fn read_header(reply: PortResult<Json>) -> PortResult<Option<L2Header>> {
     let json = match reply {
         Ok(json) => json,
         Err(error) if error.kind == PortErrorKind::NotFound => return Ok(None),

@@ -215,13 +215,24 @@ pub async fn check_l2(l2: &L2Client, identity: &Identity) -> PortResult<()> {
     }
 }
 
-/// The engine's chain id, and that it takes our token.
+/// The engine's chain id and genesis block, and that it takes our token. Its endpoint must be the node that is read,
+/// so both are compared with what the reader's are compared with.
 ///
 /// # Errors
 /// As [`check_identity`].
 pub async fn check_engine(engine: &EngineClient, identity: &Identity) -> PortResult<()> {
-    let id = engine.chain_id().await?;
-    if id == identity.l2_chain_id { Ok(()) } else { differs(Target::Engine, "the chain id", identity.l2_chain_id, id) }
+    let view = engine.view(L2Number::new(0)).await?;
+    if view.chain_id != identity.l2_chain_id {
+        return differs(Target::Engine, "the chain id", identity.l2_chain_id, view.chain_id);
+    }
+    match view.at {
+        Some(genesis) if genesis.hash != identity.l2_genesis => {
+            let (expected, actual) = (format!("{:?}", identity.l2_genesis), format!("{:?}", genesis.hash));
+            differs(Target::Engine, "the genesis block", expected, actual)
+        }
+        Some(_) => Ok(()),
+        None => Err(PortError::new(Target::Engine, PortErrorKind::NotFound, "the node has no genesis block")),
+    }
 }
 
 /// The beacon chain's genesis time as the first endpoint says it. A bare archive of blobs does not say any.

@@ -7,6 +7,7 @@
 //! | Is what the blob holds a sequence of blocks that the calldata allows? | [`content`] |
 //! | Consistent, self-heal, fill-gap or wait? | [`dispatch`] |
 //! | Which local blocks may stay, which are written? | [`reconcile`] |
+//! | Are the node that is read and the node that is written one node? | [`one_node`] |
 //! | The node refused a block: for good, or for now? | [`refusal`] |
 //! | Are the roots those of the calldata? | [`roots`] |
 //! | May this head move, and which tags does the node lack? | [`heads`] |
@@ -28,6 +29,7 @@ pub mod dispatch;
 pub mod finality;
 pub mod heads;
 pub mod liveness;
+pub mod one_node;
 pub mod pace;
 pub mod recheck;
 pub mod reconcile;

@@ -103,6 +103,8 @@ reasons! {
     DivergesBeforeSwitch = "diverges_before_switch", true;
     /// The execution node cannot write below its head.
     ElCannotReorg = "el_cannot_reorg", true;
+    /// The reader and the engine are two nodes: what is read of the one must not be written to the other.
+    EngineIsAnotherNode = "engine_is_another_node", true;
     /// The execution node refused a block for good.
     BlockRefused = "block_refused", true;
     /// An endpoint or the database belongs to another network.

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use super::jsonrpc::RpcError;
 use super::node::{Node, SafeL2Data};
 use crate::error::{PortError, PortErrorKind, Target};
-use crate::ports::{L2Engine, L2Reader, MessageRoot, PortResult, WriteStopped};
+use crate::ports::{EngineView, L2Engine, L2Reader, MessageRoot, PortResult, WriteStopped};
 use crate::types::{B256, L2Block, L2Header, L2Number, L2Ref, L2Snapshot, NewBlock};
 
 /// A shared simulated node.
@@ -81,6 +81,12 @@ impl L2Reader for Embedded {
 
 #[async_trait]
 impl L2Engine for Embedded {
+    async fn view(&self, number: L2Number) -> PortResult<EngineView> {
+        let node = self.node();
+        let at = node.at(number.get()).map(|block| block.l2_ref());
+        Ok(EngineView { chain_id: node.chain_id(), head: node.head().l2_ref(), at })
+    }
+
     async fn write_blocks(&self, blocks: &[NewBlock]) -> Result<Vec<L2Header>, WriteStopped> {
         let mut node = self.node();
         let mut written = Vec::new();

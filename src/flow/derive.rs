@@ -9,10 +9,12 @@ use std::time::Duration;
 use tracing::info;
 
 use crate::decide::heads;
+use crate::decide::one_node::OneNode;
 use crate::decide::reconcile::Plan;
 use crate::decide::refusal::{self, Refusal};
 use crate::decide::stall::{Reason, Stall};
 use crate::error::{PortError, PortErrorKind, Target};
+use crate::flow::one_node::BothSides;
 use crate::flow::pull::Pull;
 use crate::flow::quiesce::Quiesced;
 use crate::flow::worker::Worker;
@@ -72,11 +74,23 @@ impl Worker {
                 Verdict::Until { .. } => {}
             }
         }
-        self.pause_for(engine.as_ref(), &plan, pull).await?;
-        // The head is read again inside the pause: a block that was being applied when it began may have landed.
-        let now = self.ports.l2.snapshot().await?;
+        if let Err(stall) = self.pause_for(engine.as_ref(), &plan, pull).await? {
+            return Ok(Err(Stall { batch: Some(index), ..stall }));
+        }
+        // The head is read again inside the pause: a block that was being applied when it began may have landed. The
+        // engine's is read beside it: nothing is told to a node that is not the one that was compared.
+        let both = BothSides::read(engine.as_ref(), self.ports.l2.as_ref(), plan.skip.number).await?;
+        let now = both.node;
         kill_point("write: head read inside the pause");
+        match both.verdict {
+            OneNode::Same => {}
+            OneNode::Moving => return Err(FlowError::local_changed("the head moves inside the pause")),
+            OneNode::Two => return Ok(Err(Stall { batch: Some(index), ..both.stall() })),
+        }
         self.check_still_holds(&plan, pull.head, now.head.l2_ref()).await?;
+        if both.engine.at != Some(plan.skip) {
+            return Ok(Err(Stall { batch: Some(index), ..both.stall() }));
+        }
         pull.head = now.head.l2_ref();
         if let Some(lower) = heads::lowered_safe(&self.heads, &now, plan.skip) {
             kill_point("tags: before lowering safe");
@@ -155,22 +169,30 @@ impl Worker {
         floor.is_some_and(|f| number <= f)
     }
 
-    /// A pause with enough budget for the plan: the pull's open one, or a new one. An engine that does not answer is
-    /// no reason to pause anything.
-    async fn pause_for(&self, engine: &dyn L2Engine, plan: &Plan, pull: &mut Pull) -> Result<(), FlowError> {
+    /// A pause with enough budget for the plan: the pull's open one, or a new one. An engine that does not answer, or
+    /// that is another node than the reader, is no reason to pause anything.
+    async fn pause_for(
+        &self,
+        engine: &dyn L2Engine,
+        plan: &Plan,
+        pull: &mut Pull,
+    ) -> Result<Result<(), Stall>, FlowError> {
         let blocks = u32::try_from(plan.blocks.len()).unwrap_or(u32::MAX);
         let need = self.settings.pause_per_block.saturating_mul(blocks);
         if let Some(open) = pull.pause.take() {
             if self.has_room(open.remaining(), plan.blocks.len()) {
                 pull.pause = Some(open);
-                return Ok(());
+                return Ok(Ok(()));
             }
             open.release().await?;
         }
-        engine.ready().await?;
+        let both = BothSides::read(engine, self.ports.l2.as_ref(), plan.skip.number).await?;
+        if both.verdict == OneNode::Two {
+            return Ok(Err(both.stall()));
+        }
         let budget = self.settings.pause_budget.saturating_add(need);
         pull.pause = Some(self.quiesce.acquire(pull.head.number, budget).await?);
-        Ok(())
+        Ok(Ok(()))
     }
 
     /// Whether `left` of a pause is enough to write so many blocks, with a margin: a write that is cut off may land when

@@ -11,6 +11,7 @@
 //! | [`search`] | logs that lie far from what is being read |
 //! | [`derive`] | `derive_force`: the only place that writes blocks |
 //! | [`open_writes`] | writes that were begun and whose batch is not stored yet |
+//! | [`one_node`] | the proof that the node that is read is the node that is written |
 //! | [`quiesce`] | the guard that pauses the reactors |
 //! | [`finalize`] | finality |
 //! | [`tags`] | the node's tags: what it was told, what it showed, whose mark a tag is |
@@ -32,6 +33,7 @@ pub mod derive;
 pub mod finalize;
 pub mod ground;
 pub mod l1_view;
+pub mod one_node;
 pub mod open_writes;
 pub mod pull;
 pub mod quiesce;

@@ -25,3 +25,4 @@ mod scenario_index;
 mod status;
 mod store_flow;
 mod support;
+mod writer_flow;

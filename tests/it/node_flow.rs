@@ -22,10 +22,10 @@ use morph_deriver::types::{B256, BlockContent, Case, L1Number, L2Block, L2Header
 use crate::support::rig::{Rig, STEP, WINDOW, cases, devnet_ports, reason, settings};
 
 /// Blocks in a batch of these tests.
-const BLOCKS: u64 = 8;
+pub const BLOCKS: u64 = 8;
 
 /// A batch whose first block takes an L1 message and whose blocks all hold transactions.
-fn batch(world: &mut World) {
+pub fn batch(world: &mut World) {
     world.enqueue(1).unwrap();
     world.mine(1);
     world.build_planned(&BlockPlan { txs: 2, messages: 1, withdrawals: 1, ..BlockPlan::default() }).unwrap();
@@ -37,7 +37,7 @@ fn batch(world: &mut World) {
 }
 
 /// A network with `batches` batches of [`BLOCKS`] blocks that L1 has not finalized; the local node has block 0 only.
-async fn network(batches: u64) -> Devnet {
+pub async fn network(batches: u64) -> Devnet {
     let options = DevnetOptions { refuse_unpaused_writes: true, ..DevnetOptions::default() };
     let devnet = Devnet::start(options).await.unwrap();
     devnet.with(|w| (0..batches).for_each(|_| batch(w)));
@@ -45,19 +45,19 @@ async fn network(batches: u64) -> Devnet {
 }
 
 /// The same with a local node that has everything.
-async fn synced(batches: u64) -> Devnet {
+pub async fn synced(batches: u64) -> Devnet {
     let devnet = network(batches).await;
     devnet.with(World::sync);
     devnet
 }
 
 /// L1 finalizes all that it holds.
-fn finalize_l1(devnet: &Devnet) {
+pub fn finalize_l1(devnet: &Devnet) {
     devnet.with(|w| w.mine(20));
 }
 
 /// P2 and P5 over everything since the last `clear_counts`.
-fn assert_promises(devnet: &Devnet) {
+pub fn assert_promises(devnet: &Devnet) {
     let disordered: Vec<Moment> = devnet.moments().into_iter().filter(|m| !m.is_ordered()).collect();
     assert!(disordered.is_empty(), "finalized ≤ safe ≤ head is broken: {disordered:?}");
     assert!(devnet.unpaused_writes().is_empty(), "written outside a pause: {:?}", devnet.unpaused_writes());
@@ -66,7 +66,7 @@ fn assert_promises(devnet: &Devnet) {
 }
 
 /// The local chain is the sequencer's up to `head`, and our safe head and the node's tag stand on it.
-fn assert_chain(devnet: &Devnet, rig: &Rig, head: u64) {
+pub fn assert_chain(devnet: &Devnet, rig: &Rig, head: u64) {
     devnet.with(|w| {
         assert_eq!(w.node.head().number(), head);
         for number in 0..=head {
@@ -77,12 +77,12 @@ fn assert_chain(devnet: &Devnet, rig: &Rig, head: u64) {
     assert_eq!(rig.safe(), Some(head));
 }
 
-fn heights(devnet: &Devnet) -> (u64, Option<u64>, Option<u64>) {
+pub fn heights(devnet: &Devnet) -> (u64, Option<u64>, Option<u64>) {
     let heads = devnet.heads();
     (heads.local.number.get(), heads.safe.map(|s| s.number.get()), heads.finalized.map(|s| s.number.get()))
 }
 
-fn stall_of(rig: &Rig) -> Option<Reason> {
+pub fn stall_of(rig: &Rig) -> Option<Reason> {
     rig.worker.status().borrow().stall.as_ref().map(|s| s.reason)
 }
 

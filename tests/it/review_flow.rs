@@ -13,8 +13,8 @@ use morph_deriver::devnet::world::ForkShape;
 use morph_deriver::devnet::{Devnet, DevnetOptions};
 use morph_deriver::flow::pull::PullEnd;
 use morph_deriver::flow::worker::{Panicked, contained};
-use morph_deriver::ports::{L2Engine, PortResult, WriteStopped};
-use morph_deriver::types::{B256, Case, L2Header, NewBlock};
+use morph_deriver::ports::{EngineView, L2Engine, PortResult, WriteStopped};
+use morph_deriver::types::{B256, Case, L2Header, L2Number, NewBlock};
 use tokio_util::sync::CancellationToken;
 
 use crate::support::rig::{Rig, cases, reason};
@@ -89,10 +89,14 @@ async fn recovering_up_to_a_batch_never_writes_the_next_one() {
 }
 
 /// An engine with a bug.
-struct PanicsOnWrite;
+struct PanicsOnWrite(Arc<dyn L2Engine>);
 
 #[async_trait]
 impl L2Engine for PanicsOnWrite {
+    async fn view(&self, number: L2Number) -> PortResult<EngineView> {
+        self.0.view(number).await
+    }
+
     async fn write_blocks(&self, _: &[NewBlock]) -> Result<Vec<L2Header>, WriteStopped> {
         panic!("a bug in the middle of a pause")
     }
@@ -107,7 +111,8 @@ async fn g4_a_panic_of_the_worker_resumes_the_reactors_before_the_program_ends()
     let devnet = devnet().await;
     devnet.with(|w| w.produce(8)).unwrap();
     let mut rig = Rig::with(&devnet, |s| s.assume = Some(Verdict::Stopped)).await;
-    rig.ports.engine = Some(Arc::new(PanicsOnWrite));
+    let engine = rig.ports.engine.take().unwrap();
+    rig.ports.engine = Some(Arc::new(PanicsOnWrite(engine)));
     rig.restart().await;
     let Rig { worker, ports, .. } = rig;
     devnet.latency(Server::Reactors, Duration::from_millis(200));

@@ -1,0 +1,45 @@
+//! Proving that `l2.eth` and `l2.engine` are one node, before the engine is told anything.
+
+use crate::decide::one_node::{OneNode, one_node};
+use crate::decide::stall::{Reason, Stall};
+use crate::ports::{EngineView, L2Engine, L2Reader, PortResult};
+use crate::types::{L2Number, L2Ref, L2Snapshot};
+
+/// Both sides of the node, read together.
+pub(crate) struct BothSides {
+    /// What the reader showed.
+    pub(crate) node: L2Snapshot,
+    /// What the engine showed last.
+    pub(crate) engine: EngineView,
+    /// What the heads of both tell.
+    pub(crate) verdict: OneNode,
+}
+
+impl BothSides {
+    /// Reads the reader's snapshot between two views of the engine; the second one only where it is needed. `number` is
+    /// the block to look at on the engine.
+    ///
+    /// # Errors
+    /// When one of them cannot be asked: that proves nothing, and nothing may be written or tagged on it.
+    pub(crate) async fn read(engine: &dyn L2Engine, l2: &dyn L2Reader, number: L2Number) -> PortResult<Self> {
+        let before = engine.view(number).await?;
+        let node = l2.snapshot().await?;
+        let reader = node.head.l2_ref();
+        let after = if before.head == reader { before } else { engine.view(number).await? };
+        Ok(Self { node, engine: after, verdict: one_node(before.head, reader, after.head) })
+    }
+
+    /// The stall that names both heads.
+    pub(crate) fn stall(&self) -> Stall {
+        two_nodes(self.node.head.l2_ref(), self.engine.head)
+    }
+}
+
+/// The stall for a reader that stands on `reader` and an engine that stands on `engine`.
+pub(crate) fn two_nodes(reader: L2Ref, engine: L2Ref) -> Stall {
+    let detail = format!(
+        "l2.eth stands on block {reader}, l2.engine on block {engine}: they are two nodes, and nothing is written to \
+         the one by what the other shows"
+    );
+    Stall::new(Reason::EngineIsAnotherNode, detail)
+}
