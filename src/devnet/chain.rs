@@ -8,8 +8,9 @@ use std::sync::Arc;
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
 
+use super::block::{StoredBlock, message_passer};
 use super::l1::SimBlob;
-use super::node::{Node, SafeL2Data, StoredBlock, message_passer};
+use super::node::{Node, SafeL2Data};
 use super::signing::{self, Account, Body, Form};
 use crate::codec::batch::{self, Contexts};
 use crate::codec::calldata::{CommitCalldata, CommitForm};

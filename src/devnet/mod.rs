@@ -5,7 +5,7 @@
 //! them. The execution node imitates the real one with its unkind ways, not a tidier one. Not here: anything that the
 //! worker itself needs, and anything that verifies.
 //!
-//! - [`node`]: the execution node, a state machine without I/O; [`oracle`] gives it recorded results.
+//! - [`node`]: the execution node, a state machine without I/O, of [`block`]s; [`oracle`] gives it recorded results.
 //! - [`embedded`]: the same node behind the ports, for `replay`.
 //! - [`l1`], [`beacon`]: the chain above it; [`chain`]: sequencer and batcher; [`world`]: all of them together.
 //! - [`serve`]: HTTP, tokens, faults, counters, and the [`Devnet`] handle that tests and the `devnet` command hold.
@@ -13,6 +13,7 @@
 //! Everything is deterministic from a seed and from the order of calls; time is simulated.
 
 pub mod beacon;
+pub mod block;
 pub mod chain;
 pub mod embedded;
 pub mod faults;

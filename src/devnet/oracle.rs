@@ -7,50 +7,16 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::block::{Appended, Content, StoredBlock};
 use super::headers::Header;
 use super::jsonrpc::{parse_data, parse_hash, parse_quantity};
-use super::node::{Appended, StoredBlock};
-use crate::types::{B256, L2Header, RawTx, U256, keccak};
+use crate::types::{B256, L2Header, RawTx, U256};
 
 /// Recorded blocks by the hash of what a writer says of them.
 #[derive(Debug, Default)]
 pub struct Oracle {
     blocks: HashMap<B256, Arc<StoredBlock>>,
     by_number: HashMap<u64, Arc<StoredBlock>>,
-}
-
-/// What a writer says of a block.
-#[derive(Clone, Copy, Debug)]
-pub struct Content<'a> {
-    /// Height.
-    pub number: u64,
-    /// Parent built on.
-    pub parent: B256,
-    /// Time.
-    pub timestamp: u64,
-    /// Base fee; zero and absent are the same.
-    pub base_fee: U256,
-    /// Gas limit.
-    pub gas_limit: u64,
-    /// All transactions.
-    pub transactions: &'a [RawTx],
-}
-
-impl Content<'_> {
-    fn key(&self) -> B256 {
-        let mut bytes = Vec::with_capacity(96 + 32 * self.transactions.len());
-        bytes.extend_from_slice(self.parent.as_bytes());
-        for word in [self.number, self.timestamp, self.gas_limit] {
-            bytes.extend_from_slice(&word.to_be_bytes());
-        }
-        let mut fee = [0u8; 32];
-        self.base_fee.to_big_endian(&mut fee);
-        bytes.extend_from_slice(&fee);
-        for raw in self.transactions {
-            bytes.extend_from_slice(keccak(raw).as_bytes());
-        }
-        keccak(&bytes)
-    }
 }
 
 impl Oracle {

@@ -6,10 +6,11 @@
 use std::sync::Arc;
 
 use super::beacon::BeaconConfig;
+use super::block::StoredBlock;
 use super::chain::{BatchSpec, BlockPlan, Sequencer, content_of, encode_blobs, measure};
 use super::headers::Header;
 use super::l1::{CommitOp, L1, L1Config, L1Op, L1Tx, SimBlob};
-use super::node::{Node, SafeL2Data, StoredBlock, made_up};
+use super::node::{Node, SafeL2Data, made_up};
 use super::oracle::Oracle;
 use crate::codec::batch;
 use crate::codec::calldata::{CommitCalldata, CommitForm};
