@@ -1,18 +1,18 @@
 //! What encoding and committing cost: the sequencer's own way (`slow`), the one taken here (`taken`), its fast half
 //! (`fast`), and stock zstd, side by side on the same payloads.
-//!
-//! Real batches are there when the folder of real data is (`MORPH_VECTORS`, or `../shared/vectors`).
 
 #![allow(missing_docs)]
 
 #[allow(dead_code, clippy::unwrap_used)]
 #[path = "../tests/encoder/generate.rs"]
 mod generate;
+#[path = "../tests/vectors/unpack.rs"]
+mod unpack;
 
 use std::fmt;
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use divan::Bencher;
@@ -50,17 +50,18 @@ fn payloads() -> Vec<Payload> {
         name: "hardly compressible, 250 kB".to_owned(),
         bytes: generate::repeats(7, 250_000, 190, 14),
     });
-    let folder = std::env::var_os("MORPH_VECTORS")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/vectors"), PathBuf::from);
+    let folder = unpack::vectors();
     for name in ["mainnet-47561", "batch-55157", "batch-54334"] {
-        if let Some(bytes) = real(&folder.join("blobs").join(name)) {
-            payloads.push(Payload { name: name.to_owned(), bytes });
-        }
+        payloads.push(Payload { name: name.to_owned(), bytes: real(&folder.join("blobs").join(name)) });
     }
     payloads
 }
 
-fn real(folder: &Path) -> Option<Vec<u8>> {
+fn real(folder: &Path) -> Vec<u8> {
+    read(folder).unwrap_or_else(|| panic!("{} holds no batch", folder.display()))
+}
+
+fn read(folder: &Path) -> Option<Vec<u8>> {
     let mut files: Vec<_> = fs::read_dir(folder).ok()?.filter_map(|entry| Some(entry.ok()?.path())).collect();
     files.sort();
     let blobs: Option<Vec<_>> = files.iter().map(|file| read_blob(file)).collect();

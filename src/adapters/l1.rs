@@ -915,18 +915,12 @@ mod tests {
 
     #[tokio::test]
     async fn recorded_l1_is_read_whole() {
-        let (Some(logs), Some(headers), Some(batches)) =
-            (vector("recorded/l1/logs.json"), vector("recorded/l1/headers.json"), vector("recorded/batches.json"))
-        else {
-            return;
-        };
-        let (Some(transactions), Some(calls), Some(traces)) = (
-            vector("recorded/l1/transactions.json"),
-            vector("recorded/l1/calls.json"),
-            vector("recorded/l1/call-traces.json"),
-        ) else {
-            return;
-        };
+        let logs = vector("recorded/l1/logs.json");
+        let headers = vector("recorded/l1/headers.json");
+        let batches = vector("recorded/batches.json");
+        let transactions = vector("recorded/l1/transactions.json");
+        let calls = vector("recorded/l1/calls.json");
+        let traces = vector("recorded/l1/call-traces.json");
         let address = |key: &str| wire::address(batches[key].as_str().unwrap()).unwrap();
         let (rollup, queue) = (address("rollup"), address("l1_message_queue"));
         let kept = (transactions.clone(), traces.clone());

@@ -471,7 +471,7 @@ mod tests {
 
     #[tokio::test]
     async fn blocks_are_the_same_in_all_three_forms() {
-        let Some(blocks) = vector("recorded/l2/blocks.json") else { return };
+        let blocks = vector("recorded/l2/blocks.json");
         let all: &[&[&str]] = &[
             &["debug_getBlockRlp", "eth_getBlockByNumber"],
             &["debug_getRawBlock", "eth_getBlockByNumber"],
@@ -497,11 +497,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_type_from_the_future_is_fetched_raw() {
-        let (Some(mut blocks), Some(raws)) =
-            (vector("recorded/l2/blocks.json"), vector("recorded/l2/raw-transactions.json"))
-        else {
-            return;
-        };
+        let mut blocks = vector("recorded/l2/blocks.json");
+        let raws = vector("recorded/l2/raw-transactions.json");
         let expected = block::block_from_json(&blocks[1], |_| None).unwrap();
         blocks[1]["transactions"][1]["type"] = json!("0x6f");
         let server = rpc(move |method, params| match method {
@@ -515,7 +512,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_chain_that_changes_under_way_is_refused() {
-        let Some(mut blocks) = vector("recorded/l2/blocks.json") else { return };
+        let mut blocks = vector("recorded/l2/blocks.json");
         let other = blocks[41].clone();
         blocks[40] = other;
         let server = node(blocks.clone(), &["eth_getBlockByNumber"]).await;
@@ -533,7 +530,7 @@ mod tests {
 
     #[tokio::test]
     async fn e22_a_fresh_nodes_first_snapshot_is_clean() {
-        let Some(blocks) = vector("recorded/l2/blocks.json") else { return };
+        let blocks = vector("recorded/l2/blocks.json");
         let genesis = blocks[0].clone();
         let server = rpc(move |method, params| match (method, params[0].as_str()) {
             ("eth_getBlockByNumber", Some("latest")) => Ok(genesis.clone()),
@@ -551,7 +548,7 @@ mod tests {
 
     #[tokio::test]
     async fn e10_tags_are_read_with_every_snapshot() {
-        let Some(blocks) = vector("recorded/l2/blocks.json") else { return };
+        let blocks = vector("recorded/l2/blocks.json");
         let server = rpc(move |method, params| match (method, params[0].as_str()) {
             (_, Some("latest")) => Ok(blocks[126].clone()),
             (_, Some("safe")) => Ok(blocks[100].clone()),
@@ -572,10 +569,8 @@ mod tests {
 
     #[tokio::test]
     async fn message_root_by_hash_then_by_number_then_pruned() {
-        let (Some(blocks), Some(roots)) = (vector("recorded/l2/blocks.json"), vector("recorded/l2/message-roots.json"))
-        else {
-            return;
-        };
+        let blocks = vector("recorded/l2/blocks.json");
+        let roots = vector("recorded/l2/message-roots.json");
         let block = L2Ref { number: n(9), hash: hash(&blocks[9]["hash"]) };
         let expected = MessageRoot::Root(hash(&roots["9"]));
         let root = roots["9"].clone();
@@ -608,13 +603,9 @@ mod tests {
 
     #[tokio::test]
     async fn the_last_appended_root_is_the_message_root_also_on_a_narrow_node() {
-        let (Some(logs), Some(roots), Some(blocks)) = (
-            vector("recorded/l2/append-message-logs.json"),
-            vector("recorded/l2/message-roots.json"),
-            vector("recorded/l2/blocks.json"),
-        ) else {
-            return;
-        };
+        let logs = vector("recorded/l2/append-message-logs.json");
+        let roots = vector("recorded/l2/message-roots.json");
+        let blocks = vector("recorded/l2/blocks.json");
         for cap in [1000, 20] {
             let (logs, blocks) = (logs.clone(), blocks.clone());
             let server = rpc(move |method, params| {
@@ -642,7 +633,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_missing_header_is_none_and_another_one_refused() {
-        let Some(blocks) = vector("recorded/l2/blocks.json") else { return };
+        let blocks = vector("recorded/l2/blocks.json");
         let server = node(blocks.clone(), &["eth_getBlockByNumber"]).await;
         assert_eq!(client(&server).header(n(500)).await.unwrap(), None);
         assert_eq!(client(&server).header(n(5)).await.unwrap().unwrap().hash, hash(&blocks[5]["hash"]));

@@ -443,7 +443,7 @@ mod tests {
 
     #[test]
     fn recorded_blocks_are_rebuilt_and_round_trip() {
-        let Some(blocks) = testing::json("recorded/l2/blocks.json") else { return };
+        let blocks = testing::json("recorded/l2/blocks.json");
         for json in blocks.as_array().unwrap() {
             let header = FullHeader::from_json(json).unwrap();
             assert_eq!(header.hash(), testing::hash(&json["hash"]));

@@ -21,7 +21,7 @@ use crate::error::Severity;
 /// Largest payload that is encoded or decoded: 64 × 16 blobs × 126,976 bytes = 130,023,424.
 ///
 /// Why 64-fold: real batches expand two- to fivefold, a batch of nothing but empty blocks about 22-fold
-/// (`vectors/encoder`, 16 to 18), and 600 blocks, the most seen in one batch, still have 216 KB each. Why not the
+/// (tests/vectors, `encoder/16` to `18`), and 600 blocks, the most seen in one batch, still have 216 KB each. Why not the
 /// reference's 1,000,000,000: a frame of zeros expands 30,000-fold, so that one blob could claim a gigabyte (scenario
 /// F3); with a few batches in flight this bound holds the worker's memory to some hundred megabytes.
 pub const MAX_PAYLOAD: usize = 64 * MAX_BLOBS * BLOB_DATA_BYTES;

@@ -373,7 +373,7 @@ mod tests {
 
     #[test]
     fn recorded_headers_decode_encode_and_hash() {
-        let Some(batches) = testing::json("recorded/batches.json") else { return };
+        let batches = testing::json("recorded/batches.json");
         let mut versions = Vec::new();
         for batch in ["standing", "reverted"].iter().flat_map(|which| batches[which].as_array().unwrap()) {
             let bytes = testing::bytes(&batch["Header"]);
@@ -399,10 +399,10 @@ mod tests {
 
     #[test]
     fn c2_c7_recorded_commits_are_rebuilt() {
-        let Some(batches) = testing::json("recorded/batches.json") else { return };
-        let transactions = testing::json("recorded/l1/transactions.json").unwrap();
-        let traces = testing::json("recorded/l1/call-traces.json").unwrap();
-        let logs = testing::json("recorded/l1/logs.json").unwrap();
+        let batches = testing::json("recorded/batches.json");
+        let transactions = testing::json("recorded/l1/transactions.json");
+        let traces = testing::json("recorded/l1/call-traces.json");
+        let logs = testing::json("recorded/l1/logs.json");
         let messages: Vec<B256> = logs
             .as_array()
             .unwrap()

@@ -430,8 +430,8 @@ mod tests {
 
     #[test]
     fn recorded_transactions_are_rebuilt_from_json() {
-        let Some(blocks) = testing::json("recorded/l2/blocks.json") else { return };
-        let raws = testing::json("recorded/l2/raw-transactions.json").unwrap();
+        let blocks = testing::json("recorded/l2/blocks.json");
+        let raws = testing::json("recorded/l2/raw-transactions.json");
         let mut count = 0;
         for block in blocks.as_array().unwrap() {
             for tx in block["transactions"].as_array().unwrap() {

@@ -8,11 +8,13 @@
 mod generate;
 #[path = "../../build/patch.rs"]
 mod patch;
+#[path = "../vectors/unpack.rs"]
+mod unpack;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -21,24 +23,10 @@ use morph_deriver::codec::{blob, frame};
 use morph_deriver::types::{Blob, keccak};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use unpack::vectors;
 use zstd::zstd_safe::{CParameter, ParamSwitch};
 
 const TARGET_BYTES: usize = 124 * 1024;
-
-/// The folder of real data, or a word on stderr and `None`; with MORPH_REQUIRE_VECTORS=1 its absence fails.
-fn vectors(test: &str) -> Option<PathBuf> {
-    let folder = std::env::var_os("MORPH_VECTORS")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/vectors"), PathBuf::from);
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    assert!(
-        std::env::var("MORPH_REQUIRE_VECTORS").as_deref() != Ok("1"),
-        "vectors not found, {test} cannot be checked"
-    );
-    eprintln!("vectors not found, {test} not checked");
-    None
-}
 
 fn json(path: &Path) -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
@@ -66,7 +54,7 @@ fn round_trip(name: &str, blobs: &[Blob]) -> (Vec<u8>, Vec<u8>) {
 
 #[test]
 fn f10_the_sequencers_frames_come_out_bit_for_bit() {
-    let Some(folder) = vectors("encoder") else { return };
+    let folder = vectors();
     let expected = json(&folder.join("encoder/expected.json"));
     let expected = expected.as_array().unwrap();
     assert_eq!(expected.len(), 18);
@@ -90,7 +78,7 @@ fn f10_the_sequencers_frames_come_out_bit_for_bit() {
 
 #[test]
 fn f10_real_blobs_come_out_bit_for_bit() {
-    let Some(folder) = vectors("blobs") else { return };
+    let folder = vectors();
     let expected = json(&folder.join("blobs/expected.json"));
     for (name, one) in expected.as_object().unwrap() {
         let blobs = real_batch(&folder.join("blobs").join(name));
@@ -110,7 +98,7 @@ fn f10_real_blobs_come_out_bit_for_bit() {
 
 #[test]
 fn f10_recorded_batches_come_out_bit_for_bit() {
-    let Some(folder) = vectors("recorded") else { return };
+    let folder = vectors();
     let mut batches = 0;
     for entry in fs::read_dir(folder.join("recorded/beacon")).unwrap() {
         let path = entry.unwrap().path();
@@ -301,23 +289,22 @@ fn kinds() -> Vec<Kind> {
         }),
         kind("whole blocks", 8, |n| generate::words(n, 131_072 * (1 + n as usize % 4))),
     ];
-    if let Some(folder) = vectors("real slices") {
-        let mut real = Vec::new();
-        for name in ["batch-54334", "batch-55157", "mainnet-47561"] {
-            let data = blob::unpack(&real_batch(&folder.join("blobs").join(name))).unwrap();
-            real.push(frame::decode(&data, frame::MAX_PAYLOAD).unwrap().payload);
-        }
-        let slice = move |n: u64, low, high| {
-            let mut numbers = Numbers::new(n);
-            let payload = &real[numbers.between(0, real.len() - 1)];
-            let length = size(n, low, high).min(payload.len());
-            let from = numbers.between(0, payload.len() - length);
-            payload[from..from + length].to_vec()
-        };
-        let large = slice.clone();
-        kinds.push(kind("real slices", 2000, move |n| slice(n, 60, 8_000)));
-        kinds.push(kind("real slices, large", 60, move |n| large(n, 10_000, 353_477)));
+    let folder = vectors();
+    let mut real = Vec::new();
+    for name in ["batch-54334", "batch-55157", "mainnet-47561"] {
+        let data = blob::unpack(&real_batch(&folder.join("blobs").join(name))).unwrap();
+        real.push(frame::decode(&data, frame::MAX_PAYLOAD).unwrap().payload);
     }
+    let slice = move |n: u64, low, high| {
+        let mut numbers = Numbers::new(n);
+        let payload = &real[numbers.between(0, real.len() - 1)];
+        let length = size(n, low, high).min(payload.len());
+        let from = numbers.between(0, payload.len() - length);
+        payload[from..from + length].to_vec()
+    };
+    let large = slice.clone();
+    kinds.push(kind("real slices", 2000, move |n| slice(n, 60, 8_000)));
+    kinds.push(kind("real slices, large", 60, move |n| large(n, 10_000, 353_477)));
     kinds
 }
 

@@ -31,7 +31,7 @@ fn l2_ref(recording: &Recording, number: u64) -> L2Ref {
 
 #[tokio::test]
 async fn l1_events_come_in_order_with_the_right_kinds() {
-    let Some(network) = RecordedNetwork::start() else { return };
+    let network = RecordedNetwork::start();
     let l1 = clients::l1(&network);
     let events = l1.events(L1Number::new(0), L1Number::new(L1_END)).await.unwrap().events;
     let told: Vec<String> = events
@@ -112,8 +112,8 @@ async fn l1_events_come_in_order_with_the_right_kinds() {
 
 #[tokio::test]
 async fn a1_logs_above_an_endpoints_head_are_not_taken_as_none() {
-    let Some(network) = RecordedNetwork::start() else { return };
-    let healthy = RecordedNetwork::start().unwrap();
+    let network = RecordedNetwork::start();
+    let healthy = RecordedNetwork::start();
     network.set_head(20);
     let l1 = clients::l1_over(&network, &[network.l1.url.clone(), healthy.l1.url.clone()]);
     let events = l1.events(L1Number::new(15), L1Number::new(30)).await.unwrap().events;
@@ -125,7 +125,7 @@ async fn a1_logs_above_an_endpoints_head_are_not_taken_as_none() {
 
 #[tokio::test]
 async fn a9_shuffled_doubled_and_removed_logs_give_the_same_events() {
-    let Some(network) = RecordedNetwork::start() else { return };
+    let network = RecordedNetwork::start();
     let l1 = clients::l1(&network);
     let (from, to) = (L1Number::new(0), L1Number::new(L1_END));
     let expected = l1.events(from, to).await.unwrap().events;
@@ -145,7 +145,7 @@ async fn a9_shuffled_doubled_and_removed_logs_give_the_same_events() {
 
 #[tokio::test]
 async fn l1_headers_and_tags_are_read() {
-    let Some(network) = RecordedNetwork::start() else { return };
+    let network = RecordedNetwork::start();
     let l1 = clients::l1(&network);
     let recording = network.recording();
     let numbers: Vec<L1Number> = (0..=L1_END + 1).map(L1Number::new).collect();
@@ -163,7 +163,7 @@ async fn l1_headers_and_tags_are_read() {
 
 #[tokio::test]
 async fn every_commits_transaction_is_found_by_block_hash_and_place() {
-    let Some(network) = RecordedNetwork::start() else { return };
+    let network = RecordedNetwork::start();
     let l1 = clients::l1(&network);
     let recording = network.recording();
     let events = l1.events(L1Number::new(0), L1Number::new(L1_END)).await.unwrap().events;
@@ -182,7 +182,7 @@ async fn every_commits_transaction_is_found_by_block_hash_and_place() {
 
 #[tokio::test]
 async fn the_forwarded_commits_inner_call_is_traced() {
-    let Some(network) = RecordedNetwork::start() else { return };
+    let network = RecordedNetwork::start();
     let l1 = clients::l1(&network);
     let recording = network.recording();
     let tx = recording.standing[9].tx.unwrap();
@@ -192,7 +192,7 @@ async fn the_forwarded_commits_inner_call_is_traced() {
     let trace = &recording.traces[&hex_bytes(tx)];
     assert_eq!(json!(hex_bytes(&call.input)), trace["calls"][0]["input"]);
 
-    let without = RecordedNetwork::start().unwrap();
+    let without = RecordedNetwork::start();
     without.set_traces(false);
     assert_eq!(clients::l1(&without).rollup_calls(tx).await.unwrap(), None);
     // A contract may call and be rolled back: that is not a call.
@@ -202,7 +202,7 @@ async fn the_forwarded_commits_inner_call_is_traced() {
 
 #[tokio::test]
 async fn contract_views_are_read_at_any_block() {
-    let Some(network) = RecordedNetwork::start() else { return };
+    let network = RecordedNetwork::start();
     let l1 = clients::l1(&network);
     let recording = network.recording();
     let indices: Vec<BatchIndex> = (0..=11).map(BatchIndex::new).collect();
@@ -229,7 +229,7 @@ async fn contract_views_are_read_at_any_block() {
 
 #[tokio::test]
 async fn all_blocks_come_out_with_their_raw_transactions_in_every_form() {
-    let Some(recording) = Recording::load() else { return };
+    let recording = Recording::load();
     for form in [RawBlocks::No, RawBlocks::GetBlockRlp, RawBlocks::GetRawBlock] {
         let node = RecordedL2::with(&recording, 126);
         node.set_raw_blocks(form);
@@ -258,7 +258,7 @@ async fn all_blocks_come_out_with_their_raw_transactions_in_every_form() {
 
 #[tokio::test]
 async fn f9_a_transaction_of_an_unknown_type_is_asked_for_raw() {
-    let Some(recording) = Recording::load() else { return };
+    let recording = Recording::load();
     let node = RecordedL2::with(&recording, 126);
     node.set_raw_blocks(RawBlocks::No);
     node.eth.rewrite("eth_getBlockByNumber", |_, answer| {
@@ -277,7 +277,7 @@ async fn f9_a_transaction_of_an_unknown_type_is_asked_for_raw() {
 
 #[tokio::test]
 async fn a_block_that_is_not_what_its_hash_says_is_malformed() {
-    let Some(recording) = Recording::load() else { return };
+    let recording = Recording::load();
     let node = RecordedL2::with(&recording, 126);
     node.set_raw_blocks(RawBlocks::No);
     node.eth.rewrite("eth_getBlockByNumber", |params, answer| {
@@ -292,7 +292,7 @@ async fn a_block_that_is_not_what_its_hash_says_is_malformed() {
 
 #[tokio::test]
 async fn e22_tags_never_set_are_none() {
-    let Some(recording) = Recording::load() else { return };
+    let recording = Recording::load();
     let node = RecordedL2::with(&recording, 126);
     let l2 = clients::l2(&node);
     let fresh = l2.snapshot().await.unwrap();
@@ -307,7 +307,7 @@ async fn e22_tags_never_set_are_none() {
 
 #[tokio::test]
 async fn a_pruned_node_gives_the_same_withdrawal_roots_by_its_logs() {
-    let Some(recording) = Recording::load() else { return };
+    let recording = Recording::load();
     let node = RecordedL2::with(&recording, 126);
     let l2 = clients::l2(&node);
     for number in 0..=126 {
@@ -329,7 +329,7 @@ async fn a_pruned_node_gives_the_same_withdrawal_roots_by_its_logs() {
 
 #[tokio::test]
 async fn each_commits_blobs_come_verified_and_in_order() {
-    let Some(network) = RecordedNetwork::start() else { return };
+    let network = RecordedNetwork::start();
     let recording = network.recording();
     for (blobs, sidecars) in [(true, false), (false, true), (true, true)] {
         network.set_blob_endpoints(blobs, sidecars);
@@ -346,8 +346,8 @@ async fn each_commits_blobs_come_verified_and_in_order() {
 
 #[tokio::test]
 async fn d2_a_blob_with_other_bytes_is_refused_and_another_endpoint_asked() {
-    let Some(network) = RecordedNetwork::start() else { return };
-    let bad = RecordedNetwork::start().unwrap();
+    let network = RecordedNetwork::start();
+    let bad = RecordedNetwork::start();
     bad.edit(|recording| recording.blobs.get_mut(&17).unwrap()[1][31] ^= 1);
     let recording = network.recording();
     let header = l1_header(&recording, 17);
@@ -360,7 +360,7 @@ async fn d2_a_blob_with_other_bytes_is_refused_and_another_endpoint_asked() {
 
 #[tokio::test]
 async fn d3_a_missed_slot_is_not_found() {
-    let Some(network) = RecordedNetwork::start() else { return };
+    let network = RecordedNetwork::start();
     let recording = network.recording();
     let mut header = l1_header(&recording, 17);
     header.timestamp = GENESIS_TIME + 12 * 3000;
@@ -370,7 +370,7 @@ async fn d3_a_missed_slot_is_not_found() {
 
 #[tokio::test]
 async fn a11_an_endpoint_of_another_network_is_refused() {
-    let Some(network) = RecordedNetwork::start() else { return };
+    let network = RecordedNetwork::start();
     network.set_chain_id(1);
     let error = clients::l1(&network).tagged(L1Tag::Latest).await.unwrap_err();
     assert_eq!(error.kind, PortErrorKind::WrongNetwork);
@@ -378,7 +378,7 @@ async fn a11_an_endpoint_of_another_network_is_refused() {
 
 #[tokio::test]
 async fn a_dead_and_a_hanging_endpoint_are_passed_over() {
-    let Some(network) = RecordedNetwork::start() else { return };
+    let network = RecordedNetwork::start();
     let hanging = network.another_l1();
     hanging.fault("*", Fault::Hang);
     let urls = [dead_url(), hanging.url.clone(), network.l1.url.clone()];
@@ -401,7 +401,7 @@ fn new_block(recording: &Recording, number: u64, parent: Option<u64>) -> NewBloc
 
 #[tokio::test]
 async fn blocks_are_written_over_a_fork_and_tags_set() {
-    let Some(recording) = Recording::load() else { return };
+    let recording = Recording::load();
     let node = RecordedL2::with(&recording, 105);
     node.fork(60, &Alter::Timestamp);
     let engine = clients::engine(&node);
@@ -435,7 +435,7 @@ async fn blocks_are_written_over_a_fork_and_tags_set() {
 
 #[tokio::test]
 async fn forked_chains_are_read_as_whole_as_the_recorded_one() {
-    let Some(recording) = Recording::load() else { return };
+    let recording = Recording::load();
     let alters = [
         Alter::Timestamp,
         Alter::BaseFee,

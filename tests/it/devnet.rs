@@ -1,7 +1,6 @@
 //! The devnet itself: its execution node against what the real one answered, and its other parties by their own words.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -17,16 +16,7 @@ use morph_deriver::devnet::{Devnet, DevnetOptions};
 use morph_deriver::types::{B256, Blob};
 use serde_json::{Value, json};
 
-fn vectors(name: &str) -> Option<PathBuf> {
-    let dir = std::env::var_os("MORPH_VECTORS")
-        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/vectors")), PathBuf::from);
-    if dir.is_dir() {
-        return Some(dir);
-    }
-    assert!(std::env::var("MORPH_REQUIRE_VECTORS").as_deref() != Ok("1"), "vectors not found");
-    eprintln!("vectors not found, {name} not checked");
-    None
-}
+use crate::support::vectors;
 
 fn token(secret: &[u8; 32], skew: i64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64;
@@ -121,7 +111,7 @@ fn translate(value: &Value, ours: &HashMap<String, String>) -> Value {
 
 #[tokio::test]
 async fn the_execution_node_answers_as_recorded() {
-    let Some(dir) = vectors("the walk through answers.json") else { return };
+    let dir = vectors();
     let oracle = Arc::new(Oracle::load(&dir.join("recorded/l2")).unwrap());
     let answers: Vec<Value> =
         serde_json::from_str(&std::fs::read_to_string(dir.join("recorded/l2/answers.json")).unwrap()).unwrap();
@@ -317,7 +307,7 @@ async fn batches_of_every_form_fit_their_events() {
 
 #[tokio::test]
 async fn a_real_batch_becomes_a_chain() {
-    let Some(dir) = vectors("a real batch on the devnet") else { return };
+    let dir = vectors();
     let blobs: Vec<Blob> = [1, 2]
         .map(|k| {
             let text = std::fs::read_to_string(dir.join(format!("blobs/batch-54334/blob-{k}.hex"))).unwrap();

@@ -25,4 +25,5 @@ mod scenario_index;
 mod status;
 mod store_flow;
 mod support;
+mod vectors;
 mod writer_flow;

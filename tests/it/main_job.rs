@@ -44,8 +44,8 @@ async fn a_chain_that_is_what_l1_committed_to_is_consistent_throughout() {
 
 #[tokio::test]
 async fn recorded_batches_come_out_consistent() {
-    let Some(network) = RecordedNetwork::start() else { return };
-    let l2 = RecordedL2::start(126).unwrap();
+    let network = RecordedNetwork::start();
+    let l2 = RecordedL2::start(126);
     network.set_head(23);
     network.set_finalized(Some(17));
     let mut rig = Rig::recorded(&network, &l2, |_| {}).await;
@@ -65,9 +65,9 @@ async fn recorded_batches_come_out_consistent() {
 
 #[tokio::test]
 async fn recorded_blocks_that_are_missing_are_filled_in() {
-    let Some(network) = RecordedNetwork::start() else { return };
+    let network = RecordedNetwork::start();
     let recording = network.recording();
-    let l2 = RecordedL2::start(59).unwrap();
+    let l2 = RecordedL2::start(59);
     network.set_head(23);
     let mut rig = Rig::recorded(&network, &l2, |_| {}).await;
     let first = rig.settle().await;
@@ -92,8 +92,8 @@ struct Real {
 }
 
 impl Real {
-    fn load() -> Option<Self> {
-        let folder = vectors()?.join("blobs/batch-54334");
+    fn load() -> Self {
+        let folder = vectors().join("blobs/batch-54334");
         let blob = |n: u64| {
             let text = std::fs::read_to_string(folder.join(format!("blob-{n}.hex"))).unwrap();
             Blob::new(bytes(text.trim())).unwrap()
@@ -101,7 +101,7 @@ impl Real {
         let blobs: Vec<_> = (1..=2).map(blob).collect();
         let contents = decode_contents(&blobs).unwrap();
         assert_eq!(contents.len(), 599);
-        Some(Self { blobs, contents })
+        Self { blobs, contents }
     }
 
     fn first(&self) -> u64 {
@@ -145,7 +145,7 @@ async fn rig_at_the_batch(devnet: &Devnet) -> Rig {
 
 #[tokio::test]
 async fn a_real_batch_is_consistent() {
-    let Some(real) = Real::load() else { return };
+    let real = Real::load();
     let devnet = real.devnet(|_| {}).await;
     let mut rig = rig_at_the_batch(&devnet).await;
     let report = rig.settle().await;
@@ -159,7 +159,7 @@ async fn a_real_batch_is_consistent() {
 
 #[tokio::test]
 async fn a_real_batch_with_one_transaction_changed_is_healed_from_there_on() {
-    let Some(real) = Real::load() else { return };
+    let real = Real::load();
     let place = real.contents.iter().skip(250).position(|c| !c.transactions.is_empty()).unwrap() as u64 + 250;
     let changed = real.first() + place;
     let devnet = real.devnet(|w| w.fork_at(changed, ForkShape::OtherTransaction).unwrap()).await;
@@ -180,7 +180,7 @@ async fn a_real_batch_with_one_transaction_changed_is_healed_from_there_on() {
 
 #[tokio::test]
 async fn a_real_batch_whose_tail_is_missing_is_filled_in() {
-    let Some(real) = Real::load() else { return };
+    let real = Real::load();
     let devnet = real.devnet(|w| w.truncate_to(real.last() - 100)).await;
     let mut rig = rig_at_the_batch(&devnet).await;
     let report = rig.settle_stopped().await;
@@ -193,7 +193,7 @@ async fn a_real_batch_whose_tail_is_missing_is_filled_in() {
 
 #[tokio::test]
 async fn a_real_batch_whose_tail_is_still_coming_is_waited_for() {
-    let Some(real) = Real::load() else { return };
+    let real = Real::load();
     let devnet = real.devnet(|w| w.truncate_to(real.last() - 100)).await;
     let commit = devnet.with(|w| w.l1.find_tx(w.batches[0].tx).unwrap().0.header.number);
     let mut rig = rig_at_the_batch(&devnet).await;
@@ -213,7 +213,7 @@ async fn a_real_batch_whose_tail_is_still_coming_is_waited_for() {
 
 #[tokio::test]
 async fn e1_a_real_batch_under_a_wrong_state_root_is_a_divergence() {
-    let Some(real) = Real::load() else { return };
+    let real = Real::load();
     let mut world = real.world();
     world.sequencer.append_contents(&real.contents, &[]).unwrap();
     let spec = BatchSpec {

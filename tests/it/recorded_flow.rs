@@ -48,10 +48,10 @@ async fn holds_every_batch(rig: &Rig, recording: &Recording, from: u64) {
 
 #[tokio::test]
 async fn c1_c2_c3_c7_c10_the_whole_network_is_verified() {
-    let Some(network) = RecordedNetwork::start() else { return };
+    let network = RecordedNetwork::start();
     let recording = network.recording();
     for width in [500, 1, 3] {
-        let l2 = RecordedL2::start(126).unwrap();
+        let l2 = RecordedL2::start(126);
         let mut rig = Rig::recorded(&network, &l2, |s| s.fetch_range = width).await;
         let report = rig.settle().await;
         assert_eq!(report.end, PullEnd::CaughtUp, "width {width}");
@@ -68,10 +68,10 @@ async fn c1_c2_c3_c7_c10_the_whole_network_is_verified() {
 
 #[tokio::test]
 async fn the_network_is_verified_from_every_l1_block_on() {
-    let Some(network) = RecordedNetwork::start() else { return };
+    let network = RecordedNetwork::start();
     let recording = network.recording();
     for start in 0..=L1_END {
-        let l2 = RecordedL2::start(126).unwrap();
+        let l2 = RecordedL2::start(126);
         let mut rig = Rig::recorded(&network, &l2, |s| s.start = start.into()).await;
         let report = rig.settle().await;
         assert_eq!(report.end, PullEnd::CaughtUp, "from {start}");
@@ -85,12 +85,12 @@ async fn the_network_is_verified_from_every_l1_block_on() {
 
 #[tokio::test]
 async fn missing_blocks_are_filled_in_from_a_start_in_the_middle() {
-    let Some(network) = RecordedNetwork::start() else { return };
+    let network = RecordedNetwork::start();
     let recording = network.recording();
     // The first batch read is 2 (its L1 messages lie below), 5, 7 (behind a version 0 header), 10.
     for (start, batch) in [(16, 2), (19, 5), (27, 7), (31, 10)] {
         let first = recording.standing[batch].first;
-        let l2 = RecordedL2::start(first - 1).unwrap();
+        let l2 = RecordedL2::start(first - 1);
         let mut rig = Rig::recorded(&network, &l2, |s| {
             s.start = start.into();
             s.fetch_range = 4;
@@ -109,8 +109,8 @@ async fn missing_blocks_are_filled_in_from_a_start_in_the_middle() {
 
 #[tokio::test]
 async fn c1_a_poison_batch_that_is_reverted_and_committed_anew_unblocks_without_a_restart() {
-    let Some(network) = RecordedNetwork::start() else { return };
-    let l2 = RecordedL2::start(126).unwrap();
+    let network = RecordedNetwork::start();
+    let l2 = RecordedL2::start(126);
     network.set_head(23);
     let mut rig = Rig::recorded(&network, &l2, |_| {}).await;
     assert_eq!(cases(&rig.settle().await), consistent(1..=6));
@@ -132,10 +132,10 @@ async fn c1_a_poison_batch_that_is_reverted_and_committed_anew_unblocks_without_
 
 #[tokio::test]
 async fn c7_without_call_traces_it_halts_at_the_forwarded_commit_and_names_it() {
-    let Some(network) = RecordedNetwork::start() else { return };
+    let network = RecordedNetwork::start();
     let recording = network.recording();
     network.set_traces(false);
-    let l2 = RecordedL2::start(126).unwrap();
+    let l2 = RecordedL2::start(126);
     let mut rig = Rig::recorded(&network, &l2, |_| {}).await;
     let report = rig.settle().await;
     let stall = stall(&report);
@@ -186,7 +186,7 @@ fn transaction_of(recording: &Recording, batch: usize) -> String {
 /// Runs to batch 2 and expects a halt there, safe on batch 1.
 async fn refused_at_2(network: &RecordedNetwork, what: &str) -> Stall {
     network.set_head(16);
-    let l2 = RecordedL2::start(126).unwrap();
+    let l2 = RecordedL2::start(126);
     let mut rig = Rig::recorded(network, &l2, |_| {}).await;
     let report = rig.settle_stopped().await;
     let stall = stall(&report);
@@ -201,7 +201,7 @@ async fn refused_at_2(network: &RecordedNetwork, what: &str) -> Stall {
 #[tokio::test]
 async fn a_byte_changed_in_any_field_of_calldata_is_refused() {
     for (what, tamper, named) in TAMPERED {
-        let Some(network) = RecordedNetwork::start() else { return };
+        let network = RecordedNetwork::start();
         network.edit(|recording| {
             let hash = transaction_of(recording, 2);
             let input = &mut recording.transactions[&hash]["input"];
@@ -227,7 +227,7 @@ async fn calldata_that_is_no_commit_is_refused() {
         ("cut", |input| input.truncate(200)),
     ];
     for (what, change) in changes {
-        let Some(network) = RecordedNetwork::start() else { return };
+        let network = RecordedNetwork::start();
         network.edit(|recording| {
             let hash = transaction_of(recording, 2);
             let field = &mut recording.transactions[&hash]["input"];
@@ -242,13 +242,13 @@ async fn calldata_that_is_no_commit_is_refused() {
 
 #[tokio::test]
 async fn blob_hashes_in_another_order_are_refused() {
-    let Some(network) = RecordedNetwork::start() else { return };
+    let network = RecordedNetwork::start();
     network.edit(|recording| {
         let hash = transaction_of(recording, 3);
         recording.transactions[&hash]["blobVersionedHashes"].as_array_mut().unwrap().reverse();
     });
     network.set_head(17);
-    let l2 = RecordedL2::start(126).unwrap();
+    let l2 = RecordedL2::start(126);
     let mut rig = Rig::recorded(&network, &l2, |_| {}).await;
     let report = rig.settle().await;
     let stall = stall(&report);
@@ -268,7 +268,7 @@ fn forge_message(recording: &mut Recording) {
 
 #[tokio::test]
 async fn an_l1_message_that_is_not_the_contracts_is_refused() {
-    let Some(network) = RecordedNetwork::start() else { return };
+    let network = RecordedNetwork::start();
     network.edit(forge_message);
     let stall = refused_at_2(&network, "L1 message").await;
     assert_eq!(stall.reason, Reason::Unbound, "{stall}");
@@ -277,10 +277,10 @@ async fn an_l1_message_that_is_not_the_contracts_is_refused() {
 
 #[tokio::test]
 async fn an_l1_message_that_was_false_is_read_again() {
-    let Some(network) = RecordedNetwork::start() else { return };
+    let network = RecordedNetwork::start();
     let honest = network.recording().logs;
     network.edit(forge_message);
-    let l2 = RecordedL2::start(126).unwrap();
+    let l2 = RecordedL2::start(126);
     let mut rig = Rig::recorded(&network, &l2, |s| s.fetch_range = 1).await;
     assert_eq!(reason(&rig.settle().await), Some(Reason::Unbound));
     assert_eq!(rig.safe(), Some(8));
@@ -293,8 +293,8 @@ async fn an_l1_message_that_was_false_is_read_again() {
 
 #[tokio::test]
 async fn c2_every_batch_is_checked_against_its_fetched_blob() {
-    let Some(network) = RecordedNetwork::start() else { return };
-    let l2 = RecordedL2::start(126).unwrap();
+    let network = RecordedNetwork::start();
+    let l2 = RecordedL2::start(126);
     let mut rig = Rig::recorded(&network, &l2, |s| s.mode = Mode::Blob).await;
     let report = rig.settle().await;
     assert_eq!(report.end, PullEnd::CaughtUp);
@@ -305,7 +305,7 @@ async fn c2_every_batch_is_checked_against_its_fetched_blob() {
 
 #[tokio::test]
 async fn e2_e3_e21_local_forks_of_every_kind_are_healed_from_their_first_block_on() {
-    let Some(network) = RecordedNetwork::start() else { return };
+    let network = RecordedNetwork::start();
     let recording = network.recording();
     let message = recording.l2_blocks.iter().position(|b| b["transactions"][0]["type"] == "0x7e").unwrap() as u64;
     let busy = recording.l2_blocks.iter().position(|b| b["transactions"].as_array().unwrap().len() > 1).unwrap() as u64;
@@ -320,7 +320,7 @@ async fn e2_e3_e21_local_forks_of_every_kind_are_healed_from_their_first_block_o
         (message, Alter::DropTransaction(0)),
     ];
     for (number, alter) in forks {
-        let l2 = RecordedL2::start(126).unwrap();
+        let l2 = RecordedL2::start(126);
         l2.fork(number, &alter);
         let mut rig = Rig::recorded(&network, &l2, |_| {}).await;
         let report = rig.settle_stopped().await;
@@ -341,9 +341,9 @@ async fn e2_e3_e21_local_forks_of_every_kind_are_healed_from_their_first_block_o
 
 #[tokio::test]
 async fn e1_roots_that_are_not_calldatas_stop_it_before_the_batch() {
-    let Some(network) = RecordedNetwork::start() else { return };
+    let network = RecordedNetwork::start();
     for (alter, expected) in [(Alter::StateRoot, Reason::StateRoot), (Alter::MessageRoot, Reason::WithdrawalRoot)] {
-        let l2 = RecordedL2::start(126).unwrap();
+        let l2 = RecordedL2::start(126);
         l2.fork(23, &alter);
         let mut rig = Rig::recorded(&network, &l2, |_| {}).await;
         let report = rig.settle_stopped().await;
@@ -356,10 +356,10 @@ async fn e1_roots_that_are_not_calldatas_stop_it_before_the_batch() {
 
 #[tokio::test]
 async fn e5_a_fork_below_the_first_batch_is_walked_back_to() {
-    let Some(network) = RecordedNetwork::start() else { return };
+    let network = RecordedNetwork::start();
     let recording = network.recording();
     // It starts behind batch 4, the fork lies in batch 3.
-    let l2 = RecordedL2::start(126).unwrap();
+    let l2 = RecordedL2::start(126);
     l2.fork(20, &Alter::Transaction(0));
     let mut rig = Rig::recorded(&network, &l2, |s| s.start = 19.into()).await;
     let report = rig.settle_stopped().await;
@@ -372,9 +372,9 @@ async fn e5_a_fork_below_the_first_batch_is_walked_back_to() {
 
 #[tokio::test]
 async fn a_node_that_pruned_its_states_is_verified_by_its_logs() {
-    let Some(network) = RecordedNetwork::start() else { return };
+    let network = RecordedNetwork::start();
     for start in [0, 16, 19, 27, 36] {
-        let l2 = RecordedL2::start(126).unwrap();
+        let l2 = RecordedL2::start(126);
         l2.set_pruned_below(Some(127));
         let mut rig = Rig::recorded(&network, &l2, |s| s.start = start.into()).await;
         let report = rig.settle().await;

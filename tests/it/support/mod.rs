@@ -11,31 +11,14 @@ pub mod recorded_l2;
 pub mod rig;
 pub mod rlp;
 pub mod server;
+#[path = "../../vectors/unpack.rs"]
+mod unpack;
 
-use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use morph_deriver::types::{B256, keccak};
 use serde_json::Value;
-
-/// The folder of the real data, or none where it is absent: then the running test is named on stderr and should return.
-///
-/// Looked for at `MORPH_VECTORS`, else beside the repository.
-///
-/// # Panics
-/// When it is absent and `MORPH_REQUIRE_VECTORS=1`.
-pub fn vectors() -> Option<PathBuf> {
-    let path = std::env::var_os("MORPH_VECTORS")
-        .map_or_else(|| PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/vectors")), PathBuf::from);
-    if path.is_dir() {
-        return Some(path);
-    }
-    let required = std::env::var_os("MORPH_REQUIRE_VECTORS").is_some_and(|value| value == "1");
-    let name = std::thread::current().name().unwrap_or("a test").to_owned();
-    assert!(!required, "vectors not found at {}, and MORPH_REQUIRE_VECTORS=1", path.display());
-    eprintln!("vectors not found, {name} not checked");
-    None
-}
+pub use unpack::vectors;
 
 /// The runtime that all fake servers run on: a test may then block its own thread, or run a child process.
 pub fn servers() -> &'static tokio::runtime::Runtime {

@@ -1,4 +1,4 @@
-//! `vectors/recorded`, a whole small network, as L1 JSON-RPC and beacon API over HTTP.
+//! `recorded/` of the real data (tests/vectors), a whole small network, as L1 JSON-RPC and beacon API over HTTP.
 //!
 //! What a worker must be told of it: L1 chain id [`L1_CHAIN_ID`], L2 chain id [`L2_CHAIN_ID`], the contracts of
 //! [`Recording::rollup`] and [`Recording::queue`], beacon genesis [`GENESIS_TIME`], first L1 block 0, L2 genesis
@@ -95,11 +95,10 @@ pub struct Recording {
 }
 
 impl Recording {
-    /// The recording, read once a process; none where the vectors are absent (see [`vectors`]).
-    pub fn load() -> Option<Arc<Self>> {
+    /// The recording, read once a process.
+    pub fn load() -> Arc<Self> {
         static READ: OnceLock<Arc<Recording>> = OnceLock::new();
-        let path = vectors()?.join("recorded");
-        Some(Arc::clone(READ.get_or_init(|| Arc::new(Self::read(&path)))))
+        Arc::clone(READ.get_or_init(|| Arc::new(Self::read(&vectors().join("recorded")))))
     }
 
     fn read(path: &std::path::Path) -> Self {
@@ -296,9 +295,9 @@ pub struct RecordedNetwork {
 }
 
 impl RecordedNetwork {
-    /// Serves the whole recording; none where the vectors are absent.
-    pub fn start() -> Option<Self> {
-        Some(Self::with(Recording::load()?.as_ref().clone()))
+    /// Serves the whole recording.
+    pub fn start() -> Self {
+        Self::with(Recording::load().as_ref().clone())
     }
 
     /// Serves `recording`.

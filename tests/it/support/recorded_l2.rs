@@ -113,9 +113,9 @@ pub struct RecordedL2 {
 }
 
 impl RecordedL2 {
-    /// Serves the recorded blocks up to `head`; none where the vectors are absent.
-    pub fn start(head: u64) -> Option<Self> {
-        Some(Self::with(&*Recording::load()?, head))
+    /// Serves the recorded blocks up to `head`.
+    pub fn start(head: u64) -> Self {
+        Self::with(&Recording::load(), head)
     }
 
     /// Serves the blocks of `recording` up to `head`.
