@@ -51,7 +51,7 @@ pub trait L1Chain: Send + Sync {
     async fn transaction(&self, block: L1Ref, index: u64) -> PortResult<Option<L1Transaction>>;
 
     /// Every call to the Rollup contract inside transaction `tx` that was not rolled back, in order. None where no
-    /// endpoint offers `debug_traceTransaction`.
+    /// endpoint can trace it: it has no `debug_traceTransaction`, refuses it, or the trace is too long to be read.
     async fn rollup_calls(&self, tx: B256) -> PortResult<Option<Vec<TracedCall>>>;
 
     /// `committedBatches(index)` of each index at L1 block `at` (its newest state when none); zero after a revert.

@@ -14,6 +14,7 @@ use futures::future::join_all;
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::sync::OnceCell;
+use tracing::warn;
 
 use super::rpc::{HttpReply, Pool};
 use super::wire::{self, Bounded};
@@ -89,19 +90,76 @@ impl BeaconClient {
         &self.pool
     }
 
-    /// Genesis time of the beacon chain, in seconds since the Unix epoch: as configured, else as the first server
-    /// says that knows it.
+    /// Genesis time of the beacon chain, in seconds since the Unix epoch: as configured, else as the servers say that
+    /// can be asked. From then on a server that says another one is set aside.
+    ///
+    /// # Errors
+    /// `WrongNetwork` if no time is configured and two servers contradict each other.
     pub async fn genesis_time(&self) -> PortResult<u64> {
-        if let Some(genesis) = self.config.genesis_time {
-            return Ok(genesis);
+        match self.config.genesis_time.or_else(|| self.pool.learnt_genesis()) {
+            Some(genesis) => Ok(genesis),
+            None => self.agreed_genesis(&self.pool.genesis_of_all().await),
         }
-        let ask = |at: usize| async move {
-            self.pool.genesis_on(at).await?.ok_or_else(|| {
-                let detail = format!("{}: does not say its genesis time; configure it", self.pool.name(at));
-                PortError::new(Target::Beacon, PortErrorKind::NotFound, detail)
-            })
+    }
+
+    /// Asks every server for its genesis time, at start. A configured time stands: a server that contradicts it is named
+    /// and set aside.
+    ///
+    /// # Errors
+    /// `WrongNetwork` if every server contradicts the configured time, or if none is configured and they contradict each
+    /// other. If a time is configured, servers that cannot be asked are no error: they are asked at their first use.
+    pub async fn check_genesis(&self) -> PortResult<()> {
+        let said = self.pool.genesis_of_all().await;
+        let Some(expected) = self.config.genesis_time else { return self.agreed_genesis(&said).map(drop) };
+        let mut others = 0_usize;
+        for (at, answer) in said.iter().enumerate() {
+            let Ok(Some(genesis)) = answer else { continue };
+            if *genesis == expected {
+                self.pool.vouch_for(at);
+                continue;
+            }
+            let name = self.pool.name(at);
+            let detail = format!("{name}: genesis time is {genesis}, configured is {expected}");
+            let error = PortError::new(Target::Beacon, PortErrorKind::WrongNetwork, detail);
+            others = others.saturating_add(1);
+            if others == self.pool.size() {
+                return Err(error);
+            }
+            warn!(code = error.code(), endpoint = name, genesis, expected, "beacon endpoint of another network");
+            self.pool.demote(at, &error);
+        }
+        Ok(())
+    }
+
+    /// The one genesis time among the answers.
+    fn agreed_genesis(&self, answers: &[PortResult<Option<u64>>]) -> PortResult<u64> {
+        let mut agreed: Option<(usize, u64)> = None;
+        let mut failure = None;
+        for (at, answer) in answers.iter().enumerate() {
+            match (answer, agreed) {
+                (Ok(Some(genesis)), None) => agreed = Some((at, *genesis)),
+                (Ok(Some(genesis)), Some((earlier, other))) if *genesis != other => {
+                    let (earlier, name) = (self.pool.name(earlier), self.pool.name(at));
+                    let detail = format!(
+                        "{earlier} says genesis time {other}, {name} says {genesis}: configure l1.beacon_genesis_time"
+                    );
+                    return Err(PortError::new(Target::Beacon, PortErrorKind::WrongNetwork, detail));
+                }
+                (Ok(_), _) => {}
+                (Err(error), _) => failure = Some(error.clone()),
+            }
+        }
+        let Some((_, genesis)) = agreed else {
+            let detail = format!("{}: does not say its genesis time; configure it", self.pool.name(0));
+            return Err(failure.unwrap_or_else(|| PortError::new(Target::Beacon, PortErrorKind::NotFound, detail)));
         };
-        self.pool.run(ask).await
+        self.pool.learn_genesis(genesis);
+        let belongs =
+            |answer: &PortResult<Option<u64>>| answer.as_ref().is_ok_and(|said| said.is_none_or(|s| s == genesis));
+        for at in answers.iter().enumerate().filter(|(_, answer)| belongs(answer)).map(|(at, _)| at) {
+            self.pool.vouch_for(at);
+        }
+        Ok(genesis)
     }
 
     /// The beacon slot of the L1 block `header`.
@@ -435,6 +493,9 @@ fn telling(error: &PortError) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+
     use serde_json::json;
 
     use super::*;
@@ -627,6 +688,96 @@ mod tests {
         .await;
         let client = client(&[&node_only.url, &archive.url]);
         assert_eq!(client.blobs(&header(old), &[hash]).await.unwrap(), [blob]);
+    }
+
+    /// A beacon node that says this genesis time, and whose every slot holds `blobs`.
+    async fn node_of(genesis: u64, blobs: String) -> Server {
+        http(move |hit| {
+            let reply = match hit.path.contains("genesis") {
+                true => reply(200, json!({"data": {"genesis_time": genesis.to_string()}}).to_string()),
+                false => reply(200, blobs.clone()),
+            };
+            async move { reply }
+        })
+        .await
+    }
+
+    fn checked(urls: &[&str], configured: Option<u64>) -> BeaconClient {
+        let check = configured.map_or(Check::None, Check::BeaconGenesis);
+        let urls: Vec<String> = urls.iter().map(|url| (*url).to_owned()).collect();
+        let pool = Pool::new(Target::Beacon, &urls, PoolConfig { check, ..config() }).unwrap();
+        BeaconClient::new(pool, BeaconConfig { genesis_time: configured, seconds_per_slot: Some(12) })
+    }
+
+    #[tokio::test]
+    async fn m23_a_beacon_node_of_another_network_is_set_aside_and_the_next_one_asked() {
+        let (hash, blob) = sample(1);
+        let foreign = node_of(GENESIS + 12, blobs_body(&[])).await;
+        let right = node_of(GENESIS, blobs_body(&[&blob])).await;
+        let slot = now_slot();
+        for urls in [[&foreign.url, &right.url], [&right.url, &foreign.url]] {
+            let client = checked(&urls.map(String::as_str), Some(GENESIS));
+            client.check_genesis().await.unwrap();
+            assert_eq!(client.blobs(&header(slot), &[hash]).await.unwrap(), std::slice::from_ref(&blob));
+        }
+        // It comes to light in the middle of a run as well: the right one was down at start.
+        let client = checked(&[&foreign.url, &right.url], Some(GENESIS));
+        assert_eq!(client.blobs(&header(slot), &[hash]).await.unwrap(), [blob]);
+        assert!(foreign.hits().iter().all(|hit| hit.path.contains("genesis")), "it is asked for nothing else");
+    }
+
+    #[tokio::test]
+    async fn m23_all_beacon_nodes_of_another_network_are_a_wrong_network_and_named_at_start() {
+        let foreign = node_of(GENESIS + 12, blobs_body(&[])).await;
+        let another = node_of(GENESIS + 24, blobs_body(&[])).await;
+        let right = node_of(GENESIS, blobs_body(&[])).await;
+        let archive = http(|_| async { (404, vec![], String::new()) }).await;
+        let dead = dead().await;
+        let wrong = Err(PortErrorKind::WrongNetwork);
+        type Row<'a> = (&'a [&'a str], Option<u64>, Result<(), PortErrorKind>);
+        let table: [Row<'_>; 9] = [
+            (&[&foreign.url], Some(GENESIS), wrong.clone()),
+            (&[&foreign.url, &another.url], Some(GENESIS), wrong.clone()),
+            (&[&foreign.url, &right.url], Some(GENESIS), Ok(())),
+            (&[&foreign.url, &dead], Some(GENESIS), Ok(())),
+            (&[&dead], Some(GENESIS), Ok(())),
+            (&[&archive.url], Some(GENESIS), Ok(())),
+            (&[&right.url, &archive.url, &dead], None, Ok(())),
+            (&[&foreign.url, &right.url], None, wrong),
+            (&[&archive.url], None, Err(PortErrorKind::NotFound)),
+        ];
+        for (urls, configured, expected) in table {
+            let got = checked(urls, configured).check_genesis().await;
+            assert_eq!(got.clone().map_err(|error| error.kind), expected, "{got:?}");
+        }
+        let error = checked(&[&foreign.url, &right.url], None).check_genesis().await.unwrap_err();
+        assert!(error.detail.contains("l1.beacon_genesis_time"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn m23_a_genesis_time_that_was_learnt_holds_for_who_comes_later() {
+        let (hash, blob) = sample(1);
+        let right = node_of(GENESIS, blobs_body(&[])).await;
+        let foreign = node_of(GENESIS + 12, blobs_body(&[&blob])).await;
+        let gate = Arc::new(AtomicBool::new(false));
+        let (open, behind) = (gate.clone(), foreign.url.clone());
+        let late = http(move |hit| {
+            let (open, behind) = (open.load(Ordering::SeqCst), behind.clone());
+            async move {
+                if !open {
+                    return reply(503, "");
+                }
+                let client = reqwest::Client::builder().no_proxy().build().unwrap();
+                let answer = client.get(format!("{behind}{}", hit.path)).send().await.unwrap();
+                reply(200, answer.text().await.unwrap())
+            }
+        })
+        .await;
+        let client = checked(&[&late.url, &right.url], None);
+        assert_eq!(client.genesis_time().await.unwrap(), GENESIS);
+        gate.store(true, Ordering::SeqCst);
+        let error = client.blobs(&header(now_slot()), &[hash]).await.unwrap_err();
+        assert_eq!(error.kind, PortErrorKind::NotFound, "the right one has none, the late one does not count: {error}");
     }
 
     #[tokio::test]

@@ -16,6 +16,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
+use tracing::warn;
 
 use super::rpc::{Call, Json, Pool};
 use super::wire::{self, AtMost, Bounded};
@@ -40,7 +41,8 @@ const LOGS_MAX: usize = 100_000;
 /// Most blobs of one transaction; the largest value that a scheduled fork allows stands well below.
 const BLOBS_MAX: usize = 72;
 
-/// Most call frames of one trace. A block's gas holds some 10,000 calls.
+/// Most call frames of one trace. A block's gas holds some 10,000 calls of the ordinary kind, and of the cheapest kind
+/// more than are read here: a commit among those counts as one that cannot be traced.
 const FRAMES_MAX: usize = 65_536;
 
 /// The EVM's own bound on nested calls, 1024, and one for the transaction.
@@ -417,7 +419,12 @@ struct Frame<'a> {
     #[serde(default, borrow)]
     error: Option<&'a RawValue>,
     #[serde(default, borrow)]
-    calls: Option<Bounded<&'a RawValue, FRAMES_MAX>>,
+    calls: Option<AtMost<&'a RawValue, FRAMES_MAX>>,
+}
+
+fn too_many_frames() -> PortError {
+    let detail = format!("debug_traceTransaction: more than {FRAMES_MAX} calls");
+    PortError::new(Target::L1, PortErrorKind::RangeTooWide, detail)
 }
 
 /// The calls to `rollup` in a callTracer result, in order of execution, without those that were rolled back: a frame
@@ -431,8 +438,11 @@ fn flatten(json: &Json, rollup: Address) -> PortResult<Vec<TracedCall>> {
     let mut frames = 0_usize;
     while let Some((text, depth)) = open.pop() {
         frames = frames.saturating_add(1);
-        if frames > FRAMES_MAX || depth > DEPTH_MAX {
-            return Err(json.malformed("a trace of more or deeper calls than a transaction can hold"));
+        if depth > DEPTH_MAX {
+            return Err(json.malformed("a trace of deeper calls than a transaction can hold"));
+        }
+        if frames > FRAMES_MAX {
+            return Err(too_many_frames());
         }
         let frame: Frame<'_> = serde_json::from_str(text.get()).map_err(|_| json.malformed("not a call frame"))?;
         if frame.error.is_some() {
@@ -442,13 +452,34 @@ fn flatten(json: &Json, rollup: Address) -> PortResult<Vec<TracedCall>> {
             let input = wire::bytes(frame.input.unwrap_or("0x")).ok_or_else(|| json.malformed("input is not hex"))?;
             calls.push(TracedCall { to: rollup, input });
         }
-        let below = frame.calls.unwrap_or_default().0;
+        let Some(below) = frame.calls.map_or(Some(Vec::new()), |calls| calls.0) else { return Err(too_many_frames()) };
         if open.len().saturating_add(below.len()) > FRAMES_MAX {
-            return Err(json.malformed("a trace of more calls than a transaction can hold"));
+            return Err(too_many_frames());
         }
         open.extend(below.into_iter().rev().map(|call| (call, depth.saturating_add(1))));
     }
     Ok(calls)
+}
+
+/// An endpoint that refuses to trace, by its plan or for want of old state, or whose trace is too long to be read: as one
+/// without the method, so that the others are asked; when none can, that is an answer and no fault that passes.
+fn no_trace_here(mut error: PortError) -> PortError {
+    match error.kind {
+        PortErrorKind::RangeTooWide
+        | PortErrorKind::Pruned
+        | PortErrorKind::Unauthorized
+        | PortErrorKind::Refused { .. } => error.kind = PortErrorKind::Unsupported,
+        PortErrorKind::Unsupported
+        | PortErrorKind::Unreachable
+        | PortErrorKind::Timeout
+        | PortErrorKind::RateLimited { .. }
+        | PortErrorKind::NotFound
+        | PortErrorKind::Malformed
+        | PortErrorKind::WrongNetwork
+        | PortErrorKind::Storage
+        | PortErrorKind::StoreRefused => {}
+    }
+    error
 }
 
 #[async_trait]
@@ -518,9 +549,23 @@ impl L1Chain for L1Client {
 
     async fn rollup_calls(&self, tx: B256) -> PortResult<Option<Vec<TracedCall>>> {
         let params = json!([wire::hex_hash(&tx), {"tracer": "callTracer"}]);
-        match self.pool.call("debug_traceTransaction", params).await {
-            Ok(json) => flatten(&json, self.rollup).map(Some),
-            Err(error) if error.kind == PortErrorKind::Unsupported => Ok(None),
+        let params = &params;
+        let trace = |at: usize| async move {
+            let traced = self.pool.call_on(at, Call::new("debug_traceTransaction", params.clone())).await;
+            traced.and_then(|json| flatten(&json, self.rollup)).map_err(no_trace_here)
+        };
+        match self.pool.run(trace).await {
+            Ok(calls) => Ok(Some(calls)),
+            Err(error) if error.kind == PortErrorKind::Unsupported => {
+                let code = error.code();
+                warn!(
+                    code,
+                    entity = "debug_traceTransaction",
+                    ?tx,
+                    "no L1 endpoint can trace the transaction: {error}"
+                );
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }
@@ -900,6 +945,52 @@ mod tests {
         let server =
             rpc(|_, _| Err((-32601, "the method debug_traceTransaction does not exist/is not available"))).await;
         assert_eq!(client(&[&server.url]).rollup_calls(B256::zero()).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn m21_a_trace_that_is_refused_or_too_long_is_no_trace_after_every_endpoint_was_asked() {
+        let leaf = frame("CALL", rollup(), "0x01", vec![]).to_string();
+        let wide = |calls: usize| {
+            let calls = vec![leaf.as_str(); calls].join(",");
+            format!(r#"{{"type":"CALL","to":"0x01","input":"0x","calls":[{calls}]}}"#)
+        };
+        let small = |text: String| text.replace(r#","to":"0xaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa","calls":[]"#, "");
+        assert_eq!(traced(wide(2)).await.unwrap().unwrap(), ["0x01", "0x01"]);
+        assert_eq!(traced(small(wide(FRAMES_MAX + 1))).await.unwrap(), None, "more frames than are read");
+        let inner = small(wide(FRAMES_MAX / 2));
+        let two = format!(r#"{{"type":"CALL","to":"0x01","calls":[{inner},{inner},{inner}]}}"#);
+        assert_eq!(traced(two).await.unwrap(), None, "the same, level by level");
+        let padding = "0".repeat(33 << 20);
+        assert_eq!(traced(format!(r#"{{"type":"CALL","to":"0x01","input":"0x{padding}"}}"#)).await.unwrap(), None);
+
+        let good = rpc(move |_, _| Ok(frame("CALL", rollup(), "0x01", vec![]))).await;
+        type Refusal = (u16, Option<(i64, &'static str)>, bool);
+        let refusals: [Refusal; 9] = [
+            (200, Some((-32600, "not available on the free plan")), true),
+            (200, Some((-32601, "the method debug_traceTransaction does not exist/is not available")), true),
+            (200, Some((-32000, "required historical state unavailable (reexec=128)")), true),
+            (200, Some((-32000, "execution timeout")), true),
+            (403, None, true),
+            (200, Some((-32000, "transaction 0x00 not found")), false),
+            (200, Some((-32005, "rate limit exceeded")), false),
+            (429, None, false),
+            (503, None, false),
+        ];
+        for (status, error, is_verdict) in refusals {
+            let refuser = http(move |hit| async move {
+                let body = error.map(|error| crate::adapters::testing::reply(&hit.body, Err(error)).to_string());
+                (status, vec![], body.unwrap_or_default())
+            })
+            .await;
+            let alone = client(&[&refuser.url]).rollup_calls(B256::zero()).await;
+            assert_eq!(alone.as_ref().is_ok_and(Option::is_none), is_verdict, "{status} {error:?}: {alone:?}");
+            let both = client(&[&refuser.url, &good.url]).rollup_calls(B256::zero()).await.unwrap();
+            assert_eq!(both.map(|calls| calls.len()), Some(1), "{status} {error:?}: the next one is asked");
+            let dead = crate::adapters::testing::dead().await;
+            assert!(client(&[&refuser.url, &dead]).rollup_calls(B256::zero()).await.is_err(), "it may come back");
+        }
+        let garbage = traced(String::from("7")).await.unwrap_err();
+        assert_eq!(garbage.kind, PortErrorKind::Malformed, "not a trace at all: the endpoint's fault");
     }
 
     #[tokio::test]

@@ -13,6 +13,7 @@ pub mod record;
 pub mod replay;
 pub mod rpc;
 pub mod store;
+pub mod width;
 pub mod wire;
 
 #[cfg(test)]

@@ -11,22 +11,24 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::future::Future;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use backoff::ExponentialBackoff;
 use backoff::backoff::Backoff;
 use bytes::{Bytes, BytesMut};
+use futures::future::join_all;
 use rand::Rng;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 use url::Url;
 
+use super::width::Width;
 use super::wire;
 use crate::error::{PortError, PortErrorKind, Target};
 use crate::ports::PortResult;
@@ -73,6 +75,10 @@ pub struct PoolConfig {
     pub cool_down: Duration,
     /// Longest cool-down (except what a server asks for by Retry-After).
     pub cool_down_cap: Duration,
+    /// If no endpoint is in good standing, one is asked again this long after its last fault, whatever its cool-down: a
+    /// cool-down is there to choose among several. A third of the poll interval: pauses between polls double up to the
+    /// interval, and so whoever returns is asked within one interval of its last fault.
+    pub ask_again: Duration,
     /// How long one call may go on repeating itself.
     pub retry_for: Duration,
     /// Which network the endpoints must belong to.
@@ -88,6 +94,7 @@ impl Default for PoolConfig {
             max_batch: 100,
             cool_down: Duration::from_secs(5),
             cool_down_cap: Duration::from_secs(15),
+            ask_again: Duration::from_secs(5),
             retry_for: Duration::from_secs(10),
             check: Check::None,
         }
@@ -173,6 +180,8 @@ struct Health {
     strikes: u32,
     /// Set aside until then.
     until: Option<Instant>,
+    /// Asked again from then on if no endpoint is in good standing; never later than `until`.
+    again: Option<Instant>,
     /// The network check passed since the last fault.
     checked: bool,
     /// A probe is under way.
@@ -190,7 +199,7 @@ struct Endpoint {
     requests: AtomicU64,
     faults: AtomicU64,
     /// Most requests that this endpoint takes in one batch, as far as known.
-    batch_limit: AtomicUsize,
+    batch_limit: Mutex<Width>,
 }
 
 /// Figures of one endpoint, for status and metrics.
@@ -212,6 +221,8 @@ struct Inner {
     config: PoolConfig,
     bearer: Option<Arc<dyn TokenSource>>,
     ids: AtomicU64,
+    /// The beacon chain's genesis time, if it was learnt and not configured.
+    genesis: OnceLock<u64>,
 }
 
 /// Endpoints in order of preference behind one port. Cheap to clone; clones share health and figures.
@@ -253,12 +264,13 @@ impl Pool {
         let endpoints = urls
             .iter()
             .enumerate()
-            .map(|(place, url)| Endpoint::new(target, place, url, &config))
+            .map(|(place, url)| Endpoint::new(target, place, url, &config, bearer.is_some()))
             .collect::<PortResult<Vec<_>>>()?;
         if endpoints.is_empty() {
             return Err(PortError::malformed(target, "no endpoint is configured"));
         }
-        Ok(Self { inner: Arc::new(Inner { target, endpoints, config, bearer, ids: AtomicU64::new(1) }) })
+        let (ids, genesis) = (AtomicU64::new(1), OnceLock::new());
+        Ok(Self { inner: Arc::new(Inner { target, endpoints, config, bearer, ids, genesis }) })
     }
 
     /// Who the endpoints are.
@@ -302,7 +314,7 @@ impl Pool {
     /// pause when all failed for reasons that pass. All that `op` asks, it asks of the endpoint that it is given, so
     /// that what it reads belongs together.
     ///
-    /// `WrongNetwork` ends the search at once. Of several failures the one that may pass is reported.
+    /// Of several failures the one that may pass is reported; `WrongNetwork` only if every endpoint belongs elsewhere.
     pub async fn run<T, F, Fut>(&self, op: F) -> PortResult<T>
     where
         F: Fn(usize) -> Fut,
@@ -348,14 +360,11 @@ impl Pool {
         Fut: Future<Output = PortResult<T>>,
     {
         let mut worst: Option<PortError> = None;
-        for at in self.eligible() {
+        for at in self.eligible(Instant::now()) {
             let error = match self.attempt(at, op).await {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
-            if error.kind == PortErrorKind::WrongNetwork {
-                return Err(Failed { error, wait: Duration::ZERO });
-            }
             debug!(endpoint = self.name(at), %error, "endpoint failed");
             worst = Some(match worst {
                 Some(earlier) if telling(&earlier) > telling(&error) => earlier,
@@ -363,7 +372,19 @@ impl Pool {
             });
         }
         let (wait, cooling) = self.earliest();
-        Err(Failed { error: worst.unwrap_or(cooling), wait })
+        let error = match worst {
+            None => cooling,
+            // Whoever is set aside and was not asked now may well be of the right network.
+            Some(error) if error.kind == PortErrorKind::WrongNetwork => self.not_of_another_network().unwrap_or(error),
+            Some(error) => error,
+        };
+        Err(Failed { error, wait })
+    }
+
+    /// The last fault of an endpoint that did not fail for its network.
+    fn not_of_another_network(&self) -> Option<PortError> {
+        let faults = self.inner.endpoints.iter().filter_map(|endpoint| endpoint.health().last.clone());
+        faults.max_by_key(telling).filter(|error| error.kind != PortErrorKind::WrongNetwork)
     }
 
     async fn attempt<T, F, Fut>(&self, at: usize, op: &F) -> PortResult<T>
@@ -378,30 +399,29 @@ impl Pool {
         match &result {
             Ok(_) => self.success(at),
             Err(error) if error.is_transient() => self.fault(at, error),
-            Err(error) if matches!(error.kind, PortErrorKind::Malformed | PortErrorKind::Unauthorized) => {
-                self.demote(at, error);
-            }
+            Err(error) if is_unfit(&error.kind) => self.demote(at, error),
             Err(_) => self.answered(at),
         }
         result
     }
 
-    /// The endpoints that may be asked now, in order: those in good standing; only when there is none, those whose
-    /// cool-down has passed. While others are in good standing, a passed cool-down is followed by a probe off the
-    /// data path, so that a dead endpoint costs no call its connect timeout.
-    fn eligible(&self) -> Vec<usize> {
-        let now = Instant::now();
-        let mut good = Vec::new();
-        let mut due = Vec::new();
+    /// The endpoints that may be asked now, in order: those in good standing; if there is none, those whose cool-down
+    /// has passed; if there is none of these either, those that were left alone for `ask_again`. While others are in
+    /// good standing, a passed cool-down is followed by a probe off the data path, so that a dead endpoint costs no call
+    /// its connect timeout.
+    fn eligible(&self, now: Instant) -> Vec<usize> {
+        let (mut good, mut due, mut left_alone) = (Vec::new(), Vec::new(), Vec::new());
         for (at, endpoint) in self.inner.endpoints.iter().enumerate() {
-            match endpoint.health().until {
+            let health = endpoint.health();
+            match health.until {
                 None => good.push(at),
                 Some(until) if until <= now => due.push(at),
+                Some(_) if health.again.is_none_or(|again| again <= now) => left_alone.push(at),
                 Some(_) => {}
             }
         }
         if good.is_empty() {
-            return due;
+            return if due.is_empty() { left_alone } else { due };
         }
         for at in due {
             self.probe(at);
@@ -409,31 +429,43 @@ impl Pool {
         good
     }
 
-    /// Time to the end of the earliest cool-down, and the error that stands for all endpoints being set aside.
+    /// Time until one of the endpoints is asked again, and the error that stands for all of them being set aside: that
+    /// of the one that is asked first, but for those of another network.
     fn earliest(&self) -> (Duration, PortError) {
         let now = Instant::now();
-        let waits = self.inner.endpoints.iter().map(|endpoint| {
+        let mut waits: Vec<(Duration, Option<PortError>)> = Vec::new();
+        for endpoint in &self.inner.endpoints {
             let health = endpoint.health();
-            let wait = health.until.map_or(Duration::ZERO, |until| until.saturating_duration_since(now));
-            (wait, health.last.clone())
-        });
-        let Some((wait, last)) = waits.min_by_key(|(wait, _)| *wait) else {
+            let wait = health.again.map_or(Duration::ZERO, |again| again.saturating_duration_since(now));
+            waits.push((wait, health.last.clone()));
+        }
+        waits.sort_by_key(|(wait, _)| *wait);
+        let Some((wait, _)) = waits.first() else {
             return (Duration::ZERO, PortError::malformed(self.target(), "no endpoint is configured"));
         };
+        let elsewhere =
+            |error: &Option<PortError>| error.as_ref().is_some_and(|error| error.kind == PortErrorKind::WrongNetwork);
+        let last = waits.iter().find(|(_, last)| !elsewhere(last)).or(waits.first()).and_then(|(_, last)| last.clone());
         let (kind, cause) = match last {
             Some(error) => (error.kind, error.detail),
             None => (PortErrorKind::Unreachable, String::from("unknown fault")),
         };
         let detail = format!("every endpoint is set aside, the first for {:.1} s more: {cause}", wait.as_secs_f64());
-        (wait, PortError::new(self.target(), kind, detail))
+        (*wait, PortError::new(self.target(), kind, detail))
     }
 
     fn success(&self, at: usize) {
         if let Some(endpoint) = self.inner.endpoints.get(at) {
             let mut health = endpoint.health();
+            let was_aside = health.until.is_some();
             health.strikes = 0;
             health.until = None;
+            health.again = None;
             health.last = None;
+            drop(health);
+            if was_aside {
+                info!(target: "morph_deriver::rpc", recovered = true, entity = %endpoint.name, "endpoint answers again");
+            }
         }
     }
 
@@ -446,20 +478,33 @@ impl Pool {
     }
 
     fn fault(&self, at: usize, error: &PortError) {
+        self.fault_at(at, error, Instant::now());
+    }
+
+    fn fault_at(&self, at: usize, error: &PortError, now: Instant) {
         let Some(endpoint) = self.inner.endpoints.get(at) else { return };
-        let now = Instant::now();
         let mut health = endpoint.health();
         health.checked = false;
-        if health.until.is_some_and(|until| until > now) {
+        if health.again.is_some_and(|again| again > now) {
             return; // calls that were under way together count as one fault
         }
         let pause = self.cool_down(health.strikes, &error.kind);
         health.strikes = health.strikes.saturating_add(1);
         health.until = Some(now + pause);
+        health.again = Some(now + self.left_alone(pause, &error.kind));
         health.last = Some(error.clone());
         drop(health);
         endpoint.faults.fetch_add(1, Ordering::Relaxed);
-        warn!(target: "morph_deriver::rpc", endpoint = %endpoint.name, reason = error.code(), seconds = pause.as_secs_f64(), "endpoint set aside");
+        warn!(target: "morph_deriver::rpc", code = error.code(), entity = %endpoint.name, seconds = pause.as_secs_f64(), "endpoint set aside");
+    }
+
+    /// How long a faulty endpoint is left alone if there is no other one to ask. What a server asked for by Retry-After
+    /// is kept to.
+    fn left_alone(&self, pause: Duration, kind: &PortErrorKind) -> Duration {
+        match kind {
+            PortErrorKind::RateLimited { retry_after: Some(_) } => pause,
+            _ => pause.min(self.inner.config.ask_again),
+        }
     }
 
     fn cool_down(&self, strikes: u32, kind: &PortErrorKind) -> Duration {
@@ -495,12 +540,63 @@ impl Pool {
 
     /// The cheapest question that shows an endpoint alive. The network check, where there is one, was asked before.
     async fn greet(&self, at: usize) -> PortResult<()> {
-        match self.inner.config.check {
+        match self.check() {
             Check::None if self.target() != Target::Beacon => {
                 self.call_on(at, Call::new("eth_chainId", Value::Array(Vec::new()))).await.map(drop)
             }
             Check::None => self.get_on(at, "/eth/v1/beacon/genesis", &[], ERROR_PAGE).await.map(drop),
             Check::ChainId(_) | Check::BeaconGenesis(_) => Ok(()),
+        }
+    }
+
+    /// Which network the endpoints must belong to, as configured or learnt since.
+    fn check(&self) -> Check {
+        match (self.inner.config.check, self.inner.genesis.get()) {
+            (Check::None, Some(genesis)) => Check::BeaconGenesis(*genesis),
+            (configured, _) => configured,
+        }
+    }
+
+    /// Every endpoint must say this genesis time from now on, if no check is configured. The first value stays.
+    pub fn learn_genesis(&self, genesis: u64) {
+        let _ = self.inner.genesis.set(genesis);
+    }
+
+    /// What was learnt by [`Pool::learn_genesis`].
+    pub fn learnt_genesis(&self) -> Option<u64> {
+        self.inner.genesis.get().copied()
+    }
+
+    /// As [`Pool::genesis_on`], of every endpoint at once, in order. An endpoint that is set aside stands with its last
+    /// fault; one that does not answer within the time for a connection is set aside.
+    pub async fn genesis_of_all(&self) -> Vec<PortResult<Option<u64>>> {
+        let may_be_asked = self.eligible(Instant::now());
+        let ask = |at: usize| {
+            let asked = may_be_asked.contains(&at);
+            async move {
+                if !asked && let Some(fault) = self.inner.endpoints.get(at).and_then(|one| one.health().last.clone()) {
+                    return Err(fault);
+                }
+                let limit = self.inner.config.connect_timeout;
+                let answer = tokio::time::timeout(limit, self.genesis_on(at)).await.unwrap_or_else(|_| {
+                    let detail =
+                        format!("{}: beacon/genesis: no answer in {:.1} s", self.name(at), limit.as_secs_f64());
+                    Err(PortError::new(self.target(), PortErrorKind::Timeout, detail))
+                });
+                match &answer {
+                    Err(error) if error.is_transient() => self.fault(at, error),
+                    _ => {}
+                }
+                answer
+            }
+        };
+        join_all((0..self.size()).map(ask)).await
+    }
+
+    /// Endpoint `at` has just said that it belongs to the right network.
+    pub fn vouch_for(&self, at: usize) {
+        if let Some(endpoint) = self.inner.endpoints.get(at) {
+            endpoint.health().checked = true;
         }
     }
 
@@ -511,7 +607,7 @@ impl Pool {
         if endpoint.health().checked {
             return Ok(());
         }
-        let (said, expected, name) = match self.inner.config.check {
+        let (said, expected, name) = match self.check() {
             Check::None => (None, 0, ""),
             Check::ChainId(expected) => {
                 let answer = self.call_on(at, Call::new("eth_chainId", Value::Array(Vec::new()))).await?;
@@ -630,17 +726,17 @@ impl Pool {
 
     /// The most requests that endpoint `at` is sent in one batch.
     pub fn batch_limit(&self, at: usize) -> usize {
-        let learnt = self.inner.endpoints.get(at).map_or(1, |endpoint| endpoint.batch_limit.load(Ordering::Relaxed));
+        let learnt = self.inner.endpoints.get(at).map_or(1, |endpoint| endpoint.batch_limit().get());
         learnt.min(self.inner.config.max_batch).clamp(1, REPLIES_MAX)
     }
 
-    /// Remembers that endpoint `at` refused a batch of `refused`; gives the new limit.
+    /// Remembers that endpoint `at` refused a batch of `refused`; gives the new limit. It grows back with the batches
+    /// that are taken: one odd answer is no lasting limit.
     pub fn learn_batch_limit(&self, at: usize, refused: usize) -> usize {
-        let limit = (refused / 2).max(1);
         if let Some(endpoint) = self.inner.endpoints.get(at) {
-            endpoint.batch_limit.fetch_min(limit, Ordering::Relaxed);
+            endpoint.batch_limit().refused(refused);
         }
-        limit
+        (refused / 2).max(1)
     }
 
     /// Exactly one HTTP exchange with `calls`: a plain request for one, a batch for more. Replies are matched by id.
@@ -669,7 +765,11 @@ impl Pool {
         .map_err(|error| PortError::malformed(self.target(), error.to_string()))?;
         let request = endpoint.client.post(endpoint.url.clone()).header("content-type", "application/json").body(body);
         let reply = self.exchange(endpoint, what, request, self.inner.config.max_body).await?;
-        self.read_replies(at, calls, first, &reply)
+        let posted = self.read_replies(at, calls, first, &reply)?;
+        if matches!(posted, Posted::Replies(_)) {
+            endpoint.batch_limit().answered(calls.len());
+        }
+        Ok(posted)
     }
 
     fn read_replies(&self, at: usize, calls: &[Call], first: u64, reply: &HttpReply) -> PortResult<Posted> {
@@ -815,10 +915,11 @@ impl Pool {
     }
 
     fn transport_error(&self, endpoint: &Endpoint, what: &str, error: reqwest::Error) -> PortError {
+        // `scrub` strikes a URL out all the same; without it there is more room for the cause.
         let error = error.without_url();
         let kind = match () {
             () if error.is_timeout() => PortErrorKind::Timeout,
-            () if error.is_decode() && !error.is_body() => PortErrorKind::Malformed,
+            () if error.is_decode() && !is_cut_off(&error) => PortErrorKind::Malformed,
             () => PortErrorKind::Unreachable,
         };
         let mut text = error.to_string();
@@ -833,6 +934,18 @@ impl Pool {
     }
 }
 
+/// Whether the body ended early, and not in bytes that cannot be unpacked: both are called decoding errors.
+fn is_cut_off(error: &reqwest::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if cause.downcast_ref::<reqwest::Error>().is_some_and(reqwest::Error::is_body) {
+            return true;
+        }
+        source = cause.source();
+    }
+    error.is_body()
+}
+
 /// What one HTTP exchange of several requests gave.
 #[derive(Debug)]
 pub enum Posted {
@@ -843,7 +956,7 @@ pub enum Posted {
 }
 
 impl Endpoint {
-    fn new(target: Target, place: usize, text: &str, config: &PoolConfig) -> PortResult<Self> {
+    fn new(target: Target, place: usize, text: &str, config: &PoolConfig, signed: bool) -> PortResult<Self> {
         let nth = place.saturating_add(1);
         let bad = |why: &str| PortError::malformed(target, format!("URL {nth} of the list {why}"));
         let url = Url::parse(text.trim()).map_err(|_| bad("is not a URL"))?;
@@ -862,7 +975,9 @@ impl Endpoint {
             .pool_idle_timeout(Duration::from_secs(30))
             .tcp_nodelay(true)
             .user_agent(concat!("morph-deriver/", env!("CARGO_PKG_VERSION")));
-        if is_loopback(&url) {
+        // A proxy of the environment (HTTP_PROXY) reads what is sent over plain HTTP: it must never see a bearer token,
+        // nor carry the commands to the services beside us. L1 and beacon nodes may well lie behind one.
+        if signed || matches!(target, Target::Engine | Target::Reactors) || is_loopback(&url) {
             client = client.no_proxy();
         }
         let client = client.build().map_err(|_| bad("gives no HTTP client"))?;
@@ -874,8 +989,12 @@ impl Endpoint {
             health: Mutex::default(),
             requests: AtomicU64::new(0),
             faults: AtomicU64::new(0),
-            batch_limit: AtomicUsize::new(usize::MAX),
+            batch_limit: Mutex::new(Width::unlimited()),
         })
+    }
+
+    fn batch_limit(&self) -> MutexGuard<'_, Width> {
+        self.batch_limit.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn health(&self) -> MutexGuard<'_, Health> {
@@ -892,20 +1011,21 @@ fn is_loopback(url: &Url) -> bool {
     }
 }
 
-/// The parts of a URL that may be credentials: user, password, path segments, query values. Short path segments
-/// (`v1`, `rpc`) are left: they occur in every text.
+/// The parts of a URL that may be credentials: user, password, path segments, query values, and a query that is a bare
+/// word. Short path segments (`v1`, `rpc`) are left: they occur in every text.
 fn secrets_of(url: &Url) -> Vec<String> {
     let user = Some(url.username().to_owned());
     let password = url.password().map(str::to_owned);
     let segments = url.path_segments().into_iter().flatten().filter(|part| part.len() >= 6).map(str::to_owned);
     let values = url.query_pairs().map(|(_, value)| value.into_owned());
-    let raw_values = url.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
+    let pairs = url.query().unwrap_or_default().split('&');
+    let raw_values = pairs.map(|pair| pair.split_once('=').map_or(pair, |(_, value)| value).to_owned());
     let mut secrets: Vec<String> = user
         .into_iter()
         .chain(password)
         .chain(segments)
         .chain(values)
-        .chain(raw_values.map(|(_, value)| value.to_owned()))
+        .chain(raw_values)
         .filter(|part| part.len() >= 3)
         .collect();
     secrets.sort_by_key(|part| std::cmp::Reverse(part.len()));
@@ -994,14 +1114,20 @@ fn parse_replies(body: &Bytes) -> Option<Vec<Reply<'_>>> {
     (one.result.is_some() || one.error.is_some()).then(|| vec![one])
 }
 
-/// Which of several endpoints' errors is reported: one that may pass before one that does not, and both before "has
-/// no such method".
+/// Which of several endpoints' errors is reported: one that may pass before one that does not, both before "has no such
+/// method", and all before "belongs to another network".
 fn telling(error: &PortError) -> u8 {
     match error.kind {
-        _ if error.is_transient() => 2,
-        PortErrorKind::Unsupported => 0,
-        _ => 1,
+        _ if error.is_transient() => 3,
+        PortErrorKind::WrongNetwork => 0,
+        PortErrorKind::Unsupported => 1,
+        _ => 2,
     }
+}
+
+/// An answer that shows its endpoint unfit: another one is asked instead for a while, where there is one.
+const fn is_unfit(kind: &PortErrorKind) -> bool {
+    matches!(kind, PortErrorKind::Malformed | PortErrorKind::Unauthorized | PortErrorKind::WrongNetwork)
 }
 
 struct Failed {
@@ -1062,6 +1188,9 @@ fn classify(target: Target, code: i64, message: &str) -> PortErrorKind {
     }
     if speaks_of_pruning(&text) {
         return PortErrorKind::Pruned;
+    }
+    if says(&[" plan", " tier", "not whitelisted", "not allowed"]) {
+        return PortErrorKind::Unsupported; // by contract: "not available on the free plan"
     }
     if says(&["not found", "unknown block", "not available", "header for hash"]) || code == -39001 {
         return PortErrorKind::NotFound;
@@ -1151,6 +1280,10 @@ mod tests {
             (-32000, "missing trie node 00 (path ) state 0x00 is not available", PortErrorKind::Pruned),
             (4444, "pruned history unavailable", PortErrorKind::Pruned),
             (-32000, "safe block not available", PortErrorKind::NotFound),
+            (-32600, "debug_traceTransaction is not available on the free plan", PortErrorKind::Unsupported),
+            (-32600, "on your plan, eth_getLogs is limited to a 10 block range", PortErrorKind::RangeTooWide),
+            (-32000, "archive data needs a paid plan", PortErrorKind::Pruned),
+            (-32005, "rate limit reached, upgrade your plan", PortErrorKind::RateLimited { retry_after: None }),
             (-32000, "header not found", PortErrorKind::NotFound),
             (-39001, "Unknown block", PortErrorKind::NotFound),
             (-32602, "invalid argument 0", PortErrorKind::Refused { code: -32602 }),
@@ -1379,6 +1512,146 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn m29_the_only_endpoint_is_asked_again_within_a_poll_interval_however_often_it_failed() {
+        let urls = [String::from("http://127.0.0.1:1")];
+        let pool = Pool::new(Target::L2, &urls, PoolConfig::default()).unwrap();
+        let ask_again = PoolConfig::default().ask_again;
+        let error = PortError::new(Target::L2, PortErrorKind::Unreachable, "restarting");
+        let mut now = Instant::now();
+        for _ in 0..20 {
+            assert_eq!(pool.eligible(now), [0]);
+            pool.fault_at(0, &error, now);
+            for part in 0..10 {
+                assert_eq!(pool.eligible(now + ask_again * part / 10), [0; 0], "nothing spins");
+            }
+            now += ask_again;
+        }
+        // The pauses between two polls: doubled up to the interval. Whenever the node returns, it is asked in time.
+        let interval = Duration::from_secs(15);
+        let (mut pause, mut asked) = (Duration::from_secs(1), now);
+        for _ in 0..20 {
+            if !pool.eligible(now).is_empty() {
+                assert!(now - asked <= interval, "{:?}", now - asked);
+                asked = now;
+                pool.fault_at(0, &error, now);
+            }
+            now += pause;
+            pause = (pause * 2).min(interval);
+        }
+        let asked_to_wait = PortErrorKind::RateLimited { retry_after: Some(Duration::from_secs(60)) };
+        now += Duration::from_secs(600);
+        pool.fault_at(0, &PortError::new(Target::L2, asked_to_wait, ""), now);
+        assert!(pool.eligible(now + Duration::from_secs(59)).is_empty(), "a server's own word is kept to");
+        assert_eq!(pool.eligible(now + Duration::from_secs(60)), [0]);
+    }
+
+    #[tokio::test]
+    async fn m29_a_cool_down_chooses_among_several_and_the_last_one_left_is_asked_sooner() {
+        let urls = [String::from("http://127.0.0.1:1"), String::from("http://127.0.0.1:2")];
+        let pool = Pool::new(Target::L1, &urls, PoolConfig::default()).unwrap();
+        let PoolConfig { ask_again, cool_down_cap, .. } = PoolConfig::default();
+        let error = PortError::new(Target::L1, PortErrorKind::Timeout, "");
+        let mut now = Instant::now();
+        for _ in 0..5 {
+            pool.fault_at(0, &error, now);
+            now += ask_again;
+        }
+        pool.fault_at(0, &error, now);
+        assert_eq!(pool.eligible(now + ask_again), [1], "another one is there: the faulty one rests");
+        pool.fault_at(1, &error, now + ask_again);
+        assert_eq!(pool.eligible(now + ask_again), [0], "none is left: the one that rested longest");
+        assert_eq!(pool.earliest().1.kind, PortErrorKind::Timeout);
+        assert!(ask_again < cool_down_cap);
+    }
+
+    /// A service that is down for long, then back, on the same port.
+    #[tokio::test]
+    async fn m29_a_restarted_node_is_asked_long_before_its_cool_down_ends() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let hour = Duration::from_secs(3600);
+        let settings =
+            PoolConfig { cool_down: hour, cool_down_cap: hour, ask_again: Duration::from_millis(50), ..config() };
+        let pool = Pool::new(Target::L2, &[format!("http://{address}")], settings).unwrap();
+        pool.call("eth_chainId", json!([])).await.unwrap_err();
+        let server = axum::Router::new().fallback(|| async { r#"{"id":null,"error":{"code":7,"message":"back"}}"# });
+        let listener = TcpListener::bind(address).await.unwrap();
+        tokio::spawn(async move { axum::serve(listener, server).await });
+        let answered = async {
+            while pool.call("eth_chainId", json!([])).await.unwrap_err().kind != (PortErrorKind::Refused { code: 7 }) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), answered).await.expect("it is not asked before its hour ends");
+    }
+
+    #[tokio::test]
+    async fn m27_one_odd_answer_to_a_batch_is_no_lasting_limit() {
+        let odd = Arc::new(AtomicU32::new(0));
+        let left = odd.clone();
+        let server = http(move |hit| {
+            let odd = left.load(Ordering::SeqCst) > 0 && hit.calls().len() > 1;
+            left.fetch_sub(u32::from(odd), Ordering::SeqCst);
+            let body = match &hit.body {
+                Value::Array(_) if odd => json!({"id": null, "error": {"code": -32000, "message": "batch failed"}}),
+                Value::Array(calls) => {
+                    calls.iter().map(|call| reply(call, Ok(call["params"][0].clone()))).collect::<Vec<_>>().into()
+                }
+                call => reply(call, Ok(call["params"][0].clone())),
+            };
+            async move { (200, vec![], body.to_string()) }
+        })
+        .await;
+        let pool = pool(Target::L2, &[&server.url]);
+        odd.store(6, Ordering::SeqCst);
+        pool.batch(&calls(100)).await.unwrap();
+        assert!(pool.batch_limit(0) < 10, "halved six times, down to single requests: {}", pool.batch_limit(0));
+        let mut batches = 0;
+        while pool.batch_limit(0) < 100 {
+            let results = pool.batch(&calls(100)).await.unwrap();
+            assert!(results.iter().all(Result::is_ok));
+            batches += 1;
+            assert!(batches < 100, "it stays at {}", pool.batch_limit(0));
+        }
+        let before = server.hits().len();
+        pool.batch(&calls(100)).await.unwrap();
+        assert_eq!(server.hits().len() - before, 1);
+    }
+
+    #[tokio::test]
+    async fn m23_a11_one_endpoint_of_another_network_is_set_aside_and_only_all_of_them_are_a_wrong_network() {
+        let foreign = rpc(|_, _| Ok(json!("0x5"))).await;
+        let right = rpc(|_, _| Ok(json!("0x1"))).await;
+        let dead = dead().await;
+        let build = |urls: [&str; 2]| {
+            let settings = PoolConfig { check: Check::ChainId(1), ..config() };
+            Pool::new(Target::L1, &urls.map(str::to_owned), settings).unwrap()
+        };
+        let pool = build([&foreign.url, &right.url]);
+        for _ in 0..3 {
+            assert_eq!(pool.call("eth_blockNumber", json!([])).await.unwrap().quantity().unwrap(), 1);
+        }
+        assert_eq!(foreign.calls().len(), 1, "its network was asked, and nothing else");
+        assert!(pool.stats()[0].cooling && !pool.stats()[1].cooling);
+
+        for urls in [[&foreign.url, &dead], [&dead, &foreign.url]] {
+            let pool = build(urls.map(String::as_str));
+            for _ in 0..4 {
+                let error = pool.call("eth_blockNumber", json!([])).await.unwrap_err();
+                assert_eq!(error.kind, PortErrorKind::Unreachable, "the other one may come back: {error}");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        }
+        let another = rpc(|_, _| Ok(json!("0x6"))).await;
+        let pool = build([&foreign.url, &another.url]);
+        for _ in 0..2 {
+            let error = pool.call("eth_blockNumber", json!([])).await.unwrap_err();
+            assert_eq!(error.kind, PortErrorKind::WrongNetwork, "{error}");
+        }
+    }
+
+    #[tokio::test]
     async fn j3_a_recovered_endpoint_is_probed_off_the_data_path_and_taken_back() {
         let count = Arc::new(AtomicU32::new(0));
         let seen = count.clone();
@@ -1482,6 +1755,111 @@ mod tests {
         drop(pool);
         tokio::time::sleep(Duration::from_millis(100)).await;
         assert!(sent.load(Ordering::SeqCst) < 64 << 20, "the connection is dropped, not drained");
+    }
+
+    /// Answers every connection with this status and a body of `filler` without an end; counts what it sent.
+    async fn endless(status: u16, filler: &'static str) -> (String, Arc<AtomicU64>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let sent = Arc::new(AtomicU64::new(0));
+        let counter = sent.clone();
+        tokio::spawn(async move {
+            while let Ok((mut socket, _)) = listener.accept().await {
+                let counter = counter.clone();
+                tokio::spawn(async move {
+                    let mut request = [0; 4096];
+                    let _ = socket.read(&mut request).await;
+                    let head = format!("HTTP/1.1 {status} X\r\ncontent-length: 1073741824\r\n\r\n");
+                    let _ = socket.write_all(head.as_bytes()).await;
+                    let chunk = filler.repeat(65536 / filler.len());
+                    while socket.write_all(chunk.as_bytes()).await.is_ok() {
+                        counter.fetch_add(65536, Ordering::SeqCst);
+                    }
+                });
+            }
+        });
+        (url, sent)
+    }
+
+    #[tokio::test]
+    async fn m20_d8_an_endless_error_page_is_read_to_its_limit_only() {
+        for (status, expected) in [
+            (404, PortErrorKind::Unsupported),
+            (400, PortErrorKind::Refused { code: 400 }),
+            (429, PortErrorKind::RateLimited { retry_after: None }),
+            (500, PortErrorKind::Unreachable),
+            (503, PortErrorKind::Unreachable),
+        ] {
+            let (url, sent) = endless(status, "no ").await;
+            // The deadline is not what ends it.
+            let settings = PoolConfig { call_timeout: Duration::from_secs(600), ..config() };
+            let pool = Pool::new(Target::L1, &[url], settings).unwrap();
+            let error = pool.call("eth_chainId", json!([])).await.unwrap_err();
+            assert_eq!(error.kind, expected, "{error}");
+            assert!(error.detail.contains("no no") && error.detail.chars().count() < 2 * SHOWN, "{error}");
+            drop(pool);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            assert!(sent.load(Ordering::SeqCst) < 64 << 20, "HTTP {status}: the connection is dropped, not drained");
+        }
+    }
+
+    #[tokio::test]
+    async fn k4_no_log_and_no_error_names_more_than_the_host_whatever_the_fault() {
+        let (too_long, _) = endless(200, " ").await;
+        let cut_off = {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("http://{}", listener.local_addr().unwrap());
+            tokio::spawn(async move {
+                while let Ok((mut socket, _)) = listener.accept().await {
+                    let _ = socket.read(&mut [0; 4096]).await;
+                    let _ = socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{").await;
+                }
+            });
+            url
+        };
+        let echo = |status: u16| http(move |hit| async move { (status, vec![], format!("at {}", hit.path)) });
+        let refusal = http(|hit| async move {
+            let error = json!({"code": -32000, "message": format!("no key {}", hit.path)});
+            (200, vec![], json!({"jsonrpc": "2.0", "id": hit.body["id"], "error": error}).to_string())
+        })
+        .await;
+        let foreign = rpc(|_, _| Ok(json!("0x5"))).await;
+        let table = [
+            (too_long, PortErrorKind::RangeTooWide),
+            (black_hole().await, PortErrorKind::Timeout),
+            (dead().await, PortErrorKind::Unreachable),
+            (cut_off, PortErrorKind::Unreachable),
+            (echo(200).await.url, PortErrorKind::Malformed),
+            (echo(302).await.url, PortErrorKind::Malformed),
+            (echo(403).await.url, PortErrorKind::Unauthorized),
+            (echo(429).await.url, PortErrorKind::RateLimited { retry_after: None }),
+            (echo(500).await.url, PortErrorKind::Unreachable),
+            (refusal.url, PortErrorKind::Refused { code: -32000 }),
+            (foreign.url, PortErrorKind::WrongNetwork),
+        ];
+        let log = testing::captured_log();
+        let mut told = String::new();
+        for (url, expected) in table {
+            let host = url.trim_start_matches("http://").to_owned();
+            let url = format!("http://canary-user:canary-pw@{host}/canary-path?key=canary-query&canary-flag");
+            let check = if expected == PortErrorKind::WrongNetwork { Check::ChainId(1) } else { Check::None };
+            let settings =
+                PoolConfig { max_body: 1 << 20, call_timeout: Duration::from_millis(300), check, ..config() };
+            let pool = Pool::new(Target::L1, &[url.clone(), url], settings).unwrap();
+            let (call, at_once, get) = (
+                pool.call("eth_chainId", json!([])).await.unwrap_err(),
+                pool.call("eth_chainId", json!([])).await.unwrap_err(),
+                pool.get_on(0, "/eth/v1/beacon/genesis", &[("canary", String::from("canary"))], 1024).await,
+            );
+            assert_eq!(call.kind, expected, "{call}");
+            assert!(call.detail.contains(host.as_str()), "{call}");
+            assert!(!call.detail.contains("<url>"), "the URL takes the cause's room: {call}");
+            let get = get.err();
+            told.push_str(&format!("{call} {call:?} {at_once} {get:?} {pool:?} {:?}\n", pool.stats()));
+        }
+        told.push_str(&log.text());
+        assert!(told.contains("endpoint set aside"), "the log is captured");
+        assert!(!told.contains("canary"), "{told}");
     }
 
     #[tokio::test]

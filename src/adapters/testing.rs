@@ -1,7 +1,7 @@
 //! Small servers for the adapters' tests: real HTTP on loopback, every exchange recorded.
 
 use std::future::Future;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
@@ -134,6 +134,47 @@ pub(crate) async fn dead() -> String {
     format!("http://{}", listener.local_addr().unwrap())
 }
 
+/// Everything that this thread logs while it lives, down to `trace`.
+pub(crate) struct Log {
+    text: Arc<Mutex<Vec<u8>>>,
+    _guard: tracing::subscriber::DefaultGuard,
+}
+
+impl Log {
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.text.lock().unwrap()).into_owned()
+    }
+}
+
+/// Captures the log of this thread: for tests on one thread.
+pub(crate) fn captured_log() -> Log {
+    struct Writer(Arc<Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Writer {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    // A second subscriber that listens to nothing: while there is one alone, an event that another thread logs first is
+    // switched off for all of them.
+    static SILENT: OnceLock<tracing::Dispatch> = OnceLock::new();
+    SILENT.get_or_init(|| tracing::Dispatch::new(tracing_subscriber::registry()));
+    let text: Arc<Mutex<Vec<u8>>> = Arc::default();
+    let kept = text.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::TRACE)
+        .with_writer(move || Writer(kept.clone()))
+        .with_ansi(false)
+        .finish();
+    Log { text, _guard: tracing::subscriber::set_default(subscriber) }
+}
+
 /// Short deadlines, no repeats.
 pub(crate) fn config() -> PoolConfig {
     PoolConfig {
@@ -143,6 +184,7 @@ pub(crate) fn config() -> PoolConfig {
         max_batch: 100,
         cool_down: Duration::from_millis(300),
         cool_down_cap: Duration::from_millis(600),
+        ask_again: Duration::from_secs(5),
         retry_for: Duration::ZERO,
         check: Check::None,
     }

@@ -36,11 +36,16 @@ fn urls(list: &[SecretUrl]) -> Vec<String> {
     list.iter().map(|url| url.expose().to_string()).collect()
 }
 
-fn pool(target: Target, list: &[SecretUrl], timeout: Duration, check: Check) -> PortResult<Pool> {
+fn pool(config: &Config, target: Target, list: &[SecretUrl], timeout: Duration, check: Check) -> PortResult<Pool> {
     let defaults = PoolConfig::default();
-    let config =
-        PoolConfig { call_timeout: timeout, connect_timeout: defaults.connect_timeout.min(timeout), check, ..defaults };
-    Pool::new(target, &urls(list), config)
+    let pool = PoolConfig {
+        call_timeout: timeout,
+        connect_timeout: defaults.connect_timeout.min(timeout),
+        ask_again: config.poll_interval / 3,
+        check,
+        ..defaults
+    };
+    Pool::new(target, &urls(list), pool)
 }
 
 /// Clients for everything that `config` names.
@@ -49,7 +54,7 @@ fn pool(target: Target, list: &[SecretUrl], timeout: Duration, check: Check) -> 
 /// A JWT secret that cannot be used, a client that cannot be built.
 pub fn clients(config: &Config) -> anyhow::Result<Clients> {
     let l1_check = config.l1.chain_id.map_or(Check::None, Check::ChainId);
-    let l1_pool = pool(Target::L1, &config.l1.rpc, config.l1.timeout, l1_check)?;
+    let l1_pool = pool(config, Target::L1, &config.l1.rpc, config.l1.timeout, l1_check)?;
     let (rollup, queue) = (config.l1.rollup.unwrap_or_default(), config.l1.queue.unwrap_or_default());
     let l1 = Arc::new(L1Client::new(l1_pool, rollup, queue));
     let beacons: Vec<_> = config.l1.beacon.iter().chain(&config.l1.beacon_archive).cloned().collect();
@@ -57,7 +62,7 @@ pub fn clients(config: &Config) -> anyhow::Result<Clients> {
         true => None,
         false => {
             let check = config.l1.beacon_genesis_time.map_or(Check::None, Check::BeaconGenesis);
-            let pool = pool(Target::Beacon, &beacons, config.l1.beacon_timeout, check)?;
+            let pool = pool(config, Target::Beacon, &beacons, config.l1.beacon_timeout, check)?;
             let timing = BeaconConfig {
                 genesis_time: config.l1.beacon_genesis_time,
                 seconds_per_slot: config.l1.seconds_per_slot,
@@ -69,7 +74,7 @@ pub fn clients(config: &Config) -> anyhow::Result<Clients> {
     let l2 = match &config.l2.eth {
         None => None,
         Some(url) => {
-            let pool = pool(Target::L2, std::slice::from_ref(url), config.l2.timeout, l2_check)?;
+            let pool = pool(config, Target::L2, std::slice::from_ref(url), config.l2.timeout, l2_check)?;
             Some(Arc::new(L2Client::new(pool, L2Config::default())))
         }
     };
@@ -93,7 +98,7 @@ pub fn reactors(config: &Config) -> PortResult<Arc<dyn Reactors>> {
     Ok(match &config.reactors.control {
         ReactorControl::None => Arc::new(NoReactors),
         ReactorControl::JsonRpc { url, pause_method, resume_method, height } => {
-            let pool = pool(Target::Reactors, std::slice::from_ref(url), limit, Check::None)?;
+            let pool = pool(config, Target::Reactors, std::slice::from_ref(url), limit, Check::None)?;
             let height = match height {
                 HeightStyle::None => HeightParam::None,
                 HeightStyle::Number => HeightParam::Number,
@@ -158,7 +163,8 @@ pub fn settings(config: &Config) -> Settings {
 /// block, the beacon chain's genesis time.
 ///
 /// # Errors
-/// `WrongNetwork` naming the mismatch; any other error means that somebody could not be asked.
+/// `WrongNetwork` naming the mismatch; any other error means that somebody could not be asked. One of several endpoints
+/// that belongs elsewhere is named in the log and set aside.
 pub async fn check_identity(clients: &Clients, identity: &Identity) -> PortResult<()> {
     check_l1(&clients.l1, identity).await?;
     if let Some(l2) = &clients.l2 {
@@ -168,7 +174,7 @@ pub async fn check_identity(clients: &Clients, identity: &Identity) -> PortResul
         check_engine(engine, identity).await?;
     }
     if let Some(beacon) = &clients.beacon {
-        beacon.genesis_time().await?;
+        beacon.check_genesis().await?;
     }
     Ok(())
 }
@@ -245,5 +251,26 @@ pub async fn check_beacon(beacon: &BeaconClient, configured: Option<u64>) -> Por
             differs(Target::Beacon, "the genesis time", configured, said)
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ConfigArgs;
+
+    #[tokio::test]
+    async fn m29_the_last_endpoint_left_is_asked_again_three_times_a_poll_interval() {
+        let mut config = Config::load(&ConfigArgs::default()).unwrap();
+        config.poll_interval = Duration::from_secs(6);
+        let url = "http://127.0.0.1:1".parse::<SecretUrl>().unwrap();
+        config.l1.rpc = vec![url.clone()];
+        config.l1.beacon = vec![url.clone()];
+        config.l2.eth = Some(url);
+        let clients = clients(&config).unwrap();
+        let (beacon, l2) = (clients.beacon.unwrap(), clients.l2.unwrap());
+        for pool in [clients.l1.pool(), beacon.pool(), l2.pool()] {
+            assert_eq!(pool.config().ask_again, Duration::from_secs(2));
+        }
     }
 }

@@ -264,7 +264,7 @@ fn without_trace(
             Reason::UnknownCommit,
             format!(
                 "transaction {transaction:?} commits through another contract and no commit that fits was found in \
-                 it; an L1 endpoint with debug_traceTransaction is needed"
+                 it; an L1 endpoint that can trace it (debug_traceTransaction) is needed"
             ),
         ),
     }
