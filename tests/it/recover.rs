@@ -94,7 +94,7 @@ fn e3_recover_replaces_a_fork_in_batch_33_and_writes_what_is_missing() {
 }
 
 #[test]
-fn e4_recover_writes_twenty_missing_batches() {
+fn recover_writes_twenty_missing_batches() {
     let devnet = node_at(120, None);
     let site = Site::new(&devnet);
     let (code, report) = recover(&site, &["--yes"]);

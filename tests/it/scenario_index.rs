@@ -1,42 +1,73 @@
-//! `tests/SCENARIOS.md` and the tests' names say the same: which fault scenario is tried by which test.
+//! `tests/SCENARIOS.md` says what each fault scenario is and which tests try it.
 //!
-//! A test belongs to a scenario when its name begins with the scenario's id in lower case (`a2_…`, `f4_e18_…`,
-//! `e12_and_e13_…`). The simulated chains' own tests (`src/devnet/`) do not count: they try the simulation, not the
-//! program. The table is written anew with `MORPH_WRITE_SCENARIOS=1 cargo test --test it scenario_index`.
+//! What a scenario is, `tests/scenarios.txt` says: one line for each id. A test belongs to a scenario when its name begins
+//! with the scenario's id in lower case (`a2_…`, `f4_e18_…`, `e12_and_e13_…`). The simulated chains' own tests
+//! (`src/devnet/`) do not count: they try the simulation, not the program. The page is written anew with
+//! `MORPH_WRITE_SCENARIOS=1 cargo test --test it scenario_index`.
+//!
+//! Ids of group L (a second execution client) are not read off names: `l1_` and `l2_` are the two chains.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
-/// The scenarios of each group, by the last number and the numbers that are not in use. Group L (morph-reth) is left out:
-/// its ids read like the names of the two chains.
-const GROUPS: [(char, u32, &[u32]); 13] = [
-    ('A', 12, &[]),
-    ('B', 8, &[]),
-    ('C', 13, &[9]),
-    ('D', 9, &[]),
-    ('E', 25, &[4]),
-    ('F', 10, &[5]),
-    ('G', 10, &[]),
-    ('H', 7, &[]),
-    ('I', 13, &[]),
-    ('J', 9, &[8]),
-    ('K', 8, &[]),
-    ('M', 30, &[]),
-    ('N', 4, &[]),
-];
-
 const HEADER: &str = "\
 # Fault scenarios and the tests that try them
 
-Id, test, file. Written by `MORPH_WRITE_SCENARIOS=1 cargo test --test it scenario_index` from the tests' names, which
-begin with the ids of the scenarios that they inject; a test holds the two together. A test that stands under several
-ids tries all of them. Tests of the simulated chains themselves are not listed.
-
+Each scenario is a fault and what the program must do about it; the tests below it inject the fault. This page is made from
+`tests/scenarios.txt` and from the names of the tests, which begin with the ids of the scenarios that they try; a test
+under several ids tries all of them. `MORPH_WRITE_SCENARIOS=1 cargo test --test it scenario_index` writes it anew, and a
+test holds it to both. Tests of the simulated chains themselves are not listed.
 ";
 
 type Id = (char, u32);
 type Table = BTreeMap<Id, BTreeSet<(String, String)>>;
+
+/// What `tests/scenarios.txt` says.
+struct Scenarios {
+    /// Titles of the groups.
+    groups: BTreeMap<char, String>,
+    /// What each scenario is.
+    meanings: BTreeMap<Id, String>,
+}
+
+impl Scenarios {
+    fn read() -> Self {
+        Self::parse(&std::fs::read_to_string(root().join("tests/scenarios.txt")).unwrap())
+    }
+
+    fn parse(text: &str) -> Self {
+        let mut read = Self { groups: BTreeMap::new(), meanings: BTreeMap::new() };
+        let mut group = None;
+        let lines = text.lines().map(str::trim);
+        for line in lines.filter(|line| !line.is_empty() && !line.starts_with("# ")) {
+            if let Some(title) = line.strip_prefix("## ") {
+                let (letter, title) = title.split_once(' ').unwrap();
+                let letter = letter.parse::<char>().unwrap();
+                assert!(read.groups.insert(letter, title.to_owned()).is_none(), "group {letter} stands twice");
+                group = Some(letter);
+                continue;
+            }
+            let (word, meaning) = line.split_once(' ').unwrap_or_else(|| panic!("{line} has no meaning"));
+            let id = id_of(word).unwrap_or_else(|| panic!("{word} is no id"));
+            assert_eq!(Some(id.0), group, "{word} stands in another group");
+            assert!(meaning.len() >= 20 && meaning.ends_with('.'), "{word}: a meaning is one sentence or more");
+            let before = read.meanings.last_key_value().filter(|(last, _)| **last >= id);
+            assert!(before.is_none(), "{word} stands twice or out of order");
+            read.meanings.insert(id, meaning.to_owned());
+        }
+        read
+    }
+}
+
+/// The id that is `word`: `"M12"`.
+fn id_of(word: &str) -> Option<Id> {
+    let mut letters = word.chars();
+    let group = letters.next().filter(char::is_ascii_uppercase)?;
+    let digits = letters.as_str();
+    let plain = digits.starts_with(|digit: char| ('1'..='9').contains(&digit));
+    Some((group, digits.parse().ok().filter(|_| plain)?))
+}
 
 fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -54,22 +85,15 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-fn is_scenario((group, number): Id) -> bool {
-    GROUPS
-        .iter()
-        .any(|(letter, last, unused)| *letter == group && (1..=*last).contains(&number) && !unused.contains(&number))
-}
-
 /// The scenarios that a test's name begins with.
-fn ids(name: &str) -> Vec<Id> {
+fn ids(name: &str, groups: &BTreeMap<char, String>) -> Vec<Id> {
     let mut found = Vec::new();
     for word in name.split('_') {
-        let mut letters = word.chars();
-        let group = letters.next().filter(char::is_ascii_lowercase).map(|letter| letter.to_ascii_uppercase());
-        match (group, letters.as_str().parse::<u32>()) {
-            (Some(group), Ok(number)) if is_scenario((group, number)) => found.push((group, number)),
-            _ if word == "and" && !found.is_empty() => {}
-            _ => break,
+        let id = if word == word.to_ascii_lowercase() { id_of(&word.to_ascii_uppercase()) } else { None };
+        match id.filter(|(group, _)| *group != 'L' && groups.contains_key(group)) {
+            Some(id) => found.push(id),
+            None if word == "and" && !found.is_empty() => {}
+            None => break,
         }
     }
     found
@@ -93,7 +117,7 @@ fn tests(source: &str) -> Vec<String> {
 }
 
 /// What the sources hold.
-fn present() -> Table {
+fn present(scenarios: &Scenarios) -> Table {
     let mut files = Vec::new();
     sources(&root().join("src"), &mut files);
     sources(&root().join("tests"), &mut files);
@@ -104,7 +128,13 @@ fn present() -> Table {
             continue;
         }
         for name in tests(&std::fs::read_to_string(&path).unwrap()) {
-            for id in ids(&name) {
+            for id in ids(&name, &scenarios.groups) {
+                let known = scenarios.meanings.contains_key(&id);
+                assert!(
+                    known,
+                    "{file}: {name} begins with {}{}, which tests/scenarios.txt does not explain",
+                    id.0, id.1
+                );
                 table.entry(id).or_default().insert((name.clone(), file.clone()));
             }
         }
@@ -112,65 +142,87 @@ fn present() -> Table {
     table
 }
 
-/// What the table says.
-fn listed(text: &str) -> Table {
-    let mut table = Table::new();
-    for line in text.lines() {
-        let cells: Vec<&str> = line.split('|').map(|cell| cell.trim().trim_matches('`')).collect();
-        let ["", id, name, file, ""] = cells.as_slice() else { continue };
-        let mut letters = id.chars();
-        let (Some(group), Ok(number)) = (letters.next(), letters.as_str().parse()) else { continue };
-        table.entry((group, number)).or_default().insert(((*name).to_owned(), (*file).to_owned()));
-    }
-    table
-}
-
-fn written(table: &Table) -> String {
+fn written(scenarios: &Scenarios, table: &Table) -> String {
     let mut text = HEADER.to_owned();
-    text.push_str("| id | test | file |\n| --- | --- | --- |\n");
-    for ((group, number), rows) in table {
-        for (name, file) in rows {
-            writeln!(text, "| {group}{number} | `{name}` | `{file}` |").unwrap();
+    let mut group = None;
+    for (id, meaning) in &scenarios.meanings {
+        if group != Some(id.0) {
+            group = Some(id.0);
+            write!(text, "\n## {}. {}\n", id.0, scenarios.groups[&id.0]).unwrap();
         }
-    }
-    let all = GROUPS.iter().flat_map(|(group, last, _)| (1..=*last).map(move |number| (*group, number)));
-    let missing: Vec<String> = all
-        .filter(|id| is_scenario(*id) && !table.contains_key(id))
-        .map(|(group, number)| format!("{group}{number}"))
-        .collect();
-    if !missing.is_empty() {
-        writeln!(text, "\nNo test bears these ids: {}.", missing.join(", ")).unwrap();
+        write!(text, "\n**{}{}.** {meaning}\n\n", id.0, id.1).unwrap();
+        match table.get(id) {
+            Some(rows) => rows.iter().for_each(|(name, file)| writeln!(text, "- `{name}`, {file}").unwrap()),
+            None => text.push_str("- No test yet.\n"),
+        }
     }
     text
 }
 
 #[test]
-fn the_table_names_the_tests_that_there_are() {
+fn the_page_names_every_scenario_and_the_tests_that_there_are() {
     let path = root().join("tests/SCENARIOS.md");
-    let present = present();
+    let scenarios = Scenarios::read();
+    let made = written(&scenarios, &present(&scenarios));
     if std::env::var_os("MORPH_WRITE_SCENARIOS").is_some_and(|value| value == "1") {
-        std::fs::write(&path, written(&present)).unwrap();
+        std::fs::write(&path, &made).unwrap();
     }
     let text = std::fs::read_to_string(&path).unwrap();
-    let listed = listed(&text);
-    let rows = |table: &Table| -> BTreeSet<(Id, String, String)> {
-        let all = table.iter().flat_map(|(id, rows)| rows.iter().map(move |row| (*id, row.0.clone(), row.1.clone())));
-        all.collect()
-    };
-    let gone: Vec<_> = rows(&listed).difference(&rows(&present)).cloned().collect();
-    assert!(gone.is_empty(), "listed, but not in the sources: {gone:?}");
-    let unlisted: Vec<_> = rows(&present).difference(&rows(&listed)).cloned().collect();
-    assert!(unlisted.is_empty(), "write the table anew (see the head of this file), not listed yet: {unlisted:?}");
+    let lines = |text: &str| -> BTreeSet<String> { text.lines().map(str::to_owned).collect() };
+    let gone: Vec<_> = lines(&text).difference(&lines(&made)).cloned().collect();
+    let missing: Vec<_> = lines(&made).difference(&lines(&text)).cloned().collect();
+    let how = "write the page anew (see the head of this file)";
+    assert!(gone.is_empty() && missing.is_empty(), "{how}: out of date {gone:#?}, missing {missing:#?}");
+    assert!(text == made, "{how}: the order differs");
+}
+
+#[test]
+fn every_comment_that_names_a_scenario_names_a_known_one() {
+    let scenarios = Scenarios::read();
+    let mut files = Vec::new();
+    for folder in ["src", "tests", "benches", "build"] {
+        sources(&root().join(folder), &mut files);
+    }
+    let mut unknown = BTreeSet::new();
+    for path in files {
+        let text = std::fs::read_to_string(&path).unwrap();
+        for line in text.lines().filter_map(|line| line.trim().strip_prefix("//")) {
+            let words = line.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+            for id in words.filter_map(id_of).filter(|(group, _)| scenarios.groups.contains_key(group)) {
+                if !scenarios.meanings.contains_key(&id) {
+                    unknown.insert(format!("{}: {}{}", path.display(), id.0, id.1));
+                }
+            }
+        }
+    }
+    assert!(unknown.is_empty(), "{unknown:#?}");
 }
 
 #[test]
 fn ids_are_read_off_names() {
+    let groups: BTreeMap<char, String> = "AEFL".chars().map(|letter| (letter, String::new())).collect();
+    let ids = |name| ids(name, &groups);
     assert_eq!(ids("a2_ranges"), [('A', 2)]);
     assert_eq!(ids("f4_e18_every_fault"), [('F', 4), ('E', 18)]);
     assert_eq!(ids("e12_and_e13_moods"), [('E', 12), ('E', 13)]);
     assert_eq!(ids("l1_events"), []);
+    assert_eq!(ids("p1_a_promise"), []);
     assert_eq!(ids("a_dead_one"), []);
-    assert_eq!(ids("e4_unused"), []);
+    assert_eq!(ids("a0_none"), []);
     let source = "#[tokio::test]\nasync fn a1_x() {}\nfn a2_helper() {}\n#[test]\n// why\nfn a3_y() {}\n";
     assert_eq!(tests(source), ["a1_x", "a3_y"]);
+}
+
+#[test]
+fn meanings_are_read() {
+    let text = "# A comment.\n\n## A The first\nA1 Something fails in some way.\nA3 Another thing fails.\n";
+    let read = Scenarios::parse(text);
+    assert_eq!(read.groups[&'A'], "The first");
+    assert_eq!(read.meanings.keys().copied().collect::<Vec<_>>(), [('A', 1), ('A', 3)]);
+    for bad in
+        ["A1 The same id once more.", "B1 An id of another group.", "A4", "A4 too short.", "A04 A number like that."]
+    {
+        let text = format!("{text}{bad}\n");
+        assert!(std::panic::catch_unwind(|| Scenarios::parse(&text)).is_err(), "{bad}");
+    }
 }
