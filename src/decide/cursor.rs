@@ -114,11 +114,20 @@ pub enum Reorg {
     To(L1Ref),
     /// Nothing in the window is canonical, and what lies below was never recorded: start over from the first block.
     ToStart,
+    /// The newest recorded block is canonical and the cursor's own block, further down, is not: the cursor was sent back
+    /// to a log that was found on another fork.
+    StrayCursor,
     /// The common ancestor lies below the window.
     TooDeep {
         /// How many blocks the window holds.
         window: u64,
     },
+}
+
+/// Whether the cursor's block `at` is not canonical, as `live`, the header at its height, tells. A header that is missing
+/// tells nothing.
+pub fn is_stray(at: &L1Ref, live: Option<&L1Header>) -> bool {
+    live.is_some_and(|header| header.l1_ref() != *at)
 }
 
 /// Finds the common ancestor. `recorded` is newest first; `live` holds the header at each recorded height, none where
@@ -136,7 +145,8 @@ pub fn find_reorg(recorded: &[L1Ref], live: &[Option<L1Header>], start: L1Number
         Some((ancestor, _)) if ancestor.number >= floor => Reorg::To(*ancestor),
         // The blocks between the ancestor and the window's end are not recorded; L1 finality vouches for them.
         Some(_) => Reorg::TooDeep { window },
-        None if floor < start => Reorg::ToStart,
+        // The window reaches down to the first block that was ever read: nothing lies below it.
+        None if floor <= start => Reorg::ToStart,
         None => Reorg::TooDeep { window },
     }
 }
@@ -248,9 +258,21 @@ mod tests {
         assert_eq!(find_reorg(&[at(9, 1)], &[None], 0.into(), 64), Reorg::Behind);
         assert_eq!(find_reorg(&[at(9, 1)], &[header(9, 1)], 0.into(), 64), Reorg::None);
         assert_eq!(find_reorg(&[at(9, 1)], &[header(9, 2)], 5.into(), 64), Reorg::ToStart);
+        // m10: the window reaches down to block 0 and no further.
+        for newest in [9, 63, 64] {
+            assert_eq!(find_reorg(&[at(newest, 1)], &[header(newest, 2)], 0.into(), 64), Reorg::ToStart);
+        }
+        assert_eq!(find_reorg(&[at(65, 1)], &[header(65, 2)], 0.into(), 64), Reorg::TooDeep { window: 64 });
         assert_eq!(find_reorg(&[at(90, 1)], &[header(90, 2)], 5.into(), 64), Reorg::TooDeep { window: 64 });
         let sparse = [at(90, 1), at(10, 1)];
         assert_eq!(find_reorg(&sparse, &[header(90, 2), header(10, 1)], 0.into(), 64), Reorg::TooDeep { window: 64 });
+    }
+
+    #[test]
+    fn m4_a_cursor_is_stray_if_its_height_holds_another_block() {
+        assert!(is_stray(&at(9, 1), header(9, 2).as_ref()));
+        assert!(!is_stray(&at(9, 1), header(9, 1).as_ref()));
+        assert!(!is_stray(&at(9, 1), None));
     }
 
     #[test]

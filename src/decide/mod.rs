@@ -13,6 +13,7 @@
 //! | May this head move, and which tags does the node lack? | [`heads`] |
 //! | What has become final? | [`finality`] |
 //! | Where does the next L1 range begin and end, and did L1 reorganise? | [`cursor`] |
+//! | Do the logs of an L1 range lie on one chain that builds on what is recorded? | [`range`] |
 //! | Does reading on at once still get anywhere? | [`pace`] |
 //! | Must a batch that could not be passed be judged again? | [`recheck`] |
 //! | Why does it stand still? | [`stall`] |
@@ -31,6 +32,7 @@ pub mod heads;
 pub mod liveness;
 pub mod one_node;
 pub mod pace;
+pub mod range;
 pub mod recheck;
 pub mod reconcile;
 pub mod refusal;

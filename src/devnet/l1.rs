@@ -484,6 +484,8 @@ impl L1 {
 pub struct L1Knobs {
     /// The endpoint has not seen anything above this height: it lags, or is frozen.
     pub head: Option<u64>,
+    /// The endpoint stands on this chain and not on the world's: another fork.
+    pub chain: Option<Arc<L1>>,
     /// Another chain id.
     pub chain_id: Option<u64>,
     /// The `safe` tag at this height.
@@ -530,6 +532,7 @@ impl Default for L1Knobs {
     fn default() -> Self {
         Self {
             head: None,
+            chain: None,
             chain_id: None,
             safe: None,
             finalized: None,

@@ -570,7 +570,7 @@ fn dispatch(endpoint: &Endpoint, method: &str, params: &Value) -> RpcResult {
         Server::L1(n) => {
             let knobs = shared.control().l1_knobs.get(n).cloned().unwrap_or_default();
             let world = shared.world();
-            L1View { l1: &world.l1, knobs: &knobs }.call(method, list)
+            L1View { l1: knobs.chain.as_deref().unwrap_or(&world.l1), knobs: &knobs }.call(method, list)
         }
         Server::L2 => shared.world().node.call(Side::Eth, method, list),
         Server::Engine => engine(shared, method, list),

@@ -5,7 +5,7 @@
 
 use tracing::{info, warn};
 
-use crate::decide::cursor::{self, Reorg};
+use crate::decide::cursor::{self, Range, Reorg};
 use crate::decide::heads::Move;
 use crate::decide::stall::{Reason, Stall};
 use crate::flow::worker::Worker;
@@ -38,6 +38,10 @@ impl Worker {
         self.status.l1_confirmed = Some(confirmed);
         match self.find_reorg().await? {
             Reorg::None => Ok(Ok(view)),
+            Reorg::StrayCursor => {
+                self.leave_stray_block().await?;
+                Ok(Ok(view))
+            }
             Reorg::Behind => {
                 Ok(Err(Stall::new(Reason::L1Behind, "the L1 node's head lies below the last block that was read")))
             }
@@ -80,12 +84,23 @@ impl Worker {
     }
 
     async fn find_reorg(&self) -> Result<Reorg, FlowError> {
-        let Some(newest) = self.ports.progress.newest_l1_block().await? else { return Ok(Reorg::None) };
+        let newest = self.ports.progress.newest_l1_block().await?;
+        let at = self.cursor.map(|c| c.block).filter(|at| newest != Some(*at));
+        let asked: Vec<_> = newest.iter().chain(&at).map(|block| block.number).collect();
+        if asked.is_empty() {
+            return Ok(Reorg::None);
+        }
         let (start, window) = (self.settings.start, self.settings.reorg_window);
-        let live = self.ports.l1.headers(&[newest.number]).await?;
+        let live = self.ports.l1.headers(&asked).await?;
+        let stray = at.is_some_and(|at| cursor::is_stray(&at, live.last().and_then(Option::as_ref)));
+        let newest = match (newest, stray) {
+            (None, true) => return Ok(Reorg::StrayCursor),
+            (None, false) => return Ok(Reorg::None),
+            (Some(newest), _) => newest,
+        };
         match cursor::find_reorg(&[newest], &live, start, window) {
-            Reorg::None => return Ok(Reorg::None),
-            Reorg::Behind => return Ok(Reorg::Behind),
+            Reorg::None if stray => return Ok(Reorg::StrayCursor),
+            found @ (Reorg::None | Reorg::Behind | Reorg::StrayCursor) => return Ok(found),
             Reorg::To(_) | Reorg::ToStart | Reorg::TooDeep { .. } => {}
         }
         let mut recorded = self.ports.progress.l1_blocks().await?;
@@ -93,6 +108,29 @@ impl Worker {
         let numbers: Vec<_> = recorded.iter().map(|r| r.number).collect();
         let live = self.ports.l1.headers(&numbers).await?;
         Ok(cursor::find_reorg(&recorded, &live, start, window))
+    }
+
+    /// Sends the cursor from a block that is not canonical further back, to the nearest block or commit that is stored.
+    /// Whether that one is canonical the next poll tells; each step goes down, so that there is an end to it.
+    async fn leave_stray_block(&mut self) -> Result<(), FlowError> {
+        let Some(stray) = self.cursor.map(|c| c.block) else { return Ok(()) };
+        let recorded = self.ports.progress.l1_blocks().await?.into_iter().find(|r| r.number < stray.number);
+        let commit = match stray.number.get() {
+            0 => None,
+            _ => self.ports.progress.newest_at_or_below(stray.number.minus(1)).await?,
+        };
+        let recorded = recorded.map(|block| Cursor { block, log_index: None });
+        let commit = commit.map(|record| Cursor { block: record.l1, log_index: Some(record.log_index) });
+        let cursor = recorded.into_iter().chain(commit).max_by_key(|c| c.block.number);
+        warn!(
+            from = stray.number.get(),
+            to = ?cursor.map(|c| c.block.number.get()),
+            "the L1 block up to which was read is not canonical; reading again from further back"
+        );
+        let step = Step { cursor, clear_cursor: cursor.is_none(), ..Step::default() };
+        self.apply(&step).await?;
+        self.cursor = cursor;
+        Ok(())
     }
 
     /// Drops everything above `ancestor` (everything at all where none). Batches that the new chain holds again,
@@ -103,7 +141,7 @@ impl Worker {
         confirmed: L1Number,
         node: &mut L2Snapshot,
     ) -> Result<Result<(), Stall>, FlowError> {
-        let floor = ancestor.map_or(self.settings.start.minus(1), |a| a.number);
+        let floor = self.floor_of(ancestor);
         warn!(ancestor = floor.get(), "L1 reorganised; what was recorded above the common ancestor is dropped");
         let again = self.passed_over(floor).await?;
         if self.cursor.is_none_or(|c| c.block.number <= floor) {
@@ -120,7 +158,7 @@ impl Worker {
         let dropped = self.standing_above(floor).await?;
         let rebound = match again {
             Some(_) => Rebound::default(),
-            None => self.rebind(&dropped, floor, confirmed).await?,
+            None => self.rebind(&dropped, ancestor, confirmed).await?,
         };
         let Rebound { batches: rebound, messages, blocks: l1_blocks } = rebound;
         let ground = match rebound.last() {
@@ -171,6 +209,11 @@ impl Worker {
         Ok(Ok(()))
     }
 
+    /// The last L1 block that stays: the common ancestor, else the block before the first one that is read.
+    fn floor_of(&self, ancestor: Option<L1Ref>) -> L1Number {
+        ancestor.map_or(self.settings.start.minus(1), |a| a.number)
+    }
+
     /// A commit at or below `floor` that was passed over because of a revert above it must be looked at after all: the
     /// cursor that makes it the next log. None where there is no such commit.
     async fn passed_over(&self, floor: L1Number) -> Result<Option<Option<Cursor>>, FlowError> {
@@ -212,14 +255,16 @@ impl Worker {
     async fn rebind(
         &self,
         dropped: &[BatchRecord],
-        floor: L1Number,
+        ancestor: Option<L1Ref>,
         confirmed: L1Number,
     ) -> Result<Rebound, FlowError> {
+        let floor = self.floor_of(ancestor);
         if dropped.is_empty() || floor >= confirmed {
             return Ok(Rebound::default());
         }
         let width = self.settings.fetch_range.max(self.settings.reorg_window);
-        let reading = self.read_events(floor.plus(1), confirmed.min(floor.plus(width))).await?;
+        let range = Range { from: floor.plus(1), to: confirmed.min(floor.plus(width)) };
+        let reading = self.read_events(range, ancestor.as_slice()).await?;
         // A range that reverts anything is read again in order: nothing is taken over ahead of a revert.
         if reading.events.iter().any(|e| matches!(e.kind, L1EventKind::Revert { .. })) {
             return Ok(Rebound::default());

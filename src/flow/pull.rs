@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use tracing::{debug, info, warn};
 
-use crate::decide::cursor::{self, Continuity};
+use crate::decide::cursor::{self, Continuity, Range};
 use crate::decide::heads::Move;
 use crate::decide::liveness::{Unknown, Verdict};
+use crate::decide::range::{self, RangeFacts};
 use crate::decide::recheck::{self, Basis, Grounds};
 use crate::decide::stall::{Reason, Stall};
 use crate::error::{PortError, PortErrorKind, Target};
@@ -67,6 +68,18 @@ pub(crate) struct Pull {
     pub(crate) node: L2Snapshot,
     pub(crate) pause: Option<Quiesced>,
     pub(crate) reports: Vec<BatchReport>,
+    /// L1 blocks of the range that is being dealt with, ascending: those that a step records.
+    pub(crate) blocks: Vec<L1Ref>,
+}
+
+impl Pull {
+    /// What a step that moves the cursor from `cursor` to L1 block `to` records: the blocks in between, so that a reorg
+    /// finds its ancestor also while a pull stands in the middle of a range (P8).
+    fn blocks_up_to(&self, cursor: Option<&Cursor>, to: L1Ref) -> Vec<L1Ref> {
+        let above = |number: L1Number| cursor.is_none_or(|c| number > c.block.number);
+        let between = self.blocks.iter().filter(|b| b.number < to.number && above(b.number));
+        between.copied().chain([to]).collect()
+    }
 }
 
 /// One range of L1 that was read and held together by its headers.
@@ -113,7 +126,8 @@ impl Worker {
         }
         let verdict = self.settings.assume.unwrap_or(observed);
         self.status.verdict = Some(verdict);
-        let mut pull = Pull { verdict, head: node.head.l2_ref(), node, pause: None, reports: Vec::new() };
+        let mut pull =
+            Pull { verdict, head: node.head.l2_ref(), node, pause: None, reports: Vec::new(), blocks: Vec::new() };
         let end = self.pull_inner(&mut pull).await?;
         Ok(PullReport { batches: pull.reports, end })
     }
@@ -197,7 +211,9 @@ impl Worker {
         let Some(range) = cursor::next_range(self.cursor.as_ref(), start, view.confirmed, width) else {
             return Ok(PullEnd::CaughtUp);
         };
-        let reading = self.read_events(range.from, range.to).await?;
+        let known = self.known_blocks(&range).await?;
+        let reading = self.read_events(range, &known).await?;
+        pull.blocks.clone_from(&reading.blocks);
         kill_point("range: logs read");
         if let Some(end) = self.process(&reading, view, pull).await? {
             return Ok(end);
@@ -208,48 +224,33 @@ impl Worker {
         Ok(PullEnd::CaughtUp)
     }
 
-    /// Reads the logs of a range between two reads of its end header; every log, and every end that an endpoint showed
-    /// with the logs, must lie on the chain of that end (B1).
-    pub(crate) async fn read_events(&self, from: L1Number, to: L1Number) -> Result<Reading, FlowError> {
-        let l1 = &self.ports.l1;
-        let before = one(l1.headers(&[to]).await?, to)?;
+    /// What is recorded of the blocks of `range` and of the one below it: the cursor's own block, and where the cursor
+    /// was sent back the blocks above it.
+    async fn known_blocks(&self, range: &Range) -> Result<Vec<L1Ref>, FlowError> {
+        let mut known = self.ports.progress.l1_blocks().await?;
+        known.retain(|block| block.number >= range.from && block.number <= range.to);
+        known.extend(self.cursor.map(|c| c.block));
+        Ok(known)
+    }
+
+    /// Reads the logs of a range between two reads of its end header. All that is read must lie on one chain, and this
+    /// must hold the `known` blocks, one of which may lie right below the range (B1).
+    pub(crate) async fn read_events(&self, range: Range, known: &[L1Ref]) -> Result<Reading, FlowError> {
+        let (l1, Range { from, to }) = (&self.ports.l1, range);
+        let before = one(l1.headers(&[to]).await?, to)?.l1_ref();
         let RangeLogs { events, ends } = l1.events(from, to).await?;
-        let mut numbers = self.window_of(from, to).await;
-        numbers.extend(events.iter().map(|e| e.block).chain(ends.iter().copied()).map(|block| block.number));
-        numbers.push(to);
-        numbers.sort_unstable();
-        numbers.dedup();
+        let facts = RangeFacts { from, known, before, ends: &ends, events: &events, headers: &[] };
+        let numbers = range::heights(&facts, self.window_of(from, to).await);
         let live = l1.headers(&numbers).await?;
-        let mut blocks = Vec::with_capacity(numbers.len());
-        let mut child: Option<L1Header> = None;
+        let headers: Vec<_> = numbers.into_iter().zip(live).collect();
+        let chain = range::check(&RangeFacts { headers: &headers, ..facts });
+        let chain = chain.map_err(|fault| FlowError::l1_changed(fault.to_string()))?;
         let newest_commit = events.iter().rev().find(|e| matches!(e.kind, L1EventKind::Commit { .. }));
-        let mut last_commit_at = None;
-        for (number, header) in numbers.iter().zip(live) {
-            let Some(header) = header.filter(|h| h.number == *number) else {
-                return Err(FlowError::l1_changed(format!("L1 block {number} is unknown")));
-            };
-            let breaks = child.is_some_and(|c| c.number.plus(1) == header.number && c.hash != header.parent_hash);
-            if breaks {
-                return Err(FlowError::l1_changed(format!("L1 block {number} does not build on the one below it")));
-            }
-            child = Some(header);
-            if newest_commit.is_some_and(|e| e.block == header.l1_ref()) {
-                last_commit_at = Some(header.timestamp);
-            }
-            blocks.push(header.l1_ref());
-        }
-        if child.map(|c| c.l1_ref()) != Some(before.l1_ref()) {
-            return Err(FlowError::l1_changed(format!("L1 block {to} changed while its logs were read")));
-        }
-        // A range without logs tells by its ends alone on which chain it was read.
-        if ends.last() != Some(&before.l1_ref()) || ends.iter().any(|end| !blocks.contains(end)) {
-            return Err(FlowError::l1_changed(format!("the logs up to L1 block {to} were read on another chain")));
-        }
-        if let Some(stray) = events.iter().find(|e| !blocks.contains(&e.block)) {
-            return Err(FlowError::l1_changed(format!("a log lies in {}, which is not canonical", stray.block)));
-        }
+        let commit_header = newest_commit.and_then(|e| chain.iter().find(|header| header.l1_ref() == e.block));
+        let last_commit_at = commit_header.map(|header| header.timestamp);
+        let blocks = chain.iter().map(L1Header::l1_ref).collect();
         debug!(from = from.get(), to = to.get(), events = events.len(), "L1 range read");
-        Ok(Reading { events, blocks, end: before.l1_ref(), last_commit_at })
+        Ok(Reading { events, blocks, end: before, last_commit_at })
     }
 
     /// Heights of the range that a later reorg could still change: recorded one by one, so that the common ancestor
@@ -402,8 +403,8 @@ impl Worker {
         pull: &mut Pull,
     ) -> Result<Option<Stall>, FlowError> {
         let cursor = Cursor { block: event.block, log_index: Some(event.log_index) };
-        let mut step =
-            Step { revert: Some(event.clone()), l1_blocks: vec![event.block], cursor: Some(cursor), ..Step::default() };
+        let l1_blocks = pull.blocks_up_to(self.cursor.as_ref(), event.block);
+        let mut step = Step { revert: Some(event.clone()), l1_blocks, cursor: Some(cursor), ..Step::default() };
         let stands = self.ports.progress.batch(index).await?;
         let mut heads = self.heads;
         if let Some(record) = stands.filter(|r| (r.l1.number, r.log_index) < (event.block.number, event.log_index)) {
@@ -642,7 +643,7 @@ impl Worker {
             };
         }
         let step = Step {
-            l1_blocks: vec![record.l1],
+            l1_blocks: pull.blocks_up_to(self.cursor.as_ref(), record.l1),
             safe: heads.safe(),
             cursor: Some(cursor),
             batch: Some(record.clone()),

@@ -1,24 +1,19 @@
 //! L1 endpoints that lag, hide, refuse, freeze or hang, on whole flows over HTTP (group A, and C6).
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use morph_deriver::adapters::l1::L1Client;
-use morph_deriver::adapters::rpc::{Check, Pool, PoolConfig};
 use morph_deriver::decide::stall::Reason;
 use morph_deriver::devnet::chain::BatchSpec;
 use morph_deriver::devnet::faults::{Fault, Rule, Server};
 use morph_deriver::devnet::jsonrpc::RpcError;
 use morph_deriver::devnet::world::WorldOptions;
 use morph_deriver::devnet::{Devnet, DevnetOptions};
-use morph_deriver::error::Target;
 use morph_deriver::flow::pull::PullEnd;
 use morph_deriver::flow::{Confirmations, Settings};
 use morph_deriver::types::Case;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::clients::pool_config;
-use crate::support::rig::{Rig, cases, devnet_ports, reason, settings};
+use crate::support::rig::{Rig, cases, reason, rig_over_two};
 
 async fn devnet_of(world: WorldOptions, l1_endpoints: usize, batches: u64) -> Devnet {
     let devnet = Devnet::start(DevnetOptions { world, l1_endpoints, ..DevnetOptions::default() }).await.unwrap();
@@ -34,20 +29,6 @@ async fn devnet_of(world: WorldOptions, l1_endpoints: usize, batches: u64) -> De
 
 async fn devnet(batches: u64) -> Devnet {
     devnet_of(WorldOptions::default(), 1, batches).await
-}
-
-/// A worker over the devnet's two L1 endpoints, whose cool-downs outlast a test.
-async fn rig_over_two(devnet: &Devnet, change: impl FnOnce(&mut Settings)) -> Rig {
-    let mut ports = devnet_ports(devnet).await;
-    let urls = [devnet.url(Server::L1(0)), devnet.url(Server::L1(1))];
-    let cool = Duration::from_secs(600);
-    let config = PoolConfig { cool_down: cool, cool_down_cap: cool, ..pool_config(Check::None) };
-    let pool = Pool::new(Target::L1, &urls, config).unwrap();
-    ports.l1 = Arc::new(L1Client::new(pool, devnet.rollup(), devnet.queue()));
-    let mut settings = settings();
-    settings.rollup = devnet.rollup();
-    change(&mut settings);
-    Rig::start(ports, settings).await
 }
 
 const ALL_THREE: [(u64, Case); 3] = [(1, Case::Consistent), (2, Case::Consistent), (3, Case::Consistent)];

@@ -26,5 +26,6 @@ mod scenario_index;
 mod status;
 mod store_flow;
 mod support;
+mod swap_flow;
 mod vectors;
 mod writer_flow;

@@ -10,7 +10,8 @@ use morph_deriver::devnet::world::{World, WorldOptions};
 use morph_deriver::devnet::{Devnet, DevnetOptions};
 use morph_deriver::error::Severity;
 use morph_deriver::flow::pull::PullEnd;
-use morph_deriver::types::{Address, Case, U256};
+use morph_deriver::ports::Step;
+use morph_deriver::types::{Address, B256, Case, Cursor, L1Ref, U256};
 
 use crate::support::late_store::LateStore;
 use crate::support::rig::{Rig, cases, devnet_ports, reason, settings};
@@ -569,6 +570,71 @@ async fn e20_b3_a_reorg_while_lost_batches_are_read_again_skips_none() {
     devnet.with(|w| w.sync());
     assert_eq!(cases(&rig.settle().await), [(2, Case::Consistent), (3, Case::Consistent)]);
     assert_eq!((rig.safe(), node_safe(&devnet)), (Some(24), Some(24)));
+}
+
+/// One range holds every batch, and the pull stands at the last one, whose blocks the node lacks.
+#[tokio::test]
+async fn m10_p8_a_shallow_reorg_while_a_pull_stands_in_the_middle_of_a_range_heals() {
+    for (moves, depth) in [(true, 4), (false, 4), (true, 40), (false, 40)] {
+        let what = format!("depth {depth}, moves {moves}");
+        let devnet = with_batch_at_depth(depth - 3).await;
+        devnet.with(|w| {
+            w.produce(8).unwrap();
+            w.mine(1);
+        });
+        let mut rig = Rig::on(&devnet).await;
+        assert_eq!(reason(&rig.poll().await.unwrap()), Some(Reason::WaitingForBlocks), "{what}");
+        assert_eq!(rig.safe(), Some(24), "{what}");
+        devnet.with(|w| {
+            let known = w.batches.clone();
+            let dropped = w.reorg(depth);
+            w.mine(1);
+            if moves {
+                w.resubmit(&dropped, &known).unwrap();
+            } else {
+                w.sequencer.node.truncate(24);
+            }
+            w.mine(depth);
+        });
+        let report = rig.poll().await.unwrap();
+        let expected = if moves { (Some(Reason::WaitingForBlocks), Some(24)) } else { (None, Some(16)) };
+        assert_eq!((reason(&report), rig.safe()), expected, "{what}");
+        assert_eq!(node_safe(&devnet), rig.safe(), "{what}");
+        assert_eq!(rig.worker.status().borrow().reorgs, 1, "{what}");
+        devnet.with(|w| {
+            if !moves {
+                w.commit(BatchSpec::default()).unwrap();
+                w.mine(1);
+            }
+            w.sync();
+        });
+        assert_eq!(rig.settle().await.end, PullEnd::CaughtUp, "{what}");
+        let head = devnet.with(|w| w.sequencer.node.head().number());
+        assert_eq!((rig.safe(), node_safe(&devnet)), (Some(head), Some(head)), "{what}");
+        assert_ordered(&devnet);
+    }
+}
+
+/// The cursor was sent back to a log that another fork holds, and what is recorded above it lies on the chain that there
+/// is: nothing but the cursor's own block tells.
+#[tokio::test]
+async fn m4_b3_a_cursor_on_a_block_of_another_fork_goes_back_to_one_that_there_is() {
+    for log_index in [None, Some(0)] {
+        let devnet = with_batch_at_depth(20).await;
+        let mut rig = Rig::on(&devnet).await;
+        rig.settle().await;
+        for number in [commit_block(&devnet, 2) + 5, commit_block(&devnet, 2), commit_block(&devnet, 1), 0] {
+            let block = L1Ref { number: number.into(), hash: B256::repeat_byte(0xbb) };
+            let step = Step { cursor: Some(Cursor { block, log_index }), ..Step::default() };
+            rig.ports.progress.apply(&step).await.unwrap();
+            rig.restart().await;
+            assert_eq!(rig.settle().await.end, PullEnd::CaughtUp, "cursor in {number}");
+            assert_eq!((rig.safe(), node_safe(&devnet)), (Some(24), Some(24)), "cursor in {number}");
+            assert_eq!(rig.worker.status().borrow().reorgs, 0, "nothing that was read is gone");
+        }
+        assert!(devnet.written().is_empty());
+        assert_ordered(&devnet);
+    }
 }
 
 #[tokio::test]

@@ -8,10 +8,11 @@ use morph_deriver::adapters::engine::{EngineClient, JwtSecret};
 use morph_deriver::adapters::l1::L1Client;
 use morph_deriver::adapters::l2::{L2Client, L2Config};
 use morph_deriver::adapters::reactors::{HeightParam, JsonRpcReactors, NoReactors};
-use morph_deriver::adapters::rpc::{Check, Pool};
+use morph_deriver::adapters::rpc::{Check, Pool, PoolConfig};
 use morph_deriver::adapters::store::SqliteStore;
 use morph_deriver::decide::stall::Reason;
 use morph_deriver::devnet::Devnet;
+use morph_deriver::devnet::faults::Server;
 use morph_deriver::error::Target;
 use morph_deriver::flow::pull::{PullEnd, PullReport};
 use morph_deriver::flow::worker::Worker;
@@ -63,6 +64,20 @@ pub async fn devnet_ports(devnet: &Devnet) -> Ports {
         reactors: Arc::new(JsonRpcReactors::new(reactors, "pause", "resume", HeightParam::Number)),
         progress: Arc::new(SqliteStore::in_memory().await.unwrap()),
     }
+}
+
+/// A worker over the devnet's two L1 endpoints, whose cool-downs outlast a test.
+pub async fn rig_over_two(devnet: &Devnet, change: impl FnOnce(&mut Settings)) -> Rig {
+    let mut ports = devnet_ports(devnet).await;
+    let urls = [devnet.url(Server::L1(0)), devnet.url(Server::L1(1))];
+    let cool = Duration::from_secs(600);
+    let config = PoolConfig { cool_down: cool, cool_down_cap: cool, ..pool_config(Check::None) };
+    let pool = Pool::new(Target::L1, &urls, config).unwrap();
+    ports.l1 = Arc::new(L1Client::new(pool, devnet.rollup(), devnet.queue()));
+    let mut settings = settings();
+    settings.rollup = devnet.rollup();
+    change(&mut settings);
+    Rig::start(ports, settings).await
 }
 
 impl Rig {
