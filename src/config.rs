@@ -19,7 +19,7 @@ use clap::{Arg, ArgAction, ArgMatches};
 use serde::Serialize;
 use url::Url;
 
-use crate::types::{Address, B256, Identity, L1Number};
+use crate::types::{Address, B256, Confirmations, HeightParam, Identity, L1Number, Mode};
 
 /// Prefix of our own environment names.
 pub const ENV_PREFIX: &str = "MORPH_DERIVER_";
@@ -184,40 +184,6 @@ impl FromStr for Network {
     }
 }
 
-/// How local content is checked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Mode {
-    /// Blobs are rebuilt from local blocks and fetched only to repair.
-    Local,
-    /// Every batch is checked against its fetched blobs.
-    Blob,
-}
-
-/// How far below L1's head is read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Confirmations {
-    /// So many blocks below `latest`.
-    Blocks(u64),
-    /// Up to the `safe` tag.
-    Safe,
-    /// Up to the `finalized` tag.
-    Finalized,
-}
-
-/// How the height is passed to a reactor method.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HeightStyle {
-    /// Not at all: `[]`.
-    None,
-    /// As a JSON number: `[12]`.
-    Number,
-    /// As a hex quantity: `["0xc"]`.
-    Hex,
-    /// As a decimal string: `["12"]`.
-    String,
-}
-
 /// How the consensus node's reactors are paused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ReactorControl {
@@ -232,7 +198,7 @@ pub enum ReactorControl {
         /// Method that resumes.
         resume_method: String,
         /// How the height is passed.
-        height: HeightStyle,
+        height: HeightParam,
     },
     /// Two programs with arguments; `{height}` in an argument becomes the height. No shell.
     Command {
@@ -921,7 +887,7 @@ impl Reader<'_> {
                 "safe" => Ok(Confirmations::Safe),
                 "finalized" => Ok(Confirmations::Finalized),
                 _ => integer(text)
-                    .map(Confirmations::Blocks)
+                    .map(Confirmations::Depth)
                     .map_err(|_| "must be a number of blocks, safe, or finalized".to_owned()),
             })?,
             fetch_block_range: self.required("l1.fetch_block_range", |text| within(text, 1, 100_000))?,
@@ -968,10 +934,10 @@ impl Reader<'_> {
             return Err(ConfigError::Missing(missing));
         }
         let height = self.required("reactors.height", |text| match text {
-            "none" => Ok(HeightStyle::None),
-            "number" => Ok(HeightStyle::Number),
-            "hex" => Ok(HeightStyle::Hex),
-            "string" => Ok(HeightStyle::String),
+            "none" => Ok(HeightParam::None),
+            "number" => Ok(HeightParam::Number),
+            "hex" => Ok(HeightParam::Hex),
+            "string" => Ok(HeightParam::String),
             _ => Err("must be none, number, hex or string".to_owned()),
         })?;
         let control = match kind.as_str() {
@@ -1258,7 +1224,7 @@ mod tests {
         assert_eq!(config.mode, Mode::Local);
         assert!(!config.observe);
         assert_eq!(config.poll_interval, Duration::from_secs(15));
-        assert_eq!(config.l1.confirmations, Confirmations::Blocks(10));
+        assert_eq!(config.l1.confirmations, Confirmations::Depth(10));
         assert_eq!((config.l1.fetch_block_range, config.l1.reorg_window), (500, 64));
         assert_eq!(config.reactors.control, ReactorControl::None);
         assert!(config.listen.unwrap().ip().is_loopback());
@@ -1303,7 +1269,7 @@ mod tests {
         let config = read(&[]);
         assert_eq!(config.l1.start_block, Some(L1Number::new(7)), "file over preset");
         assert_eq!(config.poll_interval, Duration::from_secs(2), "ours over Morph's, environment over file");
-        assert_eq!(config.l1.confirmations, Confirmations::Blocks(2));
+        assert_eq!(config.l1.confirmations, Confirmations::Depth(2));
         let config = read(&["--derivation.pollInterval", "3s", "--l1.confirmations=finalized"]);
         assert_eq!(config.poll_interval, Duration::from_secs(3));
         assert_eq!(config.l1.confirmations, Confirmations::Finalized);

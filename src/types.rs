@@ -550,3 +550,37 @@ pub struct JournalEntry {
     /// Why: `self-heal` or `fill-gap`.
     pub why: String,
 }
+
+/// How batches are checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Blobs are rebuilt from the local blocks and fetched only where they differ.
+    Local,
+    /// Every batch is checked against its fetched blobs.
+    Blob,
+}
+
+/// Which L1 blocks count as settled enough to read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Confirmations {
+    /// This many blocks below the newest one.
+    Depth(u64),
+    /// The L1 node's `safe` tag.
+    Safe,
+    /// The L1 node's `finalized` tag.
+    Finalized,
+}
+
+/// How a JSON-RPC method of the reactors is given the height.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeightParam {
+    /// Not at all: `[]`.
+    None,
+    /// As a JSON number: `[12]`.
+    Number,
+    /// As a hex quantity: `["0xc"]`.
+    Hex,
+    /// As a decimal string: `["12"]`.
+    String,
+}

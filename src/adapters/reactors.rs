@@ -8,7 +8,6 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
@@ -17,7 +16,7 @@ use super::rpc::{Call, Pool, scrub};
 use super::wire::hex_quantity;
 use crate::error::{PortError, PortErrorKind, Target};
 use crate::ports::{PortResult, Reactors};
-use crate::types::L2Number;
+use crate::types::{HeightParam, L2Number};
 
 /// How much of a command's output is kept for the error text, in bytes.
 const OUTPUT_KEPT: usize = 2048;
@@ -43,29 +42,13 @@ impl Reactors for NoReactors {
     }
 }
 
-/// How a JSON-RPC method is given the height.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum HeightParam {
-    /// Not at all: `[]`.
-    #[default]
-    None,
-    /// As a JSON number: `[12]`.
-    Number,
-    /// As a hex quantity: `["0xc"]`.
-    Hex,
-    /// As a decimal string: `["12"]`.
-    String,
-}
-
-impl HeightParam {
-    fn params(self, height: L2Number) -> Value {
-        match self {
-            Self::None => json!([]),
-            Self::Number => json!([height.get()]),
-            Self::Hex => json!([hex_quantity(height.get())]),
-            Self::String => json!([height.get().to_string()]),
-        }
+/// The method's parameters.
+fn params(style: HeightParam, height: L2Number) -> Value {
+    match style {
+        HeightParam::None => json!([]),
+        HeightParam::Number => json!([height.get()]),
+        HeightParam::Hex => json!([hex_quantity(height.get())]),
+        HeightParam::String => json!([height.get().to_string()]),
     }
 }
 
@@ -85,7 +68,7 @@ impl JsonRpcReactors {
     }
 
     async fn call(&self, method: &str, height: L2Number) -> PortResult<()> {
-        let call = Call::new(method.to_owned(), self.height.params(height));
+        let call = Call::new(method.to_owned(), params(self.height, height));
         self.pool.call_on(0, call).await.map(drop)
     }
 }

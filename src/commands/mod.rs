@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::ConfigError;
+use crate::decide::stall::Reason;
 
 pub mod completions;
 pub mod config;
@@ -80,6 +81,19 @@ impl Exit {
     }
 }
 
+impl From<Reason> for Exit {
+    /// How a command ends that stands still for `reason`: the one rule for all of them.
+    fn from(reason: Reason) -> Self {
+        if reason.is_divergence() {
+            Self::Divergence
+        } else if reason.is_undecidable() {
+            Self::Unavailable
+        } else {
+            Self::Failed
+        }
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit.code())
@@ -129,6 +143,39 @@ mod tests {
     fn exit_codes_are_the_documented_ones() {
         let all = [Exit::Done, Exit::Failed, Exit::Usage, Exit::Divergence, Exit::Unavailable];
         assert_eq!(all.map(Exit::code), [0, 1, 2, 3, 4]);
+    }
+
+    /// The table of README's section on exit codes, reason by reason.
+    fn documented(reason: Reason) -> Exit {
+        match reason {
+            Reason::StateRoot
+            | Reason::WithdrawalRoot
+            | Reason::DivergesBelowFinalized
+            | Reason::DivergesBeforeSwitch
+            | Reason::PoisonBatch
+            | Reason::Unbound
+            | Reason::WouldSelfHeal
+            | Reason::RevertBelowFinalized => Exit::Divergence,
+            Reason::WaitingForBlocks
+            | Reason::BeforeSwitch
+            | Reason::NodeLostBlocks
+            | Reason::FixtureIncomplete
+            | Reason::BlobPruned
+            | Reason::BlobMissing
+            | Reason::RootsUnavailable
+            | Reason::RevertPending
+            | Reason::Gap
+            | Reason::UnknownCommit => Exit::Unavailable,
+            _ => Exit::Failed,
+        }
+    }
+
+    #[test]
+    fn every_reason_has_one_exit_code() {
+        for reason in Reason::ALL {
+            assert_eq!(Exit::from(*reason), documented(*reason), "{reason}");
+            assert!(!(reason.is_divergence() && reason.is_undecidable()), "{reason}");
+        }
     }
 
     #[test]

@@ -154,7 +154,7 @@ impl Recovery<'_> {
                 return Ok(self.conclude("interrupted", None, (0, 0), &worker, None, Exit::Failed).await);
             }
             End::Stands(stall) => {
-                let exit = exit_of(&stall);
+                let exit = Exit::from(stall.reason);
                 return Ok(self.conclude("stopped", None, (0, 0), &worker, Some(stall), exit).await);
             }
         };
@@ -203,7 +203,7 @@ impl Recovery<'_> {
             End::Done => self.conclude("recovered", Some(plan), done, &worker, None, Exit::Done).await,
             End::Interrupted => self.conclude("interrupted", Some(plan), done, &worker, None, Exit::Failed).await,
             End::Stands(stall) => {
-                let exit = exit_of(&stall);
+                let exit = Exit::from(stall.reason);
                 self.conclude("stopped", Some(plan), done, &worker, Some(stall), exit).await
             }
             End::Pending(pending) => {
@@ -283,14 +283,6 @@ async fn poll(stop: &CancellationToken, worker: &mut Worker, mut tell: impl FnMu
         if stall.reason != Reason::PauseBudget && stop.run_until_cancelled(tokio::time::sleep(RETRY)).await.is_none() {
             return End::Interrupted;
         }
-    }
-}
-
-fn exit_of(stall: &Stall) -> Exit {
-    match stall.reason {
-        Reason::BlobPruned | Reason::BlobMissing | Reason::RootsUnavailable => Exit::Unavailable,
-        reason if reason.is_divergence() => Exit::Divergence,
-        _ => Exit::Failed,
     }
 }
 

@@ -121,13 +121,9 @@ pub async fn execute(args: Args) -> anyhow::Result<Exit> {
     let worker = Worker::start(ports, settings(&fixture, &args)).await?;
     let name =
         args.fixture.file_name().map_or_else(|| args.fixture.display().to_string(), |n| n.to_string_lossy().into());
-    let report = drive(worker, name, args.json).await;
+    let (report, exit) = drive(worker, name, args.json).await;
     print(&report, args.json)?;
-    Ok(match report.outcome {
-        Ending::Verified => Exit::Done,
-        Ending::Diverged => Exit::Divergence,
-        Ending::Incomplete => Exit::Unavailable,
-    })
+    Ok(exit)
 }
 
 fn settings(fixture: &Fixture, args: &Args) -> Settings {
@@ -193,7 +189,7 @@ fn new_block(block: &L2Block) -> NewBlock {
 }
 
 /// Polls until nothing changes any more.
-async fn drive(mut worker: Worker, fixture: String, quiet: bool) -> Report {
+async fn drive(mut worker: Worker, fixture: String, quiet: bool) -> (Report, Exit) {
     let progress = super::terminal::spinner(quiet);
     let mut batches: BTreeMap<BatchIndex, BatchReport> = BTreeMap::new();
     let mut now = Duration::ZERO;
@@ -224,19 +220,21 @@ async fn drive(mut worker: Worker, fixture: String, quiet: bool) -> Report {
         }
     };
     progress.finish_and_clear();
-    let outcome = match &stall {
-        None => Ending::Verified,
-        Some(stall) if stall.reason.is_divergence() => Ending::Diverged,
-        Some(_) => Ending::Incomplete,
+    let exit = stall.as_ref().map_or(Exit::Done, |stall| Exit::from(stall.reason));
+    let outcome = match exit {
+        Exit::Done => Ending::Verified,
+        Exit::Divergence => Ending::Diverged,
+        Exit::Failed | Exit::Usage | Exit::Unavailable => Ending::Incomplete,
     };
-    Report {
+    let report = Report {
         fixture,
         batches: batches.into_values().collect(),
         safe: worker.heads().safe(),
         finalized: worker.heads().finalized(),
         outcome,
         reason: stall.map(|s| s.to_string()),
-    }
+    };
+    (report, exit)
 }
 
 fn print(report: &Report, json: bool) -> anyhow::Result<()> {

@@ -68,7 +68,7 @@ pub async fn execute(args: Args) -> anyhow::Result<Exit> {
         true => println!("{}", serde_json::to_string_pretty(&status)?),
         false => println!("{}", status_table(&status)),
     }
-    Ok(if diverges(&status) { Exit::Divergence } else { Exit::Done })
+    Ok(exit_of(&status))
 }
 
 /// Who listens on all addresses is asked on loopback.
@@ -101,9 +101,14 @@ async fn ask(address: SocketAddr) -> anyhow::Result<Value> {
     Ok(status)
 }
 
-fn diverges(status: &Value) -> bool {
+/// A worker that waits, or that an operator must help, is no failure of asking it: only a divergence is told apart.
+fn exit_of(status: &Value) -> Exit {
     let code = status.pointer("/stall/reason").and_then(Value::as_str);
-    Reason::ALL.iter().any(|reason| Some(reason.code()) == code && reason.is_divergence())
+    let reason = Reason::ALL.iter().find(|reason| Some(reason.code()) == code);
+    match reason.map(|reason| Exit::from(*reason)) {
+        Some(Exit::Divergence) => Exit::Divergence,
+        Some(Exit::Done | Exit::Failed | Exit::Usage | Exit::Unavailable) | None => Exit::Done,
+    }
 }
 
 /// Text for a terminal: control characters of whoever wrote it are left out.
@@ -159,10 +164,11 @@ mod tests {
     fn only_a_divergence_is_one() {
         for reason in Reason::ALL {
             let status = json!({ "stall": { "reason": reason.code(), "batch": null, "detail": "" } });
-            assert_eq!(diverges(&status), reason.is_divergence(), "{reason}");
+            let expected = if reason.is_divergence() { Exit::Divergence } else { Exit::Done };
+            assert_eq!(exit_of(&status), expected, "{reason}");
         }
-        assert!(!diverges(&json!({ "stall": null })));
-        assert!(!diverges(&json!({})));
+        assert_eq!(exit_of(&json!({ "stall": null })), Exit::Done);
+        assert_eq!(exit_of(&json!({})), Exit::Done);
     }
 
     #[test]

@@ -10,12 +10,12 @@ use crate::adapters::beacon::{BeaconClient, BeaconConfig};
 use crate::adapters::engine::{EngineClient, load_jwt_secret};
 use crate::adapters::l1::L1Client;
 use crate::adapters::l2::{L2Client, L2Config};
-use crate::adapters::reactors::{CommandReactors, HeightParam, JsonRpcReactors, NoReactors};
+use crate::adapters::reactors::{CommandReactors, JsonRpcReactors, NoReactors};
 use crate::adapters::rpc::{Check, Pool, PoolConfig};
 use crate::adapters::store::SqliteStore;
-use crate::config::{Config, Confirmations, HeightStyle, Mode, ReactorControl, SecretUrl};
+use crate::config::{Config, ReactorControl, SecretUrl};
 use crate::error::{PortError, PortErrorKind, Target};
-use crate::flow::{self, Ports, Settings};
+use crate::flow::{Ports, Settings};
 use crate::ports::{L2Engine, L2Reader as _, PortResult, Reactors};
 use crate::types::{Identity, L2Number};
 
@@ -99,13 +99,7 @@ pub fn reactors(config: &Config) -> PortResult<Arc<dyn Reactors>> {
         ReactorControl::None => Arc::new(NoReactors),
         ReactorControl::JsonRpc { url, pause_method, resume_method, height } => {
             let pool = pool(config, Target::Reactors, std::slice::from_ref(url), limit, Check::None)?;
-            let height = match height {
-                HeightStyle::None => HeightParam::None,
-                HeightStyle::Number => HeightParam::Number,
-                HeightStyle::Hex => HeightParam::Hex,
-                HeightStyle::String => HeightParam::String,
-            };
-            Arc::new(JsonRpcReactors::new(pool, pause_method.clone(), resume_method.clone(), height))
+            Arc::new(JsonRpcReactors::new(pool, pause_method.clone(), resume_method.clone(), *height))
         }
         ReactorControl::Command { pause, resume } => {
             Arc::new(CommandReactors::new(pause.clone(), resume.clone(), limit)?)
@@ -134,10 +128,7 @@ pub fn ports(config: &Config, clients: &Clients, store: Arc<SqliteStore>) -> any
 pub fn settings(config: &Config) -> Settings {
     let start = config.l1.start_block.unwrap_or_default();
     Settings {
-        mode: match config.mode {
-            Mode::Local => flow::Mode::Local,
-            Mode::Blob => flow::Mode::Blob,
-        },
+        mode: config.mode,
         rollup: config.l1.rollup.unwrap_or_default(),
         start,
         // A start in the middle must still reach back for L1 messages and earlier commits: a preset knows how far.
@@ -145,11 +136,7 @@ pub fn settings(config: &Config) -> Settings {
         fetch_range: config.l1.fetch_block_range,
         reorg_window: config.l1.reorg_window,
         l1_max_age: config.l1.max_age,
-        confirmations: match config.l1.confirmations {
-            Confirmations::Blocks(depth) => flow::Confirmations::Depth(depth),
-            Confirmations::Safe => flow::Confirmations::Safe,
-            Confirmations::Finalized => flow::Confirmations::Finalized,
-        },
+        confirmations: config.l1.confirmations,
         switch_ms: config.l2.switch_time_ms,
         observation_window: config.observation_window,
         pause_budget: config.reactors.pause_budget,

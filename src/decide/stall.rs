@@ -53,6 +53,8 @@ reasons! {
     L1Reorg = "l1_reorg", false;
     /// A log that lies far off is looked for on L1; the search goes on in the next pull.
     SearchingL1 = "searching_l1", false;
+    /// The recorded fixture holds no answer to a question (`replay` only).
+    FixtureIncomplete = "fixture_incomplete", false;
     /// The beacon node could not be asked.
     BeaconUnavailable = "beacon_unavailable", false;
     /// No configured beacon endpoint has the blobs any more.
@@ -124,6 +126,24 @@ impl Reason {
                 | Self::Unbound
                 | Self::WouldSelfHeal
                 | Self::RevertBelowFinalized
+        )
+    }
+
+    /// Whether everybody who could be asked was asked, and what is needed to decide is not there (exit code 4). A party
+    /// that does not answer is another matter: it may have it.
+    pub const fn is_undecidable(self) -> bool {
+        matches!(
+            self,
+            Self::WaitingForBlocks
+                | Self::BeforeSwitch
+                | Self::NodeLostBlocks
+                | Self::FixtureIncomplete
+                | Self::BlobPruned
+                | Self::BlobMissing
+                | Self::RootsUnavailable
+                | Self::RevertPending
+                | Self::Gap
+                | Self::UnknownCommit
         )
     }
 }

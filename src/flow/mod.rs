@@ -26,6 +26,7 @@ use crate::decide::stall::{Reason, Stall};
 use crate::error::{PortError, PortErrorKind, Severity, Target};
 use crate::ports::{BlobSource, L1Chain, L2Engine, L2Reader, Progress, Reactors};
 use crate::types::{Address, BatchIndex, Case, L1Number};
+pub use crate::types::{Confirmations, Mode};
 
 pub mod batch;
 pub mod commit;
@@ -56,26 +57,6 @@ pub struct Ports {
     pub reactors: Arc<dyn Reactors>,
     /// The database.
     pub progress: Arc<dyn Progress>,
-}
-
-/// How batches are checked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
-    /// Blobs are rebuilt from the local blocks and fetched only where they differ.
-    Local,
-    /// Every batch is checked against its fetched blob.
-    Blob,
-}
-
-/// Which L1 blocks count as settled enough to read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Confirmations {
-    /// This many blocks below the newest one.
-    Depth(u64),
-    /// The L1 node's `safe` tag.
-    Safe,
-    /// The L1 node's `finalized` tag.
-    Finalized,
 }
 
 /// Everything that steers the flow and is not a port.
@@ -192,12 +173,13 @@ impl FlowError {
 }
 
 /// The reason code of a port's failure.
-fn reason_of(error: &PortError) -> Reason {
+pub fn reason_of(error: &PortError) -> Reason {
     match (&error.kind, error.target) {
         (PortErrorKind::WrongNetwork | PortErrorKind::StoreRefused, _) => Reason::WrongNetwork,
         (PortErrorKind::Pruned, Target::Beacon) => Reason::BlobPruned,
         (PortErrorKind::NotFound, Target::Beacon) => Reason::BlobMissing,
-        (_, Target::L1 | Target::Fixture) => Reason::L1Unavailable,
+        (_, Target::L1) => Reason::L1Unavailable,
+        (_, Target::Fixture) => Reason::FixtureIncomplete,
         (_, Target::Beacon) => Reason::BeaconUnavailable,
         (_, Target::L2) => Reason::L2Unavailable,
         (_, Target::Engine) => Reason::EngineUnavailable,

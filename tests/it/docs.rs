@@ -1,5 +1,6 @@
 //! What the documents say, held against the program.
 
+use morph_deriver::commands::Exit;
 use morph_deriver::decide::stall::Reason;
 
 #[test]
@@ -18,6 +19,18 @@ fn k8_the_readme_explains_every_reason_and_no_other() {
     let codes: Vec<_> = Reason::ALL.iter().map(|r| r.code()).collect();
     let unknown: Vec<_> = listed.iter().filter(|code| !codes.contains(code)).collect();
     assert!(unknown.is_empty(), "README explains reasons that do not exist: {unknown:?}");
+}
+
+#[test]
+fn k8_the_readme_names_every_reason_of_exit_code_4_and_no_other() {
+    let readme = include_str!("../../README.md");
+    let sentence = readme.split("4 for ").nth(1).and_then(|rest| rest.split("; 1 for any other").next());
+    let mut listed: Vec<&str> = sentence.expect("a sentence on exit codes").split('`').skip(1).step_by(2).collect();
+    let unavailable = Reason::ALL.iter().filter(|reason| Exit::from(**reason) == Exit::Unavailable);
+    let mut codes: Vec<_> = unavailable.map(|reason| reason.code()).collect();
+    codes.sort_unstable();
+    listed.sort_unstable();
+    assert_eq!(listed, codes);
 }
 
 #[test]

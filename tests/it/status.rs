@@ -96,7 +96,10 @@ async fn k7_a11_check_config_names_the_endpoint_at_fault() {
         ("--l2.chain-id=1", &["l2.eth", "l2.engine"]),
         ("--l1.beacon-genesis-time=5", &["l1.beacon"]),
         ("--l1.beacon-archive=http://user:canary@127.0.0.1:9/canary", &["l1.beacon_archive"]),
-        ("--l2.genesis-hash=0x649c9b1f9f831771529dbf286a63dd071530d73c8fa410997eebaf449acfa7a9", &["l2.eth"]),
+        (
+            "--l2.genesis-hash=0x649c9b1f9f831771529dbf286a63dd071530d73c8fa410997eebaf449acfa7a9",
+            &["l2.eth", "l2.engine"],
+        ),
     ];
     for (flag, at_fault) in table {
         let key = flag.split('=').next().unwrap();

@@ -7,7 +7,7 @@ use morph_deriver::adapters::beacon::{BeaconClient, BeaconConfig};
 use morph_deriver::adapters::engine::{EngineClient, JwtSecret};
 use morph_deriver::adapters::l1::L1Client;
 use morph_deriver::adapters::l2::{L2Client, L2Config};
-use morph_deriver::adapters::reactors::{HeightParam, JsonRpcReactors, NoReactors};
+use morph_deriver::adapters::reactors::{JsonRpcReactors, NoReactors};
 use morph_deriver::adapters::rpc::{Check, Pool, PoolConfig};
 use morph_deriver::adapters::store::SqliteStore;
 use morph_deriver::decide::stall::Reason;
@@ -17,7 +17,7 @@ use morph_deriver::error::Target;
 use morph_deriver::flow::pull::{PullEnd, PullReport};
 use morph_deriver::flow::worker::Worker;
 use morph_deriver::flow::{Confirmations, FlowError, Ports, Settings};
-use morph_deriver::types::{Case, L2Number};
+use morph_deriver::types::{Case, HeightParam, L2Number};
 
 use super::clients::{self, pool_config};
 use super::recorded::RecordedNetwork;
