@@ -27,7 +27,7 @@ pub const ENV_PREFIX: &str = "MORPH_DERIVER_";
 /// Prefix of the Morph node's environment names, taken where they mean the same.
 pub const MORPH_ENV_PREFIX: &str = "MORPH_NODE_";
 
-/// Our environment names that are not settings: the configuration file, and switches of tests.
+/// Our environment names that are not settings: the configuration file, and switches of tests (of no release build).
 const OTHER_ENV: [&str; 1] = ["CONFIG"];
 const TEST_ENV_PREFIX: &str = "TEST_";
 
@@ -214,8 +214,14 @@ pub enum ReactorControl {
 pub struct ReactorsConfig {
     /// How.
     pub control: ReactorControl,
-    /// Limit of one call or command.
+    /// Limit of one call or command; and how long one that was given up may still take effect.
     pub timeout: Duration,
+    /// How long the head must not have moved after an interrupted write before the reactors are resumed.
+    pub head_still: Duration,
+    /// A resume that fails with one of these texts found them running, and counts as done.
+    pub already_resumed: Vec<String>,
+    /// Environment variables that a command is given besides PATH, HOME and LANG.
+    pub pass_env: Vec<String>,
     /// Longest pause, before what the blocks add.
     pub pause_budget: Duration,
     /// What each block to be written adds to the pause.
@@ -377,6 +383,8 @@ pub enum Kind {
     Urls,
     /// Program and arguments; in flags and environment a JSON array, or words separated by spaces.
     Argv,
+    /// Texts; in flags and environment a JSON array, or separated by commas.
+    Texts,
 }
 
 /// One setting: its key in `config.toml`, from which flag and environment name follow, and its other names.
@@ -469,7 +477,10 @@ pub const SETTINGS: &[Setting] = &[
     Setting::of("reactors.height", Kind::Text, "json-rpc: how the height is passed: none, number, hex or string").default("number"),
     Setting::of("reactors.pause_command", Kind::Argv, "command: program and arguments that pause; {height} is replaced"),
     Setting::of("reactors.resume_command", Kind::Argv, "command: program and arguments that resume; {height} is replaced"),
-    Setting::of("reactors.timeout", Kind::Text, "Limit of one pause or resume").default("30s"),
+    Setting::of("reactors.timeout", Kind::Text, "Limit of one pause or resume, and how long one that was given up may still take effect").default("30s"),
+    Setting::of("reactors.head_still", Kind::Text, "How long the head must not have moved after an interrupted write, before the resume").default("6s"),
+    Setting::of("reactors.already_resumed", Kind::Texts, "Texts of a failed resume that mean that nothing was paused"),
+    Setting::of("reactors.pass_env", Kind::Texts, "command: environment variables to pass on besides PATH, HOME and LANG"),
     Setting::of("reactors.pause_budget", Kind::Text, "Longest pause, before what the blocks add").default("60s"),
     Setting::of("reactors.pause_budget_per_block", Kind::Text, "What each block to be written adds to the pause").default("50ms"),
 
@@ -576,6 +587,7 @@ fn setting_arg(setting: &'static Setting) -> Arg {
         Kind::Urls => arg.action(ArgAction::Append).value_name("URL"),
         Kind::Url => arg.value_name("URL"),
         Kind::Argv => arg.value_name("ARGV"),
+        Kind::Texts => arg.value_name("TEXTS"),
         Kind::Integer => arg.value_name("NUMBER"),
         Kind::Text => arg.value_name("VALUE"),
     }
@@ -825,13 +837,29 @@ fn env_values(env: &BTreeMap<String, String>) -> Result<Values, ConfigError> {
     }
     for name in env.keys() {
         let Some(rest) = name.strip_prefix(ENV_PREFIX) else { continue };
-        if !known.contains(name) && !OTHER_ENV.contains(&rest) && !rest.starts_with(TEST_ENV_PREFIX) {
+        if !known.contains(name) && !OTHER_ENV.contains(&rest) && !is_test_switch(rest) {
             let hint = hint(name, known.iter().cloned());
             let source_name = "the environment".to_owned();
             return Err(ConfigError::Unknown { name: name.clone(), source_name, hint });
         }
     }
     Ok(values)
+}
+
+fn is_test_switch(rest: &str) -> bool {
+    cfg!(debug_assertions) && rest.starts_with(TEST_ENV_PREFIX)
+}
+
+/// Refuses what is no name of a variable, and our own: they hold URLs with their keys.
+fn passable(name: &str) -> Result<(), String> {
+    let is_name = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    if !is_name(name) {
+        return Err("must be names of environment variables".to_owned());
+    }
+    match name.starts_with(ENV_PREFIX) || name.starts_with(MORPH_ENV_PREFIX) {
+        true => Err("a command is given none of this program's own variables".to_owned()),
+        false => Ok(()),
+    }
 }
 
 /// Reads typed values out of raw ones.
@@ -956,6 +984,12 @@ impl Reader<'_> {
         Ok(ReactorsConfig {
             control,
             timeout: self.duration("reactors.timeout")?,
+            head_still: self.duration("reactors.head_still")?,
+            already_resumed: self.list("reactors.already_resumed", |text| match text.trim() {
+                "" => Err("an empty text is in every error".to_owned()),
+                _ => Ok(()),
+            })?,
+            pass_env: self.list("reactors.pass_env", passable)?,
             pause_budget: self.duration("reactors.pause_budget")?,
             pause_budget_per_block: self.duration("reactors.pause_budget_per_block")?,
         })
@@ -1050,6 +1084,16 @@ impl Reader<'_> {
         Ok(argv)
     }
 
+    fn list(&self, key: &'static str, check: impl Fn(&str) -> Result<(), String>) -> Result<Vec<String>, ConfigError> {
+        let split = |text: &str| match text.trim_start().starts_with('[') {
+            true => serde_json::from_str(text).map_err(|_| "must be a JSON array of strings, or texts".to_owned()),
+            false => Ok(text.split(',').map(|part| part.trim().to_owned()).collect()),
+        };
+        let texts = self.texts(key, split)?;
+        texts.iter().try_for_each(|text| check(text)).map_err(|reason| self.wrong(key, reason))?;
+        Ok(texts)
+    }
+
     fn shown(&self) -> Result<Vec<Shown>, ConfigError> {
         SETTINGS
             .iter()
@@ -1078,6 +1122,7 @@ impl Reader<'_> {
                 let rest = (hidden > 0).then(|| format!("<{hidden} arguments>"));
                 ShownValue::List(std::iter::once(program).chain(rest).collect())
             }
+            Kind::Texts => ShownValue::List(self.list(setting.key, |_| Ok(()))?),
             Kind::Integer => text.parse().map_or(ShownValue::Text(text), ShownValue::Integer),
             Kind::Switch => text.parse().map_or(ShownValue::Text(text), ShownValue::Boolean),
             Kind::Text => ShownValue::Text(text),
@@ -1288,6 +1333,7 @@ mod tests {
                 Kind::Url | Kind::Urls => "http://h:1",
                 Kind::Integer => "12",
                 Kind::Argv => "program argument",
+                Kind::Texts => "one,two",
                 Kind::Switch => "true",
                 Kind::Text => match setting.key {
                     "network" => "hoodi",
@@ -1374,6 +1420,9 @@ mod tests {
             ("network", "sepolia"),
             ("reactors.kind", "kill"),
             ("reactors.height", "0"),
+            ("reactors.head_still", "0s"),
+            ("reactors.already_resumed", "running, "),
+            ("reactors.already_resumed", "[1]"),
             ("server.listen", "9545"),
             ("log.format", "xml"),
             ("log.filter", "a=b=c"),
@@ -1437,6 +1486,27 @@ mod tests {
         let words = ["--mainnet", "--observe", "--l1.rpc=http://h", "--l1.beacon=http://h", "--l2.eth=http://h"];
         let observing = from_flags(&words).unwrap();
         assert_eq!(observing.require(&observing.run_needs()), Ok(()));
+    }
+
+    #[test]
+    fn m26_p10_none_of_our_own_variables_is_passed_on_to_a_command() {
+        let read = |names: &str| {
+            let names = format!("--reactors.pass-env={names}");
+            let command = ["--reactors.kind=command", "--reactors.pause-command=x", "--reactors.resume-command=y"];
+            from_flags(&[&command[..], &[&names]].concat()).map(|config| config.reactors.pass_env)
+        };
+        assert_eq!(read("DOCKER_HOST, KUBECONFIG").unwrap(), ["DOCKER_HOST", "KUBECONFIG"]);
+        assert_eq!(read(r#"["XDG_RUNTIME_DIR"]"#).unwrap(), ["XDG_RUNTIME_DIR"]);
+        for bad in ["MORPH_DERIVER_L1_RPC", "MORPH_NODE_L1_ETH_RPC", "A=b", "", "A,,B", "a b"] {
+            assert!(matches!(read(bad), Err(ConfigError::Value { .. })), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn m28_texts_of_a_resume_that_found_nothing_paused() {
+        let config = from_toml("[reactors]\nalready_resumed = ['already running', 'is running, too']").unwrap();
+        assert_eq!(config.reactors.already_resumed, ["already running", "is running, too"]);
+        assert!(defaults().reactors.already_resumed.is_empty());
     }
 
     #[test]

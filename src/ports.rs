@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::error::PortError;
+use crate::error::{PortError, PortErrorKind};
 use crate::types::{
     B256, BatchIndex, BatchRecord, Blob, Cursor, Identity, JournalEntry, L1Event, L1Header, L1Message, L1Number, L1Ref,
     L1Tag, L1Transaction, L2Block, L2Header, L2Number, L2Ref, L2Snapshot, Lease, NewBlock, OpenWrite, QueueIndex,
@@ -161,9 +161,26 @@ pub trait Reactors: Send + Sync {
     /// Restarts them from `height`. Must be safe to repeat.
     async fn resume(&self, height: L2Number) -> PortResult<()>;
 
-    /// How long a pause that nobody waits for any more may still take effect.
+    /// How long a pause or a resume that was given up may still take effect.
     fn lateness(&self) -> Duration {
         Duration::ZERO
+    }
+
+    /// Whether `error` says for certain that the call had no effect and will have none. Anything else may still happen.
+    fn is_refusal(&self, error: &PortError) -> bool {
+        matches!(
+            error.kind,
+            PortErrorKind::Refused { .. }
+                | PortErrorKind::Unauthorized
+                | PortErrorKind::Unsupported
+                | PortErrorKind::RateLimited { .. }
+        )
+    }
+
+    /// Whether anything would be resumed by [`Reactors::resume`]. Where not, a pause that another run left is not ended
+    /// by it either, and no pause of ours needs to be remembered.
+    fn can_resume(&self) -> bool {
+        true
     }
 }
 

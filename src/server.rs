@@ -301,6 +301,8 @@ fn own_metrics(registry: &mut Registry, status: &Status, alive: bool) {
     counter(registry, "blocks_written", "Blocks written to the node", status.blocks_written);
     counter(registry, "reactor_pauses", "Pauses of the reactors", status.pauses);
     switch(registry, "reactors_degraded", "1 while a resume failed and is tried again", status.reactors_degraded);
+    let left = status.pause_left_over;
+    switch(registry, "pause_left_over", "1 where an earlier run left the reactors paused and this one has none", left);
     switch(registry, "tags_contended", "1 while somebody else sets the node's tags", status.tags_contended);
     let beyond = status.safe_beyond_verified;
     switch(registry, "safe_beyond_verified", "1 while the node's safe lies above what we verified", beyond);

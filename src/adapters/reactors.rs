@@ -27,7 +27,7 @@ const OUTPUT_GRACE: Duration = Duration::from_millis(200);
 /// What stands for the height in a command's arguments.
 const HEIGHT: &str = "{height}";
 
-/// For a node without a consensus node beside it: both succeed and do nothing.
+/// For a node without a consensus node beside it: pausing and resuming succeed and do nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoReactors;
 
@@ -39,6 +39,10 @@ impl Reactors for NoReactors {
 
     async fn resume(&self, _height: L2Number) -> PortResult<()> {
         Ok(())
+    }
+
+    fn can_resume(&self) -> bool {
+        false
     }
 }
 
@@ -52,6 +56,17 @@ fn params(style: HeightParam, height: L2Number) -> Value {
     }
 }
 
+/// What a service says to a resume that finds nothing paused, where it calls that an error.
+#[derive(Clone, Debug, Default)]
+struct AlreadyResumed(Vec<String>);
+
+impl AlreadyResumed {
+    fn is_said_in(&self, text: &str) -> bool {
+        let text = text.to_lowercase();
+        self.0.iter().any(|words| text.contains(&words.to_lowercase()))
+    }
+}
+
 /// Pauses by calling methods of a JSON-RPC server. Any result is success; an error is a failure.
 #[derive(Clone, Debug)]
 pub struct JsonRpcReactors {
@@ -59,12 +74,28 @@ pub struct JsonRpcReactors {
     pause: String,
     resume: String,
     height: HeightParam,
+    already: AlreadyResumed,
 }
 
 impl JsonRpcReactors {
     /// `pause` and `resume` are method names on the first endpoint of `pool` (target [`Target::Reactors`]).
     pub fn new(pool: Pool, pause: impl Into<String>, resume: impl Into<String>, height: HeightParam) -> Self {
-        Self { pool, pause: pause.into(), resume: resume.into(), height }
+        let (pause, resume) = (pause.into(), resume.into());
+        Self { pool, pause, resume, height, already: AlreadyResumed::default() }
+    }
+
+    /// Takes a resume for done whose JSON-RPC error has one of `words` in its text (in any case of letters).
+    #[must_use]
+    pub fn already_resumed(self, words: Vec<String>) -> Self {
+        Self { already: AlreadyResumed(words), ..self }
+    }
+
+    /// Whether `error` is the server's own answer to a resume, and says that nothing was paused. The text before the
+    /// method's name is ours, and so is that of a call which was not answered.
+    fn says_already_resumed(&self, error: &PortError) -> bool {
+        let answered = !error.is_transient() && error.kind != PortErrorKind::Malformed;
+        let said = error.detail.split_once(&format!("{}: ", self.resume)).map_or("", |(_, said)| said);
+        answered && self.already.is_said_in(said)
     }
 
     async fn call(&self, method: &str, height: L2Number) -> PortResult<()> {
@@ -80,7 +111,10 @@ impl Reactors for JsonRpcReactors {
     }
 
     async fn resume(&self, height: L2Number) -> PortResult<()> {
-        self.call(&self.resume, height).await
+        match self.call(&self.resume, height).await {
+            Err(error) if self.says_already_resumed(&error) => Ok(()),
+            outcome => outcome,
+        }
     }
 
     fn lateness(&self) -> Duration {
@@ -88,12 +122,17 @@ impl Reactors for JsonRpcReactors {
     }
 }
 
+/// The environment that every command is given. Not ours as a whole: URLs with their keys may stand in it (P10).
+const ENVIRONMENT: [&str; 3] = ["PATH", "HOME", "LANG"];
+
 /// Pauses by running commands, without a shell: `systemctl`, `docker`, `kubectl`.
 #[derive(Clone, Debug)]
 pub struct CommandReactors {
     pause: Vec<String>,
     resume: Vec<String>,
     limit: Duration,
+    pass: Vec<String>,
+    already: AlreadyResumed,
 }
 
 impl CommandReactors {
@@ -104,16 +143,36 @@ impl CommandReactors {
         if empty(&pause) || empty(&resume) {
             return Err(PortError::malformed(Target::Reactors, "a pause or resume command is empty"));
         }
-        Ok(Self { pause, resume, limit })
+        Ok(Self { pause, resume, limit, pass: Vec::new(), already: AlreadyResumed::default() })
     }
 
-    async fn run(&self, what: &str, argv: &[String], height: L2Number) -> PortResult<()> {
+    /// Passes on the environment variables `names` besides PATH, HOME and LANG.
+    #[must_use]
+    pub fn passing(self, names: Vec<String>) -> Self {
+        Self { pass: names, ..self }
+    }
+
+    /// Takes a resume for done whose command fails with one of `words` in its output (in any case of letters).
+    #[must_use]
+    pub fn already_resumed(self, words: Vec<String>) -> Self {
+        Self { already: AlreadyResumed(words), ..self }
+    }
+
+    fn environment(&self) -> impl Iterator<Item = (&str, std::ffi::OsString)> {
+        let names = ENVIRONMENT.into_iter().chain(self.pass.iter().map(String::as_str));
+        names.filter_map(|name| Some((name, std::env::var_os(name)?)))
+    }
+
+    /// Runs a command. `fine` are texts with which it may fail.
+    async fn run(&self, what: &str, argv: &[String], height: L2Number, fine: &AlreadyResumed) -> PortResult<()> {
         let height = height.get().to_string();
         let mut words = argv.iter().map(|word| word.replace(HEIGHT, &height));
         let program = words.next().unwrap_or_default();
         let fail = |kind, text: String| PortError::new(Target::Reactors, kind, format!("{what} command: {text}"));
         let mut child = Command::new(&program)
             .args(words)
+            .env_clear()
+            .envs(self.environment())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -138,8 +197,11 @@ impl CommandReactors {
         if status.success() {
             return Ok(());
         }
-        let said = if errors.is_empty() { output } else { errors };
-        let said = scrub(&String::from_utf8_lossy(&said), &[]);
+        let (output, errors) = (String::from_utf8_lossy(&output), String::from_utf8_lossy(&errors));
+        if status.code().is_some() && (fine.is_said_in(&errors) || fine.is_said_in(&output)) {
+            return Ok(());
+        }
+        let said = scrub(if errors.is_empty() { &output } else { &errors }, &[]);
         let code = status.code().map_or(-1, i64::from);
         Err(fail(PortErrorKind::Refused { code }, format!("{status}: {said}")))
     }
@@ -148,15 +210,20 @@ impl CommandReactors {
 #[async_trait]
 impl Reactors for CommandReactors {
     async fn pause(&self, height: L2Number) -> PortResult<()> {
-        self.run("pause", &self.pause, height).await
+        self.run("pause", &self.pause, height, &AlreadyResumed::default()).await
     }
 
     async fn resume(&self, height: L2Number) -> PortResult<()> {
-        self.run("resume", &self.resume, height).await
+        self.run("resume", &self.resume, height, &self.already).await
     }
 
     fn lateness(&self) -> Duration {
         self.limit
+    }
+
+    /// None does: a command like `docker stop` fails also when only its connection to the daemon broke.
+    fn is_refusal(&self, _error: &PortError) -> bool {
+        false
     }
 }
 
@@ -254,6 +321,67 @@ mod tests {
         let reactors = command(&["sh", "-c", "sleep 60 & head -c 3000000 /dev/zero"], &["true"]);
         reactors.pause(L2Number::new(1)).await.unwrap();
         assert!(started.elapsed() < Duration::from_secs(5));
+    }
+
+    #[tokio::test]
+    async fn m26_p10_a_command_gets_a_clean_environment() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("env");
+        let argv = ["sh", "-c", &format!("env > {}", file.display())];
+        // Cargo gives every test this one, and none of our own kind may stand in a test's environment.
+        let reactors = command(&argv, &argv);
+        let names = || {
+            let text = std::fs::read_to_string(&file).unwrap();
+            text.lines().filter_map(|line| Some(line.split_once('=')?.0.to_owned())).collect::<Vec<_>>()
+        };
+        let of_the_shell = ["PWD", "SHLVL", "_", "OLDPWD"];
+        reactors.pause(L2Number::new(1)).await.unwrap();
+        let strange = |name: &String| !ENVIRONMENT.contains(&name.as_str()) && !of_the_shell.contains(&name.as_str());
+        assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some() && names().contains(&"PATH".to_owned()));
+        assert_eq!(names().into_iter().filter(strange).collect::<Vec<_>>(), Vec::<String>::new());
+        let reactors = reactors.passing(vec!["CARGO_MANIFEST_DIR".to_owned(), "NOT_SET_ANYWHERE".to_owned()]);
+        reactors.resume(L2Number::new(1)).await.unwrap();
+        assert_eq!(names().into_iter().filter(strange).collect::<Vec<_>>(), ["CARGO_MANIFEST_DIR"]);
+    }
+
+    #[tokio::test]
+    async fn m28_a_resume_that_found_nothing_paused_counts_as_done_by_its_words() {
+        let words = || vec!["Already Running".to_owned()];
+        let server = rpc(|_, _| Err((-32000, "reactor: already running"))).await;
+        let pool = pool(Target::Reactors, &[&server.url]);
+        let plain = JsonRpcReactors::new(pool.clone(), "stop_already running", "start", HeightParam::None);
+        assert!(plain.resume(L2Number::new(1)).await.is_err(), "not without being configured");
+        let told = plain.already_resumed(words());
+        told.resume(L2Number::new(1)).await.unwrap();
+        assert!(told.pause(L2Number::new(1)).await.is_err(), "a pause is no resume");
+        let named = JsonRpcReactors::new(pool, "stop", "start", HeightParam::None);
+        let named = named.already_resumed(vec!["start".to_owned(), "127.0.0.1".to_owned()]);
+        assert!(named.resume(L2Number::new(1)).await.is_err(), "our own words are not the server's");
+
+        let says = |text: &str, code: u8| command(&["false"], &["sh", "-c", &format!("{text}; exit {code}")]);
+        let (stderr, stdout) = ("echo already running >&2", "echo ALREADY RUNNING");
+        for text in [stderr, stdout] {
+            assert!(says(text, 1).resume(L2Number::new(1)).await.is_err());
+            says(text, 1).already_resumed(words()).resume(L2Number::new(1)).await.unwrap();
+        }
+        assert!(says("echo broken", 1).already_resumed(words()).resume(L2Number::new(1)).await.is_err());
+        let killed = says("echo already running; kill -9 $$", 0).already_resumed(words());
+        assert!(killed.resume(L2Number::new(1)).await.is_err(), "it was killed: what it did is not known");
+    }
+
+    #[tokio::test]
+    async fn m12_only_an_answer_of_the_service_itself_is_a_refusal() {
+        let server = rpc(|_, _| Err((-32000, "busy"))).await;
+        let reactors = JsonRpcReactors::new(pool(Target::Reactors, &[&server.url]), "p", "r", HeightParam::None);
+        let error = reactors.pause(L2Number::new(1)).await.unwrap_err();
+        assert!(reactors.is_refusal(&error), "{error}");
+        let nowhere =
+            JsonRpcReactors::new(pool(Target::Reactors, &["http://127.0.0.1:9"]), "p", "r", HeightParam::None);
+        assert!(!nowhere.is_refusal(&nowhere.pause(L2Number::new(1)).await.unwrap_err()));
+        // A command fails also when only its connection to the service broke.
+        let failing = command(&["false"], &["true"]);
+        assert!(!failing.is_refusal(&failing.pause(L2Number::new(1)).await.unwrap_err()));
+        assert!(failing.can_resume() && reactors.can_resume() && !NoReactors.can_resume());
     }
 
     #[tokio::test]

@@ -45,6 +45,9 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// applied later; every write can be repeated.
 const DEADLINE: Duration = Duration::from_secs(10);
 
+/// How long closing may take. With the 8 s that shutdown waits for a resume it stays within the 10 s of P4.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
+
 /// Rows of one `INSERT`: far below SQLite's 32,766 variables at 7 columns.
 const INSERT_CHUNK: usize = 500;
 
@@ -117,9 +120,11 @@ impl SqliteStore {
         Ok(Self { pool, _lock: None })
     }
 
-    /// Closes the file in good order: the WAL is folded into the database. Not needed for safety.
+    /// Closes the file in good order: the WAL is folded into the database. Not needed for safety, and given up after
+    /// [`CLOSE_DEADLINE`]: a disk that hangs must not hold up the end of the program (P4).
     pub async fn close(&self) {
-        self.pool.close().await;
+        // The next open folds the WAL in as well.
+        let _ = tokio::time::timeout(CLOSE_DEADLINE, self.pool.close()).await;
     }
 }
 

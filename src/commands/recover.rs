@@ -20,6 +20,7 @@ use crate::decide::liveness::Verdict;
 use crate::decide::stall::{Reason, Stall};
 use crate::flow::derive::PendingWrite;
 use crate::flow::pull::PullEnd;
+use crate::flow::quiesce::Quiesce;
 use crate::flow::worker::{Worker, contained};
 use crate::flow::{Ports, Settings};
 use crate::ports::Progress as _;
@@ -29,6 +30,8 @@ use crate::types::{BatchIndex, L2Number, L2Ref};
 const PATIENCE: u32 = 10;
 /// Wait between two tries after a passing fault.
 const RETRY: Duration = Duration::from_secs(2);
+/// How long the end of a pause that an earlier run left is waited for: twice what a default configuration needs.
+const LEFT_OVER: Duration = Duration::from_secs(90);
 /// How long a resume under way is waited for at the end.
 const SETTLE: Duration = Duration::from_secs(8);
 
@@ -168,14 +171,16 @@ impl Recovery<'_> {
         if !self.args.yes && !ask()? {
             return Ok(self.conclude("declined", Some(plan), (0, 0), &worker, None, Exit::Failed).await);
         }
+        let quiesce = worker.quiesce();
         drop(worker);
-        self.write(plan).await
+        self.write(plan, quiesce).await
     }
 
     /// The second half: the same flow with the engine.
-    async fn write(&self, plan: Plan) -> anyhow::Result<(Summary, Exit)> {
-        let mut worker = Worker::start(self.ports.clone(), self.settings.clone()).await?;
-        let quiesce = worker.quiesce();
+    async fn write(&self, plan: Plan, quiesce: Quiesce) -> anyhow::Result<(Summary, Exit)> {
+        let mut worker = Worker::under(quiesce.clone(), self.ports.clone(), self.settings.clone()).await?;
+        // A pause that an earlier run left is waited for, so that its end does not use up the tries of ours.
+        let _ = self.stop.run_until_cancelled(quiesce.idle(LEFT_OVER)).await;
         let bar = terminal::bar(plan.blocks, "blocks", self.args.json);
         let began = Instant::now();
         let (stop, shown) = (self.stop.clone(), bar.clone());

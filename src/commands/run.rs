@@ -9,10 +9,10 @@ use tracing::{info, warn};
 
 use super::{Exit, wiring};
 use crate::adapters::store::SqliteStore;
-use crate::config::{Config, ConfigArgs};
+use crate::config::{Config, ConfigArgs, ConfigError, ReactorControl};
 use crate::error::{PortErrorKind, Severity};
 use crate::flow::worker::{Worker, contained};
-use crate::ports::Progress as _;
+use crate::ports::{PortResult, Progress as _};
 use crate::types::Identity;
 
 /// Wait between two tries to ask everybody for their network.
@@ -24,6 +24,9 @@ pub struct Args {
     /// The configuration
     #[command(flatten)]
     pub config: ConfigArgs,
+    /// Drop a pause that an earlier run left and this configuration cannot resume: the consensus node was taken away
+    #[arg(long = "reactors.forget-pause")]
+    pub forget_pause: bool,
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -33,12 +36,16 @@ pub struct Args {
 pub async fn execute(args: Args) -> anyhow::Result<Exit> {
     let config = Config::load(&args.config)?;
     config.require(&config.run_needs())?;
+    if args.forget_pause && (config.observe || config.reactors.control != ReactorControl::None) {
+        return Err(ConfigError::Conflict("--reactors.forget-pause needs reactors.kind = none".to_owned()).into());
+    }
     crate::telemetry::init(&config.log)?;
     let stop = stop_on_signal();
     let identity = config.identity()?;
     let clients = wiring::clients(&config)?;
-    let store = Arc::new(SqliteStore::open(&config.store).await.context("the database")?);
-    store.claim(&identity).await.context("the database")?;
+    let opening = open(&config, &identity, args.forget_pause);
+    let Some(store) = stop.run_until_cancelled(opening).await else { return Ok(Exit::Done) };
+    let store = store.context("the database")?;
     // Loading the trusted setup takes a second: off the start-up path, done before the first batch needs it.
     tokio::task::spawn_blocking(crate::codec::blob::warm_up);
     let ports = wiring::ports(&config, &clients, store.clone())?;
@@ -55,21 +62,39 @@ pub async fn execute(args: Args) -> anyhow::Result<Exit> {
         info!(%address, "status, health and metrics");
         tokio::spawn(crate::server::serve(listener, worker.status(), stop.clone()));
     }
-    match stop.run_until_cancelled(identity_gate(&clients, &identity)).await {
-        None => {}
+    let ended = match stop.run_until_cancelled(identity_gate(&clients, &identity)).await {
+        None => Ok(()),
         Some(Err(error)) => {
             worker.quiesce().shutdown(Duration::from_secs(1)).await;
-            return Err(error.context("refused to start"));
+            Err(error.context("refused to start"))
         }
         Some(Ok(())) => {
             info!(observe = config.observe, "started");
             let ended = contained(&worker.quiesce(), worker.run(stop)).await;
-            store.close().await;
-            ended??;
+            ended.map_err(anyhow::Error::from).and_then(|ended| Ok(ended?))
         }
-    }
+    };
     store.close().await;
-    Ok(Exit::Done)
+    ended.map(|()| Exit::Done)
+}
+
+/// Opens the database of this network.
+async fn open(config: &Config, identity: &Identity, forget: bool) -> PortResult<Arc<SqliteStore>> {
+    let store = SqliteStore::open(&config.store).await?;
+    store.claim(identity).await?;
+    if forget {
+        forget_pause(&store).await?;
+    }
+    Ok(Arc::new(store))
+}
+
+/// Drops the pause that an earlier run left: nothing of it is resumed.
+async fn forget_pause(store: &SqliteStore) -> PortResult<()> {
+    match store.load().await?.lease {
+        Some(lease) => warn!(height = lease.height.get(), "forgetting the pause that an earlier run left, as told"),
+        None => info!("no earlier run left a pause"),
+    }
+    store.set_lease(None).await
 }
 
 /// Waits until every party has said that it belongs to the configured network (A11). Who cannot be asked is asked

@@ -99,10 +99,13 @@ pub fn reactors(config: &Config) -> PortResult<Arc<dyn Reactors>> {
         ReactorControl::None => Arc::new(NoReactors),
         ReactorControl::JsonRpc { url, pause_method, resume_method, height } => {
             let pool = pool(config, Target::Reactors, std::slice::from_ref(url), limit, Check::None)?;
-            Arc::new(JsonRpcReactors::new(pool, pause_method.clone(), resume_method.clone(), *height))
+            let reactors = JsonRpcReactors::new(pool, pause_method.clone(), resume_method.clone(), *height);
+            Arc::new(reactors.already_resumed(config.reactors.already_resumed.clone()))
         }
         ReactorControl::Command { pause, resume } => {
-            Arc::new(CommandReactors::new(pause.clone(), resume.clone(), limit)?)
+            let reactors = CommandReactors::new(pause.clone(), resume.clone(), limit)?;
+            let reactors = reactors.passing(config.reactors.pass_env.clone());
+            Arc::new(reactors.already_resumed(config.reactors.already_resumed.clone()))
         }
     })
 }
@@ -141,6 +144,7 @@ pub fn settings(config: &Config) -> Settings {
         observation_window: config.observation_window,
         pause_budget: config.reactors.pause_budget,
         pause_per_block: config.reactors.pause_budget_per_block,
+        head_still: config.reactors.head_still,
         poll_interval: config.poll_interval,
         ..Settings::default()
     }

@@ -16,6 +16,7 @@
 //! | Do the logs of an L1 range lie on one chain that builds on what is recorded? | [`range`] |
 //! | Does reading on at once still get anywhere? | [`pace`] |
 //! | Must a batch that could not be passed be judged again? | [`recheck`] |
+//! | Is a pause of the reactors over? | [`aftermath`] |
 //! | Why does it stand still? | [`stall`] |
 //!
 //! No async, no clock, no log, no node: times and heights are arguments.
@@ -23,6 +24,7 @@
 #![deny(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::as_conversions)]
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 
+pub mod aftermath;
 pub mod binding;
 pub mod content;
 pub mod cursor;

@@ -38,6 +38,8 @@ pub enum Fault {
     Huge(usize),
     /// Answered, this much later.
     Delay(Duration),
+    /// Executed and answered this much later, whether or not the caller still waits for it (engine and reactors).
+    Late(Duration),
     /// The call's effect happens, then the connection breaks: the caller cannot know.
     DropAfter,
 }

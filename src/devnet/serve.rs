@@ -356,6 +356,11 @@ impl Devnet {
         self.shared.control().reactors.paused
     }
 
+    /// Pauses the reactors without a call: one whose caller is gone has landed.
+    pub fn pause_now(&self) {
+        self.shared.control().reactors.paused = true;
+    }
+
     /// Every call to the reactors' endpoint.
     pub fn reactor_calls(&self) -> Vec<ReactorCall> {
         self.shared.control().reactors.calls.clone()
@@ -389,6 +394,11 @@ async fn answer(State(endpoint): State<Endpoint>, uri: Uri, headers: HeaderMap, 
     }
     match server {
         Server::Beacon(n) => answer_beacon(&endpoint, n, &uri).await,
+        Server::Engine | Server::Reactors if is_late(&endpoint) => {
+            // A task of its own goes on after the caller has gone.
+            let late = tokio::spawn(async move { answer_json_rpc(&endpoint, &body).await });
+            late.await.unwrap_or_else(|_| broken())
+        }
         _ => answer_json_rpc(&endpoint, &body).await,
     }
 }
@@ -444,12 +454,18 @@ async fn http_fault(fault: &Fault) -> Option<Response> {
             let chunks = (0..bytes.div_ceil(1 << 16)).map(move |_| Ok::<_, std::io::Error>(chunk.clone()));
             Some(Body::from_stream(futures::stream::iter(chunks)).into_response())
         }
-        Fault::Delay(delay) => {
+        Fault::Delay(delay) | Fault::Late(delay) => {
             tokio::time::sleep(*delay).await;
             None
         }
         Fault::Error(_) | Fault::DropAfter => None,
     }
+}
+
+fn is_late(endpoint: &Endpoint) -> bool {
+    let control = endpoint.shared.control();
+    let rules = control.rules.get(&endpoint.server);
+    rules.is_some_and(|rules| rules.iter().any(|rule| matches!(rule.fault, Fault::Late(_))))
 }
 
 fn broken() -> Response {

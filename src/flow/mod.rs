@@ -88,6 +88,8 @@ pub struct Settings {
     pub pause_budget: Duration,
     /// Further time per block that is written inside a pause.
     pub pause_per_block: Duration,
+    /// How long the head must not have moved after an interrupted write before the reactors are resumed.
+    pub head_still: Duration,
     /// Blocks per write request.
     pub write_chunk: usize,
     /// Local blocks are read up to this many bytes before L1's content is known, and no further than that content's own
@@ -122,6 +124,7 @@ impl Default for Settings {
             assume: None,
             pause_budget: Duration::from_secs(60),
             pause_per_block: Duration::from_millis(50),
+            head_still: Duration::from_secs(6),
             write_chunk: 100,
             local_bytes: LOCAL_BYTES,
             search_time: Duration::from_secs(20),

@@ -102,9 +102,6 @@ impl Worker {
         self.now = now;
         self.reload().await?;
         self.searches.begin();
-        if self.quiesce.is_degraded() {
-            return Err(FlowError::Stall(Stall::new(Reason::ReactorsDegraded, "the reactors are not resumed yet")));
-        }
         let node = match self.ports.l2.snapshot().await {
             Ok(node) => node,
             Err(error) => {
@@ -129,6 +126,10 @@ impl Worker {
         let mut pull =
             Pull { verdict, head: node.head.l2_ref(), node, pause: None, reports: Vec::new(), blocks: Vec::new() };
         let end = self.pull_inner(&mut pull).await?;
+        // A resume that fails holds up what must be written and nothing else; it is shown where nothing worse is.
+        if self.quiesce.is_degraded() && matches!(end, PullEnd::CaughtUp | PullEnd::Reached) {
+            return Err(FlowError::Stall(Stall::new(Reason::ReactorsDegraded, "the reactors are not resumed yet")));
+        }
         Ok(PullReport { batches: pull.reports, end })
     }
 

@@ -3,10 +3,14 @@
 //! Acquiring stores a lease in the database, pauses, and gives the guard. A pause ends exactly once, by whatever comes
 //! first: [`Quiesced::release`], which reports a failure; dropping the guard (panic, cancellation, early return); or its
 //! deadline, for a flow that hangs elsewhere. Each of them only starts the one task that resumes, tries again until that
-//! works, and then drops the lease; shutdown waits for the task. What was given up in the middle may still happen: behind
-//! a write that was cut off the task waits until the head stands still, and behind a pause that was cut off it resumes
-//! once more before the lease goes. A lease found at start means that a crash left the
-//! reactors paused: [`Quiesce::settle`] resumes first, before anything else.
+//! works, and then drops the lease; shutdown waits for the task. What was given up in the middle may still happen: after
+//! an interrupted write the task waits until the head stands still, after a pause that was not answered it resumes once
+//! more, and after a resume that was not answered it waits until that can land no more (`decide/aftermath.rs`). Until
+//! then the lease stays and no new pause begins.
+//!
+//! A lease found at start was left by a process that ended in the middle, and which calls it had under way is not known:
+//! [`Quiesce::settle`] takes all of them for under way. Verifying goes on meanwhile, writing waits. Without reactors that
+//! could be resumed (`--observe`, `reactors.kind = "none"`) such a lease stays stored.
 //!
 //! Why not resume in `Drop` itself: resuming is a network call or a process, and a destructor cannot await. Why not in
 //! `release` either: a future that is dropped in the middle of a resume could not tell whether to resume once more.
@@ -22,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{error, info, warn};
 
+use crate::decide::aftermath::{Aftermath, Next};
 use crate::error::{PortError, PortErrorKind, Target};
 use crate::flow::{kill_point, unix_now};
 use crate::ports::{L2Reader, PortResult, Progress, Reactors};
@@ -31,10 +36,16 @@ use crate::types::{L2Number, L2Ref, Lease};
 const RESUME_RETRY: Duration = Duration::from_millis(500);
 /// Longest wait between two tries: an operator who repairs the reactors sees them back within it.
 const RESUME_RETRY_CAP: Duration = Duration::from_secs(15);
-/// How long a head that moves behind a write that was cut off is waited for.
-const HEAD_SETTLES: Duration = Duration::from_secs(5);
+/// Longest wait, in times of `head_still`, for a head that goes on moving after an interrupted write: ten times what a
+/// request of 100 blocks takes. A head that moves for longer is not moved by a write of ours, and then the reactors are
+/// not paused.
+const HEAD_MOVES: u32 = 10;
 /// How long the head is asked for before the last known height is used instead.
 const HEAD_DEADLINE: Duration = Duration::from_secs(3);
+/// The code of a start that found a pause which it cannot resume.
+const LEFT_OVER: &str = "pause_left_over";
+/// How long a start waits for the first resume of a pause that another process left.
+const START_PATIENCE: Duration = Duration::from_secs(15);
 
 /// What every guard of a worker shares.
 #[derive(Clone)]
@@ -50,9 +61,15 @@ struct Shared {
     stopping: CancellationToken,
     /// [`RESUME_RETRY`], but in tests.
     retry: Duration,
+    /// How long the head must not have moved after an interrupted write.
+    head_still: Duration,
+    /// The origin of the times that [`Aftermath`] is told.
+    origin: Instant,
     /// A pause is open, or its resume or the end of its lease is still being tried.
     busy: AtomicBool,
     degraded: AtomicBool,
+    /// A pause that another process left is stored, and there are no reactors to resume.
+    left_over: AtomicBool,
     pauses: AtomicU64,
 }
 
@@ -64,22 +81,31 @@ struct Pause {
     /// None while the reactors are being paused: that time is the reactors' own limit, not the budget's.
     deadline: OnceLock<Instant>,
     ended: AtomicBool,
-    /// The pause was begun, and whether it is over nobody can tell.
+    /// The pause was begun, and was not answered.
     pausing: AtomicBool,
-    /// The same of a write.
+    /// A write was begun, and was not answered.
     writing: AtomicBool,
+    /// A resume that another process began may still land.
+    resuming: AtomicBool,
 }
 
 impl Quiesce {
-    /// Nothing paused yet.
-    pub fn new(reactors: Arc<dyn Reactors>, progress: Arc<dyn Progress>, l2: Arc<dyn L2Reader>) -> Self {
-        Self::retrying(reactors, progress, l2, RESUME_RETRY)
+    /// Nothing paused yet. After an interrupted write the reactors are resumed only once the head has not moved for
+    /// `head_still`.
+    pub fn new(
+        reactors: Arc<dyn Reactors>,
+        progress: Arc<dyn Progress>,
+        l2: Arc<dyn L2Reader>,
+        head_still: Duration,
+    ) -> Self {
+        Self::retrying(reactors, progress, l2, head_still, RESUME_RETRY)
     }
 
     fn retrying(
         reactors: Arc<dyn Reactors>,
         progress: Arc<dyn Progress>,
         l2: Arc<dyn L2Reader>,
+        head_still: Duration,
         retry: Duration,
     ) -> Self {
         let shared = Shared {
@@ -89,8 +115,11 @@ impl Quiesce {
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             retry,
+            head_still,
+            origin: Instant::now(),
             busy: AtomicBool::new(false),
             degraded: AtomicBool::new(false),
+            left_over: AtomicBool::new(false),
             pauses: AtomicU64::new(0),
         };
         Self { shared: Arc::new(shared) }
@@ -106,18 +135,45 @@ impl Quiesce {
         self.shared.pauses.load(Ordering::SeqCst)
     }
 
-    /// Resumes what a crash left paused. Must be called before anything else is done.
+    /// Whether a pause that another process left is stored, and there are no reactors here to resume.
+    pub fn has_left_over(&self) -> bool {
+        self.shared.left_over.load(Ordering::SeqCst)
+    }
+
+    /// Resumes what another process left paused. Must be called before anything else is done. Until that pause is over,
+    /// none begins.
     ///
     /// # Errors
     /// When the database cannot be read. A resume that fails goes on being tried in the background.
     pub async fn settle(&self) -> PortResult<()> {
         let Some(lease) = self.shared.progress.load().await?.lease else { return Ok(()) };
-        warn!(height = lease.height.get(), "a crash left the reactors paused; resuming them first");
+        if !self.shared.reactors.can_resume() {
+            self.shared.left_over.store(true, Ordering::SeqCst);
+            error!(
+                code = LEFT_OVER,
+                height = lease.height.get(),
+                since = lease.since,
+                "an earlier run left the reactors paused and this one has none to resume; the pause stays stored until \
+                 a run with [reactors] resumes it, or --reactors.forget-pause drops it"
+            );
+            return Ok(());
+        }
+        warn!(height = lease.height.get(), "an earlier run left the reactors paused; resuming them first");
         self.shared.busy.store(true, Ordering::SeqCst);
-        let first_try = self.shared.end(&Pause::new(lease.height));
+        let first_try = self.shared.end(&Pause::found(lease.height));
         // A failure shows as degraded and is tried again; starting goes on.
-        let _ = told(first_try).await;
+        if tokio::time::timeout(START_PATIENCE, told(first_try)).await.is_err() {
+            warn!("the reactors are not resumed yet; nothing is written before they are");
+        }
         Ok(())
+    }
+
+    /// Waits, at most `patience`, until a pause that is being ended is over.
+    pub async fn idle(&self, patience: Duration) {
+        let until = Instant::now() + patience;
+        while self.shared.busy.load(Ordering::SeqCst) && Instant::now() < until {
+            tokio::time::sleep(self.shared.retry).await;
+        }
     }
 
     /// Stores the lease, pauses, and gives the guard. `height` is the local head, read before; `budget` the time that
@@ -133,15 +189,17 @@ impl Quiesce {
         // From here on a dropped future must undo what it began, so the guard exists before the first await.
         let mut guard = Quiesced { shared: self.shared.clone(), pause: Pause::new(height), watchdog: None };
         kill_point("lease: before");
-        if let Err(error) = self.shared.progress.set_lease(Some(Lease { height, since: unix_now() })).await {
+        if self.shared.reactors.can_resume()
+            && let Err(error) = self.shared.progress.set_lease(Some(Lease { height, since: unix_now() })).await
+        {
             guard.forget();
             return Err(error);
         }
         kill_point("lease: stored");
         guard.pause.pausing.store(true, Ordering::SeqCst);
         let paused = self.shared.reactors.pause(height).await;
-        let cut_off = paused.as_ref().is_err_and(|error| error.kind == PortErrorKind::Timeout);
-        guard.pause.pausing.store(cut_off, Ordering::SeqCst);
+        let unanswered = paused.as_ref().is_err_and(|error| !self.shared.reactors.is_refusal(error));
+        guard.pause.pausing.store(unanswered, Ordering::SeqCst);
         kill_point("reactors: paused");
         self.shared.pauses.fetch_add(1, Ordering::SeqCst);
         if let Err(error) = paused {
@@ -170,13 +228,23 @@ impl Quiesce {
 
 impl Pause {
     fn new(height: L2Number) -> Arc<Self> {
+        Self::with(height, false)
+    }
+
+    /// A pause of another process: what of it is under way is not known.
+    fn found(height: L2Number) -> Arc<Self> {
+        Self::with(height, true)
+    }
+
+    fn with(height: L2Number, under_way: bool) -> Arc<Self> {
         Arc::new(Self {
             height: AtomicU64::new(height.get()),
             began: Instant::now(),
             deadline: OnceLock::new(),
             ended: AtomicBool::new(false),
-            pausing: AtomicBool::new(false),
-            writing: AtomicBool::new(false),
+            pausing: AtomicBool::new(under_way),
+            writing: AtomicBool::new(under_way),
+            resuming: AtomicBool::new(under_way),
         })
     }
 }
@@ -204,23 +272,18 @@ impl Shared {
         Some(first_try)
     }
 
-    /// Resumes until it works, then drops the lease until that works. The order matters: a crash in between resumes
-    /// once more, never too few. Two loops, because a database that fails is no reason to resume again.
+    /// Resumes until the pause is over, then drops the lease until that works. The order matters: a crash in between
+    /// resumes once more, never too few. Two loops, because a database that fails is no reason to resume again.
     async fn resume(&self, pause: &Pause, tell: oneshot::Sender<PortResult<()>>) {
         let mut tell = Some(tell);
-        self.resume_until_it_works(pause, &mut tell).await;
-        let lateness = self.reactors.lateness();
-        if pause.pausing.load(Ordering::SeqCst) && !lateness.is_zero() {
-            warn!("a pause that was cut off may still happen; resuming the reactors once more behind it");
-            first_outcome(&mut tell, Ok(()));
-            if self.stopping.run_until_cancelled(tokio::time::sleep(lateness)).await.is_none() {
-                warn!("the lease of a pause that was cut off stays stored: the next start resumes once more");
-                return;
-            }
-            self.resume_until_it_works(pause, &mut tell).await;
+        if !self.resume_until_over(pause, &mut tell).await {
+            warn!("a call to the reactors may still take effect; the lease stays and the next start resumes once more");
+            return;
         }
         let mut wait = self.retry;
-        while let Err(error) = self.progress.set_lease(None).await {
+        while self.reactors.can_resume()
+            && let Err(error) = self.progress.set_lease(None).await
+        {
             error!(%error, "the lease of a pause that ended cannot be dropped; trying again until it works");
             first_outcome(&mut tell, Err(error));
             tokio::time::sleep(wait).await;
@@ -231,34 +294,75 @@ impl Shared {
         first_outcome(&mut tell, Ok(()));
     }
 
-    async fn resume_until_it_works(&self, pause: &Pause, tell: &mut Option<oneshot::Sender<PortResult<()>>>) {
-        let mut wait = self.retry;
-        while let Err(error) = self.resume_once(pause).await {
-            self.degraded.store(true, Ordering::SeqCst);
-            error!(%error, "resuming the reactors failed; trying again until it works");
-            first_outcome(tell, Err(error));
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(RESUME_RETRY_CAP);
+    /// Resumes as often as [`Aftermath`] asks for it. False if the program stops before the pause is over.
+    async fn resume_until_over(&self, pause: &Pause, tell: &mut Option<oneshot::Sender<PortResult<()>>>) -> bool {
+        let lateness = self.reactors.lateness();
+        let mut aftermath = Aftermath::default();
+        if !lateness.is_zero() && pause.pausing.load(Ordering::SeqCst) {
+            aftermath.pause_unanswered(self.now().saturating_add(lateness));
         }
-        self.degraded.store(false, Ordering::SeqCst);
+        if !lateness.is_zero() && pause.resuming.load(Ordering::SeqCst) {
+            aftermath.resume_unanswered(self.now().saturating_add(lateness));
+        }
+        let mut wait = self.retry;
+        loop {
+            match aftermath.next(self.now()) {
+                Next::Over => return true,
+                Next::WaitUntil(at) => {
+                    first_outcome(tell, Ok(()));
+                    info!(
+                        seconds = at.saturating_sub(self.now()).as_secs(),
+                        "reactors resumed; a call that was not answered may still take effect, which is waited for"
+                    );
+                    let passed = tokio::time::sleep_until(self.origin + at);
+                    if self.stopping.run_until_cancelled(passed).await.is_none() {
+                        return false;
+                    }
+                }
+                Next::Resume => match self.resume_once(pause).await {
+                    Ok(began) => {
+                        aftermath.resumed(began);
+                        self.degraded.store(false, Ordering::SeqCst);
+                        wait = self.retry;
+                    }
+                    Err(error) => {
+                        if !self.reactors.is_refusal(&error) && !lateness.is_zero() {
+                            aftermath.resume_unanswered(self.now().saturating_add(lateness));
+                        }
+                        self.degraded.store(true, Ordering::SeqCst);
+                        error!(%error, "resuming the reactors failed; trying again until it works");
+                        first_outcome(tell, Err(error));
+                        tokio::time::sleep(wait).await;
+                        wait = (wait * 2).min(RESUME_RETRY_CAP);
+                    }
+                },
+            }
+        }
     }
 
-    async fn resume_once(&self, pause: &Pause) -> PortResult<()> {
+    fn now(&self) -> Duration {
+        self.origin.elapsed()
+    }
+
+    /// Resumes from the head. Gives when the call began.
+    async fn resume_once(&self, pause: &Pause) -> PortResult<Duration> {
         let known = L2Number::new(pause.height.load(Ordering::SeqCst));
         let head = match pause.writing.load(Ordering::SeqCst) {
-            true => self.settled_head().await,
+            true => self.settled_head(known).await,
             false => self.head().await,
         };
+        pause.writing.store(false, Ordering::SeqCst);
         if head.is_none() {
             warn!(height = known.get(), "the head cannot be read; resuming from the last height that is known");
         }
         let height = head.map_or(known, |head| head.number);
+        let began = self.now();
         kill_point("reactors: before resume");
         self.reactors.resume(height).await?;
         kill_point("reactors: resumed");
         let paused_ms = u64::try_from(pause.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         info!(height = height.get(), paused_ms, "reactors resumed");
-        Ok(())
+        Ok(began)
     }
 
     async fn head(&self) -> Option<L2Ref> {
@@ -266,20 +370,28 @@ impl Shared {
         Some(snapshot.head.l2_ref())
     }
 
-    /// The head behind a write that was cut off: read until two reads agree, so that nothing lands beside the reactors,
-    /// but no longer than [`HEAD_SETTLES`].
-    async fn settled_head(&self) -> Option<L2Ref> {
+    /// The head after an interrupted write, once it has not moved for `head_still`: a block that lands later would land
+    /// beside the reactors. A head that cannot be read has not been seen to move. None if it cannot be read in the end.
+    async fn settled_head(&self, known: L2Number) -> Option<L2Ref> {
         let began = Instant::now();
-        let mut seen = self.head().await?;
-        while began.elapsed() < HEAD_SETTLES {
-            tokio::time::sleep(self.retry).await;
-            let now = self.head().await?;
-            if now == seen {
-                break;
+        let mut still_since = began;
+        let mut seen = None;
+        loop {
+            let now = self.head().await;
+            if now.is_some() && seen.is_some() && now != seen {
+                still_since = Instant::now();
             }
-            seen = now;
+            seen = now.or(seen);
+            if still_since.elapsed() >= self.head_still {
+                return now;
+            }
+            if began.elapsed() >= self.head_still.saturating_mul(HEAD_MOVES) {
+                let head = seen.map_or(known, |head| head.number);
+                warn!(head = head.get(), "the head goes on moving after an interrupted write; resuming all the same");
+                return now;
+            }
+            tokio::time::sleep(self.retry.min(self.head_still)).await;
         }
-        Some(seen)
     }
 }
 
@@ -386,8 +498,8 @@ mod tests {
         head: AtomicU64,
         /// The head cannot be read.
         blind: AtomicBool,
-        /// Pausing fails after it half worked.
-        pause_fails: AtomicBool,
+        /// Pausing fails in this way after it half worked.
+        pause_fails: Mutex<Option<PortErrorKind>>,
         /// Pausing never answers.
         pause_hangs: AtomicBool,
         /// How long pausing takes, and how late one may come that nobody waits for, in milliseconds.
@@ -397,6 +509,10 @@ mod tests {
         landing: AtomicU64,
         /// Resumes that fail before one works.
         failing_resumes: AtomicU64,
+        /// In which way they fail; otherwise they cannot be reached.
+        resume_fails: Mutex<Option<PortErrorKind>>,
+        /// There is nothing to resume.
+        nothing: AtomicBool,
         /// Resuming never answers.
         resume_hangs: AtomicBool,
         /// The database's next answers; none left means that it works.
@@ -426,7 +542,11 @@ mod tests {
     }
 
     fn failure() -> PortError {
-        PortError::new(Target::Reactors, PortErrorKind::Unreachable, "switched off")
+        fails(PortErrorKind::Unreachable)
+    }
+
+    fn fails(kind: PortErrorKind) -> PortError {
+        PortError::new(Target::Reactors, kind, "switched off")
     }
 
     #[async_trait]
@@ -437,7 +557,7 @@ mod tests {
                 std::future::pending::<()>().await;
             }
             tokio::time::sleep(Duration::from_millis(self.pause_takes.load(Ordering::SeqCst))).await;
-            if self.pause_fails.load(Ordering::SeqCst) { Err(failure()) } else { Ok(()) }
+            held(&self.pause_fails).clone().map_or(Ok(()), |kind| Err(fails(kind)))
         }
 
         async fn resume(&self, height: L2Number) -> PortResult<()> {
@@ -448,7 +568,7 @@ mod tests {
             if left > 0 {
                 self.failing_resumes.store(left - 1, Ordering::SeqCst);
                 self.note(Event::ResumeFailed);
-                return Err(failure());
+                return Err(fails(held(&self.resume_fails).clone().unwrap_or(PortErrorKind::Unreachable)));
             }
             self.note(Event::Resume(height.get()));
             Ok(())
@@ -456,6 +576,10 @@ mod tests {
 
         fn lateness(&self) -> Duration {
             Duration::from_millis(self.lateness.load(Ordering::SeqCst))
+        }
+
+        fn can_resume(&self) -> bool {
+            !self.nothing.load(Ordering::SeqCst)
         }
     }
 
@@ -554,12 +678,29 @@ mod tests {
 
     const BUDGET: Duration = Duration::from_secs(60);
     const PATIENCE: Duration = Duration::from_secs(2);
+    /// How long the head must stand still, and the wait between two tries.
+    const STILL: Duration = Duration::from_millis(20);
+    const RETRY: Duration = Duration::from_millis(5);
+
+    fn guard_of(fake: &Arc<Fake>) -> Quiesce {
+        Quiesce::retrying(fake.clone(), fake.clone(), fake.clone(), STILL, RETRY)
+    }
+
+    /// Waits until `done`. A guard that is broken must fail its test, not hang it.
+    async fn until(done: impl Fn() -> bool) {
+        let waited = async {
+            while !done() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), waited).await.expect("waited in vain");
+    }
 
     /// A guard's shared half over fakes whose head stands at 100.
     fn world() -> (Arc<Fake>, Quiesce) {
         let fake = Arc::new(Fake::default());
         fake.head.store(100, Ordering::SeqCst);
-        let quiesce = Quiesce::retrying(fake.clone(), fake.clone(), fake.clone(), Duration::from_millis(5));
+        let quiesce = guard_of(&fake);
         (fake, quiesce)
     }
 
@@ -622,9 +763,7 @@ mod tests {
             wrote(&in_task, &guard, 112);
             std::future::pending::<()>().await;
         });
-        while fake.head.load(Ordering::SeqCst) != 112 {
-            tokio::task::yield_now().await;
-        }
+        until(|| fake.head.load(Ordering::SeqCst) == 112).await;
         task.abort();
         assert!(task.await.unwrap_err().is_cancelled());
         quiesce.shutdown(PATIENCE).await;
@@ -671,15 +810,11 @@ mod tests {
             wrote(&in_task, &guard, 112);
             std::future::pending::<()>().await;
         });
-        first.block_on(async {
-            while fake.head.load(Ordering::SeqCst) != 112 {
-                tokio::task::yield_now().await;
-            }
-        });
+        first.block_on(until(|| fake.head.load(Ordering::SeqCst) == 112));
         drop(first);
         assert_eq!(fake.resumes(), [0_u64; 0]);
         assert_eq!(fake.lease(), Some(100.into()));
-        let next = Quiesce::retrying(fake.clone(), fake.clone(), fake.clone(), Duration::from_millis(5));
+        let next = guard_of(&fake);
         runtime().block_on(async { next.settle().await.unwrap() });
         assert_eq!(fake.events(), ONE_PAUSE);
     }
@@ -705,10 +840,10 @@ mod tests {
     #[tokio::test]
     async fn g2_a_half_done_pause_is_undone() {
         let (fake, quiesce) = world();
-        fake.pause_fails.store(true, Ordering::SeqCst);
+        *held(&fake.pause_fails) = Some(PortErrorKind::Unreachable);
         assert_eq!(quiesce.acquire(100.into(), BUDGET).await.err(), Some(failure()));
         assert_eq!(fake.events(), [Event::Lease(100), Event::Pause(100), Event::Resume(100), Event::NoLease]);
-        fake.pause_fails.store(false, Ordering::SeqCst);
+        *held(&fake.pause_fails) = None;
         paused(&quiesce).await.release().await.unwrap();
     }
 
@@ -719,7 +854,7 @@ mod tests {
         let guard = quiesce.acquire(100.into(), Duration::from_millis(30)).await.unwrap();
         assert!(guard.remaining() > Duration::ZERO);
         assert_eq!(fake.events(), [Event::Lease(100), Event::Pause(100)]);
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        until(|| fake.lease().is_none()).await;
         assert_eq!(fake.resumes(), [100]);
         assert_eq!(fake.lease(), None);
         drop(guard);
@@ -732,13 +867,9 @@ mod tests {
         fake.lateness.store(40, Ordering::SeqCst);
         let acquire = quiesce.acquire(100.into(), BUDGET);
         assert!(tokio::time::timeout(Duration::from_millis(5), acquire).await.is_err());
-        while fake.resumes().is_empty() {
-            tokio::task::yield_now().await;
-        }
+        until(|| !fake.resumes().is_empty()).await;
         assert!(fake.lease().is_some(), "a crash now must still resume");
-        while fake.lease().is_some() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        until(|| fake.lease().is_none()).await;
         let expected = [Event::Lease(100), Event::Pause(100), Event::Resume(100), Event::Resume(100), Event::NoLease];
         assert_eq!(fake.events(), expected);
     }
@@ -766,7 +897,7 @@ mod tests {
         let guard = quiesce.acquire(100.into(), Duration::from_millis(30)).await.unwrap();
         assert!(guard.remaining() > Duration::ZERO);
         wrote(&fake, &guard, 112);
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        until(|| fake.lease().is_none()).await;
         assert_eq!(guard.remaining(), Duration::ZERO);
         assert_eq!(fake.events(), ONE_PAUSE);
         guard.release().await.unwrap();
@@ -821,5 +952,141 @@ mod tests {
         quiesce.shutdown(Duration::from_millis(50)).await;
         assert!(began.elapsed() < Duration::from_secs(1));
         assert_eq!(fake.lease(), Some(100.into()), "the next start resumes");
+    }
+
+    fn left_paused(fake: &Fake) {
+        *held(&fake.lease) = Some(Lease { height: 90.into(), since: 0 });
+    }
+
+    #[tokio::test]
+    async fn m5_a_pause_under_way_when_the_process_ended_is_waited_for_before_the_lease_goes() {
+        let (fake, quiesce) = world();
+        left_paused(&fake);
+        fake.lateness.store(60, Ordering::SeqCst);
+        let began = Instant::now();
+        quiesce.settle().await.unwrap();
+        assert_eq!(fake.events(), [Event::Resume(100)], "the first resume, before the start goes on");
+        assert_eq!(fake.lease(), Some(90.into()), "a crash now must still resume");
+        assert!(quiesce.acquire(100.into(), BUDGET).await.is_err(), "no pause that a late call would end");
+        assert!(!quiesce.is_degraded());
+        until(|| fake.lease().is_none()).await;
+        assert!(began.elapsed() >= Duration::from_millis(60));
+        assert_eq!(fake.events(), [Event::Resume(100), Event::Resume(100), Event::NoLease]);
+        paused(&quiesce).await.release().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn m5_told_to_stop_before_that_the_lease_stays_for_the_next_start() {
+        let (fake, quiesce) = world();
+        left_paused(&fake);
+        fake.lateness.store(60_000, Ordering::SeqCst);
+        quiesce.settle().await.unwrap();
+        quiesce.shutdown(PATIENCE).await;
+        assert_eq!(fake.events(), [Event::Resume(100)]);
+        assert_eq!(fake.lease(), Some(90.into()));
+    }
+
+    #[tokio::test]
+    async fn m6_a_write_under_way_when_the_process_ended_is_waited_for_before_the_resume() {
+        let (fake, quiesce) = world();
+        left_paused(&fake);
+        fake.landing.store(4, Ordering::SeqCst);
+        quiesce.settle().await.unwrap();
+        assert_eq!(fake.resumes(), [104], "the head that stands still, not one on the way there");
+    }
+
+    #[tokio::test]
+    async fn m6_the_head_must_stand_still_for_as_long_as_a_block_may_take_and_not_for_two_looks() {
+        let fake = Arc::new(Fake::default());
+        fake.head.store(100, Ordering::SeqCst);
+        let still = Duration::from_millis(60);
+        let quiesce = Quiesce::retrying(fake.clone(), fake.clone(), fake.clone(), still, RETRY);
+        left_paused(&fake);
+        let late = fake.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(still / 2).await;
+            late.head.store(101, Ordering::SeqCst);
+        });
+        quiesce.settle().await.unwrap();
+        assert_eq!(fake.resumes(), [101], "many looks in a row had shown 100 before");
+    }
+
+    #[tokio::test]
+    async fn m6_a_head_that_never_stands_still_does_not_hold_the_resume_for_ever() {
+        let (fake, quiesce) = world();
+        left_paused(&fake);
+        fake.landing.store(u64::MAX, Ordering::SeqCst);
+        quiesce.settle().await.unwrap();
+        assert_eq!(fake.resumes().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn m12_a_pause_that_was_not_refused_may_still_happen_and_is_resumed_twice() {
+        use PortErrorKind as Kind;
+        let answers = [
+            (Kind::Unreachable, 2),
+            (Kind::Timeout, 2),
+            (Kind::Malformed, 2),
+            (Kind::Refused { code: 3 }, 1),
+            (Kind::Unauthorized, 1),
+            (Kind::Unsupported, 1),
+            (Kind::RateLimited { retry_after: None }, 1),
+        ];
+        for (kind, resumes) in answers {
+            let (fake, quiesce) = world();
+            *held(&fake.pause_fails) = Some(kind.clone());
+            fake.lateness.store(40, Ordering::SeqCst);
+            assert!(quiesce.acquire(100.into(), BUDGET).await.is_err());
+            let began = Instant::now();
+            until(|| fake.lease().is_none()).await;
+            assert_eq!(fake.resumes().len(), resumes, "{kind:?}");
+            assert!(resumes == 1 || began.elapsed() >= Duration::from_millis(35), "{kind:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn m24_no_pause_begins_while_a_resume_that_was_not_answered_may_land() {
+        let (fake, quiesce) = world();
+        fake.lateness.store(60, Ordering::SeqCst);
+        fake.failing_resumes.store(1, Ordering::SeqCst);
+        let guard = paused(&quiesce).await;
+        let began = Instant::now();
+        assert!(guard.release().await.is_err());
+        until(|| !fake.resumes().is_empty()).await;
+        until(|| !quiesce.is_degraded()).await;
+        assert!(fake.lease().is_some());
+        assert!(quiesce.acquire(100.into(), BUDGET).await.is_err(), "the late resume would end this pause");
+        until(|| fake.lease().is_none()).await;
+        assert!(began.elapsed() >= Duration::from_millis(60));
+        assert_eq!(fake.resumes().len(), 1, "the one that was answered is enough");
+        paused(&quiesce).await.release().await.unwrap();
+
+        // One that was refused will not land.
+        let (fake, quiesce) = world();
+        fake.lateness.store(60_000, Ordering::SeqCst);
+        fake.failing_resumes.store(1, Ordering::SeqCst);
+        *held(&fake.resume_fails) = Some(PortErrorKind::Refused { code: 1 });
+        assert!(paused(&quiesce).await.release().await.is_err());
+        until(|| fake.lease().is_none()).await;
+    }
+
+    #[tokio::test]
+    async fn m11_without_reactors_a_stored_pause_stays_and_none_is_stored() {
+        let (fake, quiesce) = world();
+        fake.nothing.store(true, Ordering::SeqCst);
+        left_paused(&fake);
+        quiesce.settle().await.unwrap();
+        assert!(quiesce.has_left_over() && !quiesce.is_degraded());
+        let guard = paused(&quiesce).await;
+        wrote(&fake, &guard, 112);
+        guard.release().await.unwrap();
+        quiesce.shutdown(PATIENCE).await;
+        assert_eq!(fake.lease(), Some(90.into()), "neither overwritten nor dropped");
+        // A later run with reactors resumes it.
+        fake.nothing.store(false, Ordering::SeqCst);
+        let next = guard_of(&fake);
+        next.settle().await.unwrap();
+        assert!(!next.has_left_over());
+        assert_eq!(fake.lease(), None);
     }
 }

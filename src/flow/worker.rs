@@ -97,6 +97,8 @@ pub struct Status {
     pub pauses: u64,
     /// A resume failed and is being tried again.
     pub reactors_degraded: bool,
+    /// An earlier run left the reactors paused, and this run has none to resume.
+    pub pause_left_over: bool,
     /// The node's tags were not what we set when read back.
     pub tags_contended: bool,
     /// The node's safe tag lies above what we verified.
@@ -169,8 +171,17 @@ impl Worker {
     /// # Errors
     /// When the database cannot be read.
     pub async fn start(ports: Ports, settings: Settings) -> Result<Self, FlowError> {
-        let quiesce = Quiesce::new(ports.reactors.clone(), ports.progress.clone(), ports.l2.clone());
+        let quiesce =
+            Quiesce::new(ports.reactors.clone(), ports.progress.clone(), ports.l2.clone(), settings.head_still);
         quiesce.settle().await?;
+        Self::under(quiesce, ports, settings).await
+    }
+
+    /// A worker under the guard of an earlier one of this process, which has settled what a crash left.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub async fn under(quiesce: Quiesce, ports: Ports, settings: Settings) -> Result<Self, FlowError> {
         let stored = ports.progress.load().await?;
         let liveness = Liveness::new(settings.observation_window);
         let heads = Heads::stored(stored.safe, stored.finalized);
@@ -259,6 +270,7 @@ impl Worker {
         self.status.finalized = self.heads.finalized();
         self.status.l1_cursor = self.cursor.map(|c| c.block.number);
         self.status.reactors_degraded = self.quiesce.is_degraded();
+        self.status.pause_left_over = self.quiesce.has_left_over();
         self.status.pauses = self.quiesce.pauses();
         self.publish.send_replace(self.status.clone());
     }

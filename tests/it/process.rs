@@ -6,12 +6,18 @@ use std::path::Path;
 use std::time::Duration;
 
 use morph_deriver::adapters::fixture::Fixture;
+use morph_deriver::adapters::store::SqliteStore;
 use morph_deriver::devnet::Devnet;
 use morph_deriver::devnet::faults::{Fault, Rule, Server};
 use morph_deriver::devnet::world::ForkShape;
+use morph_deriver::ports::Progress as _;
+use morph_deriver::types::Lease;
 use serde_json::Value;
+use sqlx::Connection as _;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 
-use crate::support::program::{Site, devnet, program};
+use crate::support::program::{Signal, Site, devnet, program};
+use crate::support::servers;
 
 /// What P4 promises from SIGTERM to the end.
 const SHUTDOWN: Duration = Duration::from_secs(10);
@@ -304,10 +310,14 @@ fn g6_sigterm_while_the_reactor_command_hangs_keeps_the_lease_and_says_so() {
     assert!(site.stored().lease.is_some());
     // Once the command works, the next start resumes first, and at the node's head.
     std::fs::write(&resume, format!("echo $1 >> {}\n", noted.display())).unwrap();
+    site.set("reactors.timeout", "3s").set("reactors.head_still", "100ms");
     let mut run = site.run();
-    run.until(|| noted.exists() && std::fs::read_to_string(&noted).is_ok_and(|text| text == "12\n"));
+    let noted = || std::fs::read_to_string(&noted).unwrap_or_default();
+    run.until(|| noted() == "12\n");
+    // And once more when what the first two had under way can land no more: only then does the lease go (M5).
+    assert!(site.stored().lease.is_some());
+    run.until(|| noted() == "12\n12\n" && site.stored().lease.is_none());
     run.stop();
-    assert_eq!(site.stored().lease, None);
 }
 
 #[test]
@@ -334,4 +344,136 @@ fn g6_sigterm_while_the_pause_command_hangs_undoes_the_pause_and_keeps_its_lease
     assert!(run.log().contains("the next start resumes once more"), "{}", run.log());
     assert!(site.stored().lease.is_some());
     assert!(devnet.writes().is_empty());
+}
+
+/// Commands for the reactors: the pause goes on after its caller is gone and takes effect `late` seconds after it began.
+fn late_commands(site: &mut Site, late: u32) -> (std::path::PathBuf, std::path::PathBuf) {
+    let file = |name: &str| site.path().join(name);
+    let (began, paused) = (file("began"), file("PAUSED"));
+    let table = format!(
+        "kind = \"command\"\ntimeout = \"{}s\"\nhead_still = \"100ms\"\n\
+         pause_command = [\"sh\", \"-c\", \"touch {}; (sleep {late}; touch {}) & sleep 60\"]\n\
+         resume_command = [\"sh\", \"-c\", \"rm -f {}; echo x >> {}\"]\n",
+        late + 2,
+        began.display(),
+        paused.display(),
+        paused.display(),
+        file("resumed").display(),
+    );
+    site.replace("reactors", &table);
+    (began, paused)
+}
+
+#[test]
+fn m5_p5_a_pause_that_lands_after_the_process_was_ended_and_restarted_does_not_stay() {
+    std::thread::scope(|scope| {
+        for signal in [Signal::Term, Signal::Kill] {
+            scope.spawn(move || {
+                let devnet = forked();
+                let mut site = Site::new(&devnet);
+                let (began, paused) = late_commands(&mut site, 3);
+                let mut run = site.run();
+                run.until(|| began.exists());
+                run.signal(signal);
+                run.end();
+                devnet.with(morph_deriver::devnet::world::World::sync);
+                // Restarted at once, with nothing left to write.
+                let mut run = site.run();
+                run.until(|| paused.exists() || site.stored().lease.is_none());
+                assert!(site.stored().lease.is_some(), "{signal:?}: the lease went before the pause landed");
+                run.until(|| site.stored().lease.is_none());
+                run.stop();
+                assert!(!paused.exists(), "{signal:?}: paused for ever\n{}", run.log());
+            });
+        }
+    });
+}
+
+#[test]
+fn m6_p5_a_write_that_lands_after_the_process_was_killed_and_restarted_lands_inside_the_pause() {
+    let devnet = forked();
+    let mut site = Site::new(&devnet);
+    site.set("reactors.timeout", "1s").set("reactors.head_still", "4s");
+    devnet.fault(Server::Engine, Rule::on("engine_newSafeL2Block", Fault::Late(Duration::from_secs(2))).times(1));
+    let mut run = site.run();
+    run.until(|| devnet.calls(Server::Engine, "engine_newSafeL2Block") > 0);
+    run.signal(Signal::Kill);
+    run.end();
+    devnet.heal(Server::Engine);
+    let mut run = site.run();
+    run.until(|| site.stored().lease.is_none() && safe(&devnet) == Some(12));
+    run.stop();
+    assert!(!devnet.writes().is_empty());
+    assert!(devnet.unpaused_writes().is_empty(), "{:?}\n{}", devnet.unpaused_writes(), run.log());
+    assert!(!devnet.is_paused());
+}
+
+#[test]
+fn m11_observing_keeps_a_pause_that_was_left_and_only_a_run_with_reactors_or_the_operator_ends_it() {
+    let devnet = forked();
+    let mut site = Site::new(&devnet);
+    site.set("reactors.timeout", "500ms").set("reactors.head_still", "100ms");
+    devnet.fault(Server::Engine, Rule::on("engine_newSafeL2Block", Fault::Hang));
+    let mut run = site.run();
+    run.until(|| devnet.calls(Server::Engine, "engine_newSafeL2Block") > 0);
+    run.signal(Signal::Kill);
+    run.end();
+    assert!(paused(&devnet) && site.stored().lease.is_some());
+
+    let mut run = site.start(site.command(&["run", "--observe"]));
+    run.until_log("pause_left_over");
+    run.until_log("would-self-heal");
+    run.stop();
+    assert!(paused(&devnet) && site.stored().lease.is_some());
+    // Forgetting is for who has no reactors any more.
+    let mut run = site.start(site.command(&["run", "--reactors.forget-pause"]));
+    assert_eq!(run.end().code(), Some(2));
+    assert!(site.stored().lease.is_some());
+
+    devnet.heal(Server::Engine);
+    let mut run = site.run();
+    run.until(|| safe(&devnet) == Some(12) && !paused(&devnet) && site.stored().lease.is_none());
+    run.stop();
+
+    // The consensus node is gone for good.
+    servers().block_on(async {
+        let store = SqliteStore::open(&site.database()).await.unwrap();
+        store.set_lease(Some(Lease { height: 5.into(), since: 0 })).await.unwrap();
+        store.close().await;
+    });
+    site.replace("reactors", "kind = \"none\"\n");
+    let mut run = site.run();
+    run.until_log("pause_left_over");
+    run.stop();
+    assert!(site.stored().lease.is_some());
+    let mut run = site.start(site.command(&["run", "--reactors.forget-pause"]));
+    run.until_log("started");
+    run.stop();
+    assert!(run.log().contains("forgetting the pause"), "{}", run.log());
+    assert_eq!(site.stored().lease, None);
+}
+
+#[test]
+fn m22_p4_sigterm_while_the_database_hangs_ends_in_time() {
+    let devnet = forked();
+    let mut site = Site::new(&devnet);
+    site.set("reactors.head_still", "100ms");
+    devnet.fault(Server::Engine, Rule::on("engine_newSafeL2Block", Fault::Hang));
+    let mut run = site.run();
+    run.until(|| devnet.calls(Server::Engine, "engine_newSafeL2Block") > 0);
+    // Another program holds the database: the lease cannot be dropped after the resume.
+    let mut held = servers().block_on(async {
+        let file = SqliteConnectOptions::new().filename(site.database());
+        let mut held = SqliteConnection::connect_with(&file).await.unwrap();
+        sqlx::query("BEGIN IMMEDIATE").execute(&mut held).await.unwrap();
+        held
+    });
+    let took = run.stop();
+    assert!(took < SHUTDOWN, "{took:?}");
+    servers().block_on(async {
+        sqlx::query("ROLLBACK").execute(&mut held).await.unwrap();
+        held.close().await.unwrap();
+    });
+    assert!(!paused(&devnet));
+    assert!(site.stored().lease.is_some());
 }

@@ -42,6 +42,7 @@ pub fn settings() -> Settings {
         confirmations: Confirmations::Depth(0),
         observation_window: WINDOW,
         poll_interval: Duration::from_millis(50),
+        head_still: Duration::from_millis(300),
         write_chunk: 10,
         ..Settings::default()
     }
