@@ -84,6 +84,7 @@ fn fill_gap() -> Scenario {
 fn site(devnet: &Devnet) -> Site {
     let mut site = Site::new(devnet);
     site.set("observation_window", "1ms").set("poll_interval", "20ms");
+    site.set("reactors.timeout", "1s").set("reactors.head_still", "100ms");
     site
 }
 
@@ -117,10 +118,10 @@ fn ending(devnet: &Devnet, site: &Site) -> Ending {
     }
 }
 
-fn settle(devnet: &Devnet, scenario: &Scenario, mut run: Program) -> Program {
+fn settle(devnet: &Devnet, scenario: &Scenario, site: &Site, mut run: Program) -> Program {
     // A point near the end leaves everything settled: what the second run makes of it is to be seen all the same.
     run.until_log("started");
-    run.until(|| settled(devnet, &scenario.world));
+    run.until(|| settled(devnet, &scenario.world) && site.stored().lease.is_none());
     run.stop();
     run
 }
@@ -130,7 +131,7 @@ fn undisturbed(scenario: &Scenario) -> (Ending, Vec<String>) {
     let (devnet, site) = start(scenario);
     let mut command = site.command(&["run"]);
     command.env(VARIABLE, "list");
-    let run = settle(&devnet, scenario, site.start(command));
+    let run = settle(&devnet, scenario, &site, site.start(command));
     let log = run.log();
     let points: Vec<String> = log
         .lines()
@@ -153,7 +154,7 @@ fn killed_at(scenario: &Scenario, n: usize) -> (Ending, String) {
     let log = run.log();
     let name = log.lines().find_map(|line| line.strip_prefix("killed-at ")).expect("the point's name");
     let name = name.split_once(' ').unwrap().1.to_owned();
-    settle(&devnet, scenario, site.run());
+    settle(&devnet, scenario, &site, site.run());
     assert!(devnet.unpaused_writes().is_empty(), "{} killed at {n} ({name}): written outside a pause", scenario.name);
     assert!(devnet.moments().iter().all(node::Moment::is_ordered), "{} killed at {n} ({name})", scenario.name);
     (ending(&devnet, &site), name)
