@@ -125,9 +125,10 @@ impl Worker {
         self.status.verdict = Some(verdict);
         let mut pull =
             Pull { verdict, head: node.head.l2_ref(), node, pause: None, reports: Vec::new(), blocks: Vec::new() };
+        let degraded = self.quiesce.is_degraded();
         let end = self.pull_inner(&mut pull).await?;
         // A resume that fails holds up what must be written and nothing else; it is shown where nothing worse is.
-        if self.quiesce.is_degraded() && matches!(end, PullEnd::CaughtUp | PullEnd::Reached) {
+        if degraded && matches!(end, PullEnd::CaughtUp | PullEnd::Reached) {
             return Err(FlowError::Stall(Stall::new(Reason::ReactorsDegraded, "the reactors are not resumed yet")));
         }
         Ok(PullReport { batches: pull.reports, end })
