@@ -108,6 +108,13 @@ pub trait L2Reader: Send + Sync {
     /// hash. A missing block is `NotFound`; blocks that do not link (the chain changed under way) are `Malformed`.
     async fn blocks(&self, first: L2Number, last: L2Number) -> PortResult<Vec<L2Block>>;
 
+    /// Whether the node has the state of each of these canonical blocks, in the order asked for, in one request; none where
+    /// it cannot be asked.
+    async fn has_states(&self, numbers: &[L2Number]) -> PortResult<Option<Vec<bool>>> {
+        let _ = numbers;
+        Ok(None)
+    }
+
     /// `messageRoot()` of L2ToL1MessagePasser at `block`, asked for by its hash.
     async fn message_root(&self, block: L2Ref) -> PortResult<MessageRoot>;
 
@@ -134,6 +141,8 @@ pub struct EngineView {
     pub head: L2Ref,
     /// The block at the number that was asked for; none where it has none.
     pub at: Option<L2Ref>,
+    /// A digest of its version, which changes with an upgrade; none where it does not tell.
+    pub version: Option<B256>,
 }
 
 /// The L2 node's engine side.

@@ -27,7 +27,7 @@ use super::wire::{hex_bytes, hex_hash, hex_quantity, hex_u256};
 use crate::codec::block;
 use crate::error::{PortError, PortErrorKind, Target};
 use crate::ports::{EngineView, L2Engine, PortResult, WriteStopped};
-use crate::types::{B256, L2Header, L2Number, NewBlock};
+use crate::types::{B256, L2Header, L2Number, NewBlock, keccak};
 
 /// Longest secret file that is read: 64 digits, `0x`, and room for blanks.
 const SECRET_FILE_MAX: u64 = 1024;
@@ -179,10 +179,11 @@ impl L2Engine for EngineClient {
             Call::new("eth_chainId", json!([])),
             block_call("latest", false),
             block_call(&hex_quantity(number.get()), false),
+            Call::new("web3_clientVersion", json!([])),
         ];
         let replies = self.pool.batch_on(0, &calls).await.map_err(name_clock_skew)?;
-        let Ok([chain_id, latest, at]) = <[PortResult<Json>; 3]>::try_from(replies) else {
-            return Err(PortError::malformed(Target::Engine, "the engine's view: not three replies"));
+        let Ok([chain_id, latest, at, version]) = <[PortResult<Json>; 4]>::try_from(replies) else {
+            return Err(PortError::malformed(Target::Engine, "the engine's view: not four replies"));
         };
         let chain_id = chain_id?.quantity()?;
         let head = read_header(latest)?
@@ -192,15 +193,22 @@ impl L2Engine for EngineClient {
             let detail = format!("asked for block {number}, got block {}", other.number);
             return Err(PortError::malformed(Target::Engine, detail));
         }
-        Ok(EngineView { chain_id, head: head.l2_ref(), at: at.map(|header| header.l2_ref()) })
+        // Only whether it changes matters: what a node says of itself is not kept.
+        let version = version.ok().and_then(|json| json.parse::<String>().ok()).map(|text| keccak(text.as_bytes()));
+        Ok(EngineView { chain_id, head: head.l2_ref(), at: at.map(|header| header.l2_ref()), version })
     }
 
     async fn write_blocks(&self, blocks: &[NewBlock]) -> Result<Vec<L2Header>, WriteStopped> {
         let mut written: Vec<L2Header> = Vec::with_capacity(blocks.len());
         while let Some(rest) = blocks.get(written.len()..).filter(|rest| !rest.is_empty()) {
             let take = self.pool.batch_limit(0).min(rest.len());
-            let now = rest.get(..take).unwrap_or(rest);
-            let (headers, stop) = self.write_some(now, written.last().map(|header| header.hash)).await;
+            let mut now = rest.get(..take).unwrap_or(rest).to_vec();
+            let before = written.last().map(|header| header.hash);
+            if let Some(first) = now.first_mut() {
+                // A later piece is pinned too, now that its parent is known.
+                first.parent_hash = first.parent_hash.or(before);
+            }
+            let (headers, stop) = self.write_some(&now, before).await;
             written.extend(headers);
             match stop {
                 None => {}

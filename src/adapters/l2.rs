@@ -407,6 +407,19 @@ impl L2Reader for L2Client {
         self.pool.run(|at| self.blocks_on(at, first, last)).await
     }
 
+    async fn has_states(&self, numbers: &[L2Number]) -> PortResult<Option<Vec<bool>>> {
+        let ask = |number: &L2Number| Call::new("eth_getBalance", json!([MESSAGE_PASSER, number_tag(*number)]));
+        let calls: Vec<Call> = numbers.iter().map(ask).collect();
+        let replies = self.pool.batch(&calls).await?;
+        let kept = replies.into_iter().map(|reply| match reply {
+            Ok(_) => Ok(Some(true)),
+            Err(error) if error.kind == PortErrorKind::Pruned => Ok(Some(false)),
+            Err(error) if error.kind == PortErrorKind::Unsupported => Ok(None),
+            Err(error) => Err(error),
+        });
+        kept.collect()
+    }
+
     async fn message_root(&self, block: L2Ref) -> PortResult<MessageRoot> {
         match self.pool.run(|at| self.root_on(at, block)).await {
             Ok(root) => Ok(MessageRoot::Root(root)),
@@ -565,6 +578,22 @@ mod tests {
             assert!(snapshot.syncing);
         }
         assert_eq!(server.calls().len(), 8);
+    }
+
+    #[tokio::test]
+    async fn m30_which_states_are_there_is_one_request() {
+        let server = rpc(|_, params| match params[1].as_str().unwrap() {
+            "0x5" => Ok(json!("0x0")),
+            "0x6" => Err((-32000, "missing trie node 12ab (path ) state 0x12 is not available")),
+            _ => Err((-32000, "database closed")),
+        })
+        .await;
+        let l2 = client(&server);
+        assert_eq!(l2.has_states(&[n(6), n(5)]).await.unwrap(), Some(vec![false, true]));
+        assert_eq!(server.hits().len(), 1);
+        assert!(l2.has_states(&[n(5), n(7)]).await.is_err(), "could not look");
+        let deaf = rpc(|_, _| Err((-32601, "the method eth_getBalance does not exist/is not available"))).await;
+        assert_eq!(client(&deaf).has_states(&[n(5)]).await.unwrap(), None);
     }
 
     #[tokio::test]

@@ -136,6 +136,8 @@ pub struct Plan {
     pub blocks: Vec<NewBlock>,
     /// Local blocks that are replaced, from the first written number on.
     pub replaces: Vec<L2Ref>,
+    /// The hashes that the first `blocks` must get: equal blocks that are written again. Empty as a rule.
+    pub again: Vec<L2Ref>,
     /// Local blocks above the batch that leave the canonical chain with the first write.
     pub drops_above: u64,
 }
@@ -144,6 +146,11 @@ impl Plan {
     /// The first number that is written.
     pub const fn first(&self) -> L2Number {
         self.skip.number.plus(1)
+    }
+
+    /// Whether it writes below the head.
+    pub const fn rewrites(&self) -> bool {
+        !self.replaces.is_empty()
     }
 
     /// The last number that is written.
@@ -164,7 +171,64 @@ pub fn plan(anchor: L2Ref, expected: Vec<NewBlock>, local: &[L2Block], equal: us
         return None;
     }
     let replaces = local.iter().skip(equal).map(|b| b.header.l2_ref()).collect();
-    Some(Plan { skip, blocks, replaces, drops_above: head.above(last) })
+    Some(Plan { skip, blocks, replaces, again: Vec::new(), drops_above: head.above(last) })
+}
+
+/// At most so many equal blocks are written again to reach a state that the node still has. A node without archive mode
+/// has, after a restart, the states of its head, of the one below, and of two some 126 further down; older ones were
+/// kept at random. Each block costs the time of a write inside the pause.
+pub const AGAIN_MAX: u64 = 512;
+
+/// The blocks below `skip` whose state is asked for, the nearest first: none below `floor`, at most [`AGAIN_MAX`].
+pub fn older_states(skip: L2Number, floor: L2Number) -> Vec<L2Number> {
+    let lowest = floor.max(skip.minus(AGAIN_MAX));
+    (lowest.get()..skip.get()).rev().map(L2Number::new).collect()
+}
+
+/// Why equal blocks cannot be written again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Again {
+    /// They do not lead up to the plan's parent: the chain changed meanwhile.
+    Unlinked,
+    /// This one lies before the single-sequencer switch, where nothing is written.
+    BeforeSwitch(L2Number),
+}
+
+/// Puts `equal` in front of the plan: the local blocks that lead up to its parent, to be written again as they are. Each
+/// must get the hash that it had.
+///
+/// # Errors
+/// When they cannot be written again.
+pub fn write_again(plan: &Plan, equal: &[L2Block], switch_ms: u64) -> Result<Plan, Again> {
+    let (Some(first), Some(last)) = (equal.first(), equal.last()) else { return Err(Again::Unlinked) };
+    let linked = equal.windows(2).all(|pair| match pair {
+        [below, above] => {
+            above.header.parent_hash == below.header.hash && above.header.number == below.header.number.plus(1)
+        }
+        _ => false,
+    });
+    if !linked || last.header.l2_ref() != plan.skip || first.header.number.get() == 0 {
+        return Err(Again::Unlinked);
+    }
+    if let Some(early) = equal.iter().find(|block| block.header.timestamp.saturating_mul(1000) < switch_ms) {
+        return Err(Again::BeforeSwitch(early.header.number));
+    }
+    let again: Vec<_> = equal.iter().map(|block| block.header.l2_ref()).collect();
+    let rewritten = equal.iter().map(|block| NewBlock {
+        number: block.header.number,
+        timestamp: block.header.timestamp,
+        base_fee: block.header.base_fee,
+        gas_limit: block.header.gas_limit,
+        transactions: block.transactions.clone(),
+        parent_hash: None,
+    });
+    Ok(Plan {
+        skip: L2Ref { number: first.header.number.minus(1), hash: first.header.parent_hash },
+        blocks: rewritten.chain(plan.blocks.iter().cloned()).collect(),
+        replaces: again.iter().chain(&plan.replaces).copied().collect(),
+        again,
+        drops_above: plan.drops_above,
+    })
 }
 
 #[cfg(test)]
@@ -264,6 +328,57 @@ mod tests {
         let (equal, _) = equal_prefix(anchor_ref(), &wanted, &have);
         let plan = plan(anchor_ref(), wanted, &have, equal, 20.into()).unwrap();
         assert_eq!((plan.first(), plan.blocks.len(), plan.drops_above), (12.into(), 1, 8));
+    }
+
+    #[test]
+    fn m30_which_older_states_are_asked_for() {
+        let ask = |skip: u64, floor: u64| -> Vec<u64> {
+            older_states(skip.into(), floor.into()).into_iter().map(L2Number::get).collect()
+        };
+        assert_eq!(ask(5, 0), [4, 3, 2, 1, 0]);
+        assert_eq!(ask(5, 3), [4, 3], "finalized itself may be built on");
+        assert_eq!(ask(5, 5), [0; 0]);
+        assert_eq!(ask(5, 9), [0; 0]);
+        assert_eq!(ask(0, 0), [0; 0]);
+        let far = ask(10_000, 0);
+        assert_eq!((far.len(), far.first(), far.last()), (512, Some(&9_999), Some(&9_488)));
+        assert_eq!(ask(u64::MAX, 0).len(), 512);
+    }
+
+    #[test]
+    fn m30_equal_blocks_are_put_in_front_of_the_plan() {
+        let wanted: Vec<_> = (10..=12).map(expected).collect();
+        let mut have: Vec<_> = (10..=12).map(local).collect();
+        have[1].header.timestamp += 1;
+        let base = plan(anchor_ref(), wanted, &have, 1, 20.into()).unwrap();
+        let equal: Vec<_> = (8..=10).map(local).collect();
+        let extended = write_again(&base, &equal, 0).unwrap();
+        assert_eq!(extended.skip, L2Ref { number: 7.into(), hash: hash(7, 0) });
+        let numbers: Vec<_> = extended.blocks.iter().map(|b| b.number.get()).collect();
+        assert_eq!(numbers, [8, 9, 10, 11, 12]);
+        assert_eq!(extended.blocks[..3], (8..=10).map(expected).collect::<Vec<_>>());
+        assert_eq!(extended.blocks[3..], base.blocks);
+        assert_eq!(extended.again, equal.iter().map(|b| b.header.l2_ref()).collect::<Vec<_>>());
+        let replaced: Vec<_> = extended.replaces.iter().map(|b| b.number.get()).collect();
+        assert_eq!(replaced, [8, 9, 10, 11, 12]);
+        assert_eq!((extended.first(), extended.last(), extended.drops_above), (8.into(), 12.into(), 8));
+        assert!(extended.rewrites());
+
+        type Change = fn(&mut Vec<L2Block>);
+        let table: [(Change, u64, Again); 6] = [
+            (|b| b.clear(), 0, Again::Unlinked),
+            (|b| drop(b.pop()), 0, Again::Unlinked),
+            (|b| drop(b.remove(1)), 0, Again::Unlinked),
+            (|b| b[1].header.parent_hash = hash(8, 1), 0, Again::Unlinked),
+            (|b| b[2].header.hash = hash(10, 1), 0, Again::Unlinked),
+            (|_| {}, 17_000, Again::BeforeSwitch(8.into())),
+        ];
+        for (at, (change, switch_ms, expected)) in table.into_iter().enumerate() {
+            let mut blocks = equal.clone();
+            change(&mut blocks);
+            assert_eq!(write_again(&base, &blocks, switch_ms).unwrap_err(), expected, "{at}");
+        }
+        assert!(write_again(&base, &equal, 16_000).is_ok());
     }
 
     #[test]

@@ -1,7 +1,13 @@
-//! The node refused a block: for good, or for now?
+//! The node refused a block: for good, or for now? And when is it tried again?
 //!
-//! Decided here: what the node's words mean (protocol.md, section 7). What nobody ever saw counts as passing: trying
-//! again costs a pause, giving up costs the chain.
+//! Decided here: what the node's words mean (protocol.md, section 7), which plans a failed try speaks of, and how long
+//! the next one waits. Words that were never seen count as passing: trying again costs a pause, giving up costs the
+//! chain. So no refusal is for ever: a node may be repaired or upgraded within one poll, and nothing shows it.
+
+use std::time::Duration;
+
+use crate::decide::reconcile::Plan;
+use crate::types::{B256, NewBlock};
 
 /// What a refusal means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,7 +25,65 @@ pub enum Refusal {
 /// JSON-RPC's code for parameters that cannot be read.
 const INVALID_PARAMS: i64 = -32602;
 
-/// Judges by code and words. `rewrites` says that the write was one below the head.
+/// Longest wait for what may pass by itself, where every try is a pause: an operator who made room on a full disk sees
+/// it used within this time.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(600);
+
+/// Wait for what only another node software ends. An upgrade shows by the node's version, and ends the wait; this is for
+/// a change that nothing shows.
+pub const PROBE_EVERY: Duration = Duration::from_secs(3600);
+
+/// Poll intervals that a try waits at most where a pause costs nothing (P4).
+const POLLS_IF_FREE: u32 = 2;
+
+/// Which plans a failed try speaks of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// Every plan that writes below the head.
+    EveryRewrite,
+    /// Every plan that begins with this block, given without its parent's hash, on this parent.
+    Block {
+        /// The parent that it was to stand on.
+        parent: B256,
+        /// The block.
+        block: Box<NewBlock>,
+    },
+    /// Every plan: what failed was not the block.
+    EveryWrite,
+}
+
+impl Subject {
+    /// The subject of a refused `block` on `parent`.
+    pub fn block(parent: B256, block: &NewBlock) -> Self {
+        Self::Block { parent, block: Box::new(NewBlock { parent_hash: None, ..block.clone() }) }
+    }
+
+    /// Whether `plan` would fail like the try did.
+    pub fn covers(&self, plan: &Plan) -> bool {
+        match self {
+            Self::EveryWrite => true,
+            Self::EveryRewrite => plan.rewrites(),
+            Self::Block { parent, block } => {
+                *parent == plan.skip.hash && plan.blocks.first().is_some_and(|first| *first == **block)
+            }
+        }
+    }
+}
+
+/// How long the next try waits after the `tries`th failed one in a row. `free` says that a pause costs nothing.
+pub fn wait(refusal: Refusal, tries: u32, poll_interval: Duration, free: bool) -> Duration {
+    let longest = if free { poll_interval.saturating_mul(POLLS_IF_FREE) } else { LONGEST_WAIT.max(poll_interval) };
+    match refusal {
+        Refusal::Passing | Refusal::ChainChanged => {
+            let doublings = tries.saturating_sub(1).min(31);
+            poll_interval.saturating_mul(2_u32.saturating_pow(doublings)).min(longest)
+        }
+        Refusal::CannotRewrite | Refusal::Permanent => PROBE_EVERY,
+    }
+}
+
+/// Judges by code and words. `rewrites` says that the block was the first of a write below the head, and carried its
+/// parent's hash: behind it blocks follow as head + 1, and another number means that the head is another one.
 pub fn judge(code: i64, words: &str, rewrites: bool) -> Refusal {
     let says = |part: &str| words.contains(part);
     if says("discontinuous block number") {
@@ -40,6 +104,77 @@ pub fn judge(code: i64, words: &str, rewrites: bool) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::L2Ref;
+
+    fn block(number: u64) -> NewBlock {
+        NewBlock {
+            number: number.into(),
+            timestamp: number,
+            base_fee: 7.into(),
+            gas_limit: 30,
+            transactions: Vec::new(),
+            parent_hash: None,
+        }
+    }
+
+    fn plan(skip: u64, replaces: bool) -> Plan {
+        let at = |number: u64| L2Ref { number: number.into(), hash: B256::from_low_u64_be(number) };
+        let blocks = vec![block(skip + 1), block(skip + 2)];
+        let replaces = if replaces { vec![at(skip + 1)] } else { Vec::new() };
+        Plan { skip: at(skip), blocks, replaces, again: Vec::new(), drops_above: 0 }
+    }
+
+    #[test]
+    fn m13_e17_which_plans_a_failed_try_speaks_of() {
+        let sent = NewBlock { parent_hash: Some(B256::repeat_byte(9)), ..block(9) };
+        let refused = Subject::block(B256::from_low_u64_be(8), &sent);
+        let other_parent = Subject::block(B256::from_low_u64_be(7), &sent);
+        let other_block = Subject::block(B256::from_low_u64_be(8), &NewBlock { gas_limit: 31, ..block(9) });
+        let table = [
+            (&refused, plan(8, false), true),
+            (&refused, plan(8, true), true),
+            (&refused, plan(9, false), false),
+            (&other_parent, plan(8, false), false),
+            (&other_block, plan(8, false), false),
+            (&Subject::EveryRewrite, plan(8, true), true),
+            (&Subject::EveryRewrite, plan(3, true), true),
+            (&Subject::EveryRewrite, plan(8, false), false),
+            (&Subject::EveryWrite, plan(8, false), true),
+            (&Subject::EveryWrite, plan(3, true), true),
+        ];
+        for (subject, plan, expected) in table {
+            assert_eq!(subject.covers(&plan), expected, "{subject:?} {plan:?}");
+        }
+    }
+
+    #[test]
+    fn m13_m14_waits_double_and_end_and_none_is_for_ever() {
+        let poll = Duration::from_secs(15);
+        let table = [
+            (Refusal::Passing, 1, false, 15),
+            (Refusal::Passing, 2, false, 30),
+            (Refusal::Passing, 6, false, 480),
+            (Refusal::Passing, 7, false, 600),
+            (Refusal::Passing, u32::MAX, false, 600),
+            (Refusal::Passing, 1, true, 15),
+            (Refusal::Passing, 2, true, 30),
+            (Refusal::Passing, 40, true, 30),
+            (Refusal::ChainChanged, 1, false, 15),
+            (Refusal::ChainChanged, 5, false, 240),
+            (Refusal::ChainChanged, 500, false, 600),
+            (Refusal::ChainChanged, 500, true, 30),
+            (Refusal::Permanent, 1, false, 3600),
+            (Refusal::CannotRewrite, 9, true, 3600),
+        ];
+        for (refusal, tries, free, expected) in table {
+            let got = wait(refusal, tries, poll, free);
+            assert_eq!(got, Duration::from_secs(expected), "{refusal:?} {tries} {free}");
+        }
+        // A poll interval above the longest wait is the wait.
+        let hour = Duration::from_secs(3600);
+        assert_eq!(wait(Refusal::Passing, 3, hour, false), hour);
+        assert_eq!(wait(Refusal::Passing, u32::MAX, Duration::MAX, true), Duration::MAX);
+    }
 
     #[test]
     fn e13_e17_every_answer_that_was_seen() {

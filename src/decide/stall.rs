@@ -105,6 +105,8 @@ reasons! {
     DivergesBeforeSwitch = "diverges_before_switch", true;
     /// The execution node cannot write below its head.
     ElCannotReorg = "el_cannot_reorg", true;
+    /// The node no longer has the state that a rewrite must be executed on.
+    StateMissing = "state_missing", true;
     /// The reader and the engine are two nodes: what is read of the one must not be written to the other.
     EngineIsAnotherNode = "engine_is_another_node", true;
     /// The execution node refused a block for good.

@@ -65,6 +65,12 @@ impl L2Reader for Embedded {
         Ok(blocks)
     }
 
+    async fn has_states(&self, numbers: &[L2Number]) -> PortResult<Option<Vec<bool>>> {
+        let node = self.node();
+        let kept = |number: &L2Number| node.at(number.get()).is_some_and(|block| node.has_state(&block));
+        Ok(Some(numbers.iter().map(kept).collect()))
+    }
+
     async fn message_root(&self, block: L2Ref) -> PortResult<MessageRoot> {
         let node = self.node();
         let Some(found) = node.by_hash(block.hash) else {
@@ -84,7 +90,7 @@ impl L2Engine for Embedded {
     async fn view(&self, number: L2Number) -> PortResult<EngineView> {
         let node = self.node();
         let at = node.at(number.get()).map(|block| block.l2_ref());
-        Ok(EngineView { chain_id: node.chain_id(), head: node.head().l2_ref(), at })
+        Ok(EngineView { chain_id: node.chain_id(), head: node.head().l2_ref(), at, version: None })
     }
 
     async fn write_blocks(&self, blocks: &[NewBlock]) -> Result<Vec<L2Header>, WriteStopped> {

@@ -136,6 +136,10 @@ pub struct Moods {
     pub write_error: Option<RpcError>,
     /// Answers the write of this height with this error, once for each entry.
     pub write_error_at: HashMap<u64, RpcError>,
+    /// Answers a write as if it were made, and stays where it was.
+    pub loses_what_it_writes: bool,
+    /// What `web3_clientVersion` says.
+    pub client_version: String,
     /// Answers every tag call with this error.
     pub tags_error: Option<RpcError>,
     /// Entries that a JSON-RPC batch may hold.
@@ -155,6 +159,8 @@ impl Default for Moods {
             gas_limit_cap: None,
             write_error: None,
             write_error_at: HashMap::new(),
+            loses_what_it_writes: false,
+            client_version: "Geth/v2.2.4-mainnet/linux-amd64/go1.26.8".to_owned(),
             tags_error: None,
             batch_limit: 1000,
         }
@@ -235,8 +241,10 @@ pub struct Node {
     head: Arc<StoredBlock>,
     safe: Option<B256>,
     finalized: Option<B256>,
-    /// States below this height went with the last restart (without archive mode).
-    state_floor: u64,
+    /// Blocks whose state is in memory since the last restart; none before the first one, when all of them are.
+    recent_states: Option<HashSet<B256>>,
+    /// Blocks whose state is on disk, archive mode or not.
+    flushed_states: HashSet<B256>,
     /// Blocks whose state a kill took, archive mode or not.
     lost_states: HashSet<B256>,
     /// Transaction → blocks that hold it.
@@ -259,7 +267,8 @@ impl Node {
             head: Arc::clone(&genesis),
             safe: None,
             finalized: None,
-            state_floor: 0,
+            recent_states: None,
+            flushed_states: HashSet::from([genesis.hash()]),
             lost_states: HashSet::new(),
             transactions: HashMap::new(),
             oracle: None,
@@ -290,6 +299,9 @@ impl Node {
 
     fn insert(&mut self, block: &Arc<StoredBlock>) {
         self.lost_states.remove(&block.hash());
+        if let Some(recent) = &mut self.recent_states {
+            recent.insert(block.hash());
+        }
         if self.blocks.insert(block.hash(), Arc::clone(block)).is_none() {
             for raw in &block.transactions {
                 self.transactions.entry(keccak(raw)).or_default().push(block.hash());
@@ -392,11 +404,14 @@ impl Node {
             signing::decodable(raw)
                 .map_err(|words| RpcError::server(format!("invalid transaction {index}: {words}")))?;
         }
-        if self.lost_states.contains(&parent.hash()) {
+        if !self.has_state(&parent) {
             return Err(missing_state(&parent));
         }
         let cap = self.moods.gas_limit_cap.unwrap_or(block.gas_limit);
         let executed = self.execute(&parent, &SafeL2Data { gas_limit: block.gas_limit.min(cap), ..block.clone() })?;
+        if self.moods.loses_what_it_writes {
+            return Ok(executed);
+        }
         self.make_head(&executed);
         if self.moods.tags_what_it_writes {
             self.safe = Some(executed.hash());
@@ -608,10 +623,16 @@ impl Node {
         Ok(())
     }
 
-    /// A clean restart: finalized is kept, safe falls to it, older states are gone.
+    /// A clean restart: finalized is kept, safe falls to it, and of the states only those that it writes to disk are left
+    /// (without archive mode): of the head, of the block below it, and of the two at the far end of what it kept.
     pub fn restart(&mut self) {
         self.safe = self.finalized;
-        self.state_floor = self.head.number();
+        let head = self.head.number();
+        for below in [0, 1, KEPT_STATES - 2, KEPT_STATES - 1] {
+            let written = head.checked_sub(below).and_then(|number| self.at(number));
+            self.flushed_states.extend(written.filter(|block| self.has_state(block)).map(|block| block.hash()));
+        }
+        self.recent_states = Some(HashSet::new());
         self.seen();
     }
 
@@ -619,9 +640,10 @@ impl Node {
     pub fn kill(&mut self, height: u64) {
         let Some(fallen) = self.at(height).filter(|_| height <= self.head.number()) else { return };
         self.lost_states.extend(self.canonical.range(height + 1..).map(|(_, hash)| *hash));
+        self.flushed_states.insert(fallen.hash());
+        self.recent_states = Some(HashSet::new());
         self.head = fallen;
         self.safe = self.finalized;
-        self.state_floor = height;
         self.seen();
     }
 
@@ -633,16 +655,22 @@ impl Node {
         self.seen();
     }
 
-    fn state_is_kept(&self, block: &StoredBlock) -> bool {
-        if self.lost_states.contains(&block.hash()) {
+    /// Whether it has the state of `block`.
+    pub fn has_state(&self, block: &StoredBlock) -> bool {
+        let hash = block.hash();
+        if self.lost_states.contains(&hash) {
             return false;
         }
-        self.moods.archive || (block.number() + KEPT_STATES > self.head.number() && block.number() >= self.state_floor)
+        let in_memory = || {
+            block.number() + KEPT_STATES > self.head.number()
+                && self.recent_states.as_ref().is_none_or(|recent| recent.contains(&hash))
+        };
+        self.moods.archive || self.flushed_states.contains(&hash) || in_memory()
     }
 
     /// `messageRoot()` at a block; the error is the real node's for a state that is gone.
     pub fn message_root(&self, block: &StoredBlock) -> Result<B256, RpcError> {
-        if !self.state_is_kept(block) {
+        if !self.has_state(block) {
             return Err(missing_state(block));
         }
         block.withdrawal_root.ok_or_else(|| missing_state(block))
@@ -700,7 +728,7 @@ impl Node {
         match method {
             "eth_chainId" => Ok(quantity(self.chain_id)),
             "net_version" => Ok(Value::String(self.chain_id.to_string())),
-            "web3_clientVersion" => Ok(json!("Geth/v2.2.4-mainnet/linux-amd64/go1.26.8")),
+            "web3_clientVersion" => Ok(json!(self.moods.client_version)),
             "eth_blockNumber" => Ok(quantity(self.head.number())),
             "eth_syncing" if self.moods.syncing => Ok(json!({
                 "startingBlock": "0x0", "currentBlock": quantity(self.head.number()),
@@ -718,6 +746,11 @@ impl Node {
             }
             "eth_getLogs" => self.logs(params.first().unwrap_or(&Value::Null)),
             "eth_call" => self.eth_call(params),
+            "eth_getBalance" => {
+                let block = self.find(parse_block_id(params.get(1))?)?;
+                let block = block.ok_or_else(|| RpcError::server("header not found"))?;
+                if self.has_state(&block) { Ok(quantity(0)) } else { Err(missing_state(&block)) }
+            }
             "debug_getBlockRlp" if self.moods.raw_blocks == RawBlocks::BlockRlp => {
                 // The real method takes a JSON integer and no hex string.
                 let number = params.first().and_then(Value::as_u64).ok_or_else(|| {
@@ -792,7 +825,7 @@ impl Node {
             BlockId::Hash(_) => RpcError::server("header for hash not found"),
             _ => RpcError::server("header not found"),
         })?;
-        if !self.state_is_kept(&block) {
+        if !self.has_state(&block) {
             return Err(missing_state(&block));
         }
         let to = call.get("to").and_then(super::jsonrpc::parse_address);
@@ -961,7 +994,18 @@ mod tests {
         let kept = |node: &Node, number| node.message_root(&node.at(number).unwrap()).is_ok();
         assert_eq!([kept(&node, 72), kept(&node, 73), kept(&node, 200)], [false, true, true]);
         node.restart();
-        assert_eq!([kept(&node, 199), kept(&node, 200)], [false, true]);
+        let left: Vec<u64> = (0..=200).filter(|number| kept(&node, *number)).collect();
+        assert_eq!(left, [0, 73, 74, 199, 200]);
+        // A block is executed on a state that is there, and nowhere else; its own state is there from then on.
+        let on_a_gone_state = on(&node, 80, SafeL2Data { timestamp: 7, ..empty(81) });
+        assert!(node.new_safe_l2_block(&on_a_gone_state).unwrap_err().message.starts_with("missing trie node"));
+        let before: Vec<_> = (75..=81).map(|number| node.at(number).unwrap().l2_ref()).collect();
+        for had in before {
+            let number = had.number.get();
+            let block = on(&node, number - 1, empty(number));
+            assert_eq!(node.new_safe_l2_block(&block).unwrap().l2_ref(), had);
+        }
+        assert!(kept(&node, 81));
     }
 
     #[test]

@@ -11,10 +11,11 @@ use tracing::info;
 use crate::decide::heads;
 use crate::decide::one_node::OneNode;
 use crate::decide::reconcile::Plan;
-use crate::decide::refusal::{self, Refusal};
+use crate::decide::refusal::{self, Refusal, Subject};
 use crate::decide::stall::{Reason, Stall};
 use crate::error::{PortError, PortErrorKind, Target};
 use crate::flow::one_node::BothSides;
+use crate::flow::patience::{Answer, Clock, Failure};
 use crate::flow::pull::Pull;
 use crate::flow::quiesce::Quiesced;
 use crate::flow::worker::Worker;
@@ -38,7 +39,10 @@ struct Job {
     index: BatchIndex,
     hash: B256,
     case: Case,
+    /// As it is written: with the equal blocks below it, where the state of its own parent is missing.
     plan: Plan,
+    /// What differs from L1 begins here.
+    first: L2Number,
     /// The node's finalized tag from before.
     finalized: Option<L2Ref>,
 }
@@ -46,6 +50,19 @@ struct Job {
 impl Job {
     fn old_hash(&self, number: L2Number) -> Option<B256> {
         self.plan.replaces.iter().find(|old| old.number == number).map(|old| old.hash)
+    }
+
+    /// What a refusal of `block` on `parent` speaks of. A block that was there already is no part of what is to be
+    /// written: the plan as a whole waits then.
+    fn subject(&self, parent: B256, block: &NewBlock) -> Subject {
+        if block.number >= self.first {
+            return Subject::block(parent, block);
+        }
+        let own = self.plan.blocks.iter().find(|own| own.number == self.first);
+        match (self.plan.again.last(), own) {
+            (Some(skip), Some(own)) => Subject::block(skip.hash, own),
+            _ => Subject::EveryWrite,
+        }
     }
 }
 
@@ -63,33 +80,76 @@ impl Worker {
             self.pending = Some(PendingWrite { batch: index, case, skip: plan.skip });
             return Ok(Err(would_have(index, case, &plan)));
         };
-        if !plan.replaces.is_empty() && self.finalized_floor(plan.first()) {
-            let detail = format!("block {} differs from L1 and lies at or below the finalized head", plan.first());
-            return Ok(Err(Stall::at(index, Reason::DivergesBelowFinalized, detail)));
+        let engine = engine.as_ref();
+        if plan.rewrites() && self.finalized_floor(plan.first()) {
+            return Ok(Err(below_finalized(index, &plan)));
         }
-        if let Some(known) = self.refused.as_ref().filter(|refused| refused.covers(&plan)) {
-            match &known.verdict {
-                Verdict::ForGood(stall) => return Ok(Err(Stall { batch: Some(index), ..stall.clone() })),
-                Verdict::Until { at, error, .. } if self.now < *at => return Err(FlowError::Port(error.clone())),
-                Verdict::Until { .. } => {}
-            }
+        if let Some(answer) = self.must_wait(engine, &plan).await {
+            return told(index, answer);
         }
-        if let Err(stall) = self.pause_for(engine.as_ref(), &plan, pull).await? {
+        let on_state = match self.on_kept_state(&plan).await? {
+            Ok(on_state) => on_state,
+            Err(stall) => return Ok(Err(Stall { batch: Some(index), ..stall })),
+        };
+        if let Err(stall) = self.pause_for(engine, &on_state, pull).await? {
             return Ok(Err(Stall { batch: Some(index), ..stall }));
         }
+        let job = Job { index, hash, case, plan: on_state, first: plan.first(), finalized: None };
+        match self.write_inside_the_pause(engine, job, pull).await {
+            Ok(last) => {
+                self.patience.succeeded();
+                Ok(Ok(last))
+            }
+            Err(failure) => {
+                let clock = Clock {
+                    now: self.now,
+                    poll_interval: self.settings.poll_interval,
+                    free: !self.ports.reactors.can_resume(),
+                };
+                told(index, self.patience.failed(failure, &plan, clock))
+            }
+        }
+    }
+
+    /// What is answered for `plan` in place of a try. Before it is, the node is asked for its version: an upgrade ends the
+    /// wait.
+    async fn must_wait(&mut self, engine: &dyn L2Engine, plan: &Plan) -> Option<Answer> {
+        self.patience.answer(plan, self.now)?;
+        if let Ok(view) = engine.view(plan.skip.number).await {
+            self.patience.saw_version(view.version);
+        }
+        self.patience.answer(plan, self.now)
+    }
+
+    async fn write_inside_the_pause(
+        &mut self,
+        engine: &dyn L2Engine,
+        mut job: Job,
+        pull: &mut Pull,
+    ) -> Result<L2Header, Failure> {
+        let plan = &job.plan;
         // The head is read again inside the pause: a block that was being applied when it began may have landed. The
         // engine's is read beside it: nothing is told to a node that is not the one that was compared.
-        let both = BothSides::read(engine.as_ref(), self.ports.l2.as_ref(), plan.skip.number).await?;
+        let both = BothSides::read(engine, self.ports.l2.as_ref(), plan.skip.number).await?;
+        self.patience.saw_version(both.engine.version);
         let now = both.node;
         kill_point("write: head read inside the pause");
         match both.verdict {
             OneNode::Same => {}
-            OneNode::Moving => return Err(FlowError::local_changed("the head moves inside the pause")),
-            OneNode::Two => return Ok(Err(Stall { batch: Some(index), ..both.stall() })),
+            OneNode::Moving => return Err(FlowError::local_changed("the head moves inside the pause").into()),
+            OneNode::Two => return Err(Failure::changed(Answer::Stands(both.stall()))),
         }
-        self.check_still_holds(&plan, pull.head, now.head.l2_ref()).await?;
+        self.check_still_holds(plan, pull.head, now.head.l2_ref()).await?;
         if both.engine.at != Some(plan.skip) {
-            return Ok(Err(Stall { batch: Some(index), ..both.stall() }));
+            return Err(Failure::changed(Answer::Stands(both.stall())));
+        }
+        // So is finalized: another writer may have moved it since the poll began (E14, E23).
+        self.node_finalized = now.finalized;
+        if plan.rewrites() && self.finalized_floor(job.first) {
+            return Err(Failure::seen_without_a_pause(below_finalized(job.index, plan)));
+        }
+        if plan.rewrites() && self.finalized_floor(plan.first()) {
+            return Err(FlowError::local_changed("finalized moved over blocks that were to be written again").into());
         }
         pull.head = now.head.l2_ref();
         if let Some(lower) = heads::lowered_safe(&self.heads, &now, plan.skip) {
@@ -99,33 +159,28 @@ impl Worker {
             kill_point("tags: safe lowered");
         }
         info!(
-            batch = index.get(),
-            %case,
+            batch = job.index.get(),
+            case = %job.case,
             skip = plan.skip.number.get(),
             blocks = plan.blocks.len(),
             dropped_above = pull.head.number.above(plan.last()),
             "writing blocks"
         );
-        let finalized = match self.mark {
+        job.finalized = match self.mark {
             Some(mark) => mark.before,
-            None => now.finalized.filter(|f| f.number <= plan.skip.number),
+            None => now.finalized,
         };
-        let job = Job { index, hash, case, plan, finalized };
-        let outcome = self.write(engine.as_ref(), &job, pull).await;
+        let outcome = self.write(engine, &job, pull).await;
         // Looked at after a failure too: blocks may have landed whose answer was lost, and the node may have moved its
         // tags by itself. What landed unheard is in the intents, and enters the journal from there.
         let after = self.read_back(pull).await;
-        let last = match outcome? {
-            Ok(last) => last,
-            Err(stall) => return Ok(Err(stall)),
-        };
+        let last = outcome?;
         let after = after?;
         kill_point("write: head read back");
         if after.head.l2_ref() != last.l2_ref() {
-            return Err(FlowError::local_changed("the head is not the last block that was written"));
+            return Err(FlowError::local_changed("the head is not the last block that was written").into());
         }
-        self.refused = None;
-        Ok(Ok(last))
+        Ok(last)
     }
 
     /// Whether the plan still fits a head that moved from `before` to `now`: blocks that landed on top of what is
@@ -164,9 +219,13 @@ impl Worker {
 
     /// Whether `number` lies at or below the finalized head, ours or the node's.
     pub(crate) fn finalized_floor(&self, number: L2Number) -> bool {
+        self.finalized_height().is_some_and(|finalized| number <= finalized)
+    }
+
+    /// The height of the finalized head, ours or the node's, whichever is higher.
+    pub(crate) fn finalized_height(&self) -> Option<L2Number> {
         let ours = self.heads.finalized().map(|f| f.number);
-        let floor = ours.max(self.node_finalized.map(|f| f.number));
-        floor.is_some_and(|f| number <= f)
+        ours.max(self.node_finalized.map(|f| f.number))
     }
 
     /// A pause with enough budget for the plan: the pull's open one, or a new one. An engine that does not answer, or
@@ -191,6 +250,7 @@ impl Worker {
             return Ok(Err(both.stall()));
         }
         let budget = self.settings.pause_budget.saturating_add(need);
+        pull.written = None;
         pull.pause = Some(self.quiesce.acquire(pull.head.number, budget).await?);
         Ok(Ok(()))
     }
@@ -201,19 +261,25 @@ impl Worker {
         room(left, blocks, self.settings.pause_per_block, self.settings.pause_budget)
     }
 
-    async fn write(
-        &mut self,
-        engine: &dyn L2Engine,
-        job: &Job,
-        pull: &mut Pull,
-    ) -> Result<Result<L2Header, Stall>, FlowError> {
+    /// Writes the plan's blocks in requests of a chunk each.
+    ///
+    /// A block that rewrites goes alone, and so does the first block on a parent that is not our own write of this pause.
+    /// Only the first block of a request carries its parent's hash; the others follow as head + 1, and the node goes on
+    /// after a refused one. So they may be sent only where nothing but our own block can be the head: behind a refused
+    /// rewrite, head + 1 would be executed on the forked head.
+    async fn write(&mut self, engine: &dyn L2Engine, job: &Job, pull: &mut Pull) -> Result<L2Header, Failure> {
         let index = job.index;
         let mut parent = job.plan.skip;
-        let mut written = None;
-        for chunk in job.plan.blocks.chunks(self.settings.write_chunk.max(1)) {
+        let mut written: Option<L2Header> = None;
+        let mut rest = job.plan.blocks.as_slice();
+        while !rest.is_empty() {
+            let own = written.is_some() || (!job.plan.rewrites() && pull.written == Some(parent));
+            let take = if own { self.settings.write_chunk.max(1).min(rest.len()) } else { 1 };
+            let (chunk, behind) = rest.split_at(take);
+            rest = behind;
             let left = pull.pause.as_ref().map_or(Duration::ZERO, Quiesced::remaining);
             if !self.has_room(left, chunk.len()) {
-                return Ok(Err(out_of_budget(index, parent)));
+                return Err(out_of_budget(index, parent, written.is_some()));
             }
             let mut blocks = chunk.to_vec();
             if let Some(first) = blocks.first_mut() {
@@ -235,7 +301,7 @@ impl Worker {
                 Ok(Ok(headers)) => (headers, None),
                 Ok(Err(WriteStopped { written, error })) => (written, Some(error)),
                 // The node may still be at it; how far it came is read before the next write (G3).
-                Err(_) => return Ok(Err(out_of_budget(index, parent))),
+                Err(_) => return Err(out_of_budget(index, parent, written.is_some())),
             };
             // Behind an answer the node is done; behind a connection that broke it may still be at it.
             let answered = |error: &PortError| matches!(error.kind, PortErrorKind::Refused { .. });
@@ -247,33 +313,32 @@ impl Worker {
                 if let (PortErrorKind::Refused { .. }, Some(refused)) = (&error.kind, blocks.get(headers.len())) {
                     self.withdraw_writes(refused.number).await?;
                 }
-                return self.write_stopped(job, &blocks, &headers, error);
+                let progressed = written.is_some() || !headers.is_empty();
+                return Err(write_stopped(job, &blocks, &headers, error, progressed));
             }
             if headers.len() != blocks.len() {
                 let detail = format!("{} blocks were sent, {} headers came back", blocks.len(), headers.len());
-                return Err(FlowError::Port(PortError::malformed(Target::Engine, detail)));
+                return Err(PortError::malformed(Target::Engine, detail).into());
             }
-            if let Some((block, made_on)) = mismatch(&blocks, &headers, parent.hash) {
+            if let Some((block, made_on)) = mismatch(&blocks, &headers, parent.hash, &job.plan.again) {
                 let detail = format!("the execution node made another block {} than it was given", block.number);
                 let stall = Stall::at(index, Reason::BlockRefused, detail);
-                self.refused = Some(Refused::new(Some(made_on), block, Verdict::ForGood(stall.clone())));
-                return Ok(Err(stall));
+                let refusal = Some((Refusal::Permanent, job.subject(made_on, block)));
+                return Err(Failure { answer: Answer::Stands(stall), refusal, progressed: false });
             }
-            let Some(last) = headers.last() else { return Err(FlowError::local_changed("nothing was written")) };
+            let Some(last) = headers.last() else { return Err(FlowError::local_changed("nothing was written").into()) };
             parent = last.l2_ref();
             written = Some(*last);
         }
-        match written {
-            Some(last) => Ok(Ok(last)),
-            None => Err(FlowError::local_changed("nothing was to be written")),
-        }
+        written.ok_or_else(|| FlowError::local_changed("nothing was to be written").into())
     }
 
-    /// The journal, the guard's height, the liveness baseline and the pull's head follow every write.
+    /// The journal, the guard's height and the pull's head follow every write. The liveness baseline follows when the head
+    /// is read back.
     async fn note_written(&mut self, job: &Job, headers: &[L2Header], pull: &mut Pull) -> Result<(), FlowError> {
         let Some(last) = headers.last() else { return Ok(()) };
         pull.head = last.l2_ref();
-        self.liveness.own_write(last.number);
+        pull.written = Some(last.l2_ref());
         pull.pause.iter().for_each(|p: &Quiesced| p.wrote(last.number));
         self.status.blocks_written = self.status.blocks_written.saturating_add(headers.len() as u64);
         let at = unix_now();
@@ -290,93 +355,45 @@ impl Worker {
             .collect();
         self.journal_writes(&entries).await
     }
+}
 
-    /// What a write that stopped behind `headers` means. A refusal for good is remembered: the reactors are not paused
-    /// for it again (E13, E17).
-    fn write_stopped(
-        &mut self,
-        job: &Job,
-        blocks: &[NewBlock],
-        headers: &[L2Header],
-        error: PortError,
-    ) -> Result<Result<L2Header, Stall>, FlowError> {
-        let Job { index, plan, .. } = job;
-        let PortErrorKind::Refused { code } = error.kind else { return Err(FlowError::Port(error)) };
-        let Some(block) = blocks.get(headers.len()) else { return Err(FlowError::Port(error)) };
-        let parent = headers.last().map(|h| h.hash).or_else(|| blocks.first().and_then(|b| b.parent_hash));
-        let stall = match refusal::judge(code, &error.detail, !plan.replaces.is_empty()) {
-            Refusal::Passing => match self.refused_again(parent, block, &error) {
-                Some(times) => {
-                    let detail = format!("refused {times} times in a row: {error}");
-                    Stall::at(*index, Reason::BlockRefused, detail)
-                }
-                None => return Err(FlowError::Port(error)),
-            },
-            Refusal::ChainChanged => return Err(FlowError::local_changed(error.to_string())),
-            Refusal::CannotRewrite => {
-                let detail = "the execution node cannot write below its head (it ignores parentHash): upgrade and \
-                              restart it, or cut its chain by hand";
-                Stall::at(*index, Reason::ElCannotReorg, format!("{detail} at block {}", plan.skip))
-            }
-            Refusal::Permanent => Stall::at(*index, Reason::BlockRefused, error.to_string()),
-        };
-        self.refused = Some(Refused::new(parent, block, Verdict::ForGood(stall.clone())));
-        Ok(Err(stall))
-    }
-
-    /// Counts a refusal that may pass. The reactors are not paused for the same block again before twice the time, and
-    /// after [`PASSING_TRIES`] not at all: gives how many there were then.
-    fn refused_again(&mut self, parent: Option<B256>, block: &NewBlock, error: &PortError) -> Option<u32> {
-        let mut refused = Refused::new(parent, block, Verdict::Until { at: self.now, times: 1, error: error.clone() });
-        let before = self.refused.take().filter(|b| b.parent == refused.parent && b.block == refused.block);
-        let Verdict::Until { at, times, .. } = &mut refused.verdict else { return None };
-        if let Some(Refused { verdict: Verdict::Until { times: before, .. }, .. }) = before {
-            *times = before.saturating_add(1);
-        }
-        let times = *times;
-        if times >= PASSING_TRIES {
-            return Some(times);
-        }
-        let wait = self.settings.poll_interval.saturating_mul(2_u32.saturating_pow(times.saturating_sub(1)));
-        *at = self.now.saturating_add(wait);
-        self.refused = Some(refused);
-        None
+fn told(index: BatchIndex, answer: Answer) -> Result<Result<L2Header, Stall>, FlowError> {
+    match answer {
+        Answer::Stands(stall) => Ok(Err(Stall { batch: Some(index), ..stall })),
+        Answer::Failed(error) => Err(error),
     }
 }
 
-/// How often a block is tried that the node refuses for a reason that may pass. The waits in between double.
-const PASSING_TRIES: u32 = 8;
-
-/// A write that the node refused.
-#[derive(Clone, Debug)]
-pub(crate) struct Refused {
-    parent: Option<B256>,
-    /// Without its parent's hash, as in a plan.
-    block: NewBlock,
-    verdict: Verdict,
-}
-
-/// What a refusal means for the next try.
-#[derive(Clone, Debug)]
-enum Verdict {
-    /// There is none, before the node was restarted.
-    ForGood(Stall),
-    /// Not before then, on the poll's clock.
-    Until { at: Duration, times: u32, error: PortError },
-}
-
-impl Refused {
-    fn new(parent: Option<B256>, block: &NewBlock, verdict: Verdict) -> Self {
-        Self { parent, block: NewBlock { parent_hash: None, ..block.clone() }, verdict }
-    }
-
-    /// Whether `plan` begins with what was refused. A node that cannot rewrite refuses every rewrite alike.
-    fn covers(&self, plan: &Plan) -> bool {
-        if matches!(&self.verdict, Verdict::ForGood(stall) if stall.reason == Reason::ElCannotReorg) {
-            return !plan.replaces.is_empty();
+/// What a write that stopped behind `headers` means, and what it says about the next try (E13, E17).
+fn write_stopped(job: &Job, blocks: &[NewBlock], headers: &[L2Header], error: PortError, progressed: bool) -> Failure {
+    let stopped = |error: PortError| Failure { progressed, ..error.into() };
+    let PortErrorKind::Refused { code } = error.kind else { return stopped(error) };
+    let parent = headers.last().map(|h| h.hash).or_else(|| blocks.first().and_then(|b| b.parent_hash));
+    let (Some(block), Some(parent)) = (blocks.get(headers.len()), parent) else { return stopped(error) };
+    let Job { index, plan, .. } = job;
+    let subject = job.subject(parent, block);
+    let rewrites = plan.rewrites() && block.number == plan.first();
+    let stands = |reason, detail, refusal| {
+        let answer = Answer::Stands(Stall::at(*index, reason, detail));
+        Failure { answer, refusal: Some(refusal), progressed }
+    };
+    match refusal::judge(code, &error.detail, rewrites) {
+        Refusal::Passing => Failure { refusal: Some((Refusal::Passing, subject)), ..stopped(error) },
+        Refusal::ChainChanged => FlowError::local_changed(error.to_string()).into(),
+        Refusal::CannotRewrite => {
+            let detail = "the execution node cannot write below its head (it ignores parentHash): upgrade and restart it, \
+                          or cut its chain by hand";
+            let detail = format!("{detail} at block {}", plan.skip);
+            stands(Reason::ElCannotReorg, detail, (Refusal::CannotRewrite, Subject::EveryRewrite))
         }
-        self.parent == Some(plan.skip.hash) && plan.blocks.first() == Some(&self.block)
+        Refusal::Permanent => stands(Reason::BlockRefused, error.to_string(), (Refusal::Permanent, subject)),
     }
+}
+
+fn below_finalized(index: BatchIndex, plan: &Plan) -> Stall {
+    let first = plan.blocks.get(plan.again.len()).map_or(plan.first(), |block| block.number);
+    let detail = format!("block {first} differs from L1 and lies at or below the finalized head");
+    Stall::at(index, Reason::DivergesBelowFinalized, detail)
 }
 
 fn writing(pull: &Pull, begins: bool) {
@@ -389,9 +406,11 @@ fn room(left: Duration, blocks: usize, per_block: Duration, budget: Duration) ->
     left > need.saturating_add(budget / 4)
 }
 
-fn out_of_budget(index: BatchIndex, at: L2Ref) -> Stall {
+/// The next try goes on from there, at once if this one `progressed`.
+fn out_of_budget(index: BatchIndex, at: L2Ref, progressed: bool) -> Failure {
     let detail = format!("the pause's budget was used up at block {}; the next poll goes on from there", at.number);
-    Stall::at(index, Reason::PauseBudget, detail)
+    let refusal = (!progressed).then_some((Refusal::Passing, Subject::EveryWrite));
+    Failure { answer: Answer::Stands(Stall::at(index, Reason::PauseBudget, detail)), refusal, progressed }
 }
 
 /// What observe mode reports in place of a write.
@@ -402,15 +421,23 @@ fn would_have(index: BatchIndex, case: Case, plan: &Plan) -> Stall {
 }
 
 /// Compares what was sent with the headers that came back. The node makes blocks of nearly anything (protocol.md,
-/// section 7), but it must make them of what it was given. Gives the first block that it did not, and that one's parent.
-fn mismatch<'a>(sent: &'a [NewBlock], made: &[L2Header], anchor: B256) -> Option<(&'a NewBlock, B256)> {
+/// section 7), but it must make them of what it was given, and an equal block that is written `again` must get the hash
+/// that it had. Gives the first block that it did not, and that one's parent.
+fn mismatch<'a>(
+    sent: &'a [NewBlock],
+    made: &[L2Header],
+    anchor: B256,
+    again: &[L2Ref],
+) -> Option<(&'a NewBlock, B256)> {
     let mut parent = anchor;
     for (block, header) in sent.iter().zip(made) {
+        let known = again.iter().find(|known| known.number == block.number);
         let same = block.number == header.number
             && block.timestamp == header.timestamp
             && block.base_fee == header.base_fee
             && block.gas_limit == header.gas_limit
-            && header.parent_hash == parent;
+            && header.parent_hash == parent
+            && known.is_none_or(|known| known.hash == header.hash);
         if !same {
             return Some((block, parent));
         }

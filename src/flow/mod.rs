@@ -12,6 +12,8 @@
 //! | [`derive`] | `derive_force`: the only place that writes blocks |
 //! | [`open_writes`] | writes that were begun and whose batch is not stored yet |
 //! | [`one_node`] | the proof that the node that is read is the node that is written |
+//! | [`patience`] | how long a plan that could not be written waits |
+//! | [`states`] | a parent whose state the node still has |
 //! | [`quiesce`] | the guard that pauses the reactors |
 //! | [`finalize`] | finality |
 //! | [`tags`] | the node's tags: what it was told, what it showed, whose mark a tag is |
@@ -36,9 +38,11 @@ pub mod ground;
 pub mod l1_view;
 pub mod one_node;
 pub mod open_writes;
+pub(crate) mod patience;
 pub mod pull;
 pub mod quiesce;
 pub mod search;
+pub(crate) mod states;
 pub mod tags;
 pub mod worker;
 

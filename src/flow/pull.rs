@@ -67,6 +67,8 @@ pub(crate) struct Pull {
     /// The node as it showed itself last.
     pub(crate) node: L2Snapshot,
     pub(crate) pause: Option<Quiesced>,
+    /// The last block that was written inside the open pause.
+    pub(crate) written: Option<L2Ref>,
     pub(crate) reports: Vec<BatchReport>,
     /// L1 blocks of the range that is being dealt with, ascending: those that a step records.
     pub(crate) blocks: Vec<L1Ref>,
@@ -106,7 +108,7 @@ impl Worker {
             Ok(node) => node,
             Err(error) => {
                 // A node that comes back may be another version of itself.
-                self.refused = None;
+                self.patience.node_changed();
                 return Err(error.into());
             }
         };
@@ -119,12 +121,19 @@ impl Worker {
         }
         let observed = self.liveness.observe(node.head.number, now);
         if matches!(observed, Verdict::Unknown(Unknown::WentDown { .. })) {
-            self.refused = None;
+            self.patience.node_changed();
         }
         let verdict = self.settings.assume.unwrap_or(observed);
         self.status.verdict = Some(verdict);
-        let mut pull =
-            Pull { verdict, head: node.head.l2_ref(), node, pause: None, reports: Vec::new(), blocks: Vec::new() };
+        let mut pull = Pull {
+            verdict,
+            head: node.head.l2_ref(),
+            node,
+            pause: None,
+            written: None,
+            reports: Vec::new(),
+            blocks: Vec::new(),
+        };
         let degraded = self.quiesce.is_degraded();
         let end = self.pull_inner(&mut pull).await?;
         // A resume that fails holds up what must be written and nothing else; it is shown where nothing worse is.
@@ -181,7 +190,7 @@ impl Worker {
         self.status.l2_head = Some(node.head.l2_ref());
         self.status.node_safe = node.safe;
         self.status.node_finalized = node.finalized;
-        self.node_finalized = node.finalized.filter(|f| f.number <= node.head.number);
+        self.node_finalized = node.finalized;
         // Moved without us since they were read back. A node that was restarted has its safe tag on finalized: that is
         // nobody's doing.
         let moved = self.confirmed.is_some_and(|c| c.safe() != node.safe && node.safe != node.finalized);

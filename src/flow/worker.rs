@@ -18,8 +18,9 @@ use crate::decide::liveness::{Liveness, Verdict};
 use crate::decide::pace::Pace;
 use crate::decide::stall::{Reason, Stall};
 use crate::error::Severity;
-use crate::flow::derive::{PendingWrite, Refused};
+use crate::flow::derive::PendingWrite;
 use crate::flow::ground::Lost;
+use crate::flow::patience::Patience;
 use crate::flow::pull::{Kept, PullEnd, PullReport};
 use crate::flow::quiesce::Quiesce;
 use crate::flow::search::Searches;
@@ -139,11 +140,11 @@ pub struct Worker {
     pub(crate) asserted: Option<Heads>,
     /// The node's tags as they were read back last.
     pub(crate) confirmed: Option<Heads>,
-    /// A write that the node refused for good.
-    pub(crate) refused: Option<Refused>,
+    /// What the last try to write failed on.
+    pub(crate) patience: Patience,
     /// A finalized tag of the node's own making that is not put back yet.
     pub(crate) mark: Option<Mark>,
-    /// The node's own finalized tag, where it lies on the node's chain.
+    /// The node's own finalized tag. Above a fallen head too: what it stood on may come back, and not another block.
     pub(crate) node_finalized: Option<L2Ref>,
     /// Without an engine: the first write that would have been made.
     pub(crate) pending: Option<PendingWrite>,
@@ -196,7 +197,7 @@ impl Worker {
             lost: Lost::stored(stored.safe, stored.tip.as_ref()),
             asserted: None,
             confirmed: None,
-            refused: None,
+            patience: Patience::default(),
             mark: None,
             node_finalized: None,
             pending: None,

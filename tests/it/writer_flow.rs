@@ -1,22 +1,24 @@
 //! What the writer may send to the engine, and when (scenarios M1, M7, M13, M14, M15, M30).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use morph_deriver::adapters::engine::{EngineClient, JwtSecret};
+use morph_deriver::adapters::reactors::NoReactors;
 use morph_deriver::adapters::rpc::Check;
 use morph_deriver::commands::wiring;
 use morph_deriver::decide::liveness::Verdict;
 use morph_deriver::decide::stall::Reason;
 use morph_deriver::devnet::faults::{Fault, Rule, Server};
 use morph_deriver::devnet::jsonrpc::RpcError;
-use morph_deriver::devnet::world::{World, WorldOptions};
+use morph_deriver::devnet::world::{ForkShape, World, WorldOptions};
 use morph_deriver::devnet::{Devnet, DevnetOptions};
 use morph_deriver::error::PortErrorKind;
 use morph_deriver::types::{Case, Identity};
 
-use crate::node_flow::{assert_chain, assert_promises, heights, network, stall_of};
+use crate::node_flow::{assert_chain, assert_promises, batch, heights, network, stall_of, synced};
 use crate::support::clients::pool_config;
-use crate::support::rig::{Rig, cases, devnet_ports, reason, settings};
+use crate::support::rig::{Rig, STEP, cases, devnet_ports, reason, settings};
 
 /// Five batches on L1, and two nodes with the same chain: the one that is read stands at 8, the one that is written at
 /// `engine_at`.
@@ -42,6 +44,398 @@ fn assert_untouched(written: &Devnet, head: u64) {
     let heads: Vec<_> = written.moments().iter().map(|m| m.head.number).collect();
     assert!(heads.is_sorted(), "the second node's head fell: {heads:?}");
     assert_eq!(heights(written).0, head);
+}
+
+const NO_STATE: &str = "missing trie node 0x34 (path ) state 0x12 is not available";
+
+#[tokio::test]
+async fn m1_e6_e12_e13_nothing_is_appended_to_a_fork_whose_rewrite_was_refused() {
+    for marks in [false, true] {
+        let devnet = network(2).await;
+        devnet.with(|w| {
+            w.sync_to(13);
+            w.fork_at(12, ForkShape::OtherTransaction).unwrap();
+            w.node.moods.refuses_rewrites = true;
+            w.node.moods.tags_what_it_writes = marks;
+        });
+        devnet.clear_counts();
+        let mut rig = Rig::on(&devnet).await;
+        let report = rig.settle_stopped().await;
+        assert_eq!(devnet.written(), [0; 0]);
+        assert_eq!(reason(&report), Some(Reason::ElCannotReorg));
+        let (head, safe, finalized) = heights(&devnet);
+        assert_eq!((head, safe), (13, Some(8)));
+        assert!(finalized.is_none_or(|f| f == 0), "the node's finalized tag stands on {finalized:?}");
+        assert_promises(&devnet);
+    }
+}
+
+#[tokio::test]
+async fn m1_e17_nothing_is_sent_behind_a_rewriting_block_before_its_header_came_back() {
+    let devnet = network(2).await;
+    devnet.with(|w| {
+        w.sync_to(13);
+        w.fork_at(12, ForkShape::OtherTransaction).unwrap();
+        w.node.moods.write_error_at.insert(12, RpcError::server(NO_STATE));
+    });
+    devnet.clear_counts();
+    let mut rig = Rig::with(&devnet, |s| s.assume = Some(Verdict::Stopped)).await;
+    assert!(rig.poll().await.is_err());
+    let numbers: Vec<_> = devnet.writes().iter().map(|w| w.number).collect();
+    assert_eq!(numbers, [12], "a refused block and nothing else");
+    assert_eq!(heights(&devnet).0, 13);
+    assert_eq!(cases(&rig.settle().await), [(2, Case::FillGap)]);
+    assert_eq!(devnet.written(), (12..=16).collect::<Vec<_>>());
+    assert_chain(&devnet, &rig, 16);
+    assert_promises(&devnet);
+}
+
+#[tokio::test]
+async fn m1_nothing_is_appended_to_a_block_of_another_writer() {
+    let devnet = network(2).await;
+    devnet.with(|w| w.sync_to(8));
+    devnet.clear_counts();
+    let mut rig = Rig::with(&devnet, |s| s.assume = Some(Verdict::Stopped)).await;
+    // What was being applied when the pause began lands last, and our first block is refused.
+    devnet.on_call(Server::Engine, "engine_newSafeL2Block", 1, |w| {
+        w.grow(1);
+        w.fork_at(9, ForkShape::OtherTransaction).unwrap();
+        w.node.moods.write_error_at.insert(9, RpcError::server(NO_STATE));
+    });
+    assert!(rig.poll().await.is_err());
+    let numbers: Vec<_> = devnet.writes().iter().map(|w| w.number).collect();
+    assert_eq!(numbers, [9], "nothing behind it");
+    assert_eq!(cases(&rig.settle().await), [(2, Case::FillGap)]);
+    assert_chain(&devnet, &rig, 16);
+    assert_promises(&devnet);
+}
+
+/// A worker whose polls lie exactly one poll interval apart, on a node that lacks batch 2.
+async fn steady(devnet: &Devnet, reactors: bool) -> Rig {
+    let mut ports = devnet_ports(devnet).await;
+    if !reactors {
+        devnet.refuse_unpaused_writes(false);
+        ports.reactors = Arc::new(NoReactors);
+    }
+    let mut settings = settings();
+    settings.rollup = devnet.rollup();
+    settings.assume = Some(Verdict::Stopped);
+    settings.poll_interval = STEP;
+    Rig::start(ports, settings).await
+}
+
+#[tokio::test]
+async fn m13_p4_a_refusal_that_passes_after_forty_minutes_is_noticed() {
+    // With reactors, ten minutes after its end at the latest: every try is a pause. Without any, within two polls.
+    for reactors in [true, false] {
+        let devnet = network(2).await;
+        devnet.with(|w| {
+            w.sync_to(8);
+            w.node.moods.write_error = Some(RpcError::server("no space left on device"));
+        });
+        let mut rig = steady(&devnet, reactors).await;
+        for _ in 0..8 {
+            rig.now += Duration::from_secs(600);
+            assert!(rig.poll().await.is_err() || stall_of(&rig) == Some(Reason::BlockRefused));
+        }
+        assert_eq!(stall_of(&rig), Some(Reason::BlockRefused), "somebody must look");
+        let pauses = devnet.pauses();
+        for _ in 0..3 {
+            let _ = rig.poll().await;
+        }
+        devnet.with(|w| w.node.moods.write_error = None);
+        if reactors {
+            assert_eq!(devnet.pauses(), pauses, "a pause is not repeated at every poll");
+            rig.now += Duration::from_secs(600) - STEP;
+            rig.poll().await.unwrap();
+        } else {
+            for _ in 0..2 {
+                let _ = rig.poll().await;
+            }
+        }
+        assert_chain(&devnet, &rig, 16);
+        assert_eq!(devnet.pauses(), devnet.resumes());
+    }
+}
+
+/// A fork in batch 2 under a node that takes head + 1 only, found out.
+async fn cannot_rewrite() -> (Devnet, Rig) {
+    let devnet = synced(2).await;
+    devnet.with(|w| {
+        w.fork_at(12, ForkShape::OtherTransaction).unwrap();
+        w.node.moods.refuses_rewrites = true;
+    });
+    let mut rig = Rig::on(&devnet).await;
+    for _ in 0..3 {
+        assert_eq!(reason(&rig.settle().await), Some(Reason::ElCannotReorg));
+    }
+    assert_eq!(devnet.pauses(), 1);
+    devnet.with(|w| w.node.moods.refuses_rewrites = false);
+    (devnet, rig)
+}
+
+#[tokio::test]
+async fn m13_e13_a_node_that_was_upgraded_within_one_poll_is_probed_again() {
+    let (devnet, mut rig) = cannot_rewrite().await;
+    devnet.with(|w| w.node.moods.client_version = "Geth/v2.3.0".to_owned());
+    assert_eq!(cases(&rig.settle().await), [(2, Case::SelfHeal)]);
+    assert_chain(&devnet, &rig, 16);
+    assert_eq!(devnet.pauses(), 2);
+}
+
+#[tokio::test]
+async fn m13_e13_a_node_that_changed_without_a_sign_is_probed_again_after_an_hour() {
+    let (devnet, mut rig) = cannot_rewrite().await;
+    rig.now += Duration::from_secs(3500);
+    assert_eq!(reason(&rig.settle().await), Some(Reason::ElCannotReorg));
+    assert_eq!(devnet.pauses(), 1);
+    rig.now += Duration::from_secs(100);
+    assert_eq!(cases(&rig.settle().await), [(2, Case::SelfHeal)]);
+    assert_chain(&devnet, &rig, 16);
+}
+
+#[tokio::test]
+async fn m13_a_foreign_block_in_the_middle_of_a_rewrite_does_not_make_a_node_that_cannot_rewrite() {
+    let devnet = synced(2).await;
+    let words = "cannot assemble block with discontinuous block number 13, expected number is 14";
+    devnet.with(|w| {
+        w.fork_at(12, ForkShape::OtherTransaction).unwrap();
+        w.node.moods.write_error_at.insert(13, RpcError::server(words));
+    });
+    let mut rig = Rig::on(&devnet).await;
+    assert!(rig.poll().await.is_err());
+    assert_eq!(stall_of(&rig), Some(Reason::LocalChainChanged));
+    for _ in 0..2 {
+        let _ = rig.poll().await;
+    }
+    rig.settle_stopped().await;
+    assert_chain(&devnet, &rig, 16);
+    assert_promises(&devnet);
+}
+
+/// The polls of twenty in which the reactors were paused.
+async fn pauses_of_twenty(devnet: &Devnet, rig: &mut Rig) -> Vec<u64> {
+    let mut pauses = Vec::new();
+    for poll in 1..=20 {
+        let before = devnet.pauses();
+        assert!(rig.poll().await.is_err());
+        assert_eq!(stall_of(rig), Some(Reason::LocalChainChanged), "poll {poll}");
+        if devnet.pauses() > before {
+            pauses.push(poll);
+        }
+    }
+    assert_eq!(devnet.pauses(), devnet.resumes());
+    pauses
+}
+
+#[tokio::test]
+async fn m14_a_parent_that_is_gone_at_every_poll_pauses_ever_more_rarely() {
+    let devnet = network(2).await;
+    devnet.with(|w| {
+        w.sync_to(8);
+        w.node.moods.write_error = Some(RpcError::server("parent block not found: 0x12"));
+    });
+    let mut rig = steady(&devnet, true).await;
+    assert_eq!(pauses_of_twenty(&devnet, &mut rig).await, [1, 2, 4, 8, 16]);
+    devnet.with(|w| w.node.moods.write_error = None);
+    for _ in 0..12 {
+        let _ = rig.poll().await;
+    }
+    assert_chain(&devnet, &rig, 16);
+    assert_promises(&devnet);
+}
+
+#[tokio::test]
+async fn m14_a_head_that_is_never_the_written_block_pauses_ever_more_rarely() {
+    let devnet = network(2).await;
+    devnet.with(|w| {
+        w.sync_to(15);
+        w.node.moods.loses_what_it_writes = true;
+    });
+    let mut rig = steady(&devnet, true).await;
+    assert_eq!(pauses_of_twenty(&devnet, &mut rig).await, [1, 2, 4, 8, 16]);
+    assert_eq!(rig.safe(), Some(8));
+}
+
+#[tokio::test]
+async fn m14_p4_a_single_change_under_way_costs_one_poll() {
+    let devnet = network(2).await;
+    devnet.with(|w| {
+        w.sync_to(8);
+        w.node.moods.write_error_at.insert(9, RpcError::server("parent block not found: 0x12"));
+    });
+    let mut rig = steady(&devnet, true).await;
+    assert!(rig.poll().await.is_err());
+    assert_eq!(cases(&rig.poll().await.unwrap()), [(2, Case::FillGap)]);
+    assert_chain(&devnet, &rig, 16);
+    assert_eq!(devnet.pauses(), 2);
+}
+
+#[tokio::test]
+async fn m15_e14_a_block_that_was_finalized_between_snapshot_and_pause_is_not_rewritten() {
+    for finalized in [12, 15] {
+        let devnet = synced(2).await;
+        devnet.with(|w| w.fork_at(12, ForkShape::OtherTransaction).unwrap());
+        devnet.on_call(Server::Reactors, "pause", 1, move |w| {
+            let tag = w.node.at(finalized).unwrap().hash();
+            w.node.set_block_tags(tag, tag).unwrap();
+        });
+        let mut rig = Rig::on(&devnet).await;
+        let report = rig.settle().await;
+        assert_eq!(reason(&report), Some(Reason::DivergesBelowFinalized), "{finalized}");
+        assert!(devnet.writes().is_empty());
+        assert_eq!(heights(&devnet), (16, Some(finalized), Some(finalized)), "no tag was moved down");
+        for _ in 0..3 {
+            assert_eq!(reason(&rig.settle().await), Some(Reason::DivergesBelowFinalized));
+        }
+        assert_eq!((devnet.pauses(), devnet.resumes()), (1, 1));
+    }
+}
+
+#[tokio::test]
+async fn m15_p2_a_finalized_tag_above_a_fallen_head_forbids_rewriting_and_not_filling() {
+    // Rewriting: what is left below the tag is not what L1 committed to.
+    let devnet = synced(3).await;
+    devnet.with(|w| {
+        w.fork_at(12, ForkShape::OtherTransaction).unwrap();
+        let tag = w.node.at(20).unwrap().hash();
+        w.node.set_block_tags(tag, tag).unwrap();
+        w.node.kill(14);
+    });
+    devnet.clear_counts();
+    let mut rig = Rig::on(&devnet).await;
+    assert_eq!(reason(&rig.settle_stopped().await), Some(Reason::DivergesBelowFinalized));
+    assert!(devnet.writes().is_empty());
+    assert_eq!((devnet.pauses(), heights(&devnet).2), (0, Some(20)));
+    // Filling: the lost blocks come back under the tag.
+    let devnet = synced(3).await;
+    devnet.with(|w| {
+        let tag = w.node.at(20).unwrap().hash();
+        w.node.set_block_tags(tag, tag).unwrap();
+        w.node.kill(14);
+    });
+    devnet.clear_counts();
+    let mut rig = Rig::on(&devnet).await;
+    rig.settle_stopped().await;
+    assert_eq!(devnet.written(), (15..=24).collect::<Vec<_>>());
+    assert_chain(&devnet, &rig, 24);
+    assert!(devnet.moments().iter().all(|m| m.finalized.is_some_and(|f| f.number.get() >= 20)));
+}
+
+/// Twenty-five batches of eight blocks, nothing final on L1, and a node without archive mode that has all of them and was
+/// restarted: it has the states of 0, 73, 74, 199 and 200. Then its chain forks at 150.
+async fn forked_behind_a_restart() -> Devnet {
+    let world = WorldOptions { finalized_depth: 1_000_000, ..WorldOptions::default() };
+    let options = DevnetOptions { world, refuse_unpaused_writes: true, ..DevnetOptions::default() };
+    let devnet = Devnet::start(options).await.unwrap();
+    devnet.with(|w| {
+        (0..25).for_each(|_| batch(w));
+        w.sync();
+        w.node.moods.archive = false;
+        w.node.restart();
+        w.fork_at(150, ForkShape::OtherTransaction).unwrap();
+    });
+    devnet.clear_counts();
+    devnet
+}
+
+fn marked(devnet: &Devnet, height: u64) {
+    devnet.with(|w| {
+        let tag = w.node.at(height).unwrap().hash();
+        w.node.set_block_tags(tag, tag).unwrap();
+    });
+    devnet.clear_counts();
+}
+
+#[tokio::test]
+async fn m30_a_fork_on_a_state_that_is_gone_is_healed_from_the_nearest_older_one_in_one_pause() {
+    let devnet = forked_behind_a_restart().await;
+    marked(&devnet, 60);
+    let mut rig = Rig::with(&devnet, |s| s.assume = Some(Verdict::Stopped)).await;
+    let report = rig.settle().await;
+    let healed: Vec<_> = cases(&report).into_iter().filter(|(_, case)| *case != Case::Consistent).collect();
+    let filled = (20..=25).map(|index| (index, Case::FillGap));
+    assert_eq!(healed, [(19, Case::SelfHeal)].into_iter().chain(filled).collect::<Vec<_>>());
+    assert_eq!(devnet.written(), (75..=200).collect::<Vec<_>>(), "from the nearest state on, each block once");
+    assert_eq!((devnet.pauses(), devnet.resumes()), (1, 1));
+    assert_chain(&devnet, &rig, 200);
+    assert_promises(&devnet);
+    assert!(devnet.moments().iter().all(|m| m.finalized.is_some_and(|f| f.number.get() == 60)));
+    let journal = rig.ports.progress.journal_tail(200).await.unwrap();
+    let again: Vec<_> = journal.iter().filter(|e| e.old_hash == Some(e.new_hash)).map(|e| e.number.get()).collect();
+    assert_eq!(again, (75..150).rev().collect::<Vec<_>>(), "every write is in the journal");
+}
+
+#[tokio::test]
+async fn m30_where_no_state_above_finalized_is_left_it_halts_and_looks_again() {
+    let devnet = forked_behind_a_restart().await;
+    marked(&devnet, 75);
+    let mut rig = Rig::on(&devnet).await;
+    for _ in 0..3 {
+        assert_eq!(reason(&rig.settle_stopped().await), Some(Reason::StateMissing));
+    }
+    let detail = rig.worker.status().borrow().stall.clone().unwrap().detail;
+    assert!(detail.contains("149") && detail.contains("archive"), "{detail}");
+    assert!(devnet.writes().is_empty());
+    assert_eq!(devnet.pauses(), 0);
+    devnet.with(|w| w.node.moods.archive = true);
+    rig.settle().await;
+    assert_eq!(devnet.written(), (150..=200).collect::<Vec<_>>());
+    assert_chain(&devnet, &rig, 200);
+    assert_promises(&devnet);
+}
+
+#[tokio::test]
+async fn m30_nothing_before_the_switch_is_written_again() {
+    let devnet = forked_behind_a_restart().await;
+    let switch = devnet.with(|w| w.node.at(100).unwrap().header.timestamp) * 1000;
+    let mut rig = Rig::with(&devnet, |s| s.switch_ms = switch).await;
+    assert_eq!(reason(&rig.settle_stopped().await), Some(Reason::StateMissing));
+    assert!(devnet.writes().is_empty());
+    assert_eq!(devnet.pauses(), 0);
+}
+
+#[tokio::test]
+async fn m30_a_node_that_cannot_be_asked_for_its_states_is_tried_as_it_is() {
+    let devnet = forked_behind_a_restart().await;
+    let deaf = Fault::Error(RpcError::no_method("eth_getBalance"));
+    devnet.fault(Server::L2, Rule::on("eth_getBalance", deaf));
+    let mut rig = Rig::with(&devnet, |s| s.poll_interval = STEP).await;
+    while rig.poll().await.is_ok() {}
+    assert_eq!(stall_of(&rig), Some(Reason::EngineUnavailable));
+    let numbers: Vec<_> = devnet.writes().iter().map(|w| w.number).collect();
+    assert_eq!(numbers, [150]);
+    assert_eq!(heights(&devnet).0, 200);
+    assert_promises(&devnet);
+}
+
+#[tokio::test]
+async fn m30_p6_cut_off_in_the_middle_it_is_a_node_that_lost_blocks() {
+    for nth in [1, 2, 30, 80, 100] {
+        let devnet = forked_behind_a_restart().await;
+        let mut rig = Rig::on(&devnet).await;
+        devnet.fault(Server::Engine, Rule::on("engine_newSafe", Fault::Drop).after(nth).times(1));
+        while rig.poll().await.is_ok() {}
+        assert!(heights(&devnet).0 < 200 || nth == 1, "{nth}: cut off");
+        rig.restart().await;
+        rig.settle_stopped().await;
+        assert_chain(&devnet, &rig, 200);
+        let (_, safe, finalized) = heights(&devnet);
+        assert_eq!((safe, finalized), (Some(200), None), "{nth}");
+        assert!(devnet.unpaused_writes().is_empty());
+        assert_eq!(devnet.pauses(), devnet.resumes());
+    }
+}
+
+#[tokio::test]
+async fn m30_an_equal_block_that_gets_another_hash_stops_it() {
+    let devnet = forked_behind_a_restart().await;
+    devnet.with(|w| w.node.moods.wrong_state_from = Some(75));
+    let mut rig = Rig::on(&devnet).await;
+    let report = rig.settle().await;
+    assert_eq!(reason(&report), Some(Reason::BlockRefused));
+    assert_eq!(devnet.written(), [75], "the first one alone, and nothing on top of it");
+    assert_eq!((devnet.pauses(), devnet.resumes()), (1, 1));
 }
 
 #[tokio::test]

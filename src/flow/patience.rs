@@ -1,0 +1,241 @@
+//! How long a plan that could not be written waits: the one owner of the time between two pauses for the same cause.
+//!
+//! Every try to write is a pause of the reactors, which may be the stop and start of a service. So whatever made a try
+//! fail is remembered here, and no plan that it covers is tried before its wait is over: a refused block, a chain that
+//! changed under way, a node that answers reads and no writes. How long is decided in [`crate::decide::refusal`]. No
+//! wait is for ever, and what shows that the node changed ends the wait for a refusal at once (E13, E17, P4).
+
+use std::time::Duration;
+
+use crate::decide::reconcile::Plan;
+use crate::decide::refusal::{self, Refusal, Subject};
+use crate::decide::stall::{Reason, Stall};
+use crate::error::{PortError, PortErrorKind};
+use crate::flow::FlowError;
+use crate::types::B256;
+
+/// After so many tries in a row a refusal that may pass is shown as one that somebody must look at.
+const TRIES_SHOWN: u32 = 8;
+
+/// What a try to write came to when it failed, and what is answered for it until the next one.
+#[derive(Clone, Debug)]
+pub(crate) enum Answer {
+    Stands(Stall),
+    Failed(FlowError),
+}
+
+/// Why a try to write failed.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    pub(crate) answer: Answer,
+    /// What it says about the next try; none where it says nothing, because something was written.
+    pub(crate) refusal: Option<(Refusal, Subject)>,
+    /// Blocks were written before it, and are there: the next try begins further up.
+    pub(crate) progressed: bool,
+}
+
+impl Failure {
+    /// The chain changed under way, or what was read contradicts itself.
+    pub(crate) fn changed(answer: Answer) -> Self {
+        Self { answer, refusal: Some((Refusal::ChainChanged, Subject::EveryWrite)), progressed: false }
+    }
+
+    /// A verdict that is found again without a pause.
+    pub(crate) const fn seen_without_a_pause(stall: Stall) -> Self {
+        Self { answer: Answer::Stands(stall), refusal: None, progressed: false }
+    }
+}
+
+impl From<FlowError> for Failure {
+    fn from(error: FlowError) -> Self {
+        let refusal = match &error {
+            FlowError::Stall(_) => Refusal::ChainChanged,
+            FlowError::Port(_) => Refusal::Passing,
+        };
+        Self { answer: Answer::Failed(error), refusal: Some((refusal, Subject::EveryWrite)), progressed: false }
+    }
+}
+
+impl From<PortError> for Failure {
+    fn from(error: PortError) -> Self {
+        FlowError::Port(error).into()
+    }
+}
+
+/// What the length of a wait depends on besides the tries.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Clock {
+    /// On the poll's clock.
+    pub(crate) now: Duration,
+    pub(crate) poll_interval: Duration,
+    /// A pause costs nothing.
+    pub(crate) free: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Held {
+    subject: Subject,
+    refusal: Refusal,
+    tries: u32,
+    /// No try before, on the poll's clock.
+    until: Duration,
+    answer: Answer,
+    /// The version of the node that answered.
+    version: Option<B256>,
+}
+
+/// What the last try to write failed on, until one succeeds.
+#[derive(Debug, Default)]
+pub(crate) struct Patience {
+    held: Option<Held>,
+    /// The version of the node that was asked last.
+    version: Option<B256>,
+}
+
+impl Patience {
+    /// What is answered for `plan` in place of a try; none where it may be tried now.
+    pub(crate) fn answer(&self, plan: &Plan, now: Duration) -> Option<Answer> {
+        let held = self.held.as_ref().filter(|held| held.subject.covers(plan) && now < held.until)?;
+        Some(held.answer.clone())
+    }
+
+    /// Notes the version of the node that is being asked. A node that was upgraded is asked anew.
+    pub(crate) fn saw_version(&mut self, version: Option<B256>) {
+        self.version = version;
+        let other = |held: &Held| version.is_some() && held.version.is_some() && version != held.version;
+        if self.held.as_ref().is_some_and(other) {
+            self.node_changed();
+        }
+    }
+
+    /// The node was restarted, or may have been: what it refused, it may take now. A chain that changes under way says
+    /// nothing of the node, and waits all the same.
+    pub(crate) fn node_changed(&mut self) {
+        self.held.take_if(|held| held.refusal != Refusal::ChainChanged);
+    }
+
+    /// A plan was written.
+    pub(crate) fn succeeded(&mut self) {
+        self.held = None;
+    }
+
+    /// Remembers that `plan` was tried and failed. Gives what is answered for it from now on.
+    pub(crate) fn failed(&mut self, failure: Failure, plan: &Plan, clock: Clock) -> Answer {
+        let Failure { answer, refusal, progressed } = failure;
+        let Some((refusal, subject)) = refusal else { return answer };
+        let before = self.held.take().filter(|held| !progressed && held.subject.covers(plan));
+        let tries = before.map_or(1, |held| held.tries.saturating_add(1));
+        let answer = shown(answer, refusal, tries);
+        let until = clock.now.saturating_add(refusal::wait(refusal, tries, clock.poll_interval, clock.free));
+        self.held = Some(Held { subject, refusal, tries, until, answer: answer.clone(), version: self.version });
+        answer
+    }
+}
+
+/// A refusal that may pass, and does not, is shown as one. It is tried again all the same.
+fn shown(answer: Answer, refusal: Refusal, tries: u32) -> Answer {
+    match answer {
+        Answer::Failed(FlowError::Port(error))
+            if refusal == Refusal::Passing
+                && tries >= TRIES_SHOWN
+                && matches!(error.kind, PortErrorKind::Refused { .. }) =>
+        {
+            let detail = format!("refused {tries} times in a row, and tried again every few minutes: {error}");
+            Answer::Stands(Stall::new(Reason::BlockRefused, detail))
+        }
+        answer => answer,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Target;
+    use crate::types::{L2Ref, NewBlock};
+
+    const POLL: Duration = Duration::from_secs(15);
+
+    fn clock(now: u64) -> Clock {
+        Clock { now: Duration::from_secs(now), poll_interval: POLL, free: false }
+    }
+
+    fn plan(skip: u64) -> Plan {
+        let block = NewBlock {
+            number: (skip + 1).into(),
+            timestamp: 1,
+            base_fee: 7.into(),
+            gas_limit: 30,
+            transactions: Vec::new(),
+            parent_hash: None,
+        };
+        let skip = L2Ref { number: skip.into(), hash: B256::from_low_u64_be(skip) };
+        Plan { skip, blocks: vec![block], replaces: Vec::new(), again: Vec::new(), drops_above: 0 }
+    }
+
+    fn refused(plan: &Plan) -> Failure {
+        let error = PortError::new(Target::Engine, PortErrorKind::Refused { code: -32000 }, "busy");
+        let subject = Subject::block(plan.skip.hash, &plan.blocks[0]);
+        Failure {
+            answer: Answer::Failed(FlowError::Port(error)),
+            refusal: Some((Refusal::Passing, subject)),
+            progressed: false,
+        }
+    }
+
+    fn changed() -> Failure {
+        FlowError::local_changed("moved").into()
+    }
+
+    fn waits(patience: &Patience, plan: &Plan, now: u64) -> bool {
+        patience.answer(plan, Duration::from_secs(now)).is_some()
+    }
+
+    #[test]
+    fn m13_a_refusal_waits_for_its_block_and_is_forgotten_with_the_node() {
+        let (plan, other) = (plan(8), plan(20));
+        let mut patience = Patience::default();
+        patience.saw_version(Some(B256::repeat_byte(1)));
+        patience.failed(refused(&plan), &plan, clock(0));
+        assert!(waits(&patience, &plan, 14) && !waits(&patience, &plan, 15) && !waits(&patience, &other, 0));
+        patience.failed(refused(&plan), &plan, clock(15));
+        assert!(waits(&patience, &plan, 44) && !waits(&patience, &plan, 45), "twice the wait");
+        patience.saw_version(Some(B256::repeat_byte(1)));
+        patience.saw_version(None);
+        assert!(waits(&patience, &plan, 44), "a node that does not tell is no other node");
+        patience.saw_version(Some(B256::repeat_byte(2)));
+        assert!(!waits(&patience, &plan, 44));
+        // Counted from the start for a block that is reached for the first time.
+        patience.failed(refused(&plan), &plan, clock(50));
+        patience.failed(Failure { progressed: true, ..refused(&other) }, &plan, clock(65));
+        assert!(waits(&patience, &other, 79) && !waits(&patience, &other, 80));
+    }
+
+    #[test]
+    fn m14_changes_under_way_hold_every_plan_whatever_the_node_shows() {
+        let mut patience = Patience::default();
+        patience.failed(changed(), &plan(8), clock(0));
+        patience.failed(changed(), &plan(9), clock(15));
+        patience.node_changed();
+        assert!(waits(&patience, &plan(10), 44) && !waits(&patience, &plan(10), 45));
+        // A refusal in between is one more try in vain.
+        patience.failed(refused(&plan(9)), &plan(9), clock(45));
+        assert!(waits(&patience, &plan(9), 104) && !waits(&patience, &plan(9), 105));
+        patience.succeeded();
+        assert!(!waits(&patience, &plan(9), 46));
+    }
+
+    #[test]
+    fn m13_what_does_not_pass_is_shown_and_still_tried() {
+        let plan = plan(8);
+        let mut patience = Patience::default();
+        let shown: Vec<_> = (0..9)
+            .map(|n| matches!(patience.failed(refused(&plan), &plan, clock(n * 600)), Answer::Stands(_)))
+            .collect();
+        assert_eq!(shown, [[false; 7].as_slice(), &[true; 2]].concat());
+        assert!(!waits(&patience, &plan, 8 * 600 + 600));
+        let stall = Stall::new(Reason::DivergesBelowFinalized, "");
+        patience.succeeded();
+        patience.failed(Failure::seen_without_a_pause(stall), &plan, clock(0));
+        assert!(!waits(&patience, &plan, 0));
+    }
+}

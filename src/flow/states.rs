@@ -1,0 +1,93 @@
+//! A parent whose state the node still has.
+//!
+//! A rewrite executes on the state of its parent. A node without archive mode keeps few of them after a restart
+//! (protocol.md, section 7), and refuses a rewrite anywhere else. The way round: begin at the nearest older block whose
+//! state is there, and write the equal blocks above it again. Asked before anything is paused.
+
+use tracing::info;
+
+use crate::decide::reconcile::{self, Again, Plan};
+use crate::decide::stall::{Reason, Stall};
+use crate::flow::FlowError;
+use crate::flow::worker::Worker;
+use crate::types::{L2Block, L2Number};
+
+/// Blocks read at a time.
+const READ_AT_ONCE: u64 = 200;
+
+impl Worker {
+    /// `plan`, on a parent whose state the node has: as it is where that is its own, or where the node cannot be asked;
+    /// else with the equal blocks from the nearest older one on. None is looked for below finalized: the head falls
+    /// while they are written.
+    pub(crate) async fn on_kept_state(&self, plan: &Plan) -> Result<Result<Plan, Stall>, FlowError> {
+        let skip = plan.skip.number;
+        if !plan.rewrites() {
+            return Ok(Ok(plan.clone()));
+        }
+        match self.ports.l2.has_states(&[skip]).await?.as_deref() {
+            Some([false]) => {}
+            Some(_) | None => return Ok(Ok(plan.clone())),
+        }
+        let floor = self.finalized_height().unwrap_or_default();
+        let Some(from) = self.nearest_state(skip, floor).await? else {
+            let detail = format!(
+                "the node no longer has the state of block {skip}, which must be built on, nor of one of the {} blocks \
+                 below it that are not finalized: run it in archive mode, let it execute its blocks again from further \
+                 down, or sync it anew",
+                reconcile::older_states(skip, floor).len()
+            );
+            return Ok(Err(Stall::new(Reason::StateMissing, detail)));
+        };
+        let Some(blocks) = self.equal_blocks(from, skip).await? else {
+            let detail = format!("blocks {from} to {skip} would be written again, and hold more than can be kept");
+            return Ok(Err(Stall::new(Reason::StateMissing, detail)));
+        };
+        match reconcile::write_again(plan, &blocks, self.settings.switch_ms) {
+            Ok(extended) => {
+                info!(
+                    from = from.get(),
+                    skip = skip.get(),
+                    "the parent's state is missing; equal blocks are written again"
+                );
+                Ok(Ok(extended))
+            }
+            Err(Again::Unlinked) => Err(FlowError::local_changed(format!("the blocks up to {skip} changed"))),
+            Err(Again::BeforeSwitch(number)) => {
+                let detail = format!(
+                    "the node no longer has the state of block {skip}, and block {number} lies before the \
+                     single-sequencer switch: it is never written. Run the node in archive mode, or sync it anew"
+                );
+                Ok(Err(Stall::new(Reason::StateMissing, detail)))
+            }
+        }
+    }
+
+    /// The nearest block below `skip`, and not below `floor`, whose state the node has.
+    async fn nearest_state(&self, skip: L2Number, floor: L2Number) -> Result<Option<L2Number>, FlowError> {
+        let older = reconcile::older_states(skip, floor);
+        if older.is_empty() {
+            return Ok(None);
+        }
+        let kept = self.ports.l2.has_states(&older).await?.unwrap_or_default();
+        Ok(older.into_iter().zip(kept).find(|(_, kept)| *kept).map(|(number, _)| number))
+    }
+
+    /// The local blocks above `from` up to `to`; none where they hold more bytes than a batch may.
+    async fn equal_blocks(&self, from: L2Number, to: L2Number) -> Result<Option<Vec<L2Block>>, FlowError> {
+        let mut blocks: Vec<L2Block> = Vec::new();
+        let mut held = 0_usize;
+        let mut next = from.plus(1);
+        while next <= to {
+            let end = next.plus(READ_AT_ONCE - 1).min(to);
+            for block in self.ports.l2.blocks(next, end).await? {
+                held = held.saturating_add(block.transactions.iter().map(bytes::Bytes::len).sum());
+                blocks.push(block);
+            }
+            if held > self.settings.local_bytes {
+                return Ok(None);
+            }
+            next = end.plus(1);
+        }
+        Ok(Some(blocks))
+    }
+}
