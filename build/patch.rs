@@ -3,7 +3,7 @@
 //! Decided here: which four places differ (protocol.md, section 3), that each must be found exactly once, and what the
 //! copy's external names are called. Not decided here: how the copy is compiled (`build.rs`).
 //!
-//! Plain `std`, because it is compiled twice: into the build script, and into `tests/encoder.rs`, which alters a copy of
+//! Plain `std`, because it is compiled twice: into the build script, and into `tests/encoder`, which alters a copy of
 //! the sources and wants to see the step fail.
 
 use std::collections::BTreeSet;

@@ -1,7 +1,7 @@
 //! Consistent, self-heal, fill-gap or wait?
 //!
-//! The case table of design.md, section 3, in two looks: the first decides whether the blob must be fetched at all,
-//! the second what to do about what was in it.
+//! The case table, in two looks: the first decides whether the blob must be fetched at all, the second what to do about
+//! what was in it.
 
 use crate::decide::liveness::Verdict;
 use crate::decide::reconcile::Difference;

@@ -5,6 +5,7 @@
 mod adapters_recorded;
 mod architecture;
 mod blobs_flow;
+mod citations;
 mod cli;
 mod contract_flow;
 mod devnet;
