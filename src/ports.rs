@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::decide::cursor::Walk;
 use crate::error::{PortError, PortErrorKind};
 use crate::types::{
     B256, BatchIndex, BatchRecord, Blob, Cursor, Identity, JournalEntry, L1Event, L1Header, L1Message, L1Number, L1Ref,
@@ -24,11 +25,24 @@ pub struct RangeLogs {
     /// Ordered, without duplicates and without removed ones.
     pub events: Vec<L1Event>,
     /// The last block of every piece in which the range was answered, as the answering endpoint showed it in the same
-    /// exchange as the piece's logs. The last one is the range's own.
+    /// exchange as the piece's logs. The last one is how far the answer goes: the range's own, or an earlier one.
     pub ends: Vec<L1Ref>,
 }
 
+/// The logs of a stretch of L1, looked through from one end and perhaps not to the other one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FoundLogs {
+    /// Ordered, without duplicates and without removed ones.
+    pub events: Vec<L1Event>,
+    /// The block up to which the stretch was looked through, itself included, counted from the end at which it began.
+    pub reached: L1Number,
+}
+
 /// The L1 execution chain, seen through the Rollup and L1MessageQueue contracts.
+///
+/// An endpoint may serve only a few blocks of logs at a time, and only so often. So a call that asks for logs looks
+/// through as much as a few requests give, one block at least, and says how far it came; it fails only if not even the
+/// first request was answered.
 #[async_trait]
 pub trait L1Chain: Send + Sync {
     /// The header that `tag` names; none where the node has no such block yet.
@@ -37,15 +51,30 @@ pub trait L1Chain: Send + Sync {
     /// Headers by number, in the order asked for; none where the node has no such block.
     async fn headers(&self, numbers: &[L1Number]) -> PortResult<Vec<Option<L1Header>>>;
 
-    /// The CommitBatch, RevertBatch and QueueTransaction logs of blocks `from..=to`. The answering endpoint's own head is
-    /// at least `to`; whether its chain is the canonical one, the caller tells by the ends.
+    /// The CommitBatch, RevertBatch and QueueTransaction logs of blocks `from..=to`, from the lowest block on. The answering
+    /// endpoint's own head is at least the last end; whether its chain is the canonical one, the caller tells by the ends.
     async fn events(&self, from: L1Number, to: L1Number) -> PortResult<RangeLogs>;
 
-    /// Every CommitBatch log of batch `index` in `from..=to` (the index is an indexed topic), ordered.
-    async fn commits_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<Vec<L1Event>>;
+    /// The CommitBatch logs of batch `index` in `from..=to` (the index is an indexed topic), from the highest block down.
+    async fn commits_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<FoundLogs>;
 
-    /// Every RevertBatch log of batch `index` in `from..=to`, ordered.
-    async fn reverts_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<Vec<L1Event>>;
+    /// The RevertBatch logs of batch `index` in `from..=to`, from the lowest block up.
+    async fn reverts_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<FoundLogs>;
+
+    /// The QueueTransaction logs in `from..=to`, from the highest block down.
+    async fn queued(&self, from: L1Number, to: L1Number) -> PortResult<FoundLogs>;
+
+    /// Every CommitBatch log of batch `index` in `from..=to`, ordered, in as many calls as it takes.
+    async fn every_commit_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<Vec<L1Event>> {
+        let mut walk = Walk::new(from, to, false, u64::MAX);
+        let mut found = Vec::new();
+        while let Some(window) = walk.window() {
+            let below = self.commits_of(index, window.from, window.to).await?;
+            found.splice(0..0, below.events);
+            walk.advance(below.reached);
+        }
+        Ok(found)
+    }
 
     /// The transaction at `index` of block `block`, asked for by the block's hash; none where that block is unknown.
     async fn transaction(&self, block: L1Ref, index: u64) -> PortResult<Option<L1Transaction>>;

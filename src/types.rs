@@ -220,6 +220,16 @@ pub struct L1Event {
     pub kind: L1EventKind,
 }
 
+impl L1Event {
+    /// The L1 message that it enqueued, with its L1 block; none where it is another log.
+    pub fn into_message(self) -> Option<(L1Ref, L1Message)> {
+        match self.kind {
+            L1EventKind::Message(message) => Some((self.block, message)),
+            L1EventKind::Commit { .. } | L1EventKind::Revert { .. } => None,
+        }
+    }
+}
+
 /// The three logs that the worker follows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum L1EventKind {

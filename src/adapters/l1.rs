@@ -10,19 +10,22 @@
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use tracing::warn;
+use tokio::time::Instant;
+use tracing::{debug, warn};
 
 use super::rpc::{Call, Json, Pool};
 use super::wire::{self, AtMost, Bounded};
 use crate::codec::event::{self, selectors, topics};
+use crate::decide::cursor::Walk;
 use crate::error::{PortError, PortErrorKind, Target};
-use crate::ports::{L1Chain, PortResult, RangeLogs};
+use crate::ports::{FoundLogs, L1Chain, PortResult, RangeLogs};
 use crate::types::{
     Address, B256, BatchIndex, L1Event, L1EventKind, L1Header, L1Number, L1Ref, L1Tag, L1Transaction, L2Number,
     QueueIndex, TracedCall,
@@ -37,6 +40,15 @@ const GROW_AFTER: u64 = 32;
 
 /// Most logs of one answer. A block's gas holds some 20,000 of the smallest ones.
 const LOGS_MAX: usize = 100_000;
+
+/// Most pieces of one call. A pull reads one range and makes some ten requests besides: no more than twenty in all (A3).
+const PIECES_MAX: usize = 8;
+
+/// No further piece of a call is asked for after this time: what a slow endpoint gave is used before more is asked.
+const PIECES_TIME: Duration = Duration::from_secs(5);
+
+/// No further piece of a call is asked for after logs of so many bytes. A block's gas holds less than half of it.
+const KEPT_BYTES: usize = 16 << 20;
 
 /// Most blobs of one transaction; the largest value that a scheduled fork allows stands well below.
 const BLOBS_MAX: usize = 72;
@@ -73,6 +85,52 @@ pub struct L1Client {
 struct Filter {
     addresses: Value,
     topics: Value,
+}
+
+/// Blocks whose logs are asked for, and from which end on.
+struct Stretch {
+    from: L1Number,
+    to: L1Number,
+    upwards: bool,
+}
+
+/// The logs of the first pieces of a stretch.
+#[derive(Default)]
+struct Answer {
+    events: Vec<L1Event>,
+    /// The last block of every piece, in the order in which they were asked for.
+    ends: Vec<L1Ref>,
+    /// How far the pieces came.
+    reached: L1Number,
+    /// The endpoint that gave no further piece, and why.
+    stopped: Option<(usize, PortError)>,
+}
+
+impl Answer {
+    fn found(self) -> FoundLogs {
+        FoundLogs { events: self.events, reached: self.reached }
+    }
+}
+
+/// Whether an endpoint that says this is none the worse for it.
+const fn is_refusal(error: &PortError) -> bool {
+    matches!(
+        error.kind,
+        PortErrorKind::RangeTooWide
+            | PortErrorKind::Unsupported
+            | PortErrorKind::Pruned
+            | PortErrorKind::Refused { .. }
+            | PortErrorKind::WrongNetwork
+    )
+}
+
+/// What an event takes in memory.
+fn held_bytes(event: &L1Event) -> usize {
+    let raw = match &event.kind {
+        L1EventKind::Message(message) => message.raw.len(),
+        L1EventKind::Commit { .. } | L1EventKind::Revert { .. } => 0,
+    };
+    raw.saturating_add(size_of::<L1Event>())
 }
 
 impl L1Client {
@@ -134,40 +192,56 @@ impl L1Client {
         error
     }
 
-    async fn logs(&self, filter: Filter, from: L1Number, to: L1Number) -> PortResult<RangeLogs> {
-        if from > to {
-            return Ok(RangeLogs::default());
+    /// The logs of as much of `stretch` as a few pieces give, all from one endpoint.
+    async fn logs(&self, filter: Filter, stretch: Stretch) -> PortResult<Answer> {
+        if stretch.from > stretch.to {
+            return Ok(Answer::default());
         }
-        let filter = &filter;
-        self.pool.run(|at| async move { self.logs_on(at, filter, from, to).await }).await
+        let (filter, stretch) = (&filter, &stretch);
+        let answer = self.pool.run(|at| async move { self.logs_on(at, filter, stretch).await }).await?;
+        if let Some((at, error)) = &answer.stopped
+            && !is_refusal(error)
+        {
+            // What it gave counts. What it did not give is asked of another endpoint, if there is one.
+            self.pool.demote(*at, error);
+        }
+        Ok(answer)
     }
 
-    /// All of the range from endpoint `at`, in as many pieces as it takes. Ranges are inclusive at both ends.
-    async fn logs_on(&self, at: usize, filter: &Filter, from: L1Number, to: L1Number) -> PortResult<RangeLogs> {
-        let mut events = Vec::new();
-        let mut ends = Vec::new();
-        let mut start = from;
-        while start <= to {
-            let width = self.range_width().max(1);
-            let end = start.plus(width.saturating_sub(1)).min(to);
-            match self.piece_on(at, filter, start, end).await {
-                Ok((piece, last)) => {
-                    self.answered(end.above(start).saturating_add(1));
-                    events.extend(piece);
-                    ends.push(last);
-                    start = end.plus(1);
+    /// The first pieces of `stretch` from endpoint `at`: as many as one call may ask for, fewer where one fails. It is an
+    /// error only if the first one does.
+    async fn logs_on(&self, at: usize, filter: &Filter, stretch: &Stretch) -> PortResult<Answer> {
+        let began = Instant::now();
+        let mut walk = Walk::new(stretch.from, stretch.to, stretch.upwards, WIDEST);
+        let mut answer = Answer::default();
+        let mut held = 0_usize;
+        while let Some(piece) = walk.piece(self.range_width()) {
+            let width = piece.to.above(piece.from).saturating_add(1);
+            match self.piece_on(at, filter, piece.from, piece.to).await {
+                Ok((events, last)) => {
+                    self.answered(width);
+                    held = events.iter().map(held_bytes).fold(held, usize::saturating_add);
+                    answer.events.extend(events);
+                    answer.ends.push(last);
+                    walk.pass(if stretch.upwards { piece.to } else { piece.from });
+                    answer.reached = if stretch.upwards { piece.to } else { piece.from };
                 }
-                Err(error) if error.kind == PortErrorKind::RangeTooWide && end > start => {
-                    self.refused(end.above(start).saturating_add(1));
+                Err(error) if error.kind == PortErrorKind::RangeTooWide && width > 1 => self.refused(width),
+                Err(error) if answer.ends.is_empty() => return Err(error),
+                Err(error) => {
+                    debug!(%error, reached = answer.reached.get(), "the rest of these logs is asked for later");
+                    answer.stopped = Some((at, error));
+                    break;
                 }
-                Err(error) => return Err(error),
             }
-            if end.get() == u64::MAX {
+            let enough = answer.ends.len() >= PIECES_MAX || held > KEPT_BYTES || began.elapsed() >= PIECES_TIME;
+            if enough && !answer.ends.is_empty() {
                 break;
             }
         }
         self.answered_last.store(at, Ordering::Relaxed);
-        Ok(RangeLogs { events: self.ordered(at, events)?, ends })
+        answer.events = self.ordered(at, answer.events)?;
+        Ok(answer)
     }
 
     /// The logs of one piece, and its last block out of the same exchange.
@@ -517,15 +591,25 @@ impl L1Chain for L1Client {
         let any = [topics::COMMIT_BATCH, topics::REVERT_BATCH, topics::QUEUE_TRANSACTION];
         let any: Vec<String> = any.iter().map(wire::hex_hash).collect();
         let addresses = json!([wire::hex_address(&self.rollup), wire::hex_address(&self.queue)]);
-        self.logs(Filter { addresses, topics: json!([any]) }, from, to).await
+        let filter = Filter { addresses, topics: json!([any]) };
+        let answer = self.logs(filter, Stretch { from, to, upwards: true }).await?;
+        Ok(RangeLogs { events: answer.events, ends: answer.ends })
     }
 
-    async fn commits_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<Vec<L1Event>> {
-        Ok(self.logs(self.by_index(topics::COMMIT_BATCH, index), from, to).await?.events)
+    async fn commits_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<FoundLogs> {
+        let filter = self.by_index(topics::COMMIT_BATCH, index);
+        self.logs(filter, Stretch { from, to, upwards: false }).await.map(Answer::found)
     }
 
-    async fn reverts_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<Vec<L1Event>> {
-        Ok(self.logs(self.by_index(topics::REVERT_BATCH, index), from, to).await?.events)
+    async fn reverts_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<FoundLogs> {
+        let filter = self.by_index(topics::REVERT_BATCH, index);
+        self.logs(filter, Stretch { from, to, upwards: true }).await.map(Answer::found)
+    }
+
+    async fn queued(&self, from: L1Number, to: L1Number) -> PortResult<FoundLogs> {
+        let topics = json!([wire::hex_hash(&topics::QUEUE_TRANSACTION)]);
+        let filter = Filter { addresses: json!(wire::hex_address(&self.queue)), topics };
+        self.logs(filter, Stretch { from, to, upwards: false }).await.map(Answer::found)
     }
 
     async fn transaction(&self, block: L1Ref, index: u64) -> PortResult<Option<L1Transaction>> {
@@ -702,6 +786,96 @@ mod tests {
         events.iter().map(index).collect()
     }
 
+    /// All of a range, in as many calls as it takes.
+    async fn whole(l1: &L1Client, from: u64, to: u64) -> Vec<L1Event> {
+        let (mut next, mut events) = (n(from), Vec::new());
+        while next <= n(to) {
+            let logs = l1.events(next, n(to)).await.unwrap();
+            next = logs.ends.last().unwrap().number.plus(1);
+            events.extend(logs.events);
+        }
+        events
+    }
+
+    /// A chain whose `nth` request for logs, counted from one, and every later one until `until` is refused with 429.
+    async fn limited(cap: u64, nth: u64, until: u64) -> Server {
+        let asked = std::sync::Arc::new(AtomicU64::new(0));
+        http(move |hit| {
+            let logs = hit.calls().iter().any(|call| call["method"] == "eth_getLogs");
+            let count = if logs { asked.fetch_add(1, Ordering::SeqCst) + 1 } else { 0 };
+            let answer = |call: &Value| {
+                let method = call["method"].as_str().unwrap_or_default();
+                crate::adapters::testing::reply(call, chain_answer(5_000, cap, method, &call["params"]))
+            };
+            let body = match &hit.body {
+                Value::Array(calls) => Value::Array(calls.iter().map(answer).collect()),
+                one => answer(one),
+            };
+            let status = if count >= nth && count < until { 429 } else { 200 };
+            async move { (status, vec![], body.to_string()) }
+        })
+        .await
+    }
+
+    #[tokio::test]
+    async fn m16_what_a_piece_gave_is_kept_and_only_a_first_piece_is_an_error() {
+        let server = limited(100, 4, 5).await;
+        let l1 = client(&[&server.url]);
+        l1.width.lock().unwrap().now = 100;
+        let logs = l1.events(n(1), n(1_000)).await.unwrap();
+        assert_eq!((indices(&logs.events), logs.ends.len()), (vec![1, 2, 3], 3));
+        assert_eq!(logs.ends.last().unwrap().number, n(300));
+        let rest = l1.events(n(301), n(1_000)).await.unwrap();
+        assert_eq!((indices(&rest.events), rest.ends.last().unwrap().number), ((4..=10).collect(), n(1_000)));
+
+        let server = limited(100, 1, 100).await;
+        let error = client(&[&server.url]).events(n(1), n(1_000)).await.unwrap_err();
+        assert!(matches!(error.kind, PortErrorKind::RateLimited { .. }));
+    }
+
+    #[tokio::test]
+    async fn m16_what_an_endpoint_did_not_give_is_asked_of_the_next_one() {
+        let limits = limited(100, 3, 1_000).await;
+        let other = chain(5_000, 100).await;
+        let l1 = client(&[&limits.url, &other.url]);
+        l1.width.lock().unwrap().now = 100;
+        assert_eq!(indices(&whole(&l1, 1, 1_000).await), (1..=10).collect::<Vec<_>>());
+        let asked = |server: &Server| server.calls_of("eth_getLogs").len();
+        assert_eq!((asked(&limits), asked(&other)), (3, 8), "two pieces here, eight there");
+    }
+
+    #[tokio::test]
+    async fn m16_a3_a_call_asks_for_a_few_pieces_from_the_end_at_which_it_begins() {
+        let server = chain(5_000, 10).await;
+        let l1 = client(&[&server.url]);
+        l1.width.lock().unwrap().now = 10;
+        let asked = || -> Vec<(u64, u64)> {
+            server.calls_of("eth_getLogs").iter().map(|call| range_of(&call["params"])).collect()
+        };
+        let few = PIECES_MAX as u64;
+        let up: Vec<_> = (0..few).map(|at| (1_001 + at * 10, 1_010 + at * 10)).collect();
+        let down: Vec<_> = (0..few).map(|at| (4_991 - at * 10, 5_000 - at * 10)).collect();
+        let logs = l1.events(n(1_001), n(5_000)).await.unwrap();
+        assert_eq!((asked(), logs.ends.last().unwrap().number), (up.clone(), n(1_000 + few * 10)));
+        let found = l1.reverts_of(1.into(), n(1_001), n(5_000)).await.unwrap();
+        assert_eq!((asked().split_off(PIECES_MAX), found.reached), (up, n(1_000 + few * 10)));
+        let found = l1.commits_of(1.into(), n(1_001), n(5_000)).await.unwrap();
+        assert_eq!((asked().split_off(2 * PIECES_MAX), found.reached), (down.clone(), n(5_001 - few * 10)));
+        let numbers: Vec<u64> = found.events.iter().map(|event| event.block.number.get()).collect();
+        assert_eq!(numbers, [5_000], "ascending, whichever way it was asked");
+        let found = l1.queued(n(1_001), n(5_000)).await;
+        assert_eq!((asked().split_off(3 * PIECES_MAX), found.unwrap().reached), (down, n(5_001 - few * 10)));
+        // To the end, and no further.
+        let found = l1.commits_of(1.into(), n(1), n(35)).await.unwrap();
+        assert_eq!(
+            (asked().split_off(4 * PIECES_MAX), found.reached),
+            (vec![(26, 35), (16, 25), (6, 15), (1, 5)], n(1))
+        );
+        let every = l1.every_commit_of(1.into(), n(4_001), n(5_000)).await.unwrap();
+        let numbers: Vec<u64> = every.iter().map(|event| event.block.number.get()).collect();
+        assert_eq!(numbers, (41..=50).map(|at| at * 100).collect::<Vec<u64>>());
+    }
+
     #[tokio::test]
     async fn a1_a_lagging_backend_gives_no_empty_range_but_its_turn() {
         let lagging = chain(250, 10_000).await;
@@ -723,7 +897,7 @@ mod tests {
         let server = chain(5_000, 500).await;
         let l1 = client(&[&server.url]);
         l1.width.lock().unwrap().now = 500;
-        let events = l1.events(n(1), n(5_000)).await.unwrap().events;
+        let events = whole(&l1, 1, 5_000).await;
         assert_eq!(indices(&events), (1..=50).collect::<Vec<u64>>());
         let asked: Vec<(u64, u64)> =
             server.calls_of("eth_getLogs").iter().map(|call| range_of(&call["params"])).collect();
@@ -739,7 +913,7 @@ mod tests {
         assert_eq!(indices(&l1.events(n(1), n(501)).await.unwrap().events), [1, 2, 3, 4, 5]);
         assert_eq!(l1.range_width(), 250);
         let before = server.calls_of("eth_getLogs").len();
-        assert_eq!(l1.events(n(1), n(10_000)).await.unwrap().events.len(), 100);
+        assert_eq!(whole(&l1, 1, 10_000).await.len(), 100);
         let ranges: Vec<(u64, u64)> =
             server.calls_of("eth_getLogs")[before..].iter().map(|call| range_of(&call["params"])).collect();
         let refused = ranges.iter().filter(|(from, to)| to - from + 1 > 500).count();

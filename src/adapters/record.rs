@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::adapters::fixture::{Facts, Fixture, L2Facts};
 use crate::codec::calldata::{self, CommitCalldata};
 use crate::decide::binding;
+use crate::error::{PortError, Target};
 use crate::ports::{BlobSource, L1Chain, L2Reader, MessageRoot, PortResult};
 use crate::types::{
     Address, B256, BatchIndex, Blob, Identity, L1Event, L1EventKind, L1Header, L1Number, L1Tag, L1Transaction, L2Block,
@@ -134,8 +135,12 @@ impl Recorder<'_> {
         let mut next = from;
         while next <= to {
             let end = next.plus(self.request.fetch_range.max(1).saturating_sub(1)).min(to);
-            events.extend(self.sources.l1.events(next, end).await?.events);
-            next = end.plus(1);
+            let logs = self.sources.l1.events(next, end).await?;
+            let Some(reached) = logs.ends.last().filter(|last| last.number >= next && last.number <= end) else {
+                return Err(PortError::malformed(Target::L1, format!("no logs of L1 blocks {next} to {end}")));
+            };
+            next = reached.number.plus(1);
+            events.extend(logs.events);
             tell("L1 blocks", next.above(from), total);
         }
         Ok(events)
@@ -149,7 +154,7 @@ impl Recorder<'_> {
         }
         for index in indices {
             let below = self.request.from.minus(1);
-            found.extend(self.sources.l1.commits_of(*index, self.request.origin, below).await?);
+            found.extend(self.sources.l1.every_commit_of(*index, self.request.origin, below).await?);
         }
         Ok(found)
     }
@@ -209,12 +214,9 @@ impl Recorder<'_> {
         {
             let to = low.minus(1);
             let from = to.minus(self.request.fetch_range.max(1).saturating_sub(1)).max(self.request.origin);
-            let below = self.sources.l1.events(from, to).await?.events;
-            let messages = below.into_iter().filter(|e| matches!(e.kind, L1EventKind::Message(_)));
-            let mut all: Vec<_> = messages.collect();
-            all.append(events);
-            *events = all;
-            low = from;
+            let below = self.sources.l1.queued(from, to).await?;
+            events.splice(0..0, below.events);
+            low = below.reached.max(from).min(to);
         }
         Ok(low)
     }

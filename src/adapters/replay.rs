@@ -9,7 +9,7 @@ use async_trait::async_trait;
 
 use crate::adapters::fixture::Fixture;
 use crate::error::{PortError, PortErrorKind, Target};
-use crate::ports::{BlobSource, L1Chain, PortResult, RangeLogs};
+use crate::ports::{BlobSource, FoundLogs, L1Chain, PortResult, RangeLogs};
 use crate::types::{
     B256, BatchIndex, Blob, L1Event, L1EventKind, L1Header, L1Number, L1Ref, L1Tag, L1Transaction, L2Number,
     QueueIndex, TracedCall,
@@ -79,23 +79,35 @@ impl L1Chain for Replay {
         }
         let inside = |e: &&L1Event| e.block.number >= from && e.block.number <= to;
         let events = facts.events.iter().filter(inside).cloned().collect();
-        // Below the recorded range there are logs, but not every header.
         let ends = self.header(to).map(|h| h.l1_ref()).into_iter().collect();
         Ok(RangeLogs { events, ends })
     }
 
-    async fn commits_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<Vec<L1Event>> {
+    async fn commits_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<FoundLogs> {
         if !self.fixture.facts.committed.contains_key(&index) {
             return Err(unanswered(format!("commits of batch {index}")));
         }
-        Ok(self.matching(from, to, |kind| matches!(kind, L1EventKind::Commit { index: i, .. } if *i == index)))
+        let events =
+            self.matching(from, to, |kind| matches!(kind, L1EventKind::Commit { index: i, .. } if *i == index));
+        Ok(FoundLogs { events, reached: from })
     }
 
-    async fn reverts_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<Vec<L1Event>> {
+    async fn reverts_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<FoundLogs> {
         if !self.fixture.facts.committed.contains_key(&index) {
             return Err(unanswered(format!("reverts of batch {index}")));
         }
-        Ok(self.matching(from, to, |kind| matches!(kind, L1EventKind::Revert { index: i, .. } if *i == index)))
+        let events =
+            self.matching(from, to, |kind| matches!(kind, L1EventKind::Revert { index: i, .. } if *i == index));
+        Ok(FoundLogs { events, reached: to })
+    }
+
+    async fn queued(&self, from: L1Number, to: L1Number) -> PortResult<FoundLogs> {
+        let facts = &self.fixture.facts;
+        if from < facts.scanned_from || to > facts.to {
+            return Err(unanswered(format!("logs of L1 blocks {from} to {to}")));
+        }
+        let events = self.matching(from, to, |kind| matches!(kind, L1EventKind::Message(_)));
+        Ok(FoundLogs { events, reached: from })
     }
 
     async fn transaction(&self, block: L1Ref, index: u64) -> PortResult<Option<L1Transaction>> {

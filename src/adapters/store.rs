@@ -120,6 +120,51 @@ impl SqliteStore {
         Ok(Self { pool, _lock: None })
     }
 
+    /// Binds the database to the first L1 block that is read, as [`Progress::claim`] does to the networks, and after it. A
+    /// database of an older version takes the configured block if nothing that it holds lies below.
+    ///
+    /// # Errors
+    ///
+    /// `StoreRefused` naming both blocks where they differ.
+    pub async fn claim_start(&self, configured: L1Number) -> PortResult<()> {
+        let pool = self.pool.clone();
+        bounded(async move {
+            let stored: Option<Option<i64>> =
+                sqlx::query_scalar("SELECT l1_start FROM identity").fetch_optional(&pool).await.map_err(sql_error)?;
+            let wanted = sql_number(configured.get())?;
+            match stored {
+                None => Err(refused("the database is bound to no network yet")),
+                Some(Some(stored)) if stored == wanted => Ok(()),
+                Some(Some(stored)) => Err(refused(format!(
+                    "the database was begun with l1.start_block = {stored}, configured is {configured}; put the \
+                     configuration right, or give it a store.path of its own to start anew from there"
+                ))),
+                Some(None) => {
+                    let lowest: Option<i64> = sqlx::query_scalar(
+                        "SELECT min(number) FROM (SELECT l1_number AS number FROM batches UNION ALL SELECT l1_number \
+                         FROM reverts UNION ALL SELECT number FROM l1_blocks)",
+                    )
+                    .fetch_one(&pool)
+                    .await
+                    .map_err(sql_error)?;
+                    if let Some(lowest) = lowest.filter(|lowest| *lowest < wanted) {
+                        return Err(refused(format!(
+                            "the database holds L1 block {lowest}, configured is l1.start_block = {configured}; set \
+                             it to what it was, or give it a store.path of its own"
+                        )));
+                    }
+                    sqlx::query("UPDATE identity SET l1_start = ?")
+                        .bind(wanted)
+                        .execute(&pool)
+                        .await
+                        .map(|_| ())
+                        .map_err(sql_error)
+                }
+            }
+        })
+        .await
+    }
+
     /// Closes the file in good order: the WAL is folded into the database. Not needed for safety, and given up after
     /// [`CLOSE_DEADLINE`]: a disk that hangs must not hold up the end of the program (P4).
     pub async fn close(&self) {
@@ -1557,6 +1602,37 @@ mod tests {
             let error = store.claim(&other).await.unwrap_err();
             assert_eq!(error.kind, PortErrorKind::StoreRefused);
             assert!(error.detail.contains(field), "{field}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn m25_h7_another_start_block_is_refused_naming_both() {
+        let store = SqliteStore::in_memory().await.unwrap();
+        assert!(store.claim_start(L1Number::new(7)).await.is_err(), "the networks first");
+        store.claim(&network()).await.unwrap();
+        for _ in 0..2 {
+            store.claim_start(L1Number::new(7)).await.unwrap();
+        }
+        for other in [0, 6, 8] {
+            let error = store.claim_start(L1Number::new(other)).await.unwrap_err();
+            assert_eq!(error.kind, PortErrorKind::StoreRefused);
+            assert!(error.detail.contains("= 7,") && error.detail.contains(&format!("is {other};")), "{error}");
+        }
+    }
+
+    /// What a database of an older version holds: no start block.
+    #[tokio::test]
+    async fn m25_h4_a_database_without_a_start_block_takes_one_that_fits() {
+        for (configured, fits) in [(0, true), (9, true), (10, true), (11, false), (u64::MAX, false)] {
+            let store = SqliteStore::in_memory().await.unwrap();
+            store.claim(&network()).await.unwrap();
+            let batch = Some(BatchRecord { outcome: Outcome::Reverted, last: None, ..record(3, 10) });
+            let step = Step { batch, l1_blocks: vec![l1(12)], cursor: Some(cursor_at(12)), ..Step::default() };
+            store.apply(&step).await.unwrap();
+            let claimed = store.claim_start(L1Number::new(configured)).await;
+            assert_eq!(claimed.is_ok(), fits, "{configured}: {claimed:?}");
+            let again = store.claim_start(L1Number::new(if fits { configured } else { 10 })).await;
+            assert!(again.is_ok(), "{configured}: {again:?}");
         }
     }
 

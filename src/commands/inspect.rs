@@ -316,7 +316,7 @@ async fn of_chain(args: &Args) -> anyhow::Result<Value> {
 
 async fn newest_commit(l1: &L1Client, index: u64, origin: L1Number) -> anyhow::Result<L1Event> {
     let latest = l1.tagged(L1Tag::Latest).await?.context("the L1 node has no block")?;
-    let commits = l1.commits_of(BatchIndex::new(index), origin, latest.number).await?;
+    let commits = l1.every_commit_of(BatchIndex::new(index), origin, latest.number).await?;
     commits.into_iter().next_back().with_context(|| format!("no commit of batch {index} on L1"))
 }
 
@@ -412,7 +412,7 @@ async fn earlier_blobs(
     origin: L1Number,
 ) -> anyhow::Result<Vec<(Vec<B256>, L1Ref)>> {
     let mut lists = Vec::new();
-    for earlier in l1.commits_of(index, origin, event.block.number).await?.iter().rev() {
+    for earlier in l1.every_commit_of(index, origin, event.block.number).await?.iter().rev() {
         if (earlier.block.number, earlier.log_index) >= (event.block.number, event.log_index) {
             continue;
         }

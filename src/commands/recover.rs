@@ -108,6 +108,7 @@ pub async fn execute(args: Args) -> anyhow::Result<Exit> {
     wiring::check_identity(&clients, &identity).await?;
     let store = Arc::new(SqliteStore::open(&config.store).await.context("the database")?);
     store.claim(&identity).await.context("the database")?;
+    store.claim_start(wiring::settings(&config).start).await.context("the database")?;
     let ports = wiring::ports(&config, &clients, store.clone())?;
     let settings = Settings {
         assume: Some(Verdict::Stopped),

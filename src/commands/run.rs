@@ -82,6 +82,7 @@ pub async fn execute(args: Args) -> anyhow::Result<Exit> {
 async fn open(config: &Config, identity: &Identity, forget: bool) -> PortResult<Arc<SqliteStore>> {
     let store = SqliteStore::open(&config.store).await?;
     store.claim(identity).await?;
+    store.claim_start(wiring::settings(config).start).await?;
     if forget {
         forget_pause(&store).await?;
     }

@@ -54,7 +54,12 @@ impl Walk {
 
     /// The next window; none when all was walked over.
     pub fn window(&self) -> Option<Range> {
-        let more = self.width.saturating_sub(1);
+        self.piece(self.width)
+    }
+
+    /// The next `width` blocks; none when all was walked over.
+    pub fn piece(&self, width: u64) -> Option<Range> {
+        let more = width.max(1).saturating_sub(1);
         match (self.done, self.upwards) {
             (true, _) => None,
             (false, true) => Some(Range { from: self.low, to: self.low.plus(more).min(self.high) }),
@@ -62,16 +67,25 @@ impl Walk {
         }
     }
 
-    /// The window given last was looked through.
-    pub fn advance(&mut self) {
+    /// The window given last was looked through up to block `reached`, seen from where the walk began: what is left of it
+    /// comes next. After a whole window the next one is twice as wide.
+    pub fn advance(&mut self, reached: L1Number) {
         let Some(window) = self.window() else { return };
-        match self.upwards {
-            true if window.to >= self.high => self.done = true,
-            true => self.low = window.to.plus(1),
-            false if window.from <= self.low => self.done = true,
-            false => self.high = window.from.minus(1),
+        self.pass(reached);
+        let whole = if self.upwards { reached >= window.to } else { reached <= window.from };
+        if whole {
+            self.width = self.width.saturating_mul(2).min(WIDEST_WINDOW);
         }
-        self.width = self.width.saturating_mul(2).min(WIDEST_WINDOW);
+    }
+
+    /// Everything up to block `reached` was looked through, seen from where the walk began.
+    pub fn pass(&mut self, reached: L1Number) {
+        match self.upwards {
+            true if reached >= self.high => self.done = true,
+            true => self.low = self.low.max(reached.plus(1)),
+            false if reached <= self.low => self.done = true,
+            false => self.high = self.high.min(reached.minus(1)),
+        }
     }
 }
 
@@ -218,7 +232,7 @@ mod tests {
             let mut windows = Vec::new();
             while let Some(window) = walk.window() {
                 windows.push((window.from.get(), window.to.get()));
-                walk.advance();
+                walk.advance(if upwards { window.to } else { window.from });
             }
             assert_eq!(walk.window(), None);
             windows
@@ -233,6 +247,27 @@ mod tests {
         let wide = windows(0, 1_000_000, true, 500);
         assert!(wide.iter().all(|(from, to)| to - from < WIDEST_WINDOW));
         assert!(wide.windows(2).all(|pair| pair[1].0 == pair[0].1 + 1));
+    }
+
+    #[test]
+    fn m16_a_walk_goes_on_from_where_a_window_was_left() {
+        for (upwards, far) in [(true, 1_000), (false, 0)] {
+            let mut walk = Walk::new(0.into(), 1_000.into(), upwards, 4);
+            let mut seen = Vec::new();
+            // Never more than three blocks of a window are answered.
+            while let Some(window) = walk.window() {
+                assert!(window.to.above(window.from) < 4, "a window that was cut short is no reason for a wider one");
+                let piece = walk.piece(3).unwrap();
+                seen.extend((piece.from.get()..=piece.to.get()).collect::<Vec<_>>());
+                walk.advance(if upwards { piece.to } else { piece.from });
+            }
+            assert_eq!(seen.len(), 1_001, "no block twice");
+            assert!(seen.contains(&far));
+            // An answer that came nowhere moves nothing.
+            let mut walk = Walk::new(10.into(), 20.into(), upwards, 4);
+            walk.advance(if upwards { 9.into() } else { 21.into() });
+            assert_eq!(walk.window(), Walk::new(10.into(), 20.into(), upwards, 4).window());
+        }
     }
 
     #[test]

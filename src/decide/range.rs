@@ -12,13 +12,13 @@ use crate::types::{B256, L1Event, L1Header, L1Number, L1Ref};
 /// What was read of a range, and what was known before.
 #[derive(Clone, Copy, Debug)]
 pub struct RangeFacts<'a> {
-    /// First block of the range.
+    /// First block of the range that was asked for.
     pub from: L1Number,
     /// Recorded blocks that the range must agree with: the parent of its first block, or any of its own.
     pub known: &'a [L1Ref],
-    /// The range's last block, as it was before the logs were asked for.
+    /// The last block of the range that was asked for, as it was before the logs were.
     pub before: L1Ref,
-    /// The last block of every piece in which the logs came, as it was shown with them.
+    /// The last block of every piece in which the logs came, as it was shown with them. The last one is how far they came.
     pub ends: &'a [L1Ref],
     /// The logs.
     pub events: &'a [L1Event],
@@ -76,7 +76,7 @@ pub fn heights(facts: &RangeFacts<'_>, window: impl IntoIterator<Item = L1Number
     numbers
 }
 
-/// The headers' blocks, if everything that was read lies on their chain and this builds on what is known.
+/// The chain up to where the logs came, if everything that was read lies on it and it builds on what is known.
 pub fn check(facts: &RangeFacts<'_>) -> Result<Vec<L1Header>, RangeFault> {
     let mut chain: Vec<L1Header> = Vec::with_capacity(facts.headers.len());
     for (number, header) in facts.headers {
@@ -109,14 +109,16 @@ pub fn check(facts: &RangeFacts<'_>) -> Result<Vec<L1Header>, RangeFault> {
         return Err(RangeFault::EndChanged(facts.before.number));
     }
     // A range without logs tells by its ends alone on which chain it was read.
-    let last = facts.ends.last().filter(|end| end.number == facts.before.number);
-    if last.is_none() || !facts.ends.iter().all(holds) {
+    let inside = |number: L1Number| number >= facts.from && number <= facts.before.number;
+    let Some(end) = facts.ends.last().filter(|end| inside(end.number) && facts.ends.iter().all(holds)) else {
         return Err(RangeFault::OtherChain(facts.before.number));
+    };
+    let stray = |event: &&L1Event| event.block.number > end.number || !holds(&event.block);
+    if let Some(stray) = facts.events.iter().find(stray) {
+        return Err(RangeFault::StrayLog(stray.block));
     }
-    match facts.events.iter().find(|event| !holds(&event.block)) {
-        Some(stray) => Err(RangeFault::StrayLog(stray.block)),
-        None => Ok(chain),
-    }
+    chain.retain(|header| header.number <= end.number);
+    Ok(chain)
 }
 
 #[cfg(test)]
@@ -201,7 +203,13 @@ mod tests {
             ),
             ("the last piece", Parts { ends: vec![block(20, 2)], ..honest() }, RangeFault::OtherChain(20.into())),
             ("no piece", Parts { ends: vec![], ..honest() }, RangeFault::OtherChain(20.into())),
-            ("a piece too few", Parts { ends: vec![block(17, 1)], ..honest() }, RangeFault::OtherChain(20.into())),
+            ("a piece beyond", Parts { ends: vec![block(21, 1)], ..honest() }, RangeFault::OtherChain(20.into())),
+            ("a piece below", Parts { ends: vec![block(14, 1)], ..honest() }, RangeFault::OtherChain(20.into())),
+            (
+                "a log beyond the last piece",
+                Parts { ends: vec![block(16, 1)], ..honest() },
+                RangeFault::StrayLog(block(17, 1)),
+            ),
             ("the log", Parts { log: 2, ..honest() }, RangeFault::StrayLog(block(17, 2))),
         ];
         for (what, parts, fault) in table {
@@ -212,6 +220,15 @@ mod tests {
         let fault = RangeFault::OtherGround { recorded: block(14, 1), actual: block(14, 2).hash };
         assert_eq!(straight(&other), Err(fault));
         assert!(straight(&Parts { known: vec![block(12, 1)], ..other }).is_err(), "what cannot be compared is no yes");
+    }
+
+    #[test]
+    fn m16_a_range_that_was_answered_in_part_is_as_long_as_its_last_piece() {
+        let short = |ends| straight(&Parts { ends, ..honest() });
+        assert_eq!(short(vec![block(17, 1)]), Ok(vec![15, 17]));
+        assert_eq!(short(vec![block(16, 1), block(18, 1)]), Ok(vec![15, 16, 17, 18]));
+        let fault = RangeFault::EndChanged(20.into());
+        assert_eq!(straight(&Parts { ends: vec![block(17, 1)], before: 2, ..honest() }), Err(fault));
     }
 
     #[test]

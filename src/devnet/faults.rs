@@ -55,17 +55,19 @@ pub struct Rule {
     pub skip: u64,
     /// How often it strikes; none is for ever.
     pub times: Option<u64>,
+    /// Matching requests let through between two strikes.
+    pub between: u64,
 }
 
 impl Rule {
     /// Strikes every request, for ever.
     pub const fn always(fault: Fault) -> Self {
-        Self { method: None, fault, skip: 0, times: None }
+        Self { method: None, fault, skip: 0, times: None, between: 0 }
     }
 
     /// Strikes calls of `method`, for ever.
     pub fn on(method: &str, fault: Fault) -> Self {
-        Self { method: Some(method.to_owned()), fault, skip: 0, times: None }
+        Self { method: Some(method.to_owned()), fault, skip: 0, times: None, between: 0 }
     }
 
     /// Strikes this often only.
@@ -79,6 +81,14 @@ impl Rule {
     #[must_use]
     pub const fn after(mut self, skip: u64) -> Self {
         self.skip = skip;
+        self
+    }
+
+    /// Strikes every `nth` matching request only, after as many were let through.
+    #[must_use]
+    pub const fn every(mut self, nth: u64) -> Self {
+        self.between = nth.saturating_sub(1);
+        self.skip = self.between;
         self
     }
 
@@ -99,6 +109,7 @@ pub fn strike(rules: &mut [Rule], method: &str) -> Option<Fault> {
             Some(times) => *times -= 1,
             None => {}
         }
+        rule.skip = rule.between;
         return Some(rule.fault.clone());
     }
     None
@@ -114,6 +125,9 @@ mod tests {
         let strikes: Vec<bool> = (0..5).map(|_| strike(&mut rules, "eth_getLogs").is_some()).collect();
         assert_eq!(strikes, [false, true, true, false, false]);
         assert_eq!(strike(&mut rules, "eth_call"), None);
+        let mut limit = vec![Rule::on("eth_getLogs", Fault::Hang).every(3)];
+        let strikes: Vec<bool> = (0..7).map(|_| strike(&mut limit, "eth_getLogs").is_some()).collect();
+        assert_eq!(strikes, [false, false, true, false, false, true, false]);
         assert_eq!(strike(&mut [Rule::always(Fault::Drop)], "anything"), Some(Fault::Drop));
     }
 }

@@ -420,7 +420,7 @@ impl Worker {
     }
 
     /// The batch's blocks as its blob and the queue hold them, checked against calldata.
-    async fn expected_blocks(&self, ground: &Ground<'_>) -> Result<Result<Vec<NewBlock>, ContentFault>, FlowError> {
+    async fn expected_blocks(&mut self, ground: &Ground<'_>) -> Result<Result<Vec<NewBlock>, ContentFault>, FlowError> {
         let outline = &ground.bound.outline;
         let blocks = match self.fetch_content(ground).await? {
             Ok(blocks) => blocks,
@@ -491,7 +491,7 @@ impl Worker {
     }
 
     /// L1 messages `first..first + count` with their bytes: the stored ones, else looked for further back on L1.
-    async fn messages(&self, first: QueueIndex, count: u64) -> Result<Vec<L1Message>, FlowError> {
+    async fn messages(&mut self, first: QueueIndex, count: u64) -> Result<Vec<L1Message>, FlowError> {
         if count == 0 {
             return Ok(Vec::new());
         }

@@ -146,7 +146,7 @@ impl Worker {
 
     /// The stored L1 messages are not the contract's: an endpoint gave false logs. They are read anew, so that an honest
     /// answer lets the next pull go on; the verdict of this one stands.
-    async fn read_messages_again(&self, commit: &CommitCalldata) {
+    async fn read_messages_again(&mut self, commit: &CommitCalldata) {
         let Ok((first, count)) = binding::messages_of(commit) else { return };
         if let Err(error) = self.scan_back(first, count).await {
             warn!(%error, "L1 messages that are not the contract's could not be read again");

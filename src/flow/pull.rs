@@ -20,7 +20,7 @@ use crate::flow::{BatchReport, FlowError, kill_point};
 use crate::ports::{RangeLogs, Step};
 use crate::types::{
     B256, BatchIndex, BatchRecord, Case, Cursor, L1Event, L1EventKind, L1Header, L1Message, L1Number, L1Ref, L1Tag,
-    L2Number, L2Ref, L2Snapshot, Outcome, QueueIndex,
+    L2Number, L2Ref, L2Snapshot, Outcome,
 };
 
 /// At most so many further endpoints are asked about a hole in one pull.
@@ -229,7 +229,7 @@ impl Worker {
         if let Some(end) = self.process(&reading, view, pull).await? {
             return Ok(end);
         }
-        if range.to < view.confirmed {
+        if reading.end.number < view.confirmed {
             return Ok(PullEnd::Behind);
         }
         Ok(PullEnd::CaughtUp)
@@ -244,14 +244,16 @@ impl Worker {
         Ok(known)
     }
 
-    /// Reads the logs of a range between two reads of its end header. All that is read must lie on one chain, and this
+    /// Reads the logs of a range, or of its first part, between two reads of its end header. All that is read must lie on one chain, and this
     /// must hold the `known` blocks, one of which may lie right below the range (B1).
     pub(crate) async fn read_events(&self, range: Range, known: &[L1Ref]) -> Result<Reading, FlowError> {
         let (l1, Range { from, to }) = (&self.ports.l1, range);
         let before = one(l1.headers(&[to]).await?, to)?.l1_ref();
         let RangeLogs { events, ends } = l1.events(from, to).await?;
         let facts = RangeFacts { from, known, before, ends: &ends, events: &events, headers: &[] };
-        let numbers = range::heights(&facts, self.window_of(from, to).await);
+        // An endpoint that serves narrow ranges answers the first part: the range is as long as that.
+        let answered = ends.last().map_or(to, |end| end.number.clamp(from, to));
+        let numbers = range::heights(&facts, self.window_of(from, answered).await);
         let live = l1.headers(&numbers).await?;
         let headers: Vec<_> = numbers.into_iter().zip(live).collect();
         let chain = range::check(&RangeFacts { headers: &headers, ..facts });
@@ -259,9 +261,12 @@ impl Worker {
         let newest_commit = events.iter().rev().find(|e| matches!(e.kind, L1EventKind::Commit { .. }));
         let commit_header = newest_commit.and_then(|e| chain.iter().find(|header| header.l1_ref() == e.block));
         let last_commit_at = commit_header.map(|header| header.timestamp);
-        let blocks = chain.iter().map(L1Header::l1_ref).collect();
-        debug!(from = from.get(), to = to.get(), events = events.len(), "L1 range read");
-        Ok(Reading { events, blocks, end: before, last_commit_at })
+        let blocks: Vec<_> = chain.iter().map(L1Header::l1_ref).collect();
+        let Some(end) = blocks.last().copied() else {
+            return Err(FlowError::l1_changed(format!("L1 block {to} is unknown")));
+        };
+        debug!(from = from.get(), to = end.number.get(), events = events.len(), "L1 range read");
+        Ok(Reading { events, blocks, end, last_commit_at })
     }
 
     /// Heights of the range that a later reorg could still change: recorded one by one, so that the common ancestor
@@ -395,7 +400,7 @@ impl Worker {
         Ok(Err(Stall::at(index, Reason::RevertPending, detail)))
     }
 
-    async fn store_messages(&self, messages: &mut Vec<(L1Ref, L1Message)>) -> Result<(), FlowError> {
+    pub(crate) async fn store_messages(&self, messages: &mut Vec<(L1Ref, L1Message)>) -> Result<(), FlowError> {
         if messages.is_empty() {
             return Ok(());
         }
@@ -719,35 +724,6 @@ impl Worker {
         record.last = Some(header.l2_ref());
         record.post_state_root = header.state_root;
         Ok(record)
-    }
-
-    /// Looks further back on L1 for messages that are not stored: a database that started in the middle (issue: L1
-    /// messages). Goes down in ranges, stores what it finds, and stops at the first block that can hold any.
-    pub(crate) async fn scan_back(&self, first: QueueIndex, count: u64) -> Result<(), FlowError> {
-        let width = self.settings.fetch_range.max(1);
-        let mut to = match self.cursor {
-            Some(cursor) => cursor.block.number,
-            None => self.settings.start,
-        };
-        info!(first = first.get(), count, below = to.get(), "looking further back on L1 for messages");
-        loop {
-            let from = to.minus(width.saturating_sub(1)).max(self.settings.origin);
-            let events = self.ports.l1.events(from, to).await?.events;
-            let mut found: Vec<_> = events
-                .into_iter()
-                .filter_map(|e| match e.kind {
-                    L1EventKind::Message(message) => Some((e.block, message)),
-                    L1EventKind::Commit { .. } | L1EventKind::Revert { .. } => None,
-                })
-                .collect();
-            let reached = found.iter().any(|(_, m)| m.index <= first);
-            self.store_messages(&mut found).await?;
-            if reached || from <= self.settings.origin {
-                return Ok(());
-            }
-            debug!(below = from.get(), "still looking for messages");
-            to = from.minus(1);
-        }
     }
 }
 

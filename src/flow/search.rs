@@ -1,20 +1,22 @@
-//! Logs of one batch that lie far from what is being read: an earlier commit, a revert further up.
+//! Logs that lie far from what is being read: an earlier commit of a batch, its revert further up, L1 messages below.
 //!
 //! L1's history is millions of blocks, and an endpoint may serve a few hundred of them at a time. So a search walks
 //! away from where its log is likely to be, gives what it finds as it finds it, and asks for no more than its caller
-//! takes. A pull has a time for searching; what is not found by then is looked for further in the next pull, from where
-//! this one stopped (P9). Not decided here: which of the logs is the right one.
+//! takes. A pull has a time for searching; what is not found by then, or by the time that L1 cannot be asked any more, is
+//! looked for further in the next pull, from where this one stopped (P4, P9). Not decided here: which of the logs is the
+//! right one.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tracing::debug;
+use tracing::{debug, info};
 
 use crate::decide::cursor::Walk;
 use crate::decide::stall::{Reason, Stall};
 use crate::flow::FlowError;
 use crate::flow::worker::Worker;
-use crate::types::{BatchIndex, L1Event, L1Number};
+use crate::ports::FoundLogs;
+use crate::types::{BatchIndex, L1Event, L1Number, QueueIndex};
 
 /// What is looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,28 +38,38 @@ struct Search {
     found: Vec<L1Event>,
 }
 
+/// The L1 messages that are looked for further back, as far as that came. What was found is stored already.
+#[derive(Debug)]
+struct MessageSearch {
+    first: QueueIndex,
+    walk: Walk,
+}
+
 /// The searches of a pull, and of the pulls before it that ended on one.
 #[derive(Debug, Default)]
 pub(crate) struct Searches {
     open: Vec<Search>,
+    messages: Option<MessageSearch>,
+    /// The last search did not come to its end yet: by its time, or by an L1 that could not be asked.
+    under_way: bool,
     /// When this pull has searched for long enough; none before its first window.
     until: Option<Instant>,
-    ran_out: bool,
 }
 
 impl Searches {
     /// A pull begins. What was found is kept only for a search that is still under way: L1 may have changed.
     pub(crate) fn begin(&mut self) {
-        if !self.ran_out {
-            self.open.clear();
+        if !self.under_way {
+            self.forget();
         }
-        self.ran_out = false;
+        self.under_way = false;
         self.until = None;
     }
 
     /// L1 changed, or another endpoint is asked: what was found counts no more.
     pub(crate) fn forget(&mut self) {
         self.open.clear();
+        self.messages = None;
     }
 
     fn place(&mut self, sought: Sought, index: BatchIndex, walk: Walk) -> usize {
@@ -70,13 +82,21 @@ impl Searches {
         }
     }
 
-    /// Whether another window may be asked for in this pull: the first one always.
+    /// Whether L1 may be asked for more in this pull: for the first piece always. A search is under way from then on, until
+    /// it says that it came to its end.
     fn may_go_on(&mut self, time: Duration) -> bool {
+        self.under_way = true;
         match self.until {
             None => self.until = Some(Instant::now() + time),
-            Some(until) => self.ran_out = Instant::now() >= until,
+            Some(until) if Instant::now() >= until => return false,
+            Some(_) => {}
         }
-        !self.ran_out
+        true
+    }
+
+    /// The search that was under way came to its end.
+    fn ended(&mut self) {
+        self.under_way = false;
     }
 }
 
@@ -98,17 +118,21 @@ impl Worker {
         loop {
             let place = self.searches.place(sought, index, walk);
             let Some(search) = self.searches.open.get(place) else { return Ok(None) };
-            if let Some(found) = search.found.get(nth) {
-                return Ok(Some(found.clone()));
+            if let Some(found) = search.found.get(nth).cloned() {
+                self.searches.ended();
+                return Ok(Some(found));
             }
-            let Some(window) = search.walk.window() else { return Ok(None) };
+            let Some(window) = search.walk.window() else {
+                self.searches.ended();
+                return Ok(None);
+            };
             if !self.searches.may_go_on(self.settings.search_time) {
                 let detail = format!("looking through L1 for logs of batch {index}, at block {}", window.from);
                 return Err(FlowError::Stall(Stall::at(index, Reason::SearchingL1, detail)));
             }
             debug!(batch = index.get(), from = window.from.get(), to = window.to.get(), "searching L1");
             let l1 = &self.ports.l1;
-            let mut logs = match sought {
+            let FoundLogs { events: mut logs, reached } = match sought {
                 Sought::Commits | Sought::CommitsBefore(..) => l1.commits_of(index, window.from, window.to).await?,
                 Sought::RevertsAfter(..) => l1.reverts_of(index, window.from, window.to).await?,
             };
@@ -122,7 +146,53 @@ impl Worker {
             }
             let Some(search) = self.searches.open.get_mut(place) else { return Ok(None) };
             search.found.extend(logs);
-            search.walk.advance();
+            search.walk.advance(reached);
+        }
+    }
+
+    /// Looks further back on L1 for messages from `first` on that are not stored: a database that started in the middle
+    /// (issue: L1 messages). Goes down from the cursor, stores what it finds, and stops behind `first` or at the first block
+    /// that can hold any.
+    ///
+    /// # Errors
+    /// As [`Worker::nth_log`]; what was found until then is stored, and the next call goes on from there.
+    pub(crate) async fn scan_back(&mut self, first: QueueIndex, count: u64) -> Result<(), FlowError> {
+        let high = self.cursor.map_or(self.settings.start, |cursor| cursor.block.number);
+        loop {
+            let open = self.searches.messages.take().filter(|search| search.first == first);
+            let mut search = open.unwrap_or_else(|| {
+                info!(first = first.get(), count, below = high.get(), "looking further back on L1 for messages");
+                MessageSearch { first, walk: Walk::new(self.settings.origin, high, false, self.settings.fetch_range) }
+            });
+            let Some(window) = search.walk.window() else {
+                self.searches.ended();
+                return Ok(());
+            };
+            let goes_on = self.searches.may_go_on(self.settings.search_time);
+            let answer = match goes_on {
+                true => self.ports.l1.queued(window.from, window.to).await.map_err(FlowError::from),
+                false => {
+                    let detail = format!("looking through L1 for message {first}, at block {}", window.to);
+                    Err(FlowError::Stall(Stall::new(Reason::SearchingL1, detail)))
+                }
+            };
+            let FoundLogs { events, reached } = match answer {
+                Ok(found) => found,
+                Err(error) => {
+                    self.searches.messages = Some(search);
+                    return Err(error);
+                }
+            };
+            debug!(below = reached.get(), "still looking for messages");
+            let mut messages: Vec<_> = events.into_iter().filter_map(L1Event::into_message).collect();
+            let found = messages.iter().any(|(_, m)| m.index <= first);
+            self.store_messages(&mut messages).await?;
+            if found {
+                self.searches.ended();
+                return Ok(());
+            }
+            search.walk.advance(reached);
+            self.searches.messages = Some(search);
         }
     }
 

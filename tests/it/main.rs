@@ -14,6 +14,7 @@ mod inspect;
 mod kill_points;
 mod l1_flow;
 mod main_job;
+mod narrow_flow;
 mod network_flow;
 mod node_flow;
 mod process;

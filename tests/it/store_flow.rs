@@ -176,7 +176,7 @@ fn h6_a_lost_database_never_lowers_the_nodes_finalized_tag() {
 }
 
 #[test]
-fn h7_a_database_of_another_network_is_refused_by_the_field_that_differs() {
+fn h7_m25_a_database_of_another_network_is_refused_by_the_field_that_differs() {
     let devnet = devnet(|_| {});
     produce(&devnet, 1);
     let mut site = Site::new(&devnet);
@@ -202,6 +202,12 @@ fn h7_a_database_of_another_network_is_refused_by_the_field_that_differs() {
         assert!(said.contains("belongs to another network") && said.contains(name), "{key}: {said}");
         site.set(key, right);
     }
+    // m25: the first L1 block that is read is a part of it.
+    site.set("l1.start_block", chain(3));
+    let mut run = site.run();
+    assert_eq!(run.end().code(), Some(1));
+    assert!(run.log().contains("l1.start_block = 0, configured is 3"), "{}", run.log());
+    site.set("l1.start_block", chain(0));
     assert_eq!(devnet.all_http_requests(), requests, "refused before anybody is asked");
     let mut run = site.run();
     produce(&devnet, 1);
