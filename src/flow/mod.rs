@@ -8,6 +8,7 @@
 //! | [`ground`] | what of the verified chain the node still holds |
 //! | [`commit`] | from an event to a bound outline |
 //! | [`batch`] | one batch through the case table |
+//! | [`roots`] | the roots at a batch's end |
 //! | [`search`] | logs that lie far from what is being read |
 //! | [`derive`] | `derive_force`: the only place that writes blocks |
 //! | [`open_writes`] | writes that were begun and whose batch is not stored yet |
@@ -41,6 +42,7 @@ pub mod open_writes;
 pub(crate) mod patience;
 pub mod pull;
 pub mod quiesce;
+pub mod roots;
 pub mod search;
 pub(crate) mod states;
 pub mod tags;

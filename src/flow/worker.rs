@@ -23,11 +23,11 @@ use crate::flow::ground::Lost;
 use crate::flow::patience::Patience;
 use crate::flow::pull::{Kept, PullEnd, PullReport};
 use crate::flow::quiesce::Quiesce;
+use crate::flow::roots::RootSearch;
 use crate::flow::search::Searches;
-use crate::flow::tags::Mark;
 use crate::flow::{FlowError, Ports, Settings};
 use crate::ports::{PortResult, Step};
-use crate::types::{BatchIndex, Cursor, L1Number, L1Ref, L2Ref, OpenWrite};
+use crate::types::{BatchIndex, Cursor, L1Number, L1Ref, L2Ref, OpenWrite, OwnMark};
 
 /// First wait after a failed poll; doubled up to the poll interval.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
@@ -143,7 +143,9 @@ pub struct Worker {
     /// What the last try to write failed on.
     pub(crate) patience: Patience,
     /// A finalized tag of the node's own making that is not put back yet.
-    pub(crate) mark: Option<Mark>,
+    pub(crate) mark: Option<OwnMark>,
+    /// Seen in this poll when the tags were to be set: the reader and the engine are two nodes.
+    pub(crate) two_nodes: Option<Stall>,
     /// The node's own finalized tag. Above a fallen head too: what it stood on may come back, and not another block.
     pub(crate) node_finalized: Option<L2Ref>,
     /// Without an engine: the first write that would have been made.
@@ -152,6 +154,8 @@ pub struct Worker {
     pub(crate) kept: Option<Kept>,
     /// What is being looked for on L1.
     pub(crate) searches: Searches,
+    /// What is being looked for below the first batch.
+    pub(crate) root_search: RootSearch,
     /// The polls that followed each other at once.
     pace: Pace,
     /// The log to which the cursor was sent back, until it is read.
@@ -198,11 +202,13 @@ impl Worker {
             asserted: None,
             confirmed: None,
             patience: Patience::default(),
-            mark: None,
+            mark: stored.mark,
+            two_nodes: None,
             node_finalized: None,
             pending: None,
             kept: None,
             searches: Searches::default(),
+            root_search: RootSearch::default(),
             pace: Pace::default(),
             gone_back: None,
             unsure: AtomicBool::new(false),
@@ -260,6 +266,7 @@ impl Worker {
         self.heads = Heads::stored(stored.safe, stored.finalized);
         self.cursor = stored.cursor;
         self.open_writes = stored.open_writes;
+        self.mark = stored.mark;
         self.lost = Lost::stored(stored.safe, stored.tip.as_ref());
         self.unsure.store(false, Ordering::Relaxed);
         info!(safe = ?stored.safe.map(|s| s.number.get()), "a step failed; going on from what is stored");
