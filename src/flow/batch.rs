@@ -15,6 +15,7 @@ use crate::error::{PortError, Target};
 use crate::flow::commit::{BoundCommit, queue_range};
 use crate::flow::ground::Lost;
 use crate::flow::pull::Pull;
+use crate::flow::roots::Asked;
 use crate::flow::search::Sought;
 use crate::flow::worker::Worker;
 use crate::flow::{FlowError, Mode, kill_point};
@@ -53,15 +54,15 @@ impl BatchEnd {
 }
 
 /// What a batch's judgement stands on.
-pub(crate) struct Ground<'a> {
-    pub(crate) bound: &'a BoundCommit,
-    pub(crate) before: Option<&'a BatchRecord>,
-    pub(crate) first: L2Number,
-    pub(crate) anchor: L2Header,
+struct Ground<'a> {
+    bound: &'a BoundCommit,
+    before: Option<&'a BatchRecord>,
+    first: L2Number,
+    anchor: L2Header,
 }
 
 impl Ground<'_> {
-    pub(crate) fn index(&self) -> BatchIndex {
+    fn index(&self) -> BatchIndex {
         self.bound.outline.index()
     }
 
@@ -71,6 +72,19 @@ impl Ground<'_> {
 
     fn blocks(&self) -> u64 {
         self.last().above(self.first).saturating_add(1)
+    }
+
+    fn roots_at(&self, last: &L2Header) -> Asked {
+        let header = &self.bound.outline.header;
+        Asked {
+            index: self.index(),
+            first: self.first,
+            anchor: self.anchor.l2_ref(),
+            last: *last,
+            state_root: header.post_state_root,
+            withdrawal_root: header.withdrawal_root,
+            verified_below: self.before.filter(|b| b.outcome == Outcome::Verified).map(|b| b.withdrawal_root),
+        }
     }
 
     fn demands(&self) -> Demands {
@@ -130,7 +144,9 @@ impl Worker {
             Ok(settled) => settled,
             Err(stall) => return Ok(BatchEnd::Stands { stall, blocks: ground.blocks() }),
         };
-        if let Some(stall) = self.check_roots(&ground, &settled.last).await? {
+        let l2 = self.ports.l2.clone();
+        let asked = ground.roots_at(&settled.last);
+        if let Some(stall) = self.roots.check(l2.as_ref(), &asked, self.settings.search_time).await? {
             return Ok(BatchEnd::Stands { stall, blocks: ground.blocks() });
         }
         kill_point("batch: roots read");

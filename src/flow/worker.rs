@@ -23,7 +23,7 @@ use crate::flow::ground::Lost;
 use crate::flow::patience::Patience;
 use crate::flow::pull::{Kept, PullEnd, PullReport};
 use crate::flow::quiesce::Quiesce;
-use crate::flow::roots::RootSearch;
+use crate::flow::roots::Roots;
 use crate::flow::search::Searches;
 use crate::flow::{FlowError, Ports, Settings};
 use crate::ports::{PortResult, Step};
@@ -154,8 +154,7 @@ pub struct Worker {
     pub(crate) kept: Option<Kept>,
     /// What is being looked for on L1.
     pub(crate) searches: Searches,
-    /// What is being looked for below the first batch.
-    pub(crate) root_search: RootSearch,
+    pub(crate) roots: Roots,
     /// The polls that followed each other at once.
     pace: Pace,
     /// The log to which the cursor was sent back, until it is read.
@@ -208,7 +207,7 @@ impl Worker {
             pending: None,
             kept: None,
             searches: Searches::default(),
-            root_search: RootSearch::default(),
+            roots: Roots::default(),
             pace: Pace::default(),
             gone_back: None,
             unsure: AtomicBool::new(false),
