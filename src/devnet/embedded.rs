@@ -80,15 +80,17 @@ impl L2Reader for Embedded {
 
     async fn last_appended_root(&self, first: L2Number, last: L2Number, tip: L2Ref) -> PortResult<Option<B256>> {
         let node = self.node();
-        on_chain(&node, tip)?;
+        if node.head().header.number < on_chain(&node, tip)?.header.number {
+            let detail = format!("block {} lies above the head", tip.number);
+            return Err(PortError::new(Target::L2, PortErrorKind::NotFound, detail));
+        }
         Ok(node.last_appended_root(first.get(), last.get()))
     }
 }
 
-/// `block`, which must be on the node's chain.
+/// `block`, which must be what the node has at its height. A killed node answers for heights above its head.
 fn on_chain(node: &Node, block: L2Ref) -> PortResult<Arc<StoredBlock>> {
-    let held = block.number <= node.head().header.number;
-    let found = node.at(block.number.get()).filter(|found| held && found.hash() == block.hash);
+    let found = node.at(block.number.get()).filter(|found| found.hash() == block.hash);
     found.ok_or_else(|| {
         let detail = format!("header for hash not found: block {}", block.number);
         PortError::new(Target::L2, PortErrorKind::NotFound, detail)

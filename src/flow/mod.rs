@@ -17,6 +17,7 @@
 //! | [`states`] | a parent whose state the node still has |
 //! | [`quiesce`] | the guard that pauses the reactors |
 //! | [`finalize`] | finality |
+//! | [`stall_log`] | what the log says of stalls |
 //! | [`tags`] | the node's tags: what it was told, what it showed, whose mark a tag is |
 //!
 //! No SQL, no JSON, no HTTP: everything outside is reached through `ports`.
@@ -44,6 +45,7 @@ pub mod pull;
 pub mod quiesce;
 pub mod roots;
 pub mod search;
+pub mod stall_log;
 pub(crate) mod states;
 pub mod tags;
 pub mod worker;

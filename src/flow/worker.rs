@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use crate::decide::heads::Heads;
 use crate::decide::liveness::{Liveness, Verdict};
@@ -25,6 +25,7 @@ use crate::flow::pull::{Kept, PullEnd, PullReport};
 use crate::flow::quiesce::Quiesce;
 use crate::flow::roots::Roots;
 use crate::flow::search::Searches;
+use crate::flow::stall_log::{Doing, StallLog};
 use crate::flow::{FlowError, Ports, Settings};
 use crate::ports::{PortResult, Step};
 use crate::types::{BatchIndex, Cursor, L1Number, L1Ref, L2Ref, OpenWrite, OwnMark};
@@ -157,6 +158,7 @@ pub struct Worker {
     pub(crate) roots: Roots,
     /// The polls that followed each other at once.
     pace: Pace,
+    stall_log: StallLog,
     /// The log to which the cursor was sent back, until it is read.
     pub(crate) gone_back: Option<(L1Ref, u64)>,
     /// A step failed, and nobody knows whether it was stored all the same: memory may not be what the database holds.
@@ -209,6 +211,7 @@ impl Worker {
             searches: Searches::default(),
             roots: Roots::default(),
             pace: Pace::default(),
+            stall_log: StallLog::default(),
             gone_back: None,
             unsure: AtomicBool::new(false),
             now: Duration::ZERO,
@@ -347,39 +350,31 @@ impl Worker {
         }
     }
 
-    fn wait_after(&self, report: &PullReport) -> Duration {
+    fn wait_after(&mut self, report: &PullReport) -> Duration {
         match &report.end {
-            PullEnd::Behind => Duration::ZERO,
-            PullEnd::CaughtUp | PullEnd::Reached => self.settings.poll_interval,
+            PullEnd::Behind => {
+                self.stall_log.goes_on();
+                Duration::ZERO
+            }
+            PullEnd::CaughtUp | PullEnd::Reached => {
+                self.stall_log.goes_on();
+                self.settings.poll_interval
+            }
             PullEnd::Stalled(stall) => {
-                let batch = stall.batch.map(BatchIndex::get);
-                let (code, detail) = (stall.reason.code(), &stall.detail);
-                if stall.reason.is_halt() {
-                    error!(target: "stall", code, batch, detail, "halted");
-                } else {
-                    warn!(target: "stall", code, batch, detail, "waiting");
-                }
+                let doing = if stall.reason.is_halt() { Doing::Halted } else { Doing::Waiting };
+                self.stall_log.stalled(stall, doing);
                 self.settings.poll_interval
             }
         }
     }
 
-    fn wait_after_error(&self, error: &FlowError, backoff: Duration) -> Duration {
-        let stall = error.stall();
-        let (code, batch) = (stall.reason.code(), stall.batch.map(BatchIndex::get));
-        match error.severity() {
-            Severity::Reset => {
-                warn!(target: "stall", code, batch, detail = stall.detail, "reading again");
-                backoff.min(FIRST_BACKOFF)
-            }
-            Severity::Temporary => {
-                warn!(target: "stall", code, batch, detail = stall.detail, "trying again");
-                backoff.min(self.settings.poll_interval)
-            }
-            Severity::Halt => {
-                error!(target: "stall", code, batch, detail = stall.detail, "halted");
-                self.settings.poll_interval
-            }
-        }
+    fn wait_after_error(&mut self, error: &FlowError, backoff: Duration) -> Duration {
+        let (doing, wait) = match error.severity() {
+            Severity::Reset => (Doing::ReadingAgain, backoff.min(FIRST_BACKOFF)),
+            Severity::Temporary => (Doing::TryingAgain, backoff.min(self.settings.poll_interval)),
+            Severity::Halt => (Doing::Halted, self.settings.poll_interval),
+        };
+        self.stall_log.stalled(&error.stall(), doing);
+        wait
     }
 }

@@ -24,6 +24,7 @@ mod reorg_flow;
 mod review_flow;
 mod roots_flow;
 mod scenario_index;
+mod stall_log;
 mod status;
 mod store_flow;
 mod support;
