@@ -12,8 +12,8 @@ use crate::decide::cursor::Walk;
 use crate::error::{PortError, PortErrorKind};
 use crate::types::{
     B256, BatchIndex, BatchRecord, Blob, Cursor, Identity, JournalEntry, L1Event, L1Header, L1Message, L1Number, L1Ref,
-    L1Tag, L1Transaction, L2Block, L2Header, L2Number, L2Ref, L2Snapshot, Lease, NewBlock, OpenWrite, QueueIndex,
-    TracedCall,
+    L1Tag, L1Transaction, L2Block, L2Header, L2Number, L2Ref, L2Snapshot, Lease, NewBlock, OpenWrite, OwnMark,
+    QueueIndex, TracedCall,
 };
 
 /// What a port gives back.
@@ -129,6 +129,11 @@ pub trait L2Reader: Send + Sync {
     /// Head, tags and sync state in one request. A tag that was never set is none.
     async fn snapshot(&self) -> PortResult<L2Snapshot>;
 
+    /// The same, and the header at `number`: in one request where that can be.
+    async fn snapshot_and(&self, number: L2Number) -> PortResult<(L2Snapshot, Option<L2Header>)> {
+        Ok((self.snapshot().await?, self.header(number).await?))
+    }
+
     /// The header at `number`; none where the node has none. Numbers above the head may still answer: the caller
     /// compares with the snapshot's head.
     async fn header(&self, number: L2Number) -> PortResult<Option<L2Header>>;
@@ -145,11 +150,13 @@ pub trait L2Reader: Send + Sync {
         Ok(None)
     }
 
-    /// `messageRoot()` of L2ToL1MessagePasser at `block`, asked for by its hash.
+    /// `messageRoot()` of L2ToL1MessagePasser at `block`. `NotFound` where `block` is not, or no longer, on the node's
+    /// chain.
     async fn message_root(&self, block: L2Ref) -> PortResult<MessageRoot>;
 
-    /// The root that the last AppendMessage log in blocks `first..=last` carries; none when there is none.
-    async fn last_appended_root(&self, first: L2Number, last: L2Number) -> PortResult<Option<B256>>;
+    /// The root that the last AppendMessage log in blocks `first..=last` carries; none when there is none. `tip` lies at
+    /// `last` or above it: `NotFound` unless the logs were read on the chain that holds `tip`.
+    async fn last_appended_root(&self, first: L2Number, last: L2Number, tip: L2Ref) -> PortResult<Option<B256>>;
 }
 
 /// A write that stopped under way.
@@ -238,6 +245,8 @@ pub struct Stored {
     pub tip: Option<BatchRecord>,
     /// Writes that were begun for a batch that is not stored yet, by height.
     pub open_writes: Vec<OpenWrite>,
+    /// A tag of the node's own making that is not put back yet.
+    pub mark: Option<OwnMark>,
 }
 
 /// One step of progress, applied in one transaction: all of it or nothing (P6).
@@ -318,11 +327,15 @@ pub trait Progress: Send + Sync {
     async fn set_lease(&self, lease: Option<Lease>) -> PortResult<()>;
 
     /// Notes writes before they are made. One of the same height and batch hash keeps what it says of the block that
-    /// stood there first; those of another batch hash are dropped: their batch is not the one being written any more.
+    /// stood there first, and takes over what it says of the node's tags; those of another batch hash are dropped: their batch is not the one being written any more.
     async fn open_writes(&self, writes: &[OpenWrite]) -> PortResult<()>;
 
     /// Takes back notes of writes at `from` and above that the journal does not know of: the node refused them.
     async fn withdraw_writes(&self, from: L2Number) -> PortResult<()>;
+
+    /// Notes that the node was looked at: what the writes noted at `seen_to` and below did to its tags is known, and
+    /// `mark` is all of it that is still to be put back.
+    async fn looked(&self, seen_to: Option<L2Number>, mark: Option<OwnMark>) -> PortResult<()>;
 
     /// Appends to the journal of writes, and to each open write of the same height and batch what was written.
     async fn journal(&self, entries: &[JournalEntry]) -> PortResult<()>;

@@ -542,6 +542,17 @@ pub struct OpenWrite {
     pub new_hash: Option<B256>,
     /// The node's finalized tag from before the write.
     pub finalized: Option<L2Ref>,
+    /// The node was looked at since: what the write did to its tags is known.
+    pub seen: bool,
+}
+
+/// A finalized tag that the node moved by itself on a write of ours, and that is not put back yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnMark {
+    /// Where it moved the tag.
+    pub tag: L2Ref,
+    /// Where the tag was before, if it was set.
+    pub before: Option<L2Ref>,
 }
 
 /// One write to the node, for the journal.

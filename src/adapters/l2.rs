@@ -258,25 +258,28 @@ impl L2Client {
         Ok(())
     }
 
+    /// By hash, and with the header at its height beside it: a node answers for a block that left its chain too.
     async fn root_by_hash_on(&self, at: usize, block: L2Ref) -> PortResult<B256> {
-        let call = message_root_call(json!({"blockHash": wire::hex_hash(&block.hash)}));
-        read_root(&self.pool.call_on(at, call).await?)
+        self.root_in(at, block, json!({"blockHash": wire::hex_hash(&block.hash)})).await
     }
 
-    /// By number, for nodes that take no block hash, and with the header read beside it: the number must still mean
-    /// the same block.
+    /// By number, for nodes that take no block hash: the number must still mean the same block.
     async fn root_by_number_on(&self, at: usize, block: L2Ref) -> PortResult<B256> {
-        let tag = number_tag(block.number);
-        let calls = [message_root_call(json!(tag)), block_call(&tag, false)];
+        self.root_in(at, block, json!(number_tag(block.number))).await
+    }
+
+    async fn root_in(&self, at: usize, block: L2Ref, state: Value) -> PortResult<B256> {
+        let calls = [message_root_call(state), block_call(&number_tag(block.number), false)];
         let mut replies = self.pool.batch_on(at, &calls).await?.into_iter();
         let (Some(root), Some(header)) = (replies.next(), replies.next()) else {
             return Err(self.missing(at, block.number));
         };
+        let root = root?;
         let header = read_header(header)?.ok_or_else(|| self.missing(at, block.number))?;
         if header.hash != block.hash {
             return Err(self.missing(at, block.number));
         }
-        read_root(&root?)
+        read_root(&root)
     }
 
     async fn root_on(&self, at: usize, block: L2Ref) -> PortResult<B256> {
@@ -293,11 +296,11 @@ impl L2Client {
         }
     }
 
-    async fn appended_on(&self, at: usize, first: L2Number, last: L2Number) -> PortResult<Option<B256>> {
+    async fn appended_on(&self, at: usize, first: L2Number, last: L2Number, tip: L2Ref) -> PortResult<Option<B256>> {
         let mut open = vec![(first, last)];
         // The upper half first: only the last log is wanted.
         while let Some((from, to)) = open.pop() {
-            match self.appended_piece_on(at, from, to).await {
+            match self.appended_piece_on(at, from, to, tip).await {
                 Ok(None) => {}
                 Ok(root) => return Ok(root),
                 Err(error) if error.kind == PortErrorKind::RangeTooWide && to > from => {
@@ -311,52 +314,41 @@ impl L2Client {
         Ok(None)
     }
 
-    async fn appended_piece_on(&self, at: usize, from: L2Number, to: L2Number) -> PortResult<Option<B256>> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "camelCase")]
-        struct Log<'a> {
-            address: &'a str,
-            #[serde(borrow)]
-            topics: Bounded<&'a str, 4>,
-            block_number: &'a str,
-            log_index: &'a str,
-            #[serde(default)]
-            removed: bool,
-        }
+    /// The logs of a piece between two reads of `tip`, below a head that reaches it: no logs of a block that is not there,
+    /// or of another chain, are no answer.
+    async fn appended_piece_on(&self, at: usize, from: L2Number, to: L2Number, tip: L2Ref) -> PortResult<Option<B256>> {
         let filter = json!([{
             "address": MESSAGE_PASSER,
             "topics": [wire::hex_hash(&topics::APPEND_MESSAGE)],
             "fromBlock": number_tag(from),
             "toBlock": number_tag(to),
         }]);
-        // The range's last block beside the logs: no logs of a block that is not there is no answer.
-        let calls = [block_call(&number_tag(to), false), Call::new("eth_getLogs", filter)];
-        let mut replies = self.pool.batch_on(at, &calls).await?.into_iter();
-        let (Some(end), Some(logs)) = (replies.next(), replies.next()) else { return Err(self.missing(at, to)) };
-        if end?.is_null() {
+        let tip_call = || block_call(&number_tag(tip.number), false);
+        let calls = [tip_call(), Call::new("eth_getLogs", filter), tip_call(), block_call("latest", false)];
+        let replies = self.pool.batch_on(at, &calls).await?;
+        let Ok([before, logs, after, latest]) = <[PortResult<Json>; 4]>::try_from(replies) else {
             return Err(self.missing(at, to));
+        };
+        let logs = logs?;
+        let is_tip = |reply| Ok::<_, PortError>(read_header(reply)?.is_some_and(|header| header.l2_ref() == tip));
+        let reaches = read_header(latest)?.is_some_and(|head| head.number >= tip.number);
+        if !is_tip(before)? || !is_tip(after)? || !reaches {
+            return Err(self.missing(at, tip.number));
         }
-        let json = logs?;
-        let mut newest: Option<((u64, u64), B256)> = None;
-        for log in json.parse::<Bounded<Log<'_>, LOGS_MAX>>()?.0 {
-            let read = || {
-                let place = (wire::quantity(log.block_number)?, wire::quantity(log.log_index)?);
-                let topics: Vec<B256> = log.topics.0.iter().map(|topic| wire::hash(topic)).collect::<Option<_>>()?;
-                Some((place, topics))
+        let Some(newest) = newest_append(&logs, from, to)? else { return Ok(None) };
+        if newest.block != tip {
+            // The log's block must be the one that stands there below the tip.
+            let calls = [block_call(&number_tag(newest.block.number), false), tip_call()];
+            let replies = self.pool.batch_on(at, &calls).await?;
+            let Ok([block, after]) = <[PortResult<Json>; 2]>::try_from(replies) else {
+                return Err(self.missing(at, to));
             };
-            let (place, topics) = read().ok_or_else(|| json.malformed("a log with a field that is not hex"))?;
-            let inside = (from.get()..=to.get()).contains(&place.0);
-            if log.removed || !log.address.eq_ignore_ascii_case(MESSAGE_PASSER) || !inside {
-                continue;
-            }
-            let root = event::decode_appended_root(&topics).map_err(|error| json.malformed(error))?;
-            if let Some(root) = root
-                && newest.is_none_or(|(earlier, _)| earlier < place)
-            {
-                newest = Some((place, root));
+            let is_canonical = read_header(block)?.is_some_and(|header| header.l2_ref() == newest.block);
+            if !is_canonical || !is_tip(after)? {
+                return Err(self.missing(at, newest.block.number));
             }
         }
-        Ok(newest.map(|(_, root)| root))
+        Ok(Some(newest.root))
     }
 }
 
@@ -365,6 +357,49 @@ fn held_bytes(blocks: &[L2Block]) -> usize {
     let raw = |raw: &RawTx| raw.len().saturating_add(size_of::<RawTx>());
     let one = |block: &L2Block| block.transactions.iter().map(raw).fold(size_of::<L2Block>(), usize::saturating_add);
     blocks.iter().map(one).fold(0, usize::saturating_add)
+}
+
+/// An AppendMessage log.
+struct Append {
+    block: L2Ref,
+    log_index: u64,
+    root: B256,
+}
+
+/// The last AppendMessage log of blocks `from..=to` in an answer.
+fn newest_append(json: &Json, from: L2Number, to: L2Number) -> PortResult<Option<Append>> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Log<'a> {
+        address: &'a str,
+        #[serde(borrow)]
+        topics: Bounded<&'a str, 4>,
+        block_number: &'a str,
+        block_hash: &'a str,
+        log_index: &'a str,
+        #[serde(default)]
+        removed: bool,
+    }
+    let mut newest: Option<Append> = None;
+    for log in json.parse::<Bounded<Log<'_>, LOGS_MAX>>()?.0 {
+        let read = || {
+            let number = L2Number::new(wire::quantity(log.block_number)?);
+            let block = L2Ref { number, hash: wire::hash(log.block_hash)? };
+            let topics: Vec<B256> = log.topics.0.iter().map(|topic| wire::hash(topic)).collect::<Option<_>>()?;
+            Some((block, wire::quantity(log.log_index)?, topics))
+        };
+        let (block, log_index, topics) = read().ok_or_else(|| json.malformed("a log with a field that is not hex"))?;
+        let inside = (from..=to).contains(&block.number);
+        if log.removed || !log.address.eq_ignore_ascii_case(MESSAGE_PASSER) || !inside {
+            continue;
+        }
+        let root = event::decode_appended_root(&topics).map_err(|error| json.malformed(error))?;
+        let later = newest.as_ref().is_none_or(|n| (n.block.number, n.log_index) < (block.number, log_index));
+        if let Some(root) = root.filter(|_| later) {
+            newest = Some(Append { block, log_index, root });
+        }
+    }
+    Ok(newest)
 }
 
 fn numbers(first: L2Number, last: L2Number) -> impl Iterator<Item = L2Number> {
@@ -411,39 +446,61 @@ pub(super) fn read_header(reply: PortResult<Json>) -> PortResult<Option<L2Header
     block::header_from_json(&value).map(Some).map_err(|error| json.malformed(error))
 }
 
+/// The header at `number`.
+fn numbered(reply: PortResult<Json>, number: L2Number) -> PortResult<Option<L2Header>> {
+    match read_header(reply)? {
+        Some(header) if header.number != number => {
+            let detail = format!("asked for block {number}, got block {}", header.number);
+            Err(PortError::malformed(Target::L2, detail))
+        }
+        header => Ok(header),
+    }
+}
+
+fn snapshot_calls() -> [Call; 4] {
+    [
+        block_call("latest", false),
+        block_call("safe", false),
+        block_call("finalized", false),
+        Call::new("eth_syncing", json!([])),
+    ]
+}
+
+fn read_snapshot([latest, safe, finalized, syncing]: [PortResult<Json>; 4]) -> PortResult<L2Snapshot> {
+    let head = read_header(latest)?
+        .ok_or_else(|| PortError::new(Target::L2, PortErrorKind::NotFound, "the node has no latest block"))?;
+    let syncing = match syncing {
+        Ok(json) => !matches!(json.parse::<bool>(), Ok(false)),
+        Err(error) if error.kind == PortErrorKind::Unsupported => false,
+        Err(error) => return Err(error),
+    };
+    let tag = |reply| Ok(read_header(reply)?.map(|header| header.l2_ref()));
+    Ok(L2Snapshot { head, safe: tag(safe)?, finalized: tag(finalized)?, syncing })
+}
+
 #[async_trait]
 impl L2Reader for L2Client {
     async fn snapshot(&self) -> PortResult<L2Snapshot> {
-        let calls = [
-            block_call("latest", false),
-            block_call("safe", false),
-            block_call("finalized", false),
-            Call::new("eth_syncing", json!([])),
-        ];
-        let replies = self.pool.batch(&calls).await?;
-        let Ok([latest, safe, finalized, syncing]) = <[PortResult<Json>; 4]>::try_from(replies) else {
+        let replies = self.pool.batch(&snapshot_calls()).await?;
+        let Ok(replies) = <[PortResult<Json>; 4]>::try_from(replies) else {
             return Err(PortError::malformed(Target::L2, "heads: not four replies"));
         };
-        let head = read_header(latest)?
-            .ok_or_else(|| PortError::new(Target::L2, PortErrorKind::NotFound, "the node has no latest block"))?;
-        let syncing = match syncing {
-            Ok(json) => !matches!(json.parse::<bool>(), Ok(false)),
-            Err(error) if error.kind == PortErrorKind::Unsupported => false,
-            Err(error) => return Err(error),
+        read_snapshot(replies)
+    }
+
+    async fn snapshot_and(&self, number: L2Number) -> PortResult<(L2Snapshot, Option<L2Header>)> {
+        let [latest, safe, finalized, syncing] = snapshot_calls();
+        let calls = [latest, safe, finalized, syncing, block_call(&number_tag(number), false)];
+        let replies = self.pool.batch(&calls).await?;
+        let Ok([latest, safe, finalized, syncing, block]) = <[PortResult<Json>; 5]>::try_from(replies) else {
+            return Err(PortError::malformed(Target::L2, "heads and a block: not five replies"));
         };
-        let tag = |reply| Ok(read_header(reply)?.map(|header| header.l2_ref()));
-        Ok(L2Snapshot { head, safe: tag(safe)?, finalized: tag(finalized)?, syncing })
+        Ok((read_snapshot([latest, safe, finalized, syncing])?, numbered(block, number)?))
     }
 
     async fn header(&self, number: L2Number) -> PortResult<Option<L2Header>> {
         let reply = self.pool.call("eth_getBlockByNumber", json!([number_tag(number), false])).await;
-        match read_header(reply)? {
-            Some(header) if header.number != number => {
-                let detail = format!("asked for block {number}, got block {}", header.number);
-                Err(PortError::malformed(Target::L2, detail))
-            }
-            header => Ok(header),
-        }
+        numbered(reply, number)
     }
 
     async fn blocks(&self, first: L2Number, last: L2Number) -> PortResult<Vec<L2Block>> {
@@ -474,11 +531,11 @@ impl L2Reader for L2Client {
         }
     }
 
-    async fn last_appended_root(&self, first: L2Number, last: L2Number) -> PortResult<Option<B256>> {
+    async fn last_appended_root(&self, first: L2Number, last: L2Number, tip: L2Ref) -> PortResult<Option<B256>> {
         if first > last {
             return Ok(None);
         }
-        self.pool.run(|at| self.appended_on(at, first, last)).await
+        self.pool.run(|at| self.appended_on(at, first, last, tip)).await
     }
 }
 
@@ -648,13 +705,20 @@ mod tests {
         let roots = vector("recorded/l2/message-roots.json");
         let block = L2Ref { number: n(9), hash: hash(&blocks[9]["hash"]) };
         let expected = MessageRoot::Root(hash(&roots["9"]));
-        let root = roots["9"].clone();
-        let by_hash = rpc(move |_, params| {
+        let (root, chain) = (roots["9"].clone(), blocks.clone());
+        let by_hash = rpc(move |method, params| {
+            if method == "eth_getBlockByNumber" {
+                return Ok(chain[place(params)].clone());
+            }
             assert!(params[1]["blockHash"].is_string());
             Ok(root.clone())
         })
         .await;
         assert_eq!(client(&by_hash).message_root(block).await.unwrap(), expected);
+        // Answered for a block that is not on the chain.
+        let orphan = L2Ref { hash: B256::repeat_byte(1), ..block };
+        assert_eq!(client(&by_hash).message_root(orphan).await.unwrap_err().kind, PortErrorKind::NotFound);
+        assert_eq!(by_hash.hits().len(), 2, "one request each");
 
         let (root, chain) = (roots["9"].clone(), blocks.clone());
         let by_number = rpc(move |method, params| match method {
@@ -676,34 +740,73 @@ mod tests {
         assert_eq!(client(&empty).message_root(block).await.unwrap_err().kind, PortErrorKind::Malformed);
     }
 
+    /// A node with the recorded chain and its AppendMessage logs, `cap` blocks at a time.
+    async fn log_node(blocks: Value, logs: Value, cap: u64) -> Server {
+        rpc(move |method, params| {
+            if method == "eth_getBlockByNumber" {
+                let newest = blocks.as_array().unwrap().last().unwrap();
+                return Ok(if params[0] == "latest" { newest.clone() } else { blocks[place(params)].clone() });
+            }
+            let edge = |key| wire::field_quantity(&params[0], key).unwrap();
+            let range = edge("fromBlock")..=edge("toBlock");
+            if range.end() - range.start() + 1 > cap {
+                return Err((-32005, "exceeds the range allowed"));
+            }
+            let inside = |log: &&Value| range.contains(&wire::field_quantity(log, "blockNumber").unwrap());
+            Ok(logs.as_array().unwrap().iter().filter(inside).rev().cloned().collect())
+        })
+        .await
+    }
+
     #[tokio::test]
     async fn the_last_appended_root_is_the_message_root_also_on_a_narrow_node() {
         let logs = vector("recorded/l2/append-message-logs.json");
         let roots = vector("recorded/l2/message-roots.json");
         let blocks = vector("recorded/l2/blocks.json");
+        let at = |number: u64| {
+            let place = usize::try_from(number).unwrap();
+            L2Ref { number: n(number), hash: hash(&blocks[place]["hash"]) }
+        };
         for cap in [1000, 20] {
-            let (logs, blocks) = (logs.clone(), blocks.clone());
-            let server = rpc(move |method, params| {
-                if method == "eth_getBlockByNumber" {
-                    return Ok(blocks[place(params)].clone());
-                }
-                let edge = |key| wire::field_quantity(&params[0], key).unwrap();
-                let range = edge("fromBlock")..=edge("toBlock");
-                if range.end() - range.start() + 1 > cap {
-                    return Err((-32005, "exceeds the range allowed"));
-                }
-                let inside = |log: &&Value| range.contains(&wire::field_quantity(log, "blockNumber").unwrap());
-                Ok(logs.as_array().unwrap().iter().filter(inside).rev().cloned().collect())
-            })
-            .await;
-            let l2 = client(&server);
+            let l2 = client(&log_node(blocks.clone(), logs.clone(), cap).await);
             for last in [8_u64, 9, 60, 126] {
-                let root = l2.last_appended_root(n(0), n(last)).await.unwrap();
-                assert_eq!(root, Some(hash(&roots[last.to_string()])), "{last}");
+                for tip in [last, 126] {
+                    let root = l2.last_appended_root(n(0), n(last), at(tip)).await.unwrap();
+                    assert_eq!(root, Some(hash(&roots[last.to_string()])), "{last} below {tip}");
+                }
             }
-            assert_eq!(l2.last_appended_root(n(0), n(0)).await.unwrap(), None);
-            assert_eq!(l2.last_appended_root(n(0), n(500)).await.unwrap_err().kind, PortErrorKind::NotFound);
+            assert_eq!(l2.last_appended_root(n(0), n(0), at(126)).await.unwrap(), None);
+            let beyond = L2Ref { number: n(500), hash: B256::repeat_byte(1) };
+            assert_eq!(l2.last_appended_root(n(0), n(500), beyond).await.unwrap_err().kind, PortErrorKind::NotFound);
         }
+    }
+
+    #[tokio::test]
+    async fn m19_logs_of_another_chain_or_of_a_fallen_one_are_no_answer() {
+        let logs = vector("recorded/l2/append-message-logs.json");
+        let blocks = vector("recorded/l2/blocks.json");
+        let tip = L2Ref { number: n(60), hash: hash(&blocks[60]["hash"]) };
+        let found = async |blocks: &Value, logs: &Value, tip: L2Ref| {
+            let server = log_node(blocks.clone(), logs.clone(), 1000).await;
+            client(&server).last_appended_root(n(0), n(60), tip).await.map_err(|error| error.kind)
+        };
+        assert!(found(&blocks, &logs, tip).await.unwrap().is_some());
+        // Another block stands at the tip's height, with logs or without any.
+        let other = L2Ref { hash: B256::repeat_byte(1), ..tip };
+        assert_eq!(found(&blocks, &logs, other).await, Err(PortErrorKind::NotFound));
+        assert_eq!(found(&blocks, &json!([]), other).await, Err(PortErrorKind::NotFound));
+        // The head fell below the tip, for which the node still answers.
+        let mut fallen = blocks.clone();
+        let low = fallen[50].clone();
+        fallen.as_array_mut().unwrap().push(low);
+        assert_eq!(found(&fallen, &json!([]), tip).await, Err(PortErrorKind::NotFound));
+        // The newest log is one of a block that left the chain.
+        let mut stray = logs.clone();
+        let below = |log: &&mut Value| wire::field_quantity(log, "blockNumber").unwrap() <= 60;
+        for log in stray.as_array_mut().unwrap().iter_mut().filter(below) {
+            log["blockHash"] = json!(wire::hex_hash(&B256::repeat_byte(2)));
+        }
+        assert_eq!(found(&blocks, &stray, tip).await, Err(PortErrorKind::NotFound));
     }
 
     #[tokio::test]

@@ -28,7 +28,7 @@ use crate::error::{PortError, PortErrorKind, Target};
 use crate::ports::{PortResult, Progress, Step, Stored};
 use crate::types::{
     Address, B256, BatchIndex, BatchRecord, Case, Cursor, Identity, JournalEntry, L1Event, L1EventKind, L1Message,
-    L1Number, L1Ref, L2Number, L2Ref, Lease, OpenWrite, Outcome, QueueIndex,
+    L1Number, L1Ref, L2Number, L2Ref, Lease, OpenWrite, Outcome, OwnMark, QueueIndex,
 };
 
 /// The schema, embedded: no build and no start needs the folder.
@@ -506,6 +506,16 @@ fn open_write(row: &SqliteRow) -> PortResult<OpenWrite> {
         finalized: optional_number(row, "finalized_number")?
             .zip(optional_hash(row, "finalized_hash")?)
             .map(|(number, hash)| L2Ref { number: number.into(), hash }),
+        seen: number(row, "seen")? != 0,
+    })
+}
+
+fn own_mark(row: &SqliteRow) -> PortResult<OwnMark> {
+    Ok(OwnMark {
+        tag: L2Ref { number: L2Number::new(number(row, "number")?), hash: hash(row, "hash")? },
+        before: optional_number(row, "before_number")?
+            .zip(optional_hash(row, "before_hash")?)
+            .map(|(number, hash)| L2Ref { number: number.into(), hash }),
     })
 }
 
@@ -744,7 +754,7 @@ async fn lease(pool: &SqlitePool) -> PortResult<Option<Lease>> {
 
 async fn open_writes(pool: &SqlitePool) -> PortResult<Vec<OpenWrite>> {
     let rows = sqlx::query(
-        "SELECT number, batch_index, batch_hash, handling, old_hash, new_hash, finalized_number, finalized_hash \
+        "SELECT number, batch_index, batch_hash, handling, old_hash, new_hash, finalized_number, finalized_hash, seen \
          FROM open_writes ORDER BY number",
     )
     .fetch_all(pool)
@@ -756,7 +766,8 @@ async fn open_writes(pool: &SqlitePool) -> PortResult<Vec<OpenWrite>> {
 async fn put_open_write(db: &mut SqliteConnection, write: &OpenWrite) -> PortResult<()> {
     sqlx::query(
         "INSERT INTO open_writes (number, batch_index, batch_hash, handling, old_hash, new_hash, finalized_number, \
-         finalized_hash) VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (number) DO NOTHING",
+         finalized_hash, seen) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (number) DO UPDATE SET \
+         finalized_number = excluded.finalized_number, finalized_hash = excluded.finalized_hash, seen = excluded.seen",
     )
     .bind(sql_number(write.number.get())?)
     .bind(sql_number(write.batch.get())?)
@@ -766,9 +777,32 @@ async fn put_open_write(db: &mut SqliteConnection, write: &OpenWrite) -> PortRes
     .bind(write.new_hash.map(|hash| hash.as_bytes().to_vec()))
     .bind(write.finalized.map(|f| sql_number(f.number.get())).transpose()?)
     .bind(write.finalized.map(|f| f.hash.as_bytes().to_vec()))
+    .bind(i64::from(write.seen))
     .execute(db)
     .await
     .map_err(sql_error)?;
+    Ok(())
+}
+
+async fn mark(pool: &SqlitePool) -> PortResult<Option<OwnMark>> {
+    let row = sqlx::query("SELECT number, hash, before_number, before_hash FROM own_mark")
+        .fetch_optional(pool)
+        .await
+        .map_err(sql_error)?;
+    row.as_ref().map(own_mark).transpose()
+}
+
+async fn put_mark(db: &mut SqliteConnection, mark: Option<&OwnMark>) -> PortResult<()> {
+    sqlx::query("DELETE FROM own_mark").execute(&mut *db).await.map_err(sql_error)?;
+    let Some(mark) = mark else { return Ok(()) };
+    sqlx::query("INSERT INTO own_mark (id, number, hash, before_number, before_hash) VALUES (1, ?, ?, ?, ?)")
+        .bind(sql_number(mark.tag.number.get())?)
+        .bind(mark.tag.hash.as_bytes())
+        .bind(mark.before.map(|b| sql_number(b.number.get())).transpose()?)
+        .bind(mark.before.map(|b| b.hash.as_bytes().to_vec()))
+        .execute(db)
+        .await
+        .map_err(sql_error)?;
     Ok(())
 }
 
@@ -801,6 +835,7 @@ impl Progress for SqliteStore {
                 lease: lease(&pool).await?,
                 tip: tip(&pool).await?,
                 open_writes: open_writes(&pool).await?,
+                mark: mark(&pool).await?,
             })
         })
         .await
@@ -1053,6 +1088,27 @@ impl Progress for SqliteStore {
                 .await
                 .map_err(sql_error)?;
             Ok(())
+        })
+        .await
+    }
+
+    async fn looked(&self, seen_to: Option<L2Number>, mark: Option<OwnMark>) -> PortResult<()> {
+        let pool = self.pool.clone();
+        bounded(async move {
+            let mut held = begin(&pool).await?;
+            let done = async {
+                let db = &mut *held;
+                if let Some(to) = seen_to {
+                    sqlx::query("UPDATE open_writes SET seen = 1 WHERE number <= ?")
+                        .bind(sql_bound(to.get()))
+                        .execute(&mut *db)
+                        .await
+                        .map_err(sql_error)?;
+                }
+                put_mark(db, mark.as_ref()).await
+            }
+            .await;
+            end(held, done).await
         })
         .await
     }
@@ -1334,6 +1390,7 @@ mod tests {
             old_hash: Some(h(number)),
             new_hash: None,
             finalized: Some(l2(7)).filter(|_| number != 11),
+            seen: false,
         };
         store.open_writes(&[begun(9, 5)]).await.unwrap();
         // Another batch is written now: what was begun for the old one is forgotten.
@@ -1361,6 +1418,39 @@ mod tests {
         assert_eq!(store.load().await.unwrap().open_writes, [first]);
         store.apply(&Step { batch: Some(record(2, 12)), ..Step::default() }).await.unwrap();
         assert!(store.load().await.unwrap().open_writes.is_empty());
+    }
+
+    #[tokio::test]
+    async fn m9_e12_a_mark_outlives_the_writes_that_it_lies_on() {
+        let store = store_with(1).await;
+        let begun = |number: u64| OpenWrite {
+            number: number.into(),
+            batch: 2.into(),
+            batch_hash: h(1_002),
+            case: Case::FillGap,
+            old_hash: None,
+            new_hash: None,
+            finalized: Some(l2(7)),
+            seen: false,
+        };
+        store.open_writes(&[begun(10), begun(11)]).await.unwrap();
+        let mark = OwnMark { tag: l2(10), before: Some(l2(7)) };
+        store.looked(Some(10.into()), Some(mark)).await.unwrap();
+        let stored = store.load().await.unwrap();
+        assert_eq!(stored.open_writes, [OpenWrite { seen: true, ..begun(10) }, begun(11)]);
+        assert_eq!(stored.mark, Some(mark));
+        // Written again: its effect is not known again, and the tag from before is another one.
+        let again = OwnMark { tag: l2(11), before: None };
+        store.open_writes(&[OpenWrite { finalized: Some(l2(8)), ..begun(10) }]).await.unwrap();
+        store.looked(None, Some(again)).await.unwrap();
+        let stored = store.load().await.unwrap();
+        assert_eq!(stored.open_writes[0], OpenWrite { finalized: Some(l2(8)), ..begun(10) });
+        assert_eq!(stored.mark, Some(again));
+        store.apply(&Step { batch: Some(record(2, 12)), ..Step::default() }).await.unwrap();
+        let stored = store.load().await.unwrap();
+        assert_eq!((stored.open_writes, stored.mark), (Vec::new(), Some(again)));
+        store.looked(None, None).await.unwrap();
+        assert_eq!(store.load().await.unwrap().mark, None);
     }
 
     /// P6: a step that fails at its very end leaves nothing of its beginning.

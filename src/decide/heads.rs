@@ -3,7 +3,7 @@
 //! The one door for our heads: `finalized ≤ safe` holds in every value of [`Heads`] unless the node itself lost
 //! blocks (P2), finalized never moves back nor sideways.
 
-use crate::types::{L2Ref, L2Snapshot};
+use crate::types::{L2Number, L2Ref, L2Snapshot, OpenWrite, OwnMark};
 
 /// Our verified heads. What the node's tags say is never adopted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -175,10 +175,50 @@ pub fn abandoned_safe(was: Option<L2Ref>, node: &L2Snapshot, anchor: L2Ref) -> O
     fits.then_some(anchor)
 }
 
+/// Whether `block` is on a chain whose head is `head` high and that has the block `there` at its number. A node that was
+/// killed answers for blocks above its fallen head.
+pub fn stands_on(block: L2Ref, head: L2Number, there: Option<L2Ref>) -> bool {
+    block.number <= head && there == Some(block)
+}
+
+/// Whether the node's finalized `tag` is a mark of its own making, which is put back, or somebody's word.
+///
+/// A mark is a tag that was seen to move with a write of ours: up, onto a block of that very write, between the look
+/// before the write and the first look after it. `writes` are those that are open; a write that was looked at since
+/// (`seen`) explains nothing any more. So a tag that another writer sets later on a block that we wrote is never lowered
+/// (H6). `known` is the mark that was found and is not put back yet. At or below `ours`, our own finalized head, nothing
+/// is to be put back.
+pub fn own_mark(
+    tag: Option<L2Ref>,
+    ours: Option<L2Ref>,
+    known: Option<OwnMark>,
+    writes: &[OpenWrite],
+) -> Option<OwnMark> {
+    let tag = tag.filter(|tag| ours.is_none_or(|f| f.number < tag.number))?;
+    if let Some(known) = known.filter(|known| known.tag == tag) {
+        return Some(known);
+    }
+    // Where nobody knows what was written, it is anything but what stood there before.
+    let is_made_by = |w: &OpenWrite| w.new_hash.map_or(w.old_hash != Some(tag.hash), |made| made == tag.hash);
+    let write = writes.iter().find(|w| !w.seen && w.number == tag.number && is_made_by(w))?;
+    let moved_up = write.finalized.is_none_or(|before| before.number < tag.number);
+    moved_up.then_some(OwnMark { tag, before: write.finalized })
+}
+
+/// Up to where a look at the node tells all that the open `writes` did to its tags; none where it tells nothing new. A
+/// write that was answered has happened, and so has one on top of the chain whose block is there; any other one may still
+/// be under way.
+pub fn seen_to(writes: &[OpenWrite], head: L2Number) -> Option<L2Number> {
+    let has_happened = |w: &OpenWrite| w.new_hash.is_some() || (w.old_hash.is_none() && w.number <= head);
+    let unseen = || writes.iter().filter(|w| !w.seen);
+    let pending = unseen().filter(|w| !has_happened(w)).map(|w| w.number).min();
+    unseen().map(|w| w.number).filter(|number| pending.is_none_or(|pending| *number < pending)).max()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{B256, L2Header, U256};
+    use crate::types::{B256, Case, L2Header, U256};
 
     fn at(number: u64) -> L2Ref {
         L2Ref { number: number.into(), hash: B256::from_low_u64_be(number) }
@@ -299,6 +339,102 @@ mod tests {
         ];
         for (was, node, anchor, expected) in cases {
             assert_eq!(abandoned_safe(was, &node, at(anchor)), expected);
+        }
+    }
+
+    /// A write of block `number` that was answered, over nothing, with the tag on `before` before it.
+    fn wrote(number: u64, before: Option<u64>) -> OpenWrite {
+        OpenWrite {
+            number: number.into(),
+            batch: 3.into(),
+            batch_hash: B256::repeat_byte(3),
+            case: Case::FillGap,
+            old_hash: None,
+            new_hash: Some(B256::from_low_u64_be(number)),
+            finalized: before.map(at),
+            seen: false,
+        }
+    }
+
+    #[test]
+    fn m9_a_mark_is_a_tag_that_moved_with_our_write() {
+        let seen = |w: OpenWrite| OpenWrite { seen: true, ..w };
+        let unheard = |w: OpenWrite, old_hash| OpenWrite { old_hash, new_hash: None, ..w };
+        let mark = |tag, before: Option<u64>| Some(OwnMark { tag, before: before.map(at) });
+        let both = |before| vec![wrote(23, before), wrote(24, before)];
+        let (none, t24, o24) = (None, Some(at(24)), Some(other(24)));
+        let hash = |block: L2Ref| Some(block.hash);
+        // The tag, our finalized head, the mark that is known, the open writes; the mark.
+        let table = [
+            ("it moved", t24, none, None, both(Some(8)), mark(at(24), Some(8))),
+            ("it was never set", t24, none, None, both(None), mark(at(24), None)),
+            ("never set at all", none, none, None, both(None), None),
+            ("it did not move", Some(at(8)), none, None, both(Some(8)), None),
+            ("no write is open", t24, none, None, vec![], None),
+            ("looked at before", t24, none, None, both(Some(8)).into_iter().map(seen).collect(), None),
+            (
+                "the block of the tag was looked at",
+                Some(at(23)),
+                none,
+                None,
+                vec![seen(wrote(23, None)), wrote(24, None)],
+                None,
+            ),
+            ("on no block of the write", Some(at(22)), none, None, both(Some(8)), None),
+            ("on another block of that height", o24, none, None, both(Some(8)), None),
+            ("it was higher", Some(at(23)), none, None, both(Some(24)), None),
+            ("it was there", t24, none, None, both(Some(24)), None),
+            ("L1 made it final", t24, t24, None, both(Some(8)), None),
+            ("L1 made more final", t24, Some(at(30)), None, both(Some(8)), None),
+            ("L1 made less final", t24, Some(at(16)), None, both(Some(8)), mark(at(24), Some(8))),
+            ("nobody heard of it", o24, none, None, vec![unheard(wrote(24, Some(8)), None)], mark(other(24), Some(8))),
+            ("not written yet", o24, none, None, vec![unheard(wrote(24, Some(8)), hash(other(24)))], None),
+            ("known, the write is stored", t24, none, mark(at(24), Some(8)), vec![], mark(at(24), Some(8))),
+            ("known, and moved by another", Some(at(26)), none, mark(at(24), Some(8)), vec![], None),
+            ("known, and put back", Some(at(8)), none, mark(at(24), Some(8)), vec![], None),
+            ("known, and final by now", t24, t24, mark(at(24), Some(8)), vec![], None),
+            (
+                "known, and moved by the next write",
+                Some(at(26)),
+                none,
+                mark(at(24), Some(8)),
+                vec![wrote(26, Some(8))],
+                mark(at(26), Some(8)),
+            ),
+        ];
+        for (name, tag, ours, known, writes, expected) in table {
+            assert_eq!(own_mark(tag, ours, known, &writes), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn m9_a_look_tells_of_every_write_that_has_happened_and_of_no_other() {
+        let seen = |n| OpenWrite { seen: true, ..wrote(n, None) };
+        let unheard = |n| OpenWrite { new_hash: None, ..wrote(n, None) };
+        let over = |n| OpenWrite { old_hash: Some(other(n).hash), ..unheard(n) };
+        let table = [
+            (vec![], 30, None),
+            (vec![wrote(9, None), wrote(10, None)], 8, Some(10)),
+            (vec![seen(9), seen(10)], 10, None),
+            (vec![seen(9), wrote(10, None)], 10, Some(10)),
+            (vec![wrote(9, None), unheard(10), unheard(11)], 9, Some(9)),
+            (vec![wrote(9, None), unheard(10), unheard(11)], 10, Some(10)),
+            (vec![unheard(9), unheard(10)], 8, None),
+            (vec![unheard(9), unheard(10)], 30, Some(10)),
+            (vec![over(9), over(10), unheard(11)], 30, None),
+            (vec![wrote(9, None), over(10)], 30, Some(9)),
+            (vec![unheard(10), wrote(9, None)], 9, Some(9)),
+        ];
+        for (writes, head, expected) in table {
+            assert_eq!(seen_to(&writes, head.into()).map(L2Number::get), expected, "{writes:?} under {head}");
+        }
+    }
+
+    #[test]
+    fn m18_a_block_stands_on_a_chain_that_has_it_at_its_height() {
+        assert!(stands_on(at(8), 8.into(), Some(at(8))) && stands_on(at(8), 20.into(), Some(at(8))));
+        for (head, there) in [(20, None), (20, Some(other(8))), (20, Some(at(9))), (7, Some(at(8)))] {
+            assert!(!stands_on(at(8), head.into(), there), "{head} {there:?}");
         }
     }
 }

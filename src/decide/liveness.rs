@@ -4,7 +4,8 @@
 //!
 //! The difference matters because *stopped* allows the worker to write blocks that a living sequencer would write
 //! itself. So *stopped* needs proof, over a minimum of elapsed time and not of polls (a late tick makes two samples
-//! seconds apart), and a head that went down proves nothing but a restart.
+//! seconds apart), and a head that went down proves nothing but a restart. Only time counts in which the head could
+//! have grown under our eyes: the node answered, and nobody held its consensus node.
 
 use std::time::Duration;
 
@@ -43,7 +44,8 @@ pub enum Unknown {
 #[derive(Clone, Copy, Debug)]
 struct Baseline {
     head: L2Number,
-    flat_since: Duration,
+    /// From when on the head has been flat; none where that begins with the next sample.
+    flat_since: Option<Duration>,
 }
 
 /// The samples seen so far. Held in memory only: a restarted worker has seen nothing.
@@ -61,8 +63,8 @@ impl Liveness {
 
     /// Takes the pull's one sample: head `head` at `now` on a clock that only goes forward.
     pub fn observe(&mut self, head: L2Number, now: Duration) -> Verdict {
-        let fresh = Baseline { head, flat_since: now };
-        let Some(before) = self.baseline else {
+        let fresh = Baseline { head, flat_since: Some(now) };
+        let Some(before) = &mut self.baseline else {
             self.baseline = Some(fresh);
             return Verdict::Unknown(Unknown::FirstSample);
         };
@@ -71,10 +73,11 @@ impl Liveness {
             return Verdict::Alive;
         }
         if head < before.head {
+            let from = before.head;
             self.baseline = Some(fresh);
-            return Verdict::Unknown(Unknown::WentDown { from: before.head, to: head });
+            return Verdict::Unknown(Unknown::WentDown { from, to: head });
         }
-        let elapsed = now.saturating_sub(before.flat_since);
+        let elapsed = now.saturating_sub(*before.flat_since.get_or_insert(now));
         if elapsed >= self.window { Verdict::Stopped } else { Verdict::Unknown(Unknown::FlatFor { elapsed }) }
     }
 
@@ -83,6 +86,23 @@ impl Liveness {
     pub fn own_write(&mut self, head: L2Number) {
         if let Some(baseline) = &mut self.baseline {
             baseline.head = head;
+        }
+    }
+
+    /// Tells that the head could not have been seen to grow since the last sample: the node did not answer or was
+    /// syncing, or its consensus node was held. The time that the head has been flat begins anew with the next sample.
+    pub fn interrupted(&mut self) {
+        if let Some(baseline) = &mut self.baseline {
+            baseline.flat_since = None;
+        }
+    }
+
+    /// Tells that the worker itself held the consensus node for a while, in a pull whose verdict was `verdict`. A chain
+    /// that was proved to stand still before is not unknown again by it.
+    pub fn paused(&mut self, verdict: Verdict) {
+        match verdict {
+            Verdict::Stopped => {}
+            Verdict::Alive | Verdict::Unknown(_) => self.interrupted(),
         }
     }
 
@@ -130,6 +150,91 @@ mod tests {
         assert_eq!(verdicts[1], Verdict::Alive);
         assert!(matches!(verdicts[2], Verdict::Unknown(_)));
         assert_eq!(verdicts[3], Verdict::Stopped);
+    }
+
+    #[derive(Clone, Copy)]
+    enum Step {
+        Sample(u64),
+        Interrupted,
+        Paused,
+        Wrote(u64),
+    }
+
+    /// A name, the steps with their seconds, and whether the last sample says *stopped*.
+    type Case = (&'static str, &'static [(Step, u64)], bool);
+
+    #[test]
+    fn m8_only_time_counts_in_which_the_head_could_have_grown_under_our_eyes() {
+        use Step::{Interrupted, Paused, Sample, Wrote};
+        let table: [Case; 9] = [
+            ("flat", &[(Sample(100), 0), (Sample(101), 15), (Sample(101), 75)], true),
+            ("not asked", &[(Sample(100), 0), (Sample(101), 15), (Interrupted, 30), (Sample(101), 135)], false),
+            (
+                "not asked, then a window",
+                &[(Sample(101), 15), (Interrupted, 30), (Sample(101), 135), (Sample(101), 194), (Sample(101), 195)],
+                true,
+            ),
+            (
+                "not asked at the end",
+                &[(Sample(101), 0), (Sample(101), 59), (Interrupted, 60), (Sample(101), 61)],
+                false,
+            ),
+            (
+                "not asked after the proof",
+                &[(Sample(101), 0), (Sample(101), 60), (Interrupted, 70), (Sample(101), 75)],
+                false,
+            ),
+            (
+                "our pause on a living chain",
+                &[
+                    (Sample(100), 0),
+                    (Sample(101), 15),
+                    (Wrote(90), 76),
+                    (Paused, 76),
+                    (Sample(90), 76),
+                    (Sample(90), 135),
+                ],
+                false,
+            ),
+            (
+                "our pause on a chain that was not known",
+                &[(Sample(100), 0), (Sample(100), 45), (Wrote(90), 100), (Paused, 100), (Sample(90), 105)],
+                false,
+            ),
+            (
+                "our pause on a stopped chain",
+                &[(Sample(100), 0), (Sample(100), 60), (Wrote(108), 100), (Paused, 100), (Sample(108), 105)],
+                true,
+            ),
+            ("nothing known yet", &[(Interrupted, 0), (Sample(100), 10), (Sample(100), 70)], true),
+        ];
+        for (name, steps, stopped) in table {
+            let mut liveness = Liveness::new(WINDOW);
+            let mut verdict = Verdict::Unknown(Unknown::FirstSample);
+            for (step, at) in steps {
+                match *step {
+                    Sample(head) => verdict = liveness.observe(head.into(), Duration::from_secs(*at)),
+                    Interrupted => liveness.interrupted(),
+                    Paused => liveness.paused(verdict),
+                    Wrote(head) => liveness.own_write(head.into()),
+                }
+            }
+            assert_eq!(verdict == Verdict::Stopped, stopped, "{name}: {verdict:?}");
+        }
+    }
+
+    #[test]
+    fn m8_growth_and_falls_are_seen_over_an_interruption() {
+        for (head, expected) in [
+            (101, Verdict::Alive),
+            (99, Verdict::Unknown(Unknown::WentDown { from: 100.into(), to: 99.into() })),
+            (100, Verdict::Unknown(Unknown::FlatFor { elapsed: Duration::ZERO })),
+        ] {
+            let mut liveness = Liveness::new(WINDOW);
+            liveness.observe(100.into(), Duration::ZERO);
+            liveness.interrupted();
+            assert_eq!(liveness.observe(head.into(), Duration::from_secs(600)), expected);
+        }
     }
 
     #[test]

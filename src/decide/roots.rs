@@ -1,6 +1,9 @@
 //! Are the roots those of the calldata?
 //!
-//! "Could not look" is a third answer, never one of the other two (P1).
+//! "Could not look" is a third answer, never one of the other two (P1). The node's logs can say that the withdrawal root
+//! is the right one: the state root fixes what it must be, and it was compared before. They cannot say that it is a wrong
+//! one: a node that has dropped the newest of its logs, or all of them, shows an older root, or none. That only the
+//! contract's state at the block can say.
 
 use crate::types::B256;
 
@@ -11,6 +14,18 @@ pub const EMPTY_WITHDRAWAL_ROOT: B256 = B256([
     0x79, 0x74, 0xb9, 0x43, 0x56, 0xf5, 0x37, 0x54, 0xef, 0x61, 0x71, 0xd7, 0x57,
 ]);
 
+/// The withdrawal root at a batch's last block, by who told it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WithdrawalRoot {
+    /// The contract's state at that block.
+    State(B256),
+    /// The last log at or below that block that the node still has, the verified root below it, or that of an empty tree
+    /// where there is neither.
+    Logs(B256),
+    /// Nobody could tell.
+    Unknown,
+}
+
 /// What is known of a batch's roots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RootsFacts {
@@ -20,8 +35,8 @@ pub struct RootsFacts {
     pub actual_state: B256,
     /// Calldata's `withdrawalRoot`.
     pub expected_withdrawal: B256,
-    /// The withdrawal root at the last block; none when the node could not tell.
-    pub actual_withdrawal: Option<B256>,
+    /// The withdrawal root at the last block.
+    pub actual_withdrawal: WithdrawalRoot,
 }
 
 /// The answer.
@@ -43,7 +58,7 @@ pub enum Roots {
         /// The node's.
         actual: B256,
     },
-    /// The withdrawal root could not be read.
+    /// The withdrawal root could not be looked at.
     Unknown,
 }
 
@@ -53,9 +68,9 @@ pub fn compare(facts: &RootsFacts) -> Roots {
         return Roots::StateDiffers { expected: facts.expected_state, actual: facts.actual_state };
     }
     match facts.actual_withdrawal {
-        None => Roots::Unknown,
-        Some(actual) if actual == facts.expected_withdrawal => Roots::Equal,
-        Some(actual) => Roots::WithdrawalDiffers { expected: facts.expected_withdrawal, actual },
+        WithdrawalRoot::State(root) | WithdrawalRoot::Logs(root) if root == facts.expected_withdrawal => Roots::Equal,
+        WithdrawalRoot::Logs(_) | WithdrawalRoot::Unknown => Roots::Unknown,
+        WithdrawalRoot::State(actual) => Roots::WithdrawalDiffers { expected: facts.expected_withdrawal, actual },
     }
 }
 
@@ -64,18 +79,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn e1_every_combination() {
+    fn e1_m19_every_combination() {
+        use WithdrawalRoot::{Logs, State, Unknown};
         let (a, b) = (B256::repeat_byte(1), B256::repeat_byte(2));
-        let facts = |expected_state, actual_state, expected_withdrawal, actual_withdrawal| RootsFacts {
-            expected_state,
-            actual_state,
-            expected_withdrawal,
-            actual_withdrawal,
-        };
-        assert_eq!(compare(&facts(a, a, b, Some(b))), Roots::Equal);
-        assert_eq!(compare(&facts(a, a, b, None)), Roots::Unknown);
-        assert_eq!(compare(&facts(a, a, b, Some(a))), Roots::WithdrawalDiffers { expected: b, actual: a });
-        assert_eq!(compare(&facts(a, b, b, None)), Roots::StateDiffers { expected: a, actual: b });
-        assert_eq!(compare(&facts(a, b, b, Some(b))), Roots::StateDiffers { expected: a, actual: b });
+        let state_differs = Roots::StateDiffers { expected: a, actual: b };
+        // The state root, the withdrawal root (the expected ones are a, b); the answer.
+        let table = [
+            (a, State(b), Roots::Equal),
+            (a, State(a), Roots::WithdrawalDiffers { expected: b, actual: a }),
+            (a, Logs(b), Roots::Equal),
+            (a, Logs(a), Roots::Unknown),
+            (a, Unknown, Roots::Unknown),
+            (b, State(b), state_differs),
+            (b, State(a), state_differs),
+            (b, Logs(b), state_differs),
+            (b, Logs(a), state_differs),
+            (b, Unknown, state_differs),
+        ];
+        for (actual_state, actual_withdrawal, expected) in table {
+            let facts = RootsFacts { expected_state: a, actual_state, expected_withdrawal: b, actual_withdrawal };
+            assert_eq!(compare(&facts), expected, "{facts:?}");
+        }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 
+use super::block::StoredBlock;
 use super::jsonrpc::RpcError;
 use super::node::{Node, SafeL2Data};
 use crate::error::{PortError, PortErrorKind, Target};
@@ -73,16 +74,27 @@ impl L2Reader for Embedded {
 
     async fn message_root(&self, block: L2Ref) -> PortResult<MessageRoot> {
         let node = self.node();
-        let Some(found) = node.by_hash(block.hash) else {
-            let detail = format!("header for hash not found: block {}", block.number);
-            return Err(PortError::new(Target::L2, PortErrorKind::NotFound, detail));
-        };
+        let found = on_chain(&node, block)?;
         Ok(node.message_root(&found).map_or(MessageRoot::Pruned, MessageRoot::Root))
     }
 
-    async fn last_appended_root(&self, first: L2Number, last: L2Number) -> PortResult<Option<B256>> {
-        Ok(self.node().last_appended_root(first.get(), last.get()))
+    async fn last_appended_root(&self, first: L2Number, last: L2Number, tip: L2Ref) -> PortResult<Option<B256>> {
+        let node = self.node();
+        if node.head().header.number < on_chain(&node, tip)?.header.number {
+            let detail = format!("block {} lies above the head", tip.number);
+            return Err(PortError::new(Target::L2, PortErrorKind::NotFound, detail));
+        }
+        Ok(node.last_appended_root(first.get(), last.get()))
     }
+}
+
+/// `block`, which must be what the node has at its height. A killed node answers for heights above its head.
+fn on_chain(node: &Node, block: L2Ref) -> PortResult<Arc<StoredBlock>> {
+    let found = node.at(block.number.get()).filter(|found| found.hash() == block.hash);
+    found.ok_or_else(|| {
+        let detail = format!("header for hash not found: block {}", block.number);
+        PortError::new(Target::L2, PortErrorKind::NotFound, detail)
+    })
 }
 
 #[async_trait]

@@ -122,6 +122,8 @@ pub struct Moods {
     pub refuses_rewrites: bool,
     /// Sets safe and finalized to each block it writes (E12).
     pub tags_what_it_writes: bool,
+    /// Logs of blocks below this height are gone.
+    pub logs_from: u64,
     /// Says that it is syncing.
     pub syncing: bool,
     /// From this height on, another state root comes out of the same content (E1).
@@ -152,6 +154,7 @@ impl Default for Moods {
             archive: true,
             refuses_rewrites: false,
             tags_what_it_writes: false,
+            logs_from: 0,
             syncing: false,
             wrong_state_from: None,
             wrong_withdrawals_from: None,
@@ -810,7 +813,7 @@ impl Node {
             return Ok(json!([]));
         }
         let mut found = Vec::new();
-        for block in &blocks {
+        for block in blocks.iter().filter(|block| block.number() >= self.moods.logs_from) {
             found.extend(
                 block.logs().filter(|(topics, _)| topics_match(filter.get("topics"), topics)).map(|(_, log)| log),
             );

@@ -10,16 +10,15 @@ use crate::decide::binding;
 use crate::decide::content::{self, ContentFault, Demands};
 use crate::decide::dispatch::{self, FirstFacts, FirstLook, SecondFacts, SecondLook};
 use crate::decide::reconcile::{self, Anchor, AnchorFacts};
-use crate::decide::roots::{self, EMPTY_WITHDRAWAL_ROOT, Roots, RootsFacts};
 use crate::decide::stall::{Reason, Stall};
 use crate::error::{PortError, Target};
 use crate::flow::commit::{BoundCommit, queue_range};
 use crate::flow::ground::Lost;
 use crate::flow::pull::Pull;
+use crate::flow::roots::Asked;
 use crate::flow::search::Sought;
 use crate::flow::worker::Worker;
 use crate::flow::{FlowError, Mode, kill_point};
-use crate::ports::MessageRoot;
 use crate::types::{
     B256, BatchIndex, BatchRecord, BlockContent, Case, L1Event, L1EventKind, L1Message, L2Block, L2Header, L2Number,
     NewBlock, Outcome, QueueIndex, RawTx,
@@ -73,6 +72,19 @@ impl Ground<'_> {
 
     fn blocks(&self) -> u64 {
         self.last().above(self.first).saturating_add(1)
+    }
+
+    fn roots_at(&self, last: &L2Header) -> Asked {
+        let header = &self.bound.outline.header;
+        Asked {
+            index: self.index(),
+            first: self.first,
+            anchor: self.anchor.l2_ref(),
+            last: *last,
+            state_root: header.post_state_root,
+            withdrawal_root: header.withdrawal_root,
+            verified_below: self.before.filter(|b| b.outcome == Outcome::Verified).map(|b| b.withdrawal_root),
+        }
     }
 
     fn demands(&self) -> Demands {
@@ -132,7 +144,9 @@ impl Worker {
             Ok(settled) => settled,
             Err(stall) => return Ok(BatchEnd::Stands { stall, blocks: ground.blocks() }),
         };
-        if let Some(stall) = self.check_roots(&ground, &settled.last).await? {
+        let l2 = self.ports.l2.clone();
+        let asked = ground.roots_at(&settled.last);
+        if let Some(stall) = self.roots.check(l2.as_ref(), &asked, self.settings.search_time).await? {
             return Ok(BatchEnd::Stands { stall, blocks: ground.blocks() });
         }
         kill_point("batch: roots read");
@@ -508,55 +522,6 @@ impl Worker {
         let missing = queue_range(first, count).into_iter().find(|i| stored.iter().all(|m| m.index != *i));
         let detail = format!("L1 message {} was not found on L1", missing.unwrap_or(first));
         Err(FlowError::Port(PortError::new(Target::L1, crate::error::PortErrorKind::NotFound, detail)))
-    }
-
-    /// Checks state root and withdrawal root at the batch's last block (P1).
-    async fn check_roots(&self, ground: &Ground<'_>, last: &L2Header) -> Result<Option<Stall>, FlowError> {
-        let header = &ground.bound.outline.header;
-        let facts = RootsFacts {
-            expected_state: header.post_state_root,
-            actual_state: last.state_root,
-            expected_withdrawal: header.withdrawal_root,
-            actual_withdrawal: self.withdrawal_root(ground, last).await?,
-        };
-        let index = ground.index();
-        Ok(match roots::compare(&facts) {
-            Roots::Equal => None,
-            Roots::StateDiffers { expected, actual } => {
-                let detail = format!("postStateRoot: L1 says {expected:?}, block {} has {actual:?}", last.number);
-                Some(Stall::at(index, Reason::StateRoot, detail))
-            }
-            Roots::WithdrawalDiffers { expected, actual } => {
-                let detail = format!("withdrawalRoot: L1 says {expected:?}, block {} has {actual:?}", last.number);
-                Some(Stall::at(index, Reason::WithdrawalRoot, detail))
-            }
-            Roots::Unknown => {
-                let detail = format!("the node no longer tells the withdrawal root at block {}", last.number);
-                Some(Stall::at(index, Reason::RootsUnavailable, detail))
-            }
-        })
-    }
-
-    /// The withdrawal root at `last`: from the state, or where that is pruned from the logs, which are not: the last
-    /// AppendMessage at or below the block carries it, and a batch without one keeps the verified root before it.
-    async fn withdrawal_root(&self, ground: &Ground<'_>, last: &L2Header) -> Result<Option<B256>, FlowError> {
-        let l2 = &self.ports.l2;
-        if let MessageRoot::Root(root) = l2.message_root(last.l2_ref()).await? {
-            return Ok(Some(root));
-        }
-        if let Some(root) = l2.last_appended_root(ground.first, last.number).await? {
-            return Ok(Some(root));
-        }
-        let verified = ground.before.filter(|b| b.outcome == Outcome::Verified);
-        if let Some(before) = verified {
-            return Ok(Some(before.withdrawal_root));
-        }
-        if let Some(root) = l2.last_appended_root(L2Number::new(0), ground.first.minus(1)).await? {
-            return Ok(Some(root));
-        }
-        // No message was ever appended, or the node has no such old logs: only the first agrees with an empty tree.
-        let wanted = ground.bound.outline.header.withdrawal_root;
-        Ok((wanted == EMPTY_WITHDRAWAL_ROOT).then_some(wanted))
     }
 }
 

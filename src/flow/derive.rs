@@ -166,10 +166,7 @@ impl Worker {
             dropped_above = pull.head.number.above(plan.last()),
             "writing blocks"
         );
-        job.finalized = match self.mark {
-            Some(mark) => mark.before,
-            None => now.finalized,
-        };
+        job.finalized = self.finalized_before(&now);
         let outcome = self.write(engine, &job, pull).await;
         // Looked at after a failure too: blocks may have landed whose answer was lost, and the node may have moved its
         // tags by itself. What landed unheard is in the intents, and enters the journal from there.
@@ -293,6 +290,7 @@ impl Worker {
                 old_hash: None,
                 new_hash: None,
                 finalized: job.finalized,
+                seen: false,
             };
             self.begin_writes(begun, &blocks, |number| job.old_hash(number)).await?;
             kill_point("write: before a chunk");

@@ -8,6 +8,7 @@
 //! | [`ground`] | what of the verified chain the node still holds |
 //! | [`commit`] | from an event to a bound outline |
 //! | [`batch`] | one batch through the case table |
+//! | [`roots`] | the roots at a batch's end |
 //! | [`search`] | logs that lie far from what is being read |
 //! | [`derive`] | `derive_force`: the only place that writes blocks |
 //! | [`open_writes`] | writes that were begun and whose batch is not stored yet |
@@ -16,6 +17,7 @@
 //! | [`states`] | a parent whose state the node still has |
 //! | [`quiesce`] | the guard that pauses the reactors |
 //! | [`finalize`] | finality |
+//! | [`stall_log`] | what the log says of stalls |
 //! | [`tags`] | the node's tags: what it was told, what it showed, whose mark a tag is |
 //!
 //! No SQL, no JSON, no HTTP: everything outside is reached through `ports`.
@@ -41,7 +43,9 @@ pub mod open_writes;
 pub(crate) mod patience;
 pub mod pull;
 pub mod quiesce;
+pub mod roots;
 pub mod search;
+pub mod stall_log;
 pub(crate) mod states;
 pub mod tags;
 pub mod worker;

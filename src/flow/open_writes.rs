@@ -30,8 +30,9 @@ impl Worker {
         kill_point("write: chunk noted");
         self.open_writes.retain(|w| w.batch_hash == template.batch_hash);
         for write in writes {
-            if self.open_writes.iter().all(|w| w.number != write.number) {
-                self.open_writes.push(write);
+            match self.open_writes.iter_mut().find(|w| w.number == write.number) {
+                Some(known) => (known.finalized, known.seen) = (write.finalized, false),
+                None => self.open_writes.push(write),
             }
         }
         Ok(())

@@ -102,20 +102,29 @@ impl Worker {
     /// When something could not be read or written. What was stored before stays; the next pull goes on from there.
     pub async fn pull(&mut self, now: Duration) -> Result<PullReport, FlowError> {
         self.now = now;
-        self.reload().await?;
+        if let Err(error) = self.reload().await {
+            self.liveness.interrupted();
+            return Err(error);
+        }
         self.searches.begin();
+        if self.quiesce.is_degraded() {
+            self.liveness.interrupted();
+        }
         let node = match self.ports.l2.snapshot().await {
             Ok(node) => node,
             Err(error) => {
                 // A node that comes back may be another version of itself.
                 self.patience.node_changed();
+                self.liveness.interrupted();
                 return Err(error.into());
             }
         };
         kill_point("poll: head read");
         self.note_snapshot(&node);
         self.asserted = None;
+        self.two_nodes = None;
         if node.syncing {
+            self.liveness.interrupted();
             let stall = Stall::new(Reason::NodeSyncing, "the execution node says that it is syncing");
             return Ok(PullReport { batches: Vec::new(), end: PullEnd::Stalled(stall) });
         }
@@ -135,7 +144,15 @@ impl Worker {
             blocks: Vec::new(),
         };
         let degraded = self.quiesce.is_degraded();
-        let end = self.pull_inner(&mut pull).await?;
+        let pauses = self.quiesce.pauses();
+        let end = self.pull_inner(&mut pull).await;
+        if self.quiesce.pauses() != pauses {
+            self.liveness.paused(observed);
+        }
+        if end.as_ref().is_err_and(node_is_gone) {
+            self.liveness.interrupted();
+        }
+        let end = end?;
         // A resume that fails holds up what must be written and nothing else; it is shown where nothing worse is.
         if degraded && matches!(end, PullEnd::CaughtUp | PullEnd::Reached) {
             return Err(FlowError::Stall(Stall::new(Reason::ReactorsDegraded, "the reactors are not resumed yet")));
@@ -183,7 +200,10 @@ impl Worker {
         released?;
         finalized?;
         pull.node = tagged?;
-        Ok(end)
+        Ok(match (end, self.two_nodes.take()) {
+            (PullEnd::CaughtUp | PullEnd::Behind | PullEnd::Reached, Some(stall)) => PullEnd::Stalled(stall),
+            (end, _) => end,
+        })
     }
 
     fn note_snapshot(&mut self, node: &L2Snapshot) {
@@ -725,6 +745,11 @@ impl Worker {
         record.post_state_root = header.state_root;
         Ok(record)
     }
+}
+
+/// Whether the L2 node went away under way.
+fn node_is_gone(error: &FlowError) -> bool {
+    matches!(error, FlowError::Port(error) if error.target == Target::L2 && error.is_transient())
 }
 
 fn one(headers: Vec<Option<L1Header>>, number: L1Number) -> Result<L1Header, FlowError> {

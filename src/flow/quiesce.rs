@@ -477,7 +477,7 @@ mod tests {
     use crate::ports::{MessageRoot, Step, Stored};
     use crate::types::{
         B256, BatchIndex, BatchRecord, Identity, JournalEntry, L1Message, L1Number, L1Ref, L2Block, L2Header, L2Ref,
-        L2Snapshot, OpenWrite, QueueIndex, U256,
+        L2Snapshot, OpenWrite, OwnMark, QueueIndex, U256,
     };
 
     /// What happened, in order, across all the fakes.
@@ -615,7 +615,7 @@ mod tests {
         async fn message_root(&self, _: L2Ref) -> PortResult<MessageRoot> {
             unreachable!("not asked by the guard")
         }
-        async fn last_appended_root(&self, _: L2Number, _: L2Number) -> PortResult<Option<B256>> {
+        async fn last_appended_root(&self, _: L2Number, _: L2Number, _: L2Ref) -> PortResult<Option<B256>> {
             unreachable!("not asked by the guard")
         }
     }
@@ -666,6 +666,9 @@ mod tests {
             unreachable!("not asked by the guard")
         }
         async fn journal(&self, _: &[JournalEntry]) -> PortResult<()> {
+            unreachable!("not asked by the guard")
+        }
+        async fn looked(&self, _: Option<L2Number>, _: Option<OwnMark>) -> PortResult<()> {
             unreachable!("not asked by the guard")
         }
         async fn journal_tail(&self, _: u32) -> PortResult<Vec<JournalEntry>> {

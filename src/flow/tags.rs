@@ -1,14 +1,18 @@
 //! The node's tags: what the node was told, what it showed, whose mark a tag is.
 //!
-//! Tags follow our heads, one head a call, safe before finalized, and are read back (P2). A tag that the node moved by
-//! itself on a write of ours is put back (E12).
+//! Tags follow our heads, one head a call, safe before finalized, and are read back (P2). Right before and right after,
+//! the block that safe stands on is looked at once more: no tag is set on a chain that went away meanwhile. A tag that
+//! the node moved by itself on a write of ours is put back (E12); any other one is somebody else's.
 
 use tracing::warn;
 
 use crate::decide::heads::{self, Heads, TagCall};
+use crate::decide::one_node::OneNode;
+use crate::flow::one_node::BothSides;
 use crate::flow::worker::Worker;
 use crate::flow::{FlowError, kill_point};
-use crate::types::{L2Number, L2Ref, L2Snapshot, OpenWrite};
+use crate::ports::L2Engine;
+use crate::types::{L2Number, L2Ref, L2Snapshot, OwnMark};
 
 impl Worker {
     /// Brings the node's tags to our heads and reads them back. `node` is what the node showed last. The same heads are
@@ -28,6 +32,9 @@ impl Worker {
         if plan.calls.is_empty() {
             return Ok(*node);
         }
+        if !self.prove_ground(engine.as_ref(), node).await? {
+            return Ok(*node);
+        }
         self.asserted = Some(self.heads);
         for call in &plan.calls {
             kill_point("tags: before a call");
@@ -37,7 +44,7 @@ impl Worker {
             }
             kill_point("tags: set");
         }
-        let after = self.ports.l2.snapshot().await?;
+        let after = self.look_again(engine.as_ref(), node).await?;
         kill_point("tags: read back");
         let held = plan.calls.iter().all(|call| match call {
             TagCall::Safe(to) => after.safe == Some(*to),
@@ -46,7 +53,10 @@ impl Worker {
         self.confirmed = Some(Heads::stored(after.safe, after.finalized));
         if !held {
             self.status.tags_contended = true;
-            warn!("the node's tags are not what was set: another writer moves them, or the node refuses in silence");
+            warn!(
+                code = "tags_contended",
+                "the node's tags are not what was set: another writer moves them, or the node refuses in silence"
+            );
         }
         self.node_finalized = after.finalized;
         if self.heads.safe().is_some_and(|safe| safe.number > after.head.number) {
@@ -54,6 +64,51 @@ impl Worker {
             return Err(FlowError::local_changed("the node lost blocks under way"));
         }
         Ok(after)
+    }
+
+    /// The engine that is about to be told of our safe block must be the node that it was read from, and the block still
+    /// be on its chain: it was read a while ago. Finalized is an ancestor of it. False where they are two nodes: then
+    /// nothing is tagged, and the pull tells it. `node` is what the reader showed last.
+    async fn prove_ground(&mut self, engine: &dyn L2Engine, node: &L2Snapshot) -> Result<bool, FlowError> {
+        let number = self.heads.safe().map_or(L2Number::new(0), |safe| safe.number);
+        let mut view = engine.view(number).await?;
+        if view.head != node.head.l2_ref() {
+            let both = BothSides::read_behind(view, engine, self.ports.l2.as_ref(), number).await?;
+            match both.verdict {
+                OneNode::Same => view = both.engine,
+                OneNode::Moving => return Err(FlowError::local_changed("the head moves while the tags are set")),
+                OneNode::Two => {
+                    self.two_nodes = Some(both.stall());
+                    return Ok(false);
+                }
+            }
+        }
+        match self.heads.safe().filter(|safe| !heads::stands_on(*safe, view.head.number, view.at)) {
+            Some(safe) => Err(FlowError::local_changed(format!("block {safe} left the chain before it was tagged"))),
+            None => Ok(true),
+        }
+    }
+
+    /// The node after its tags were set. `before` is how it was. A safe tag on a block that left the chain in between is
+    /// taken back at once.
+    async fn look_again(&mut self, engine: &dyn L2Engine, before: &L2Snapshot) -> Result<L2Snapshot, FlowError> {
+        let Some(safe) = self.heads.safe() else { return Ok(self.ports.l2.snapshot().await?) };
+        let (after, at) = self.ports.l2.snapshot_and(safe.number).await?;
+        if after.head.number < safe.number || heads::stands_on(safe, after.head.number, at.map(|h| h.l2_ref())) {
+            return Ok(after);
+        }
+        let left = || FlowError::local_changed(format!("block {safe} left the chain while it was tagged"));
+        for lower in [before.safe, self.heads.finalized()].into_iter().flatten().filter(|tag| tag.number < safe.number)
+        {
+            if self.ports.l2.header(lower.number).await?.map(|h| h.l2_ref()) == Some(lower) {
+                engine.set_tags(Some(lower.hash), None).await?;
+                return Err(left());
+            }
+        }
+        if let Some(genesis) = self.ports.l2.header(0.into()).await? {
+            engine.set_tags(Some(genesis.hash), None).await?;
+        }
+        Err(left())
     }
 
     /// L1 took away everything that our safe head stands on. The node's safe tag, where it is ours, goes down to the block
@@ -75,62 +130,57 @@ impl Worker {
         Ok(after)
     }
 
+    /// The node's finalized tag from before a write that is about to be made: where it belongs should the node move it.
+    pub(crate) fn finalized_before(&self, now: &L2Snapshot) -> Option<L2Ref> {
+        match self.mark.filter(|mark| now.finalized == Some(mark.tag)) {
+            Some(mark) => mark.before,
+            None => now.finalized,
+        }
+    }
+
     /// Some nodes mark every block written by the engine safe and finalized, before anything of it was verified (E12).
-    /// Such a mark is nobody's word and is put back to where the tag was before the write, then or after a crash. Gives
+    /// Such a mark is nobody's word and is put back to where the tag was before the write, now or after a crash. Gives
     /// the node as it stands afterwards.
     pub(crate) async fn unmark(&mut self, node: &L2Snapshot) -> Result<L2Snapshot, FlowError> {
         let Some(engine) = self.ports.engine.clone() else { return Ok(*node) };
-        self.mark = self.mark_of(node).await?;
-        let Some(Mark { tag, before }) = self.mark else { return Ok(*node) };
-        warn!(%tag, "the execution node moved its finalized tag by itself on a write; putting it back");
+        self.look_for_marks(node).await?;
+        let Some(OwnMark { tag, before }) = self.mark else { return Ok(*node) };
+        warn!(code = "own_mark", %tag, "the execution node moved its finalized tag by itself on a write; putting it back");
         self.status.el_marks_finalized = true;
-        let genesis = self.ports.l2.header(0.into()).await?.map(|h| h.l2_ref());
-        let finalized = higher(self.heads.finalized(), before).or(genesis);
+        let mut finalized = self.heads.finalized();
+        if let Some(before) = before.filter(|b| finalized.is_none_or(|f| f.number < b.number)) {
+            let there = self.ports.l2.header(before.number).await?.map(|h| h.l2_ref());
+            finalized = there.filter(|there| *there == before).or(finalized);
+        }
+        if finalized.is_none() {
+            finalized = self.ports.l2.header(0.into()).await?.map(|h| h.l2_ref());
+        }
         let safe = higher(self.heads.safe(), finalized);
         // Neither goes up, and the node sets finalized first: in order at every moment.
         engine.set_tags(safe.map(|s| s.hash), finalized.map(|f| f.hash)).await?;
         let after = self.ports.l2.snapshot().await?;
         self.node_finalized = after.finalized;
+        self.storing(self.ports.progress.looked(None, None)).await?;
         self.mark = None;
         Ok(after)
     }
 
-    /// Whether the node's finalized tag is a mark of its own: above all that we verified or finalized and above where
-    /// it was before the write, on a block that we wrote or had begun to write.
-    async fn mark_of(&self, node: &L2Snapshot) -> Result<Option<Mark>, FlowError> {
-        let ours = self.heads.finalized();
-        let Some(tag) = node.finalized.filter(|tag| ours.is_none_or(|f| f.number < tag.number)) else {
-            return Ok(None);
-        };
-        if let Some(known) = self.mark.filter(|known| known.tag == tag) {
-            return Ok(Some(known));
+    /// Looks at what our writes did to the node's finalized tag, and stores it: once, for each of them. What happens to
+    /// the tag later is somebody else's doing.
+    async fn look_for_marks(&mut self, node: &L2Snapshot) -> Result<(), FlowError> {
+        let mark = heads::own_mark(node.finalized, self.heads.finalized(), self.mark, &self.open_writes);
+        let seen_to = heads::seen_to(&self.open_writes, node.head.number);
+        if mark == self.mark && seen_to.is_none() {
+            return Ok(());
         }
-        let before = self.open_writes.iter().filter_map(|w| w.finalized).max_by_key(|f| f.number);
-        let word = higher(self.heads.safe(), before);
-        if word.is_some_and(|word| tag.number <= word.number) {
-            return Ok(None);
-        }
-        let found = Some(Mark { tag, before });
-        let begun = |w: &OpenWrite| w.number == tag.number && w.new_hash.is_none_or(|hash| hash == tag.hash);
-        if self.open_writes.iter().any(begun) {
-            return Ok(found);
-        }
-        let journal = self.ports.progress.journal_tail(JOURNAL_LOOK).await?;
-        Ok(found.filter(|_| journal.iter().any(|entry| entry.new_hash == tag.hash)))
+        self.storing(self.ports.progress.looked(seen_to, mark)).await?;
+        self.mark = mark;
+        let seen = self.open_writes.iter_mut().filter(|w| seen_to.is_some_and(|to| w.number <= to));
+        seen.for_each(|write| write.seen = true);
+        Ok(())
     }
-}
-
-/// A finalized tag that the node moved by itself.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Mark {
-    tag: L2Ref,
-    /// Where it was before.
-    pub(crate) before: Option<L2Ref>,
 }
 
 fn higher(one: Option<L2Ref>, other: Option<L2Ref>) -> Option<L2Ref> {
     one.into_iter().chain(other).max_by_key(|block| block.number)
 }
-
-/// How far back in the journal a block that the node marked is looked for: more than one batch's blocks.
-const JOURNAL_LOOK: u32 = 2000;

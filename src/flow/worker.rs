@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use crate::decide::heads::Heads;
 use crate::decide::liveness::{Liveness, Verdict};
@@ -23,11 +23,12 @@ use crate::flow::ground::Lost;
 use crate::flow::patience::Patience;
 use crate::flow::pull::{Kept, PullEnd, PullReport};
 use crate::flow::quiesce::Quiesce;
+use crate::flow::roots::Roots;
 use crate::flow::search::Searches;
-use crate::flow::tags::Mark;
+use crate::flow::stall_log::{Doing, StallLog};
 use crate::flow::{FlowError, Ports, Settings};
 use crate::ports::{PortResult, Step};
-use crate::types::{BatchIndex, Cursor, L1Number, L1Ref, L2Ref, OpenWrite};
+use crate::types::{BatchIndex, Cursor, L1Number, L1Ref, L2Ref, OpenWrite, OwnMark};
 
 /// First wait after a failed poll; doubled up to the poll interval.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
@@ -143,7 +144,9 @@ pub struct Worker {
     /// What the last try to write failed on.
     pub(crate) patience: Patience,
     /// A finalized tag of the node's own making that is not put back yet.
-    pub(crate) mark: Option<Mark>,
+    pub(crate) mark: Option<OwnMark>,
+    /// Seen in this poll when the tags were to be set: the reader and the engine are two nodes.
+    pub(crate) two_nodes: Option<Stall>,
     /// The node's own finalized tag. Above a fallen head too: what it stood on may come back, and not another block.
     pub(crate) node_finalized: Option<L2Ref>,
     /// Without an engine: the first write that would have been made.
@@ -152,8 +155,10 @@ pub struct Worker {
     pub(crate) kept: Option<Kept>,
     /// What is being looked for on L1.
     pub(crate) searches: Searches,
+    pub(crate) roots: Roots,
     /// The polls that followed each other at once.
     pace: Pace,
+    stall_log: StallLog,
     /// The log to which the cursor was sent back, until it is read.
     pub(crate) gone_back: Option<(L1Ref, u64)>,
     /// A step failed, and nobody knows whether it was stored all the same: memory may not be what the database holds.
@@ -198,12 +203,15 @@ impl Worker {
             asserted: None,
             confirmed: None,
             patience: Patience::default(),
-            mark: None,
+            mark: stored.mark,
+            two_nodes: None,
             node_finalized: None,
             pending: None,
             kept: None,
             searches: Searches::default(),
+            roots: Roots::default(),
             pace: Pace::default(),
+            stall_log: StallLog::default(),
             gone_back: None,
             unsure: AtomicBool::new(false),
             now: Duration::ZERO,
@@ -260,6 +268,7 @@ impl Worker {
         self.heads = Heads::stored(stored.safe, stored.finalized);
         self.cursor = stored.cursor;
         self.open_writes = stored.open_writes;
+        self.mark = stored.mark;
         self.lost = Lost::stored(stored.safe, stored.tip.as_ref());
         self.unsure.store(false, Ordering::Relaxed);
         info!(safe = ?stored.safe.map(|s| s.number.get()), "a step failed; going on from what is stored");
@@ -341,39 +350,31 @@ impl Worker {
         }
     }
 
-    fn wait_after(&self, report: &PullReport) -> Duration {
+    fn wait_after(&mut self, report: &PullReport) -> Duration {
         match &report.end {
-            PullEnd::Behind => Duration::ZERO,
-            PullEnd::CaughtUp | PullEnd::Reached => self.settings.poll_interval,
+            PullEnd::Behind => {
+                self.stall_log.goes_on();
+                Duration::ZERO
+            }
+            PullEnd::CaughtUp | PullEnd::Reached => {
+                self.stall_log.goes_on();
+                self.settings.poll_interval
+            }
             PullEnd::Stalled(stall) => {
-                let batch = stall.batch.map(BatchIndex::get);
-                let (code, detail) = (stall.reason.code(), &stall.detail);
-                if stall.reason.is_halt() {
-                    error!(target: "stall", code, batch, detail, "halted");
-                } else {
-                    warn!(target: "stall", code, batch, detail, "waiting");
-                }
+                let doing = if stall.reason.is_halt() { Doing::Halted } else { Doing::Waiting };
+                self.stall_log.stalled(stall, doing);
                 self.settings.poll_interval
             }
         }
     }
 
-    fn wait_after_error(&self, error: &FlowError, backoff: Duration) -> Duration {
-        let stall = error.stall();
-        let (code, batch) = (stall.reason.code(), stall.batch.map(BatchIndex::get));
-        match error.severity() {
-            Severity::Reset => {
-                warn!(target: "stall", code, batch, detail = stall.detail, "reading again");
-                backoff.min(FIRST_BACKOFF)
-            }
-            Severity::Temporary => {
-                warn!(target: "stall", code, batch, detail = stall.detail, "trying again");
-                backoff.min(self.settings.poll_interval)
-            }
-            Severity::Halt => {
-                error!(target: "stall", code, batch, detail = stall.detail, "halted");
-                self.settings.poll_interval
-            }
-        }
+    fn wait_after_error(&mut self, error: &FlowError, backoff: Duration) -> Duration {
+        let (doing, wait) = match error.severity() {
+            Severity::Reset => (Doing::ReadingAgain, backoff.min(FIRST_BACKOFF)),
+            Severity::Temporary => (Doing::TryingAgain, backoff.min(self.settings.poll_interval)),
+            Severity::Halt => (Doing::Halted, self.settings.poll_interval),
+        };
+        self.stall_log.stalled(&error.stall(), doing);
+        wait
     }
 }

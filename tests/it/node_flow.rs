@@ -582,7 +582,7 @@ async fn e17_a_permanent_refusal_is_one_call() {
     devnet.fault(Server::L2, Rule::always(Fault::Status(503, String::new())));
     assert!(rig.poll().await.is_err());
     devnet.heal(Server::L2);
-    assert_eq!(cases(&rig.settle().await), [(2, Case::FillGap)]);
+    assert_eq!(cases(&rig.settle_stopped().await), [(2, Case::FillGap)]);
     assert_eq!(devnet.written(), (9..=16).collect::<Vec<_>>());
     assert_chain(&devnet, &rig, 16);
 }
@@ -809,8 +809,8 @@ impl L2Reader for Forgetful {
         self.node.message_root(block).await
     }
 
-    async fn last_appended_root(&self, first: L2Number, last: L2Number) -> PortResult<Option<B256>> {
-        self.node.last_appended_root(first, last).await
+    async fn last_appended_root(&self, first: L2Number, last: L2Number, tip: L2Ref) -> PortResult<Option<B256>> {
+        self.node.last_appended_root(first, last, tip).await
     }
 }
 

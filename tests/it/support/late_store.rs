@@ -7,7 +7,8 @@ use async_trait::async_trait;
 use morph_deriver::error::{PortError, PortErrorKind, Target};
 use morph_deriver::ports::{PortResult, Progress, Step, Stored};
 use morph_deriver::types::{
-    BatchIndex, BatchRecord, Identity, JournalEntry, L1Message, L1Number, L1Ref, L2Number, Lease, OpenWrite, QueueIndex,
+    BatchIndex, BatchRecord, Identity, JournalEntry, L1Message, L1Number, L1Ref, L2Number, Lease, OpenWrite, OwnMark,
+    QueueIndex,
 };
 
 /// The database behind, with one step that times out after it was stored.
@@ -95,6 +96,10 @@ impl Progress for LateStore {
 
     async fn journal(&self, entries: &[JournalEntry]) -> PortResult<()> {
         self.inner.journal(entries).await
+    }
+
+    async fn looked(&self, seen_to: Option<L2Number>, mark: Option<OwnMark>) -> PortResult<()> {
+        self.inner.looked(seen_to, mark).await
     }
 
     async fn journal_tail(&self, limit: u32) -> PortResult<Vec<JournalEntry>> {

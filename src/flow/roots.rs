@@ -1,0 +1,167 @@
+//! The roots at a batch's last block, against calldata (P1).
+//!
+//! The state root stands in the header. The withdrawal root is asked of the contract's state; where the node has pruned
+//! that, the last AppendMessage log at or below the block carries it. For the first batch of a database that log may lie
+//! anywhere below: it is looked for piece by piece, for a time in every pull, and what was found is kept.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::debug;
+
+use crate::decide::roots::{self, EMPTY_WITHDRAWAL_ROOT, Roots as Verdict, RootsFacts, WithdrawalRoot};
+use crate::decide::stall::{Reason, Stall};
+use crate::error::{PortError, PortErrorKind};
+use crate::flow::FlowError;
+use crate::ports::{L2Reader, MessageRoot, PortResult};
+use crate::types::{B256, BatchIndex, L2Header, L2Number, L2Ref};
+
+/// The first piece of a search, in blocks: the last message rarely lies far off.
+const FIRST_PIECE: u64 = 1_000;
+/// Pieces double up to this: what one piece costs, an endpoint's narrow limit included, bounds the time that a search can
+/// overrun.
+const LARGEST_PIECE: u64 = 16_000;
+
+/// The check of roots, with its search for the last message below a batch, as far as it came.
+#[derive(Debug, Default)]
+pub(crate) struct Roots {
+    search: Option<Search>,
+}
+
+/// A search is kept while the block that it began at is the one asked about: its hash says which chain was looked at.
+#[derive(Debug)]
+struct Search {
+    below: L2Ref,
+    /// The highest block that was not looked at; none when all were.
+    next: Option<L2Number>,
+    piece: u64,
+    found: Option<B256>,
+}
+
+/// What is known of the last message at or below a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum LastMessage {
+    /// It left this root.
+    Root(B256),
+    /// The node has no log of any.
+    NoLog,
+    /// It is looked for further in the next pull, from this block down.
+    Searching(L2Number),
+}
+
+/// A batch whose blocks are there, and what L1 says of its roots.
+pub(crate) struct Asked {
+    pub(crate) index: BatchIndex,
+    /// Its first block.
+    pub(crate) first: L2Number,
+    /// The block below that.
+    pub(crate) anchor: L2Ref,
+    /// Its last block.
+    pub(crate) last: L2Header,
+    /// Calldata's `postStateRoot`.
+    pub(crate) state_root: B256,
+    /// Calldata's `withdrawalRoot`.
+    pub(crate) withdrawal_root: B256,
+    /// The withdrawal root at the anchor, where the batch before was verified.
+    pub(crate) verified_below: Option<B256>,
+}
+
+impl Roots {
+    /// Checks state root and withdrawal root at the batch's last block (P1). What has to be searched for is searched for
+    /// `time` and further at the next call.
+    pub(crate) async fn check(
+        &mut self,
+        l2: &dyn L2Reader,
+        asked: &Asked,
+        time: Duration,
+    ) -> Result<Option<Stall>, FlowError> {
+        let mut facts = RootsFacts {
+            expected_state: asked.state_root,
+            actual_state: asked.last.state_root,
+            expected_withdrawal: asked.withdrawal_root,
+            actual_withdrawal: WithdrawalRoot::Unknown,
+        };
+        let mut searching = None;
+        // A state root that differs is told also where the withdrawal root cannot be asked for.
+        if roots::compare(&facts) == Verdict::Unknown {
+            (facts.actual_withdrawal, searching) = self.withdrawal_root(l2, asked, time).await.map_err(gone)?;
+        }
+        let number = asked.last.number;
+        let (reason, detail) = match roots::compare(&facts) {
+            Verdict::Equal => return Ok(None),
+            Verdict::StateDiffers { expected, actual } => {
+                (Reason::StateRoot, format!("postStateRoot: L1 says {expected:?}, block {number} has {actual:?}"))
+            }
+            Verdict::WithdrawalDiffers { expected, actual } => {
+                (Reason::WithdrawalRoot, format!("withdrawalRoot: L1 says {expected:?}, block {number} has {actual:?}"))
+            }
+            Verdict::Unknown => (
+                Reason::RootsUnavailable,
+                match searching {
+                    Some(at) => format!("looking for the last message below block {}, at block {at}", asked.first),
+                    None => format!(
+                        "the node no longer has the state at block {number}, and the logs that it has do not tell L1's \
+                         withdrawal root"
+                    ),
+                },
+            ),
+        };
+        Ok(Some(Stall::at(asked.index, reason, detail)))
+    }
+
+    /// The withdrawal root at the last block: from the state, or where that is pruned from the logs: the last AppendMessage
+    /// at or below the block carries it, and a batch without one keeps the root below it. With it the block at which a
+    /// search stands that is not done.
+    async fn withdrawal_root(
+        &mut self,
+        l2: &dyn L2Reader,
+        asked: &Asked,
+        time: Duration,
+    ) -> PortResult<(WithdrawalRoot, Option<L2Number>)> {
+        let last = asked.last.l2_ref();
+        if let MessageRoot::Root(root) = l2.message_root(last).await? {
+            return Ok((WithdrawalRoot::State(root), None));
+        }
+        let appended = l2.last_appended_root(asked.first, last.number, last).await?;
+        if let Some(root) = appended.or(asked.verified_below) {
+            return Ok((WithdrawalRoot::Logs(root), None));
+        }
+        Ok(match self.search(l2, asked.anchor, Instant::now() + time).await? {
+            LastMessage::Root(root) => (WithdrawalRoot::Logs(root), None),
+            // No message was ever appended, or the node has no such old logs: only the first agrees with an empty tree.
+            LastMessage::NoLog => (WithdrawalRoot::Logs(EMPTY_WITHDRAWAL_ROOT), None),
+            LastMessage::Searching(at) => (WithdrawalRoot::Unknown, Some(at)),
+        })
+    }
+
+    /// Goes on with the search at or below `below` until `until`, by one piece at least.
+    async fn search(&mut self, l2: &dyn L2Reader, below: L2Ref, until: Instant) -> PortResult<LastMessage> {
+        let fresh = || Search { below, next: Some(below.number), piece: FIRST_PIECE, found: None };
+        let search = match &mut self.search {
+            Some(search) if search.below == below => search,
+            other => other.insert(fresh()),
+        };
+        loop {
+            if let Some(root) = search.found {
+                return Ok(LastMessage::Root(root));
+            }
+            let Some(to) = search.next else { return Ok(LastMessage::NoLog) };
+            let from = to.minus(search.piece.saturating_sub(1));
+            debug!(from = from.get(), to = to.get(), "looking for the last message");
+            search.found = l2.last_appended_root(from, to, below).await?;
+            search.next = (from.get() > 0).then(|| from.minus(1));
+            search.piece = search.piece.saturating_mul(2).min(LARGEST_PIECE);
+            if let (None, Some(next), true) = (search.found, search.next, Instant::now() >= until) {
+                return Ok(LastMessage::Searching(next));
+            }
+        }
+    }
+}
+
+/// A block that is not there although it was read before: the chain changed under way.
+fn gone(error: PortError) -> FlowError {
+    match error.kind {
+        PortErrorKind::NotFound => FlowError::local_changed(error.to_string()),
+        _ => FlowError::Port(error),
+    }
+}

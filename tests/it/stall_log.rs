@@ -1,0 +1,179 @@
+//! Every stall is in the log under its reason's code, and so is its end (P9).
+
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use morph_deriver::config::LogFormat;
+use morph_deriver::decide::stall::{Reason, Stall};
+use morph_deriver::devnet::faults::{Fault, Rule, Server};
+use morph_deriver::flow::stall_log::{Doing, StallLog};
+use morph_deriver::telemetry;
+use morph_deriver::types::BatchIndex;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+use tracing::subscriber::DefaultGuard;
+use tracing_subscriber::layer::SubscriberExt as _;
+
+use crate::node_flow::{batch, network, synced};
+use crate::support::rig::Rig;
+
+/// The log of this thread, as the program writes it.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Log {
+    fn capture() -> (Self, DefaultGuard) {
+        let log = Self::default();
+        let writer = log.clone();
+        let layer = telemetry::layer(LogFormat::Json, false, "info".parse().unwrap(), move || writer.clone());
+        let guard = tracing::subscriber::set_default(tracing_subscriber::registry().with(layer));
+        (log, guard)
+    }
+
+    /// Lines about stalls so far.
+    fn stalls(&self) -> Vec<Value> {
+        let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines.filter(|line| line["target"] == "stall").collect()
+    }
+}
+
+/// Code (none for an end), entity and level.
+fn told(line: &Value) -> (Option<String>, String, String) {
+    let text = |key: &str| line[key].as_str().unwrap_or_default().to_owned();
+    let code = line["code"].as_str().map(str::to_owned);
+    assert_ne!(code.is_some(), line["recovered"] == true, "{line}");
+    (code, text("entity"), text("level"))
+}
+
+#[test]
+fn every_reason_is_logged_under_its_code_once_and_so_is_its_end() {
+    for reason in Reason::ALL {
+        for (doing, level) in [
+            (Doing::Waiting, "WARN"),
+            (Doing::TryingAgain, "WARN"),
+            (Doing::ReadingAgain, "WARN"),
+            (Doing::Halted, "ERROR"),
+        ] {
+            for at in [None, Some(7)] {
+                let (log, _guard) = Log::capture();
+                let mut stalls = StallLog::default();
+                let stall = match at {
+                    Some(index) => Stall::at(BatchIndex::new(index), *reason, "why"),
+                    None => Stall::new(*reason, "why"),
+                };
+                stalls.goes_on();
+                (0..5).for_each(|_| stalls.stalled(&stall, doing));
+                let entity = at.map(|index| format!("batch {index}")).unwrap_or_default();
+                let code = reason.code().to_owned();
+                let expected = (Some(code), entity.clone(), level.to_owned());
+                assert_eq!(log.stalls().iter().map(told).collect::<Vec<_>>(), std::slice::from_ref(&expected));
+                assert_eq!(log.stalls()[0]["detail"], "why");
+                assert_eq!(log.stalls()[0]["batch"].as_u64(), at);
+                (0..3).for_each(|_| stalls.goes_on());
+                let end = (None, entity, "INFO".to_owned());
+                assert_eq!(log.stalls().iter().map(told).collect::<Vec<_>>(), [expected, end]);
+                assert_eq!(log.stalls()[1]["repeated"], 5);
+                assert!(log.stalls()[1]["lasted_s"].is_u64());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_halt_at_another_batch_is_told_at_once_and_ends_the_one_before() {
+    let (log, _guard) = Log::capture();
+    let mut stalls = StallLog::default();
+    let poison = |index: u64| Stall::at(BatchIndex::new(index), Reason::PoisonBatch, "why");
+    let down = Stall::new(Reason::L1Unavailable, "why");
+    for stall in [&poison(7), &poison(7), &down, &poison(7), &down, &poison(8), &poison(8)] {
+        stalls.stalled(stall, Doing::Halted);
+    }
+    stalls.goes_on();
+    let lines: Vec<_> = log.stalls().iter().map(told).map(|(code, entity, _)| (code, entity)).collect();
+    let code = |reason: Reason| Some(reason.code().to_owned());
+    let expected = [
+        (code(Reason::PoisonBatch), "batch 7"),
+        (code(Reason::L1Unavailable), ""),
+        (None, "batch 7"),
+        (code(Reason::PoisonBatch), "batch 8"),
+        (None, ""),
+        (None, "batch 8"),
+    ];
+    assert_eq!(lines, expected.map(|(code, entity)| (code, entity.to_owned())));
+}
+
+/// Runs the worker until the log of stalls is as `done` wants it.
+async fn run_until(rig: Rig, log: &Log, steps: Vec<(Box<dyn Fn(&[Value]) -> bool>, Box<dyn Fn()>)>) {
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(rig.worker.run(stop.clone()));
+    for (seen, then) in steps {
+        let wait = async {
+            while !seen(&log.stalls()) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let came = tokio::time::timeout(Duration::from_secs(60), wait).await;
+        assert!(came.is_ok(), "never came so far: {:?}", log.stalls());
+        then();
+    }
+    stop.cancel();
+    running.await.unwrap().unwrap();
+}
+
+fn has(lines: &[Value], code: Option<Reason>, entity: &str) -> bool {
+    let wanted = (code.map(|c| c.code().to_owned()), entity.to_owned());
+    lines.iter().map(told).any(|(code, entity, _)| (code, entity) == wanted)
+}
+
+#[tokio::test]
+async fn a_running_worker_tells_its_stalls_and_their_ends() {
+    let devnet = Arc::new(synced(1).await);
+    let (log, _guard) = Log::capture();
+    let down = Rule::always(Fault::Status(503, String::new()));
+    devnet.fault(Server::L1(0), down);
+    let rig = Rig::on(&devnet).await;
+    let (up, more, grown) = (devnet.clone(), devnet.clone(), devnet.clone());
+    run_until(
+        rig,
+        &log,
+        vec![
+            (Box::new(|lines| has(lines, Some(Reason::L1Unavailable), "")), Box::new(move || up.heal(Server::L1(0)))),
+            (Box::new(|lines| has(lines, None, "")), Box::new(move || more.with(batch))),
+            (
+                Box::new(|lines| has(lines, Some(Reason::WaitingForBlocks), "batch 2")),
+                Box::new(move || grown.with(|w| w.sync())),
+            ),
+            (Box::new(|lines| has(lines, None, "batch 2")), Box::new(|| {})),
+        ],
+    )
+    .await;
+    assert_eq!(log.stalls().len(), 4, "{:?}", log.stalls());
+    assert!(log.stalls().iter().take(3).all(|line| line["level"] != "ERROR"));
+}
+
+#[tokio::test]
+async fn a_running_worker_tells_a_halt_with_its_batch() {
+    let devnet = network(2).await;
+    devnet.with(|w| {
+        w.node.moods.wrong_state_from = Some(12);
+        w.execute_to(16).unwrap();
+    });
+    let (log, _guard) = Log::capture();
+    let rig = Rig::on(&devnet).await;
+    let halted: Box<dyn Fn(&[Value]) -> bool> = Box::new(|lines| has(lines, Some(Reason::StateRoot), "batch 2"));
+    run_until(rig, &log, vec![(halted, Box::new(|| {}))]).await;
+    assert_eq!(told(&log.stalls()[0]).2, "ERROR");
+}
