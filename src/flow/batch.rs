@@ -18,7 +18,7 @@ use crate::flow::ground::Lost;
 use crate::flow::pull::Pull;
 use crate::flow::search::Sought;
 use crate::flow::worker::Worker;
-use crate::flow::{FlowError, Mode, kill_point};
+use crate::flow::{FlowError, Mode};
 use crate::ports::MessageRoot;
 use crate::types::{
     B256, BatchIndex, BatchRecord, BlockContent, Case, L1Event, L1EventKind, L1Message, L2Block, L2Header, L2Number,
@@ -107,7 +107,6 @@ impl Worker {
             Ok(bound) => bound,
             Err(stall) => return Ok(BatchEnd::stands(stall)),
         };
-        kill_point("batch: commit read");
         if let Some(before) = before
             && let Err(fault) = binding::continues(&bound.outline, before)
         {
@@ -126,7 +125,6 @@ impl Worker {
             Ok(anchor) => anchor,
             Err(end) => return Ok(end),
         };
-        kill_point("batch: anchor read");
         let ground = Ground { bound: &bound, before, first, anchor };
         let mut settled = match self.settle_blocks(&ground, pull).await? {
             Ok(settled) => settled,
@@ -135,7 +133,6 @@ impl Worker {
         if let Some(stall) = self.check_roots(&ground, &settled.last).await? {
             return Ok(BatchEnd::Stands { stall, blocks: ground.blocks() });
         }
-        kill_point("batch: roots read");
         if let Some((case, rewritten)) = self.settle_writes(index, hash, settled.last.number).await? {
             (settled.case, settled.rewritten) = (case, rewritten);
         }
@@ -379,7 +376,6 @@ impl Worker {
         while from <= to {
             let end = from.plus(READ_AT_ONCE - 1).min(to);
             let piece = self.ports.l2.blocks(from, end).await?;
-            kill_point("batch: local blocks read");
             let wanted = end.above(from).saturating_add(1);
             if piece.len() as u64 != wanted {
                 return Err(FlowError::local_changed(format!("{} of {wanted} blocks were read", piece.len())));
@@ -430,7 +426,6 @@ impl Worker {
             return Ok(Err(fault));
         }
         let messages = self.messages(outline.first_message, outline.messages).await?;
-        kill_point("batch: messages read");
         let hashes_fit = messages.iter().map(|m| m.hash).eq(outline.message_hashes.iter().copied());
         if !hashes_fit {
             return Err(FlowError::l1_changed("the stored L1 messages are not those that the batch is bound to"));
@@ -472,7 +467,6 @@ impl Worker {
             Ok(blobs) => blobs,
             Err(error) => return Err(self.missing_blob(bound, error).await),
         };
-        kill_point("batch: blobs fetched");
         debug!(batch = outline.index().get(), blobs = blobs.len(), "blobs fetched");
         let decoded = tokio::task::spawn_blocking(move || batch::payload_of(&blobs)).await;
         let decoded = decoded.map_err(|e| FlowError::local_changed(format!("decoding was cut off: {e}")))?;

@@ -6,8 +6,8 @@
 use tracing::warn;
 
 use crate::decide::heads::{self, Heads, TagCall};
+use crate::flow::FlowError;
 use crate::flow::worker::Worker;
-use crate::flow::{FlowError, kill_point};
 use crate::types::{L2Number, L2Ref, L2Snapshot, OpenWrite};
 
 impl Worker {
@@ -30,15 +30,12 @@ impl Worker {
         }
         self.asserted = Some(self.heads);
         for call in &plan.calls {
-            kill_point("tags: before a call");
             match call {
                 TagCall::Safe(to) => engine.set_tags(Some(to.hash), None).await?,
                 TagCall::Finalized(to) => engine.set_tags(None, Some(to.hash)).await?,
             }
-            kill_point("tags: set");
         }
         let after = self.ports.l2.snapshot().await?;
-        kill_point("tags: read back");
         let held = plan.calls.iter().all(|call| match call {
             TagCall::Safe(to) => after.safe == Some(*to),
             TagCall::Finalized(to) => after.finalized == Some(*to),
