@@ -6,6 +6,8 @@
 pub mod beacon;
 pub mod engine;
 pub mod fixture;
+#[cfg(debug_assertions)]
+pub mod kill_points;
 pub mod l1;
 pub mod l2;
 pub mod reactors;

@@ -117,14 +117,27 @@ pub fn reactors(config: &Config) -> PortResult<Arc<dyn Reactors>> {
 pub fn ports(config: &Config, clients: &Clients, store: Arc<SqliteStore>) -> anyhow::Result<Ports> {
     let beacon = clients.beacon.clone().context("no beacon endpoint is configured")?;
     let l2 = clients.l2.clone().context("no L2 endpoint is configured")?;
-    Ok(Ports {
+    let ports = Ports {
         l1: clients.l1.clone(),
         blobs: beacon,
         l2,
         engine: clients.engine.clone().map(|e| e as Arc<dyn L2Engine>),
         reactors: if config.observe { Arc::new(NoReactors) } else { reactors(config)? },
         progress: store,
-    })
+    };
+    #[cfg(debug_assertions)]
+    let ports = match crate::adapters::kill_points::KillPoints::from_env() {
+        Some(points) => Ports {
+            l1: points.l1(ports.l1),
+            blobs: points.blobs(ports.blobs),
+            l2: points.l2(ports.l2),
+            engine: ports.engine.map(|engine| points.engine(engine)),
+            reactors: points.reactors(ports.reactors),
+            progress: points.progress(ports.progress),
+        },
+        None => ports,
+    };
+    Ok(ports)
 }
 
 /// What steers the flow.

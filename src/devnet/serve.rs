@@ -83,6 +83,8 @@ struct Shared {
     world: Mutex<World>,
     control: Mutex<Control>,
     secret: [u8; 32],
+    /// Calls under way whose effect comes late.
+    late: AtomicU64,
 }
 
 impl Shared {
@@ -161,7 +163,12 @@ impl Devnet {
             refuse_unpaused_writes: options.refuse_unpaused_writes,
             ..Control::default()
         };
-        let shared = Arc::new(Shared { world: Mutex::new(world), control: Mutex::new(control), secret });
+        let shared = Arc::new(Shared {
+            world: Mutex::new(world),
+            control: Mutex::new(control),
+            secret,
+            late: AtomicU64::new(0),
+        });
         let mut devnet = Self { shared, addresses: BTreeMap::new(), tasks: Vec::new(), secret_path, own_dir };
         let [l1_port, beacon_port, l2_port, engine_port, reactors_port] = options.ports;
         for n in 0..l1 {
@@ -356,6 +363,11 @@ impl Devnet {
         self.shared.control().reactors.paused
     }
 
+    /// Whether a call is under way whose effect comes late ([`Fault::Late`]).
+    pub fn has_late_calls(&self) -> bool {
+        self.shared.late.load(Ordering::SeqCst) > 0
+    }
+
     /// Pauses the reactors without a call: one whose caller is gone has landed.
     pub fn pause_now(&self) {
         self.shared.control().reactors.paused = true;
@@ -396,7 +408,12 @@ async fn answer(State(endpoint): State<Endpoint>, uri: Uri, headers: HeaderMap, 
         Server::Beacon(n) => answer_beacon(&endpoint, n, &uri).await,
         Server::Engine | Server::Reactors if is_late(&endpoint) => {
             // A task of its own goes on after the caller has gone.
-            let late = tokio::spawn(async move { answer_json_rpc(&endpoint, &body).await });
+            endpoint.shared.late.fetch_add(1, Ordering::SeqCst);
+            let late = tokio::spawn(async move {
+                let answer = answer_json_rpc(&endpoint, &body).await;
+                endpoint.shared.late.fetch_sub(1, Ordering::SeqCst);
+                answer
+            });
             late.await.unwrap_or_else(|_| broken())
         }
         _ => answer_json_rpc(&endpoint, &body).await,

@@ -18,7 +18,7 @@ use crate::flow::pull::Pull;
 use crate::flow::roots::Asked;
 use crate::flow::search::Sought;
 use crate::flow::worker::Worker;
-use crate::flow::{FlowError, Mode, kill_point};
+use crate::flow::{FlowError, Mode};
 use crate::types::{
     B256, BatchIndex, BatchRecord, BlockContent, Case, L1Event, L1EventKind, L1Message, L2Block, L2Header, L2Number,
     NewBlock, Outcome, QueueIndex, RawTx,
@@ -119,7 +119,6 @@ impl Worker {
             Ok(bound) => bound,
             Err(stall) => return Ok(BatchEnd::stands(stall)),
         };
-        kill_point("batch: commit read");
         if let Some(before) = before
             && let Err(fault) = binding::continues(&bound.outline, before)
         {
@@ -138,7 +137,6 @@ impl Worker {
             Ok(anchor) => anchor,
             Err(end) => return Ok(end),
         };
-        kill_point("batch: anchor read");
         let ground = Ground { bound: &bound, before, first, anchor };
         let mut settled = match self.settle_blocks(&ground, pull).await? {
             Ok(settled) => settled,
@@ -149,7 +147,6 @@ impl Worker {
         if let Some(stall) = self.roots.check(l2.as_ref(), &asked, self.settings.search_time).await? {
             return Ok(BatchEnd::Stands { stall, blocks: ground.blocks() });
         }
-        kill_point("batch: roots read");
         if let Some((case, rewritten)) = self.settle_writes(index, hash, settled.last.number).await? {
             (settled.case, settled.rewritten) = (case, rewritten);
         }
@@ -393,7 +390,6 @@ impl Worker {
         while from <= to {
             let end = from.plus(READ_AT_ONCE - 1).min(to);
             let piece = self.ports.l2.blocks(from, end).await?;
-            kill_point("batch: local blocks read");
             // Large blocks come fewer at a time.
             let read = piece.len() as u64;
             if read == 0 || read > end.above(from).saturating_add(1) {
@@ -445,7 +441,6 @@ impl Worker {
             return Ok(Err(fault));
         }
         let messages = self.messages(outline.first_message, outline.messages).await?;
-        kill_point("batch: messages read");
         let hashes_fit = messages.iter().map(|m| m.hash).eq(outline.message_hashes.iter().copied());
         if !hashes_fit {
             return Err(FlowError::l1_changed("the stored L1 messages are not those that the batch is bound to"));
@@ -487,7 +482,6 @@ impl Worker {
             Ok(blobs) => blobs,
             Err(error) => return Err(self.missing_blob(bound, error).await),
         };
-        kill_point("batch: blobs fetched");
         debug!(batch = outline.index().get(), blobs = blobs.len(), "blobs fetched");
         let decoded = tokio::task::spawn_blocking(move || batch::payload_of(&blobs)).await;
         let decoded = decoded.map_err(|e| FlowError::local_changed(format!("decoding was cut off: {e}")))?;

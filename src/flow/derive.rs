@@ -19,7 +19,7 @@ use crate::flow::patience::{Answer, Clock, Failure};
 use crate::flow::pull::Pull;
 use crate::flow::quiesce::Quiesced;
 use crate::flow::worker::Worker;
-use crate::flow::{FlowError, kill_point, unix_now};
+use crate::flow::{FlowError, unix_now};
 use crate::ports::{L2Engine, WriteStopped};
 use crate::types::{B256, BatchIndex, Case, JournalEntry, L2Header, L2Number, L2Ref, L2Snapshot, NewBlock, OpenWrite};
 
@@ -133,7 +133,6 @@ impl Worker {
         let both = BothSides::read(engine, self.ports.l2.as_ref(), plan.skip.number).await?;
         self.patience.saw_version(both.engine.version);
         let now = both.node;
-        kill_point("write: head read inside the pause");
         match both.verdict {
             OneNode::Same => {}
             OneNode::Moving => return Err(FlowError::local_changed("the head moves inside the pause").into()),
@@ -153,10 +152,8 @@ impl Worker {
         }
         pull.head = now.head.l2_ref();
         if let Some(lower) = heads::lowered_safe(&self.heads, &now, plan.skip) {
-            kill_point("tags: before lowering safe");
             self.asserted = None;
             engine.set_tags(Some(lower.hash), None).await?;
-            kill_point("tags: safe lowered");
         }
         info!(
             batch = job.index.get(),
@@ -173,7 +170,6 @@ impl Worker {
         let after = self.read_back(pull).await;
         let last = outcome?;
         let after = after?;
-        kill_point("write: head read back");
         if after.head.l2_ref() != last.l2_ref() {
             return Err(FlowError::local_changed("the head is not the last block that was written").into());
         }
@@ -293,7 +289,6 @@ impl Worker {
                 seen: false,
             };
             self.begin_writes(begun, &blocks, |number| job.old_hash(number)).await?;
-            kill_point("write: before a chunk");
             writing(pull, true);
             let (headers, stopped) = match tokio::time::timeout(left, engine.write_blocks(&blocks)).await {
                 Ok(Ok(headers)) => (headers, None),
@@ -304,9 +299,7 @@ impl Worker {
             // Behind an answer the node is done; behind a connection that broke it may still be at it.
             let answered = |error: &PortError| matches!(error.kind, PortErrorKind::Refused { .. });
             writing(pull, stopped.as_ref().is_some_and(|error| !answered(error)));
-            kill_point("write: chunk written");
             self.note_written(job, &headers, pull).await?;
-            kill_point("write: chunk in the journal");
             if let Some(error) = stopped {
                 if let (PortErrorKind::Refused { .. }, Some(refused)) = (&error.kind, blocks.get(headers.len())) {
                     self.withdraw_writes(refused.number).await?;

@@ -4,8 +4,8 @@ use tracing::{error, info};
 
 use crate::decide::finality::{self, Finality, FinalityFacts};
 use crate::decide::heads::Move;
+use crate::flow::FlowError;
 use crate::flow::worker::Worker;
-use crate::flow::{FlowError, kill_point};
 use crate::ports::Step;
 use crate::types::{BatchIndex, BatchRecord, L1Tag};
 
@@ -47,10 +47,8 @@ impl Worker {
             Finality::LocalContradicts | Finality::Unknown => return Ok(()),
         };
         let Move::To(heads) = self.heads.advance_finalized(to) else { return Ok(()) };
-        kill_point("finality: before storing");
         let step = Step { finalized: heads.finalized(), ..Step::default() };
         self.apply(&step).await?;
-        kill_point("finality: stored");
         self.heads = heads;
         info!(number = to.number.get(), batch = candidate.index.get(), "finalized");
         self.prune(&candidate).await
@@ -63,7 +61,6 @@ impl Worker {
         let queue = finalized.total_l1_popped.into();
         let batch = BatchIndex::new(finalized.index.get()).minus(KEEP_BATCHES);
         self.ports.progress.prune(l1, queue, batch).await?;
-        kill_point("finality: pruned");
         Ok(())
     }
 }

@@ -11,8 +11,8 @@ use crate::decide::cursor;
 use crate::decide::dispatch::is_present;
 use crate::decide::heads::Move;
 use crate::decide::stall::{Reason, Stall};
+use crate::flow::FlowError;
 use crate::flow::worker::Worker;
-use crate::flow::{FlowError, kill_point};
 use crate::ports::Step;
 use crate::types::{BatchRecord, Cursor, L2Number, L2Ref, L2Snapshot};
 
@@ -89,9 +89,7 @@ impl Worker {
             clear_cursor: cursor.is_none(),
             ..Step::default()
         };
-        kill_point("ground: before storing");
         self.apply(&step).await?;
-        kill_point("ground: stored");
         self.heads = heads;
         self.cursor = cursor;
         if lost {

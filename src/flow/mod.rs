@@ -219,34 +219,3 @@ pub struct BatchReport {
 pub(crate) fn unix_now() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_secs())
 }
-
-/// A point where the kill-point test may end the process (P6). Costs one look at a static in production.
-pub(crate) fn kill_point(name: &str) {
-    use std::sync::OnceLock;
-    static AIM: OnceLock<Option<String>> = OnceLock::new();
-    let aim = AIM.get_or_init(|| std::env::var("MORPH_DERIVER_TEST_KILL_AT").ok());
-    if let Some(aim) = aim {
-        kill_points::reached(aim, name);
-    }
-}
-
-mod kill_points {
-    use std::sync::atomic::{AtomicU64, Ordering};
-
-    /// `aim` is `list` (every point passed is named on standard error) or `N` (the process kills itself with SIGKILL at
-    /// the N-th point passed).
-    pub(super) fn reached(aim: &str, name: &str) {
-        static PASSED: AtomicU64 = AtomicU64::new(0);
-        let nth = PASSED.fetch_add(1, Ordering::SeqCst).saturating_add(1);
-        if aim == "list" {
-            eprintln!("kill-point {nth} {name}");
-        } else if aim.parse() == Ok(nth) {
-            eprintln!("killed-at {nth} {name}");
-            let pid = std::process::id().to_string();
-            let killed = std::process::Command::new("kill").args(["-9", &pid]).status();
-            // Not reached where `kill` works; an end without destructors all the same where it does not.
-            eprintln!("kill -9 did not end the process: {killed:?}");
-            std::process::abort();
-        }
-    }
-}

@@ -7,7 +7,7 @@
 use tracing::info;
 
 use crate::flow::worker::Worker;
-use crate::flow::{FlowError, kill_point, unix_now};
+use crate::flow::{FlowError, unix_now};
 use crate::types::{B256, BatchIndex, Case, JournalEntry, L2Number, NewBlock, OpenWrite};
 
 impl Worker {
@@ -25,9 +25,7 @@ impl Worker {
     ) -> Result<(), FlowError> {
         let begun = |b: &NewBlock| OpenWrite { number: b.number, old_hash: old_hash_of(b.number), ..template };
         let writes: Vec<_> = blocks.iter().map(begun).collect();
-        kill_point("write: before noting a chunk");
         self.storing(self.ports.progress.open_writes(&writes)).await?;
-        kill_point("write: chunk noted");
         self.open_writes.retain(|w| w.batch_hash == template.batch_hash);
         for write in writes {
             match self.open_writes.iter_mut().find(|w| w.number == write.number) {
@@ -87,9 +85,7 @@ impl Worker {
                 blocks = missing.len(),
                 "entering in the journal what a cut-off run had written"
             );
-            kill_point("journal: before entering what was missing");
             self.journal_writes(&missing).await?;
-            kill_point("journal: missing entered");
         }
         Ok(Some((first.case, writes.len() as u64)))
     }

@@ -16,7 +16,7 @@ use crate::flow::derive::PendingWrite;
 use crate::flow::l1_view::L1View;
 use crate::flow::quiesce::Quiesced;
 use crate::flow::worker::Worker;
-use crate::flow::{BatchReport, FlowError, kill_point};
+use crate::flow::{BatchReport, FlowError};
 use crate::ports::{RangeLogs, Step};
 use crate::types::{
     B256, BatchIndex, BatchRecord, Case, Cursor, L1Event, L1EventKind, L1Header, L1Message, L1Number, L1Ref, L1Tag,
@@ -119,7 +119,6 @@ impl Worker {
                 return Err(error.into());
             }
         };
-        kill_point("poll: head read");
         self.note_snapshot(&node);
         self.asserted = None;
         self.two_nodes = None;
@@ -177,7 +176,6 @@ impl Worker {
             Ok(view) => view,
             Err(stall) => return Ok(PullEnd::Stalled(stall)),
         };
-        kill_point("poll: L1 view stored");
         if view.reorged {
             self.searches.forget();
             // A dropped RevertBatch lets batches stand again; a dropped batch takes the node's tag down at once (B3).
@@ -245,7 +243,6 @@ impl Worker {
         let known = self.known_blocks(&range).await?;
         let reading = self.read_events(range, &known).await?;
         pull.blocks.clone_from(&reading.blocks);
-        kill_point("range: logs read");
         if let Some(end) = self.process(&reading, view, pull).await? {
             return Ok(end);
         }
@@ -351,9 +348,7 @@ impl Worker {
         let l1_floor = Some(reading.end.number.minus(self.settings.reorg_window.saturating_mul(2)));
         let l1_blocks = reading.blocks.clone();
         let step = Step { messages, l1_blocks, l1_floor, cursor: Some(end), ..Step::default() };
-        kill_point("range: before storing");
         self.apply(&step).await?;
-        kill_point("range: stored");
         self.cursor = Some(end);
         Ok(None)
     }
@@ -425,9 +420,7 @@ impl Worker {
             return Ok(());
         }
         let step = Step { messages: std::mem::take(messages), ..Step::default() };
-        kill_point("messages: before storing");
         self.apply(&step).await?;
-        kill_point("messages: stored");
         Ok(())
     }
 
@@ -467,9 +460,7 @@ impl Worker {
                 pull.node = self.abandon_safe(record.first, &pull.node).await?;
             }
         }
-        kill_point("revert: before storing");
         self.apply(&step).await?;
-        kill_point("revert: stored");
         warn!(batch = index.get(), l1_block = event.block.number.get(), reason = "reverted", "L1 reverted a batch");
         self.heads = heads;
         self.cursor = Some(cursor);
@@ -686,9 +677,7 @@ impl Worker {
             reverted_by,
             ..Step::default()
         };
-        kill_point("batch: before storing");
         self.apply(&step).await?;
-        kill_point("batch: stored");
         self.heads = heads;
         self.cursor = Some(cursor);
         self.open_writes.retain(|w| w.batch > record.index);

@@ -28,7 +28,7 @@ use tracing::{error, info, warn};
 
 use crate::decide::aftermath::{Aftermath, Next};
 use crate::error::{PortError, PortErrorKind, Target};
-use crate::flow::{kill_point, unix_now};
+use crate::flow::unix_now;
 use crate::ports::{L2Reader, PortResult, Progress, Reactors};
 use crate::types::{L2Number, L2Ref, Lease};
 
@@ -188,19 +188,16 @@ impl Quiesce {
         }
         // From here on a dropped future must undo what it began, so the guard exists before the first await.
         let mut guard = Quiesced { shared: self.shared.clone(), pause: Pause::new(height), watchdog: None };
-        kill_point("lease: before");
         if self.shared.reactors.can_resume()
             && let Err(error) = self.shared.progress.set_lease(Some(Lease { height, since: unix_now() })).await
         {
             guard.forget();
             return Err(error);
         }
-        kill_point("lease: stored");
         guard.pause.pausing.store(true, Ordering::SeqCst);
         let paused = self.shared.reactors.pause(height).await;
         let unanswered = paused.as_ref().is_err_and(|error| !self.shared.reactors.is_refusal(error));
         guard.pause.pausing.store(unanswered, Ordering::SeqCst);
-        kill_point("reactors: paused");
         self.shared.pauses.fetch_add(1, Ordering::SeqCst);
         if let Err(error) = paused {
             warn!(%error, "pausing the reactors failed; undoing what was paused");
@@ -289,7 +286,6 @@ impl Shared {
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(RESUME_RETRY_CAP);
         }
-        kill_point("lease: dropped");
         self.busy.store(false, Ordering::SeqCst);
         first_outcome(&mut tell, Ok(()));
     }
@@ -357,9 +353,7 @@ impl Shared {
         }
         let height = head.map_or(known, |head| head.number);
         let began = self.now();
-        kill_point("reactors: before resume");
         self.reactors.resume(height).await?;
-        kill_point("reactors: resumed");
         let paused_ms = u64::try_from(pause.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         info!(height = height.get(), paused_ms, "reactors resumed");
         Ok(began)

@@ -10,7 +10,7 @@ use crate::decide::heads::{self, Heads, TagCall};
 use crate::decide::one_node::OneNode;
 use crate::flow::one_node::BothSides;
 use crate::flow::worker::Worker;
-use crate::flow::{FlowError, kill_point};
+use crate::flow::FlowError;
 use crate::ports::L2Engine;
 use crate::types::{L2Number, L2Ref, L2Snapshot, OwnMark};
 
@@ -37,15 +37,12 @@ impl Worker {
         }
         self.asserted = Some(self.heads);
         for call in &plan.calls {
-            kill_point("tags: before a call");
             match call {
                 TagCall::Safe(to) => engine.set_tags(Some(to.hash), None).await?,
                 TagCall::Finalized(to) => engine.set_tags(None, Some(to.hash)).await?,
             }
-            kill_point("tags: set");
         }
         let after = self.look_again(engine.as_ref(), node).await?;
-        kill_point("tags: read back");
         let held = plan.calls.iter().all(|call| match call {
             TagCall::Safe(to) => after.safe == Some(*to),
             TagCall::Finalized(to) => after.finalized == Some(*to),

@@ -1,0 +1,277 @@
+//! Where the kill-point tests may end the program: every call through a port is such a point, before and after it, and
+//! a call to the engine or the reactors also while it is under way (P6).
+//!
+//! The points need no name in the flow: a step that is written tomorrow is tried tomorrow. Not in release builds.
+//! Decided here: what a point is and how it is counted. Not decided here: what must hold after the end (the tests).
+
+use std::fmt;
+use std::pin::pin;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::error::PortError;
+use crate::ports::{
+    BlobSource, EngineView, L1Chain, L2Engine, L2Reader, MessageRoot, PortResult, Progress, RangeLogs, Reactors, Step,
+    Stored, WriteStopped,
+};
+use crate::types::{
+    B256, BatchIndex, BatchRecord, Blob, Identity, JournalEntry, L1Event, L1Header, L1Message, L1Number, L1Ref, L1Tag,
+    L1Transaction, L2Block, L2Header, L2Number, L2Ref, L2Snapshot, Lease, NewBlock, OpenWrite, QueueIndex, TracedCall,
+};
+
+/// Says where the program is to be killed: `list` names every point on standard error, `NAME N` kills at the N-th
+/// passing of the point NAME.
+pub const VARIABLE: &str = "MORPH_DERIVER_TEST_KILL_AT";
+
+/// A call that has lasted this long has reached the other side: a point under way.
+const UNDER_WAY: Duration = Duration::from_millis(50);
+
+/// Where in a call a point lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum When {
+    /// The call was not made yet.
+    Before,
+    /// The call was made and is not answered yet.
+    UnderWay,
+    /// The call was answered.
+    After,
+}
+
+/// One point, as it is passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Point {
+    /// The port's name.
+    pub port: &'static str,
+    /// The method's name.
+    pub method: &'static str,
+    /// Where in the call.
+    pub when: When,
+    /// Whether the call changes the database, the node or the reactors.
+    pub changes: bool,
+}
+
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let when = match self.when {
+            When::Before => "before",
+            When::UnderWay => "during",
+            When::After => "after",
+        };
+        write!(f, "{when} {}::{}", self.port, self.method)
+    }
+}
+
+/// What is asked at every point with its number, from 1 on: whether this is the end.
+type Aim = dyn Fn(u64, Point) -> bool + Send + Sync;
+
+/// Counts the points of one life of the program.
+#[derive(Clone)]
+pub struct KillPoints {
+    passed: Arc<AtomicU64>,
+    aim: Arc<Aim>,
+}
+
+impl KillPoints {
+    /// `aim` is asked at every point. Where it says true, the call never returns: to end the program there is its
+    /// matter.
+    pub fn new(aim: impl Fn(u64, Point) -> bool + Send + Sync + 'static) -> Self {
+        Self { passed: Arc::default(), aim: Arc::new(aim) }
+    }
+
+    /// What [`VARIABLE`] asks for; none without it.
+    pub fn from_env() -> Option<Self> {
+        let aim = std::env::var(VARIABLE).ok()?;
+        if aim == "list" {
+            return Some(Self::new(|nth, point| {
+                let mark = if point.changes { "*" } else { "-" };
+                eprintln!("kill-point {nth} {mark} {point}");
+                false
+            }));
+        }
+        let (name, times) = aim.rsplit_once(' ')?;
+        let (name, left) = (name.to_owned(), AtomicU64::new(times.parse().ok()?));
+        Some(Self::new(move |_, point| {
+            if point.to_string() == name && left.fetch_sub(1, Ordering::SeqCst) == 1 {
+                kill_this_process();
+            }
+            false
+        }))
+    }
+
+    /// What the aim says of a point.
+    pub fn asks(&self, nth: u64, point: Point) -> bool {
+        (self.aim)(nth, point)
+    }
+
+    async fn reached(&self, point: Point) {
+        let nth = self.passed.fetch_add(1, Ordering::SeqCst).saturating_add(1);
+        if self.asks(nth, point) {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    async fn around<T>(&self, port: &'static str, method: &'static str, call: impl Future<Output = T>) -> T {
+        let changes = changes(port, method);
+        let point = |when| Point { port, method, when, changes };
+        self.reached(point(When::Before)).await;
+        let mut call = pin!(call);
+        let answer = match tokio::time::timeout(UNDER_WAY, &mut call).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                if changes {
+                    self.reached(point(When::UnderWay)).await;
+                }
+                call.await
+            }
+        };
+        self.reached(point(When::After)).await;
+        answer
+    }
+
+    /// `inner` with a point before and after every call.
+    pub fn l1(&self, inner: Arc<dyn L1Chain>) -> Arc<dyn L1Chain> {
+        Arc::new(Watched { inner, points: self.clone() })
+    }
+
+    /// As [`KillPoints::l1`].
+    pub fn blobs(&self, inner: Arc<dyn BlobSource>) -> Arc<dyn BlobSource> {
+        Arc::new(Watched { inner, points: self.clone() })
+    }
+
+    /// As [`KillPoints::l1`].
+    pub fn l2(&self, inner: Arc<dyn L2Reader>) -> Arc<dyn L2Reader> {
+        Arc::new(Watched { inner, points: self.clone() })
+    }
+
+    /// As [`KillPoints::l1`].
+    pub fn engine(&self, inner: Arc<dyn L2Engine>) -> Arc<dyn L2Engine> {
+        Arc::new(Watched { inner, points: self.clone() })
+    }
+
+    /// As [`KillPoints::l1`].
+    pub fn reactors(&self, inner: Arc<dyn Reactors>) -> Arc<dyn Reactors> {
+        Arc::new(Watched { inner, points: self.clone() })
+    }
+
+    /// As [`KillPoints::l1`].
+    pub fn progress(&self, inner: Arc<dyn Progress>) -> Arc<dyn Progress> {
+        Arc::new(Watched { inner, points: self.clone() })
+    }
+}
+
+/// Whether a call leaves a trace outside this process.
+fn changes(port: &str, method: &str) -> bool {
+    match port {
+        "Reactors" => true,
+        "L2Engine" => matches!(method, "write_blocks" | "set_tags"),
+        "Progress" => {
+            matches!(method, "claim" | "apply" | "set_lease" | "open_writes" | "withdraw_writes" | "journal" | "prune")
+        }
+        _ => false,
+    }
+}
+
+/// SIGKILL, as `kill -9` sends it.
+fn kill_this_process() {
+    let pid = std::process::id().to_string();
+    let killed = Command::new("kill").args(["-9", &pid]).status();
+    // Not reached where `kill` works; an end without destructors all the same where it does not.
+    eprintln!("kill -9 did not end the process: {killed:?}");
+    std::process::abort();
+}
+
+/// A port whose calls are points.
+struct Watched<P: ?Sized> {
+    inner: Arc<P>,
+    points: KillPoints,
+}
+
+/// Implements a port for [`Watched`]: the calls that are points, then what is only passed on.
+macro_rules! watched {
+    ($port:ident { $(async fn $method:ident(&self $(, $arg:ident: $of:ty)*) -> $answer:ty;)* } $($plain:tt)*) => {
+        #[async_trait]
+        impl $port for Watched<dyn $port> {
+            $(async fn $method(&self $(, $arg: $of)*) -> $answer {
+                self.points.around(stringify!($port), stringify!($method), self.inner.$method($($arg),*)).await
+            })*
+            $($plain)*
+        }
+    };
+}
+
+watched!(L1Chain {
+    async fn tagged(&self, tag: L1Tag) -> PortResult<Option<L1Header>>;
+    async fn headers(&self, numbers: &[L1Number]) -> PortResult<Vec<Option<L1Header>>>;
+    async fn events(&self, from: L1Number, to: L1Number) -> PortResult<RangeLogs>;
+    async fn commits_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<Vec<L1Event>>;
+    async fn reverts_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<Vec<L1Event>>;
+    async fn transaction(&self, block: L1Ref, index: u64) -> PortResult<Option<L1Transaction>>;
+    async fn rollup_calls(&self, tx: B256) -> PortResult<Option<Vec<TracedCall>>>;
+    async fn committed_hashes(&self, indices: &[BatchIndex], at: Option<L1Number>) -> PortResult<Vec<B256>>;
+    async fn last_committed_index(&self, at: Option<L1Number>) -> PortResult<BatchIndex>;
+    async fn blob_field(&self, index: BatchIndex) -> PortResult<B256>;
+    async fn batch_last_block(&self, index: BatchIndex) -> PortResult<L2Number>;
+    async fn queue_hashes(&self, indices: &[QueueIndex]) -> PortResult<Vec<B256>>;
+}
+    fn distrust(&self, why: &str) -> bool {
+        self.inner.distrust(why)
+    }
+);
+
+watched!(BlobSource {
+    async fn blobs(&self, header: &L1Header, versioned_hashes: &[B256]) -> PortResult<Vec<Blob>>;
+});
+
+watched!(L2Reader {
+    async fn snapshot(&self) -> PortResult<L2Snapshot>;
+    async fn header(&self, number: L2Number) -> PortResult<Option<L2Header>>;
+    async fn blocks(&self, first: L2Number, last: L2Number) -> PortResult<Vec<L2Block>>;
+    async fn message_root(&self, block: L2Ref) -> PortResult<MessageRoot>;
+    async fn last_appended_root(&self, first: L2Number, last: L2Number) -> PortResult<Option<B256>>;
+});
+
+watched!(L2Engine {
+    async fn write_blocks(&self, blocks: &[NewBlock]) -> Result<Vec<L2Header>, WriteStopped>;
+    async fn set_tags(&self, safe: Option<B256>, finalized: Option<B256>) -> PortResult<()>;
+    async fn view(&self, number: L2Number) -> PortResult<EngineView>;
+});
+
+watched!(Reactors {
+    async fn pause(&self, height: L2Number) -> PortResult<()>;
+    async fn resume(&self, height: L2Number) -> PortResult<()>;
+}
+    fn lateness(&self) -> Duration {
+        self.inner.lateness()
+    }
+
+    fn is_refusal(&self, error: &PortError) -> bool {
+        self.inner.is_refusal(error)
+    }
+
+    fn can_resume(&self) -> bool {
+        self.inner.can_resume()
+    }
+);
+
+watched!(Progress {
+    async fn load(&self) -> PortResult<Stored>;
+    async fn claim(&self, identity: &Identity) -> PortResult<()>;
+    async fn apply(&self, step: &Step) -> PortResult<()>;
+    async fn l1_blocks(&self) -> PortResult<Vec<L1Ref>>;
+    async fn newest_l1_block(&self) -> PortResult<Option<L1Ref>>;
+    async fn batch(&self, index: BatchIndex) -> PortResult<Option<BatchRecord>>;
+    async fn batches_from(&self, from: BatchIndex, limit: u32) -> PortResult<Vec<BatchRecord>>;
+    async fn newest_at_or_below(&self, number: L1Number) -> PortResult<Option<BatchRecord>>;
+    async fn reverted_above(&self, number: L1Number) -> PortResult<Option<BatchRecord>>;
+    async fn messages(&self, first: QueueIndex, count: u64) -> PortResult<Vec<L1Message>>;
+    async fn set_lease(&self, lease: Option<Lease>) -> PortResult<()>;
+    async fn open_writes(&self, writes: &[OpenWrite]) -> PortResult<()>;
+    async fn withdraw_writes(&self, from: L2Number) -> PortResult<()>;
+    async fn journal(&self, entries: &[JournalEntry]) -> PortResult<()>;
+    async fn journal_tail(&self, limit: u32) -> PortResult<Vec<JournalEntry>>;
+    async fn prune(&self, l1: L1Number, queue: QueueIndex, batch: BatchIndex) -> PortResult<()>;
+});
