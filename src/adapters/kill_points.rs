@@ -15,12 +15,13 @@ use async_trait::async_trait;
 
 use crate::error::PortError;
 use crate::ports::{
-    BlobSource, EngineView, L1Chain, L2Engine, L2Reader, MessageRoot, PortResult, Progress, RangeLogs, Reactors, Step,
-    Stored, WriteStopped,
+    BlobSource, EngineView, FoundLogs, L1Chain, L2Engine, L2Reader, MessageRoot, PortResult, Progress, RangeLogs,
+    Reactors, Step, Stored, WriteStopped,
 };
 use crate::types::{
-    B256, BatchIndex, BatchRecord, Blob, Identity, JournalEntry, L1Event, L1Header, L1Message, L1Number, L1Ref, L1Tag,
-    L1Transaction, L2Block, L2Header, L2Number, L2Ref, L2Snapshot, Lease, NewBlock, OpenWrite, QueueIndex, TracedCall,
+    B256, BatchIndex, BatchRecord, Blob, Identity, JournalEntry, L1Header, L1Message, L1Number, L1Ref, L1Tag,
+    L1Transaction, L2Block, L2Header, L2Number, L2Ref, L2Snapshot, Lease, NewBlock, OpenWrite, OwnMark, QueueIndex,
+    TracedCall,
 };
 
 /// Says where the program is to be killed: `list` names every point on standard error, `NAME N` kills at the N-th
@@ -207,8 +208,9 @@ watched!(L1Chain {
     async fn tagged(&self, tag: L1Tag) -> PortResult<Option<L1Header>>;
     async fn headers(&self, numbers: &[L1Number]) -> PortResult<Vec<Option<L1Header>>>;
     async fn events(&self, from: L1Number, to: L1Number) -> PortResult<RangeLogs>;
-    async fn commits_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<Vec<L1Event>>;
-    async fn reverts_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<Vec<L1Event>>;
+    async fn commits_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<FoundLogs>;
+    async fn reverts_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<FoundLogs>;
+    async fn queued(&self, from: L1Number, to: L1Number) -> PortResult<FoundLogs>;
     async fn transaction(&self, block: L1Ref, index: u64) -> PortResult<Option<L1Transaction>>;
     async fn rollup_calls(&self, tx: B256) -> PortResult<Option<Vec<TracedCall>>>;
     async fn committed_hashes(&self, indices: &[BatchIndex], at: Option<L1Number>) -> PortResult<Vec<B256>>;
@@ -228,10 +230,12 @@ watched!(BlobSource {
 
 watched!(L2Reader {
     async fn snapshot(&self) -> PortResult<L2Snapshot>;
+    async fn snapshot_and(&self, number: L2Number) -> PortResult<(L2Snapshot, Option<L2Header>)>;
+    async fn has_states(&self, numbers: &[L2Number]) -> PortResult<Option<Vec<bool>>>;
     async fn header(&self, number: L2Number) -> PortResult<Option<L2Header>>;
     async fn blocks(&self, first: L2Number, last: L2Number) -> PortResult<Vec<L2Block>>;
     async fn message_root(&self, block: L2Ref) -> PortResult<MessageRoot>;
-    async fn last_appended_root(&self, first: L2Number, last: L2Number) -> PortResult<Option<B256>>;
+    async fn last_appended_root(&self, first: L2Number, last: L2Number, tip: L2Ref) -> PortResult<Option<B256>>;
 });
 
 watched!(L2Engine {
@@ -271,6 +275,7 @@ watched!(Progress {
     async fn set_lease(&self, lease: Option<Lease>) -> PortResult<()>;
     async fn open_writes(&self, writes: &[OpenWrite]) -> PortResult<()>;
     async fn withdraw_writes(&self, from: L2Number) -> PortResult<()>;
+    async fn looked(&self, seen_to: Option<L2Number>, mark: Option<OwnMark>) -> PortResult<()>;
     async fn journal(&self, entries: &[JournalEntry]) -> PortResult<()>;
     async fn journal_tail(&self, limit: u32) -> PortResult<Vec<JournalEntry>>;
     async fn prune(&self, l1: L1Number, queue: QueueIndex, batch: BatchIndex) -> PortResult<()>;

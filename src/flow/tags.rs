@@ -8,9 +8,9 @@ use tracing::warn;
 
 use crate::decide::heads::{self, Heads, TagCall};
 use crate::decide::one_node::OneNode;
+use crate::flow::FlowError;
 use crate::flow::one_node::BothSides;
 use crate::flow::worker::Worker;
-use crate::flow::FlowError;
 use crate::ports::L2Engine;
 use crate::types::{L2Number, L2Ref, L2Snapshot, OwnMark};
 
