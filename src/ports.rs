@@ -105,7 +105,8 @@ pub trait L2Reader: Send + Sync {
     async fn header(&self, number: L2Number) -> PortResult<Option<L2Header>>;
 
     /// Blocks `first..=last` in order with every transaction's raw bytes, hashes recomputed and linked by parent
-    /// hash. A missing block is `NotFound`; blocks that do not link (the chain changed under way) are `Malformed`.
+    /// hash; where they are very large, the first of them only, one at least. A missing block is `NotFound`; blocks that
+    /// do not link (the chain changed under way) are `Malformed`.
     async fn blocks(&self, first: L2Number, last: L2Number) -> PortResult<Vec<L2Block>>;
 
     /// Whether the node has the state of each of these canonical blocks, in the order asked for, in one request; none where

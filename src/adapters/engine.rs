@@ -246,7 +246,7 @@ fn new_block_call(block: &NewBlock) -> Call {
 
 /// The header that came back, if it is the one of `block` on `parent` (where the parent is known).
 fn read_new_header(json: &Json, block: &NewBlock, parent: Option<B256>) -> PortResult<L2Header> {
-    let value: Value = json.parse()?;
+    let value = json.tree()?;
     let header = block::header_from_json(&value).map_err(|error| json.malformed(error))?;
     if header.number != block.number {
         return Err(json.malformed(format_args!("wrote block {}, got header {}", block.number, header.number)));

@@ -245,8 +245,9 @@ impl Recorder<'_> {
         let mut next = first;
         while next <= last {
             let end = next.plus(BLOCKS_AT_ONCE.saturating_sub(1)).min(last);
-            blocks.extend(l2.blocks(next, end).await?);
-            next = end.plus(1);
+            let more = l2.blocks(next, end).await?;
+            next = more.last().map_or(end, |block| block.header.number).plus(1);
+            blocks.extend(more);
             tell("L2 blocks", next.above(first), last.above(first).saturating_add(1));
         }
         let mut message_roots = BTreeMap::new();

@@ -141,6 +141,12 @@ impl Json {
         self.text.as_ref() == b"null"
     }
 
+    /// The result as a tree, of at most [`wire::TREE_MAX`] values: a short text can hold millions, each of which takes
+    /// far more room than its text did.
+    pub fn tree(&self) -> PortResult<Value> {
+        self.parse::<wire::Tree>().map(|tree| tree.0)
+    }
+
     /// The result as a `T`.
     pub fn parse<'a, T: Deserialize<'a>>(&'a self) -> PortResult<T> {
         serde_json::from_slice(&self.text).map_err(|error| self.malformed(tidy(&error.to_string())))
@@ -686,11 +692,15 @@ impl Pool {
     /// Requests to endpoint `at` in as few HTTP exchanges as it allows, one after another. A batch that is refused
     /// for its size is halved, and the endpoint's limit remembered; a reply that is refused for the size of the whole
     /// answer is asked for again in a smaller batch.
+    ///
+    /// All results together are held until the last one is there: where they are longer than one answer may be,
+    /// `RangeTooWide`. Who asks for much at a time asks for less then (P7).
     pub async fn batch_on(&self, at: usize, calls: &[Call]) -> PortResult<Vec<PortResult<Json>>> {
         let mut results: Vec<Option<PortResult<Json>>> = Vec::new();
         results.resize_with(calls.len(), || None);
         let mut open: Vec<usize> = (0..calls.len()).rev().collect();
         let mut width = self.batch_limit(at);
+        let mut held = 0_usize;
         while !open.is_empty() {
             let take = width.min(open.len());
             let places = open.split_off(open.len().saturating_sub(take));
@@ -710,6 +720,7 @@ impl Pool {
                 Err(error) => return Err(error),
             };
             for (place, reply) in places.into_iter().rev().zip(replies) {
+                held = held.saturating_add(reply.as_ref().map_or(0, |json| json.text.len()));
                 let again = take > 1 && matches!(&reply, Err(error) if is_response_too_large(error));
                 if again {
                     open.push(place);
@@ -719,6 +730,11 @@ impl Pool {
                 }
             }
             open.sort_unstable_by(|a, b| b.cmp(a));
+            if held > self.inner.config.max_body {
+                let what = calls.first().map_or("", |call| call.method.as_ref());
+                let detail = format!("{}: {what}: {held} bytes of answers to {} requests", self.name(at), calls.len());
+                return Err(PortError::new(self.target(), PortErrorKind::RangeTooWide, detail));
+            }
         }
         let missing = || Err(PortError::malformed(self.target(), format!("{}: no reply", self.name(at))));
         Ok(results.into_iter().map(|result| result.unwrap_or_else(missing)).collect())
@@ -801,6 +817,9 @@ impl Pool {
         if !ok && replies.iter().all(|reply| reply.error.is_none()) {
             return Err(self.status_error(at, what, reply));
         }
+        // A slice keeps the whole body: not where most of it is no result.
+        let used: usize = replies.iter().filter_map(|reply| reply.result).map(|result| result.get().len()).sum();
+        let slices = used >= reply.body.len() / 2;
         let mut results: Vec<Option<PortResult<Json>>> = Vec::new();
         results.resize_with(calls.len(), || None);
         for one in &replies {
@@ -813,7 +832,7 @@ impl Pool {
             };
             let Some(place) = place else { continue };
             let (Some(slot @ None), Some(call)) = (results.get_mut(place), calls.get(place)) else { continue };
-            *slot = Some(self.one_result(at, call, one, &reply.body));
+            *slot = Some(self.one_result(at, call, one, slices.then_some(&reply.body)));
         }
         let unanswered = |(result, call): (Option<PortResult<Json>>, &Call)| {
             result.unwrap_or_else(|| {
@@ -824,7 +843,7 @@ impl Pool {
         Ok(Posted::Replies(results.into_iter().zip(calls).map(unanswered).collect()))
     }
 
-    fn one_result(&self, at: usize, call: &Call, reply: &Reply<'_>, body: &Bytes) -> PortResult<Json> {
+    fn one_result(&self, at: usize, call: &Call, reply: &Reply<'_>, body: Option<&Bytes>) -> PortResult<Json> {
         if let Some(error) = &reply.error {
             return Err(self.rpc_error(at, &call.method, error));
         }
@@ -833,7 +852,9 @@ impl Pool {
             return Err(PortError::malformed(self.target(), detail));
         };
         let what = Cow::Owned(format!("{}: {}", self.name(at), call.method));
-        Ok(Json { text: body.slice_ref(result.get().as_bytes()), target: self.target(), what })
+        let text = result.get().as_bytes();
+        let text = body.map_or_else(|| Bytes::copy_from_slice(text), |body| body.slice_ref(text));
+        Ok(Json { text, target: self.target(), what })
     }
 
     fn rpc_error(&self, at: usize, what: &str, error: &RpcError<'_>) -> PortError {

@@ -7,8 +7,8 @@ use std::fmt;
 use std::marker::PhantomData;
 
 use bytes::Bytes;
-use serde::de::{Deserialize, Deserializer, Error, IgnoredAny, SeqAccess, Visitor};
-use serde_json::Value;
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
 
 use crate::types::{Address, B256, U256};
 
@@ -150,6 +150,86 @@ impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for AtMost<T, 
     }
 }
 
+/// Most values in one [`Tree`]: a block of thousands of transactions has a tenth of it, and so many take some 40 MiB.
+pub const TREE_MAX: usize = 1 << 18;
+
+/// Any JSON of at most [`TREE_MAX`] values, objects' fields and lists' elements counted.
+#[derive(Debug)]
+pub struct Tree(pub Value);
+
+impl<'de> Deserialize<'de> for Tree {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut left = TREE_MAX;
+        Branch { left: &mut left }.deserialize(deserializer).map(Tree)
+    }
+}
+
+/// What is left to be read of a tree.
+struct Branch<'a> {
+    left: &'a mut usize,
+}
+
+impl<'de> DeserializeSeed<'de> for Branch<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        let Some(left) = self.left.checked_sub(1) else {
+            return Err(D::Error::custom(format_args!("more than {TREE_MAX} values")));
+        };
+        *self.left = left;
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Branch<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E: Error>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E: Error>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::String(value.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
+        let mut elements = Vec::new();
+        while let Some(element) = list.next_element_seed(Branch { left: self.left })? {
+            elements.push(element);
+        }
+        Ok(Value::Array(elements))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Value, A::Error> {
+        let mut fields = Map::new();
+        while let Some(name) = object.next_key::<String>()? {
+            let value = object.next_value_seed(Branch { left: self.left })?;
+            fields.insert(name, value);
+        }
+        Ok(Value::Object(fields))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -179,6 +259,30 @@ mod tests {
         assert_eq!(hex_hash(&hash(&text).unwrap()), text);
         assert_eq!(hash("0x11"), None);
         assert_eq!(address("0x11"), None);
+    }
+
+    #[test]
+    fn m20_a_tree_ends_at_its_bound_and_is_the_same_json_below() {
+        let texts = [
+            "null",
+            "[]",
+            "{}",
+            "[[],[{}]]",
+            r#"{"a":[1,-1,1.5,true,"\u00e9",null],"b":{"c":"d"}}"#,
+            "[",
+            "{\"a\"}",
+            "7 7",
+        ];
+        for text in texts {
+            let plain = serde_json::from_str::<Value>(text);
+            assert_eq!(serde_json::from_str::<Tree>(text).ok().map(|tree| tree.0), plain.ok(), "{text}");
+        }
+        let list = |elements: usize| format!("[{}]", vec!["[]"; elements].join(","));
+        assert!(serde_json::from_str::<Tree>(&list(TREE_MAX - 1)).is_ok());
+        assert!(serde_json::from_str::<Tree>(&list(TREE_MAX)).is_err());
+        let fields: Vec<String> = (0..TREE_MAX).map(|n| format!("\"{n}\":0")).collect();
+        assert!(serde_json::from_str::<Tree>(&format!("{{{}}}", fields.join(","))).is_err());
+        assert!(serde_json::from_str::<Tree>(&"[".repeat(200_000)).is_err(), "depth is bounded too");
     }
 
     #[test]

@@ -108,9 +108,9 @@ pub struct Settings {
     pub poll_interval: Duration,
 }
 
-/// A payload of the largest size, and 32 MiB for L1 messages, which are no part of it: a thousand times what a batch
-/// of the real network consumes. Where they are more, the comparison waits for the blob, which decides alike.
-const LOCAL_BYTES: usize = crate::codec::frame::MAX_PAYLOAD + (32 << 20);
+/// Ten times what a batch of six full blobs holds, L1 messages included; encoding them takes as much again. Where they
+/// are more, the comparison waits for the blob, which decides alike.
+const LOCAL_BYTES: usize = 48 << 20;
 
 impl Default for Settings {
     fn default() -> Self {

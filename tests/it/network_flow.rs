@@ -1,7 +1,10 @@
 //! Servers that refuse, lie, belong elsewhere or come back (groups J and M), seen from whole flows and the real program.
 
 use std::process::Command;
+use std::sync::Arc;
 
+use bytes::Bytes;
+use morph_deriver::codec::block::{self, FullHeader};
 use morph_deriver::decide::stall::Reason;
 use morph_deriver::devnet::chain::BatchSpec;
 use morph_deriver::devnet::faults::{Fault, Rule, Server};
@@ -10,10 +13,14 @@ use morph_deriver::devnet::l1::Forward;
 use morph_deriver::devnet::world::WorldOptions;
 use morph_deriver::devnet::{Devnet, DevnetOptions};
 use morph_deriver::flow::pull::PullEnd;
+use morph_deriver::types::RawTx;
+use serde_json::Value;
 
-use crate::support::program::{self, Site};
+use crate::support::hostile::Hostile;
+use crate::support::program::{self, Signal, Site};
 use crate::support::rig::{Rig, reason};
 use crate::support::server::FakeServer;
+use crate::support::{hex_bytes, quantity};
 
 /// A devnet with a batch of 8 blocks, and one on it that is committed through another contract.
 async fn with_a_forwarded_commit() -> Devnet {
@@ -76,4 +83,115 @@ fn m26_the_engines_token_never_goes_through_a_proxy() {
     }
     assert!(told.contains("engine.invalid:8551"), "the engine was asked, directly: {told}");
     assert!(!told.contains("canary"));
+}
+
+/// Just below what one answer may be long.
+const LONG: usize = (16 << 20) - 4096;
+
+/// Peak resident memory of a process, in MiB.
+fn peak_mib(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("the line of the peak");
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() / 1024
+}
+
+/// `inner` as often as it fits into a long answer, as the elements of a list.
+fn dense(inner: &str) -> Bytes {
+    let mut text = String::from("[");
+    while text.len() + inner.len() + 2 < LONG {
+        text.push_str(inner);
+        text.push(',');
+    }
+    text.push_str(inner);
+    text.push(']');
+    text.into()
+}
+
+/// Runs the program to its first rest, lets `strike` begin, and gives by how many MiB its peak rose until `enough`.
+fn growth(site: &Site, devnet: &Devnet, strike: impl FnOnce(), enough: impl Fn() -> bool) -> u64 {
+    let mut running = site.run();
+    let safe = devnet.with(|w| w.batches.last().unwrap().last);
+    running.until(|| devnet.heads().safe.is_some_and(|tag| tag.number.get() == safe));
+    let process = running.id();
+    let idle = peak_mib(process);
+    strike();
+    running.until(|| enough() || peak_mib(process) > idle + 400);
+    let grown = peak_mib(process) - idle;
+    running.signal(Signal::Kill);
+    grown
+}
+
+/// One batch, and a node that holds it.
+fn in_step() -> Arc<Devnet> {
+    Arc::new(program::devnet(|w| {
+        w.produce(4).unwrap();
+        w.sync();
+    }))
+}
+
+/// Texts of the largest size, made once.
+struct Texts {
+    lists: Bytes,
+    header: Bytes,
+    zeros: Bytes,
+    blocks: Vec<Bytes>,
+}
+
+/// What a hostile L2 node gives in place of an answer.
+type L2Answer = fn(&str, &Value, &Texts) -> Option<Bytes>;
+
+/// A chain of blocks that are all right but for their size: as long as an answer may be, each with one transaction.
+fn large_blocks(devnet: &Devnet, from: u64, count: u64) -> Vec<Bytes> {
+    let transaction = RawTx::from([[0x02, 0xfa, 0x7f, 0x00, 0x00].as_slice(), &vec![0x11; 0x7f_0000]].concat());
+    let transactions_root = block::transactions_root(std::slice::from_ref(&transaction));
+    let mut parent_hash = devnet.with(|w| w.node.at(from - 1).unwrap().l2_ref().hash);
+    let mut blocks = Vec::new();
+    for number in from..from + count {
+        let header = FullHeader { number, parent_hash, transactions_root, ..FullHeader::default() };
+        parent_hash = header.hash();
+        let raw = block::encode_rlp(&header, std::slice::from_ref(&transaction), false);
+        blocks.push(format!("\"{}\"", hex_bytes(raw)).into());
+    }
+    blocks
+}
+
+#[test]
+fn m20_an_l2_node_whose_blocks_are_16_mib_each_is_not_held_in_memory() {
+    fn is_block(method: &str, params: &Value) -> bool {
+        method.starts_with("debug_get") || (method == "eth_getBlockByNumber" && params[1] == true)
+    }
+    let table: [(&str, u64, L2Answer); 5] = [
+        ("dense blocks", 0, |method, params, texts| is_block(method, params).then(|| texts.lists.clone())),
+        ("long text", 0, |method, params, texts| is_block(method, params).then(|| texts.zeros.clone())),
+        ("dense header", 0, |method, params, texts| {
+            (method == "eth_getBlockByNumber" && params[0] == "latest").then(|| texts.header.clone())
+        }),
+        ("dense syncing", 0, |method, _, texts| (method == "eth_syncing").then(|| texts.lists.clone())),
+        ("large blocks", 24, |method, params, texts| {
+            let at = params[0].as_u64().or_else(|| quantity(&params[0])).filter(|_| method.starts_with("debug_get"))?;
+            texts.blocks.get(usize::try_from(at.checked_sub(5)?).ok()?).cloned()
+        }),
+    ];
+    let lists = dense("[]");
+    for (name, large, answer) in table {
+        let devnet = in_step();
+        let texts = Texts {
+            lists: lists.clone(),
+            header: [b"{\"transactions\":", lists.as_ref(), b"}"].concat().into(),
+            zeros: format!("\"0x{}\"", "0".repeat(LONG - 1000)).into(),
+            blocks: large_blocks(&devnet, 5, large),
+        };
+        let hostile = Hostile::before(devnet.l2_url(), move |method, params| answer(method, params, &texts));
+        let mut site = Site::new(&devnet);
+        site.set("l2.eth", hostile.url.clone());
+        let strike = || {
+            hostile.strike();
+            devnet.with(|w| {
+                w.produce(120).unwrap();
+                w.sync();
+            });
+        };
+        let grown = growth(&site, &devnet, strike, || hostile.hits() > 24);
+        assert!(grown < 192, "{name}: {grown} MiB more than idle");
+    }
 }

@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub mod clients;
+pub mod hostile;
 pub mod late_store;
 pub mod program;
 pub mod recorded;
