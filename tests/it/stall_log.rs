@@ -115,8 +115,11 @@ fn a_halt_at_another_batch_is_told_at_once_and_ends_the_one_before() {
     assert_eq!(lines, expected.map(|(code, entity)| (code, entity.to_owned())));
 }
 
+/// Whether the lines so far are enough.
+type Seen = Box<dyn Fn(&[Value]) -> bool>;
+
 /// Runs the worker until the log of stalls is as `done` wants it.
-async fn run_until(rig: Rig, log: &Log, steps: Vec<(Box<dyn Fn(&[Value]) -> bool>, Box<dyn Fn()>)>) {
+async fn run_until(rig: Rig, log: &Log, steps: Vec<(Seen, Box<dyn Fn()>)>) {
     let stop = CancellationToken::new();
     let running = tokio::spawn(rig.worker.run(stop.clone()));
     for (seen, then) in steps {
@@ -173,7 +176,7 @@ async fn a_running_worker_tells_a_halt_with_its_batch() {
     });
     let (log, _guard) = Log::capture();
     let rig = Rig::on(&devnet).await;
-    let halted: Box<dyn Fn(&[Value]) -> bool> = Box::new(|lines| has(lines, Some(Reason::StateRoot), "batch 2"));
+    let halted: Seen = Box::new(|lines| has(lines, Some(Reason::StateRoot), "batch 2"));
     run_until(rig, &log, vec![(halted, Box::new(|| {}))]).await;
     assert_eq!(told(&log.stalls()[0]).2, "ERROR");
 }
