@@ -865,7 +865,8 @@ mod tests {
         assert_eq!(numbers, [5_000], "ascending, whichever way it was asked");
         let found = l1.queued(n(1_001), n(5_000)).await;
         assert_eq!((asked().split_off(3 * PIECES_MAX), found.unwrap().reached), (down, n(5_001 - few * 10)));
-        // To the end, and no further.
+        // To the end, and no further. So many answers have let the width grow meanwhile.
+        l1.width.lock().unwrap().now = 10;
         let found = l1.commits_of(1.into(), n(1), n(35)).await.unwrap();
         assert_eq!(
             (asked().split_off(4 * PIECES_MAX), found.reached),
