@@ -220,7 +220,7 @@ pub struct L1Event {
     pub kind: L1EventKind,
 }
 
-/// The three logs that the worker follows.
+/// The logs that the worker follows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum L1EventKind {
     /// `CommitBatch(index, hash)`.
@@ -235,6 +235,13 @@ pub enum L1EventKind {
         /// The reverted index.
         index: BatchIndex,
         /// The reverted batch's hash.
+        hash: B256,
+    },
+    /// `FinalizeBatch(index, hash, …)`: proved on the contract, so that no revert can take it back.
+    Finalize {
+        /// The batch's index.
+        index: BatchIndex,
+        /// Its hash.
         hash: B256,
     },
     /// `QueueTransaction(…)`.

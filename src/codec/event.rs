@@ -90,6 +90,10 @@ pub fn decode_event(topics: &[B256], data: &[u8]) -> Result<Option<L1EventKind>,
         let (index, hash) = batch_topics("RevertBatch", topics)?;
         return Ok(Some(L1EventKind::Revert { index, hash }));
     }
+    if *signature == topics::FINALIZE_BATCH {
+        let (index, hash) = batch_topics("FinalizeBatch", topics)?;
+        return Ok(Some(L1EventKind::Finalize { index, hash }));
+    }
     if *signature == topics::QUEUE_TRANSACTION {
         let fields = queued_message(topics, data)?;
         return Ok(Some(L1EventKind::Message(transaction::encode_l1_message(&fields))));
@@ -105,6 +109,10 @@ pub fn encode_event(kind: &L1EventKind) -> (Vec<B256>, Vec<u8>) {
         }
         L1EventKind::Revert { index, hash } => {
             (vec![topics::REVERT_BATCH, number_word(index.get()), *hash], Vec::new())
+        }
+        // State root and withdrawal root, which nothing reads: they are the commit's.
+        L1EventKind::Finalize { index, hash } => {
+            (vec![topics::FINALIZE_BATCH, number_word(index.get()), *hash], vec![0; 64])
         }
         L1EventKind::Message(message) => match transaction::decode_l1_message(&message.raw) {
             Ok(fields) => encode_queued(&fields),

@@ -1,7 +1,8 @@
-//! A database that stores a step and then says that it took too long: what a full disk queue does to a deadline.
+//! A database that stores a step and then says that it took too long (what a full disk queue does to a deadline), or
+//! that refuses the step of a revert (a full disk).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use morph_deriver::error::{PortError, PortErrorKind, Target};
@@ -15,17 +16,24 @@ pub struct LateStore {
     inner: Arc<dyn Progress>,
     /// Steps that still pass before the late one.
     pass: AtomicU64,
+    /// Steps of a RevertBatch log are refused, and nothing of them is stored.
+    refuses_reverts: AtomicBool,
 }
 
 impl LateStore {
     /// `inner`, where nothing is late yet.
     pub fn over(inner: Arc<dyn Progress>) -> Arc<Self> {
-        Arc::new(Self { inner, pass: AtomicU64::new(u64::MAX) })
+        Arc::new(Self { inner, pass: AtomicU64::new(u64::MAX), refuses_reverts: AtomicBool::new(false) })
     }
 
     /// The step after the next `pass` ones is late.
     pub fn late_after(&self, pass: u64) {
         self.pass.store(pass, Ordering::SeqCst);
+    }
+
+    /// Whether the disk is full from now on whenever a revert is to be stored.
+    pub fn refuse_reverts(&self, refuse: bool) {
+        self.refuses_reverts.store(refuse, Ordering::SeqCst);
     }
 
     /// Whether the late step came.
@@ -37,6 +45,9 @@ impl LateStore {
 #[async_trait]
 impl Progress for LateStore {
     async fn apply(&self, step: &Step) -> PortResult<()> {
+        if step.revert.is_some() && self.refuses_reverts.load(Ordering::SeqCst) {
+            return Err(PortError::new(Target::Store, PortErrorKind::Storage, "no space left"));
+        }
         self.inner.apply(step).await?;
         let pass = self.pass.load(Ordering::SeqCst);
         if pass == u64::MAX {
