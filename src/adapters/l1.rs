@@ -170,6 +170,23 @@ impl L1Client {
         Ok(RangeLogs { events: self.ordered(at, events)?, ends })
     }
 
+    /// The first piece of the range, as wide as endpoint `at` answers it.
+    async fn first_piece_on(&self, at: usize, filter: &Filter, from: L1Number, to: L1Number) -> PortResult<RangeLogs> {
+        loop {
+            let end = from.plus(self.range_width().max(1).saturating_sub(1)).min(to);
+            match self.piece_on(at, filter, from, end).await {
+                Ok((events, last)) => {
+                    self.answered(end.above(from).saturating_add(1));
+                    return Ok(RangeLogs { events: self.ordered(at, events)?, ends: vec![last] });
+                }
+                Err(error) if error.kind == PortErrorKind::RangeTooWide && end > from => {
+                    self.refused(end.above(from).saturating_add(1));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     /// The logs of one piece, and its last block out of the same exchange.
     async fn piece_on(
         &self,
@@ -227,7 +244,7 @@ impl L1Client {
             return Ok(None);
         };
         let by = match kind {
-            L1EventKind::Commit { .. } | L1EventKind::Revert { .. } => self.rollup,
+            L1EventKind::Commit { .. } | L1EventKind::Revert { .. } | L1EventKind::Finalize { .. } => self.rollup,
             L1EventKind::Message(_) => self.queue,
         };
         if address != by {
@@ -514,10 +531,16 @@ impl L1Chain for L1Client {
     }
 
     async fn events(&self, from: L1Number, to: L1Number) -> PortResult<RangeLogs> {
-        let any = [topics::COMMIT_BATCH, topics::REVERT_BATCH, topics::QUEUE_TRANSACTION];
+        let any = [topics::COMMIT_BATCH, topics::REVERT_BATCH, topics::FINALIZE_BATCH, topics::QUEUE_TRANSACTION];
         let any: Vec<String> = any.iter().map(wire::hex_hash).collect();
         let addresses = json!([wire::hex_address(&self.rollup), wire::hex_address(&self.queue)]);
         self.logs(Filter { addresses, topics: json!([any]) }, from, to).await
+    }
+
+    async fn settlements(&self, from: L1Number, to: L1Number) -> PortResult<RangeLogs> {
+        let any: Vec<String> = [topics::REVERT_BATCH, topics::FINALIZE_BATCH].iter().map(wire::hex_hash).collect();
+        let filter = &Filter { addresses: json!(wire::hex_address(&self.rollup)), topics: json!([any]) };
+        self.pool.run(|at| async move { self.first_piece_on(at, filter, from, to).await }).await
     }
 
     async fn commits_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<Vec<L1Event>> {
@@ -1052,7 +1075,9 @@ mod tests {
         let commits = events.iter().filter(|event| matches!(event.kind, L1EventKind::Commit { .. })).count();
         let reverts = events.iter().filter(|event| matches!(event.kind, L1EventKind::Revert { .. })).count();
         assert_eq!((commits, reverts), (13, 2), "genesis, ten standing, two reverted");
-        for event in events.iter().filter(|event| !matches!(event.kind, L1EventKind::Message(_))) {
+        let commits_and_reverts =
+            |event: &&L1Event| matches!(event.kind, L1EventKind::Commit { .. } | L1EventKind::Revert { .. });
+        for event in events.iter().filter(commits_and_reverts) {
             let tx = l1.transaction(event.block, event.tx_index).await.unwrap().unwrap();
             assert_eq!(tx.hash, event.tx_hash);
         }

@@ -13,6 +13,7 @@ use crate::adapters::fixture::{Fixture, L2Facts};
 use crate::adapters::reactors::NoReactors;
 use crate::adapters::replay::Replay;
 use crate::adapters::store::SqliteStore;
+use crate::config::Finality;
 use crate::decide::liveness::Verdict;
 use crate::decide::stall::Stall;
 use crate::devnet::embedded::Embedded;
@@ -40,6 +41,9 @@ pub struct Args {
     /// How batches are checked: local (rebuild the blobs from local blocks) or blob (decode every blob)
     #[arg(long, default_value = "local", value_parser = parse_mode)]
     pub mode: Mode,
+    /// What finalized means: committed (the commit is final on L1) or proven (the proof is)
+    #[arg(long, default_value = "committed")]
+    pub finality: Finality,
     /// Let the embedded L2 node misbehave: missing-tail=BLOCKS, fork-at=BLOCK, stopped, alive (may be repeated)
     #[arg(long = "fault", value_name = "FAULT", value_parser = parse_fault)]
     pub faults: Vec<Fault>,
@@ -135,6 +139,7 @@ fn settings(fixture: &Fixture, args: &Args) -> Settings {
     });
     Settings {
         mode: args.mode,
+        finality: super::wiring::meaning(args.finality),
         rollup: facts.identity.rollup,
         start: facts.from,
         origin: facts.scanned_from,

@@ -8,6 +8,7 @@
 //! | [`ground`] | what of the verified chain the node still holds |
 //! | [`commit`] | from an event to a bound outline |
 //! | [`batch`] | one batch through the case table |
+//! | [`settlement`] | what L1 took back or proved, ahead of the batches |
 //! | [`search`] | logs that lie far from what is being read |
 //! | [`derive`] | `derive_force`: the only place that writes blocks |
 //! | [`open_writes`] | writes that were begun and whose batch is not stored yet |
@@ -23,6 +24,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::decide::finality::Meaning;
 use crate::decide::liveness::Verdict;
 use crate::decide::stall::{Reason, Stall};
 use crate::error::{PortError, PortErrorKind, Severity, Target};
@@ -42,6 +44,7 @@ pub(crate) mod patience;
 pub mod pull;
 pub mod quiesce;
 pub mod search;
+pub mod settlement;
 pub(crate) mod states;
 pub mod tags;
 pub mod worker;
@@ -82,6 +85,8 @@ pub struct Settings {
     pub l1_max_age: Duration,
     /// What counts as settled.
     pub confirmations: Confirmations,
+    /// What *finalized* means.
+    pub finality: Meaning,
     /// The single-sequencer switch in milliseconds since the Unix epoch; blocks before it are never derived.
     pub switch_ms: u64,
     /// Least time without growth that means *stopped*.
@@ -123,6 +128,7 @@ impl Default for Settings {
             reorg_window: 64,
             l1_max_age: Duration::ZERO,
             confirmations: Confirmations::Depth(10),
+            finality: Meaning::Committed,
             switch_ms: 0,
             observation_window: Duration::from_secs(60),
             assume: None,

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
+use crate::decide::finality::{Held, Meaning};
 use crate::decide::heads::Heads;
 use crate::decide::liveness::{Liveness, Verdict};
 use crate::decide::pace::Pace;
@@ -24,6 +25,7 @@ use crate::flow::patience::Patience;
 use crate::flow::pull::{Kept, PullEnd, PullReport};
 use crate::flow::quiesce::Quiesce;
 use crate::flow::search::Searches;
+use crate::flow::settlement::Settlements;
 use crate::flow::tags::Mark;
 use crate::flow::{FlowError, Ports, Settings};
 use crate::ports::{PortResult, Step};
@@ -108,6 +110,14 @@ pub struct Status {
     pub held_by_node_finalized: bool,
     /// The node marks blocks finalized by itself when they are written.
     pub el_marks_finalized: bool,
+    /// What *finalized* means here.
+    pub finality: Meaning,
+    /// Up to which L1 block every revert and proof is known. Finalized is held until that is L1's finalized block.
+    pub settled_to: Option<L1Number>,
+    /// Why finalized is held, where it is.
+    pub finality_held: Option<Held>,
+    /// L1 reverted a batch that is finalized here and has not committed to those blocks again yet.
+    pub uncommitted_finalized: bool,
     /// L1's finalized block and the recorded commits contradict each other: finalized is held.
     pub l1_finality_contradicted: bool,
     /// When the newest batch was committed, by its L1 block's time in seconds since the Unix epoch. Its age is how long
@@ -152,6 +162,8 @@ pub struct Worker {
     pub(crate) kept: Option<Kept>,
     /// What is being looked for on L1.
     pub(crate) searches: Searches,
+    /// What L1 took back or proved, ahead of the batches.
+    pub(crate) settlements: Settlements,
     /// The polls that followed each other at once.
     pace: Pace,
     /// The log to which the cursor was sent back, until it is read.
@@ -187,6 +199,8 @@ impl Worker {
         let liveness = Liveness::new(settings.observation_window);
         let heads = Heads::stored(stored.safe, stored.finalized);
         let (publish, _) = watch::channel(Status::default());
+        let settlements = Settlements::new(ports.l1.clone(), ports.progress.clone(), settings.start);
+        let finality = settings.finality;
         let mut worker = Self {
             ports,
             settings,
@@ -194,7 +208,7 @@ impl Worker {
             liveness,
             heads,
             cursor: stored.cursor,
-            lost: Lost::stored(stored.safe, stored.tip.as_ref()),
+            lost: Lost::stored(&heads, stored.tip.as_ref()),
             asserted: None,
             confirmed: None,
             patience: Patience::default(),
@@ -203,12 +217,13 @@ impl Worker {
             pending: None,
             kept: None,
             searches: Searches::default(),
+            settlements,
             pace: Pace::default(),
             gone_back: None,
             unsure: AtomicBool::new(false),
             now: Duration::ZERO,
             open_writes: stored.open_writes,
-            status: Status { last_batch: stored.tip.map(|t| t.index), ..Status::default() },
+            status: Status { last_batch: stored.tip.map(|t| t.index), finality, ..Status::default() },
             publish,
         };
         worker.publish();
@@ -250,6 +265,11 @@ impl Worker {
         Ok(())
     }
 
+    /// Whether memory may not be what the database holds.
+    pub(crate) fn is_unsure(&self) -> bool {
+        self.unsure.load(Ordering::Relaxed)
+    }
+
     /// Takes heads and cursor from the database again where a step failed since. The database answers in order, so that
     /// a step that is still under way is stored, or lost, by then.
     pub(crate) async fn reload(&mut self) -> Result<(), FlowError> {
@@ -260,7 +280,7 @@ impl Worker {
         self.heads = Heads::stored(stored.safe, stored.finalized);
         self.cursor = stored.cursor;
         self.open_writes = stored.open_writes;
-        self.lost = Lost::stored(stored.safe, stored.tip.as_ref());
+        self.lost = Lost::stored(&self.heads, stored.tip.as_ref());
         self.unsure.store(false, Ordering::Relaxed);
         info!(safe = ?stored.safe.map(|s| s.number.get()), "a step failed; going on from what is stored");
         Ok(())

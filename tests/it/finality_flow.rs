@@ -1,12 +1,12 @@
 //! Finality on whole flows over HTTP: which reverts must have been read before a batch is final (M2), what a revert of a
 //! finalized batch does (M3), and what is known of reverts after the node lost blocks (M17).
 
+use morph_deriver::decide::stall::Reason;
 use morph_deriver::devnet::chain::BatchSpec;
 use morph_deriver::devnet::faults::{Fault, Rule, Server};
 use morph_deriver::devnet::jsonrpc::RpcError;
 use morph_deriver::devnet::world::{World, WorldOptions};
 use morph_deriver::devnet::{Devnet, DevnetOptions};
-use morph_deriver::decide::stall::Reason;
 use morph_deriver::flow::pull::PullEnd;
 use morph_deriver::types::Case;
 
@@ -161,6 +161,7 @@ async fn m3_a_revert_of_a_finalized_batch_halts_nothing_and_the_equal_recommit_e
         assert_eq!(rig.poll().await.unwrap().end, PullEnd::CaughtUp);
         assert_eq!((rig.safe(), rig.finalized()), (Some(24), Some(24)));
         assert_eq!(tags(&devnet), (Some(24), Some(24)));
+        assert!(rig.worker.status().borrow().uncommitted_finalized);
     }
     for _ in 2..=4 {
         devnet.with(|w| {
@@ -171,6 +172,7 @@ async fn m3_a_revert_of_a_finalized_batch_halts_nothing_and_the_equal_recommit_e
     let expected = [(2, Case::Consistent), (3, Case::Consistent), (4, Case::Consistent)];
     assert_eq!(cases(&rig.settle().await), expected);
     assert_eq!((rig.safe(), rig.finalized()), (Some(32), Some(24)));
+    assert!(!rig.worker.status().borrow().uncommitted_finalized);
     finalize_l1(&devnet);
     rig.settle().await;
     assert_eq!((rig.safe(), rig.finalized()), (Some(32), Some(32)));

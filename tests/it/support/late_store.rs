@@ -8,7 +8,8 @@ use async_trait::async_trait;
 use morph_deriver::error::{PortError, PortErrorKind, Target};
 use morph_deriver::ports::{PortResult, Progress, Step, Stored};
 use morph_deriver::types::{
-    BatchIndex, BatchRecord, Identity, JournalEntry, L1Message, L1Number, L1Ref, L2Number, Lease, OpenWrite, QueueIndex,
+    BatchIndex, BatchRecord, Identity, JournalEntry, L1Event, L1Message, L1Number, L1Ref, L2Number, Lease, OpenWrite,
+    QueueIndex,
 };
 
 /// The database behind, with one step that times out after it was stored.
@@ -86,6 +87,22 @@ impl Progress for LateStore {
 
     async fn reverted_above(&self, number: L1Number) -> PortResult<Option<BatchRecord>> {
         self.inner.reverted_above(number).await
+    }
+
+    async fn settled_to(&self) -> PortResult<Option<L1Ref>> {
+        self.inner.settled_to().await
+    }
+
+    async fn revert_after(&self, index: BatchIndex, place: (L1Number, u64)) -> PortResult<Option<L1Event>> {
+        self.inner.revert_after(index, place).await
+    }
+
+    async fn reverts_within(&self, place: (L1Number, u64), to: L1Number, limit: u32) -> PortResult<Vec<L1Event>> {
+        self.inner.reverts_within(place, to, limit).await
+    }
+
+    async fn newest_proof(&self, number: L1Number) -> PortResult<Option<L1Event>> {
+        self.inner.newest_proof(number).await
     }
 
     async fn messages(&self, first: QueueIndex, count: u64) -> PortResult<Vec<L1Message>> {
