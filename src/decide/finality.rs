@@ -247,7 +247,9 @@ mod tests {
         let record = candidate(Some(l2(40, 9).l2_ref()));
         let (zero, other) = (B256::zero(), B256::repeat_byte(8));
         let held = Standing::Held;
-        let cases: [(Option<u64>, Option<L1Event>, Option<L1Event>, Standing, Standing); 12] = [
+        /// How far is known, the revert, the proof; the answer in the first meaning, and in the second.
+        type Row = (Option<u64>, Option<L1Event>, Option<L1Event>, Standing, Standing);
+        let cases: [Row; 12] = [
             (None, None, None, held(Held::ReadingReverts), held(Held::ReadingReverts)),
             (Some(199), None, Some(proof(150, 3, zero)), held(Held::ReadingReverts), held(Held::ReadingReverts)),
             (Some(200), None, None, Candidate, held(Held::NotProven)),

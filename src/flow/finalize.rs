@@ -19,8 +19,9 @@ const KEEP_BATCHES: u64 = 64;
 const UNCOMMITTED: &str = "uncommitted_finalized";
 
 impl Worker {
-    /// Advances finalized as far as L1 finality, the reverts and proofs on L1, and the local chain allow.
-    pub(crate) async fn finalize(&mut self) -> Result<(), FlowError> {
+    /// Advances finalized as far as L1 finality, the reverts and proofs on L1, and the local chain allow. `on` says that
+    /// the next range of L1 is read at once.
+    pub(crate) async fn finalize(&mut self, on: bool) -> Result<(), FlowError> {
         // A step failed: the rows may not be what memory says, and a revert that was read may not be among them (M2).
         if self.is_unsure() || self.heads.safe().is_none() {
             return Ok(());
@@ -28,7 +29,7 @@ impl Worker {
         self.note_uncommitted().await?;
         let Some(l1_finalized) = self.ports.l1.tagged(L1Tag::Finalized).await? else { return Ok(()) };
         self.status.l1_finalized = Some(l1_finalized.number);
-        let settled = self.settlements.read_ahead(self.cursor.as_ref(), &l1_finalized.l1_ref()).await?;
+        let settled = self.settlements.read_ahead(self.cursor.as_ref(), &l1_finalized.l1_ref(), on).await?;
         let settled_to = match settled {
             Settled::To(to) => to,
             Settled::Contradicted => {

@@ -179,7 +179,7 @@ impl Worker {
             None => Ok(()),
         };
         // Finality does not wait for a batch that cannot be decided, nor do the tags that were lowered for it.
-        let finalized = self.finalize().await;
+        let finalized = self.finalize(matches!(read, Ok(PullEnd::Behind))).await;
         let tagged = self.sync_tags(&pull.node).await;
         let end = read?;
         released?;

@@ -18,6 +18,9 @@ use crate::types::{Cursor, L1Event, L1EventKind, L1Number, L1Ref};
 /// Pieces that one poll asks for. A provider with narrow ranges is caught up with over many polls.
 const PIECES: usize = 4;
 
+/// Widest piece, in L1 blocks: two weeks.
+const WIDEST: u64 = 100_000;
+
 /// Blocks with logs that one piece may hold; of a fuller one the beginning is taken. Bounds what is asked about them.
 const BLOCKS_MAX: usize = 256;
 
@@ -38,22 +41,38 @@ pub(crate) struct Settlements {
     l1: Arc<dyn L1Chain>,
     progress: Arc<dyn Progress>,
     start: L1Number,
+    /// Width of the batches' own ranges, which bring the same logs.
+    range: u64,
+    /// Width of the next piece: doubled with every piece that was answered whole.
+    width: u64,
 }
 
 impl Settlements {
-    /// Over these ports; `start` is the first L1 block that is ever read.
-    pub(crate) fn new(l1: Arc<dyn L1Chain>, progress: Arc<dyn Progress>, start: L1Number) -> Self {
-        Self { l1, progress, start }
+    /// Over these ports; `start` is the first L1 block that is ever read, `range` the width of the batches' ranges.
+    pub(crate) fn new(l1: Arc<dyn L1Chain>, progress: Arc<dyn Progress>, start: L1Number, range: u64) -> Self {
+        let range = range.clamp(1, WIDEST);
+        Self { l1, progress, start, range, width: range.saturating_mul(2).min(WIDEST) }
     }
 
-    /// Reads on, at most up to `finalized`, and says how far all is known. The batches stand at `cursor`.
-    pub(crate) async fn read_ahead(&self, cursor: Option<&Cursor>, finalized: &L1Ref) -> Result<Settled, FlowError> {
+    /// Reads on, at most up to `finalized`, and says how far all is known. The batches stand at `cursor`. Where they
+    /// read `on` at once they come to the same logs by themselves: then only pieces that are wider than theirs are worth
+    /// a request.
+    pub(crate) async fn read_ahead(
+        &mut self,
+        cursor: Option<&Cursor>,
+        finalized: &L1Ref,
+        on: bool,
+    ) -> Result<Settled, FlowError> {
         let passed = cursor.and_then(whole_blocks);
         let stored = self.progress.settled_to().await?;
         let mut known = passed.max(stored.map(|s| s.number));
         // The block to which the scan came must be the one it was, or what it read lies on another chain.
         let mut doubtful = stored.filter(|s| known == Some(s.number) && passed != known);
-        for _ in 0..PIECES {
+        let pieces = match on {
+            true => usize::from(self.width > self.range),
+            false => PIECES,
+        };
+        for _ in 0..pieces {
             if known.is_some_and(|to| to >= finalized.number) {
                 break;
             }
@@ -75,15 +94,21 @@ impl Settlements {
     /// One piece from `from` on, and the block to which it reaches; none where its blocks, or `base`, are not those that
     /// L1's headers name.
     async fn piece(
-        &self,
+        &mut self,
         from: L1Number,
         finalized: &L1Ref,
         base: Option<L1Ref>,
     ) -> Result<Option<(Vec<L1Event>, L1Ref)>, FlowError> {
-        let RangeLogs { mut events, ends } = self.l1.settlements(from, finalized.number).await?;
-        let Some(mut end) = ends.last().copied().filter(|e| e.number >= from && e.number <= finalized.number) else {
+        let to = from.plus(self.width.saturating_sub(1)).min(finalized.number);
+        let RangeLogs { mut events, ends } = self.l1.settlements(from, to).await?;
+        let Some(mut end) = ends.last().copied().filter(|e| e.number >= from && e.number <= to) else {
             return Err(FlowError::l1_changed(format!("the logs from L1 block {from} on came without their end")));
         };
+        if end.number < to {
+            self.width = end.number.above(from).saturating_add(1);
+        } else if to < finalized.number {
+            self.width = self.width.saturating_mul(2).min(WIDEST);
+        }
         let mut blocks: Vec<L1Ref> = events.iter().map(|e| e.block).collect();
         blocks.dedup();
         if let (Some(last), true) = (blocks.get(BLOCKS_MAX.saturating_sub(1)).copied(), blocks.len() > BLOCKS_MAX) {

@@ -199,7 +199,10 @@ impl Worker {
         let liveness = Liveness::new(settings.observation_window);
         let heads = Heads::stored(stored.safe, stored.finalized);
         let (publish, _) = watch::channel(Status::default());
-        let settlements = Settlements::new(ports.l1.clone(), ports.progress.clone(), settings.start);
+        let settlements = {
+            let (l1, progress) = (ports.l1.clone(), ports.progress.clone());
+            Settlements::new(l1, progress, settings.start, settings.fetch_range)
+        };
         let finality = settings.finality;
         let mut worker = Self {
             ports,

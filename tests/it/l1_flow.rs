@@ -197,6 +197,8 @@ async fn a2_a_range_cap_costs_no_batch() {
         w.mine(1200);
     });
     devnet.l1_knobs(0, |k| k.range_cap = Some(500));
+    // Nothing is final, so that no revert is looked for ahead of the batches.
+    devnet.l1_knobs(0, |k| k.finalized = Some(0));
     let mut rig = Rig::on(&devnet).await;
     let report = rig.settle().await;
     assert_eq!(cases(&report), ALL_THREE);
