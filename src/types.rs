@@ -568,6 +568,29 @@ pub enum Mode {
     Blob,
 }
 
+/// What *finalized* means (protocol.md, section 9).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FinalityMeaning {
+    /// The commit is final on L1. The batch can still be reverted until it is proved.
+    #[default]
+    Committed,
+    /// The proof is final on L1: nothing takes the batch back.
+    Proven,
+}
+
+impl std::str::FromStr for FinalityMeaning {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "committed" => Ok(Self::Committed),
+            "proven" => Ok(Self::Proven),
+            _ => Err("must be committed or proven".to_owned()),
+        }
+    }
+}
+
 /// Which L1 blocks count as settled enough to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Confirmations {

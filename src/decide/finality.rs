@@ -12,18 +12,9 @@
 
 use serde::Serialize;
 
-use crate::types::{BatchIndex, BatchRecord, L1Event, L1EventKind, L1Header, L1Number, L1Ref, L2Header, L2Ref};
-
-/// What *finalized* means.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Meaning {
-    /// The commit is final on L1. The batch can still be reverted until it is proved.
-    #[default]
-    Committed,
-    /// The proof is final on L1.
-    Proven,
-}
+use crate::types::{
+    BatchIndex, BatchRecord, FinalityMeaning, L1Event, L1EventKind, L1Header, L1Number, L1Ref, L2Header, L2Ref,
+};
 
 /// Why finalized does not move although there is a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -48,7 +39,7 @@ pub enum Held {
 #[derive(Clone, Copy, Debug)]
 pub struct StandingFacts<'a> {
     /// What is asked for.
-    pub meaning: Meaning,
+    pub meaning: FinalityMeaning,
     /// A verified batch that the logs read so far did not revert, committed at or below L1's finalized block.
     pub candidate: &'a BatchRecord,
     /// L1's finalized block.
@@ -90,8 +81,8 @@ pub fn standing(facts: &StandingFacts<'_>) -> Standing {
         };
     }
     match facts.meaning {
-        Meaning::Committed => Standing::Candidate,
-        Meaning::Proven => proven(facts),
+        FinalityMeaning::Committed => Standing::Candidate,
+        FinalityMeaning::Proven => proven(facts),
     }
 }
 
@@ -264,7 +255,7 @@ mod tests {
             (Some(200), Some(revert(120, 0)), None, held(Held::Reverted), held(Held::Reverted)),
         ];
         for (settled, revert, proof, committed, proven) in cases {
-            for (meaning, expected) in [(Meaning::Committed, committed), (Meaning::Proven, proven)] {
+            for (meaning, expected) in [(FinalityMeaning::Committed, committed), (FinalityMeaning::Proven, proven)] {
                 let facts = StandingFacts {
                     meaning,
                     candidate: &record,

@@ -4,13 +4,13 @@
 
 use tracing::{debug, error, info};
 
-use crate::decide::finality::{self, Finality, FinalityFacts, Held, Meaning, Standing, StandingFacts};
+use crate::decide::finality::{self, Finality, FinalityFacts, Held, Standing, StandingFacts};
 use crate::decide::heads::Move;
 use crate::flow::settlement::Settled;
 use crate::flow::worker::Worker;
 use crate::flow::{FlowError, kill_point};
 use crate::ports::Step;
-use crate::types::{BatchIndex, BatchRecord, L1Number, L1Ref, L1Tag};
+use crate::types::{BatchIndex, BatchRecord, FinalityMeaning, L1Number, L1Ref, L1Tag};
 
 /// Rows of this many batches below the finalized one are kept for questions.
 const KEEP_BATCHES: u64 = 64;
@@ -83,8 +83,8 @@ impl Worker {
         let progress = &self.ports.progress;
         let meaning = self.settings.finality;
         let proof = match meaning {
-            Meaning::Committed => None,
-            Meaning::Proven => progress.newest_proof(finalized_l1).await?,
+            FinalityMeaning::Committed => None,
+            FinalityMeaning::Proven => progress.newest_proof(finalized_l1).await?,
         };
         let mut candidate = progress.newest_at_or_below(finalized_l1).await?;
         while let Some(record) = candidate {

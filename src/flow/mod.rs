@@ -24,13 +24,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::decide::finality::Meaning;
 use crate::decide::liveness::Verdict;
 use crate::decide::stall::{Reason, Stall};
 use crate::error::{PortError, PortErrorKind, Severity, Target};
 use crate::ports::{BlobSource, L1Chain, L2Engine, L2Reader, Progress, Reactors};
 use crate::types::{Address, BatchIndex, Case, L1Number};
-pub use crate::types::{Confirmations, Mode};
+pub use crate::types::{Confirmations, FinalityMeaning, Mode};
 
 pub mod batch;
 pub mod commit;
@@ -86,7 +85,7 @@ pub struct Settings {
     /// What counts as settled.
     pub confirmations: Confirmations,
     /// What *finalized* means.
-    pub finality: Meaning,
+    pub finality: FinalityMeaning,
     /// The single-sequencer switch in milliseconds since the Unix epoch; blocks before it are never derived.
     pub switch_ms: u64,
     /// Least time without growth that means *stopped*.
@@ -128,7 +127,7 @@ impl Default for Settings {
             reorg_window: 64,
             l1_max_age: Duration::ZERO,
             confirmations: Confirmations::Depth(10),
-            finality: Meaning::Committed,
+            finality: FinalityMeaning::Committed,
             switch_ms: 0,
             observation_window: Duration::from_secs(60),
             assume: None,

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
-use crate::decide::finality::{Held, Meaning};
+use crate::decide::finality::Held;
 use crate::decide::heads::Heads;
 use crate::decide::liveness::{Liveness, Verdict};
 use crate::decide::pace::Pace;
@@ -29,7 +29,7 @@ use crate::flow::settlement::Settlements;
 use crate::flow::tags::Mark;
 use crate::flow::{FlowError, Ports, Settings};
 use crate::ports::{PortResult, Step};
-use crate::types::{BatchIndex, Cursor, L1Number, L1Ref, L2Ref, OpenWrite};
+use crate::types::{BatchIndex, Cursor, FinalityMeaning, L1Number, L1Ref, L2Ref, OpenWrite};
 
 /// First wait after a failed poll; doubled up to the poll interval.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
@@ -111,7 +111,7 @@ pub struct Status {
     /// The node marks blocks finalized by itself when they are written.
     pub el_marks_finalized: bool,
     /// What *finalized* means here.
-    pub finality: Meaning,
+    pub finality: FinalityMeaning,
     /// Up to which L1 block every revert and proof is known. Finalized is held until that is L1's finalized block.
     pub settled_to: Option<L1Number>,
     /// Why finalized is held, where it is.
