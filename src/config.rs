@@ -19,7 +19,7 @@ use clap::{Arg, ArgAction, ArgMatches};
 use serde::Serialize;
 use url::Url;
 
-use crate::types::{Address, B256, Confirmations, HeightParam, Identity, L1Number, Mode};
+use crate::types::{Address, B256, Confirmations, FinalityMeaning, HeightParam, Identity, L1Number, Mode};
 
 /// Prefix of our own environment names.
 pub const ENV_PREFIX: &str = "MORPH_DERIVER_";
@@ -338,6 +338,8 @@ pub struct Config {
     pub l2: L2Config,
     /// How local content is checked.
     pub mode: Mode,
+    /// What *finalized* means.
+    pub finality: FinalityMeaning,
     /// Only watch: nothing is written, tagged or paused.
     pub observe: bool,
     /// Time between two polls.
@@ -434,6 +436,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting::of("network", Kind::Text, "Network whose ids, contracts and times are known: mainnet or hoodi"),
     Setting::of("mode", Kind::Text, "How local blocks are checked: local (rebuild the blobs) or blob (fetch them)").default("local")
         .morph(&["derivation.verify-mode"], &["DERIVATION_VERIFY_MODE"]),
+    Setting::of("finality", Kind::Text, "What finalized means: committed (the commit is final on L1) or proven (the proof is)").default("committed"),
     Setting::of("observe", Kind::Switch, "Only watch: write nothing, set no tag, pause nothing").default("false"),
     Setting::of("poll_interval", Kind::Text, "Time between two polls").default("15s")
         .morph(&["derivation.pollInterval"], &["DERIVATION_POLL_INTERVAL"]),
@@ -878,6 +881,7 @@ impl Reader<'_> {
                 "blob" | "pathA" => Ok(Mode::Blob),
                 _ => Err("must be local or blob".to_owned()),
             })?,
+            finality: self.required("finality", str::parse)?,
             observe: self.required("observe", |text| text.parse().map_err(|_| "must be true or false".to_owned()))?,
             poll_interval: self.duration("poll_interval")?,
             observation_window: self.duration("observation_window")?,
@@ -1266,7 +1270,7 @@ mod tests {
     #[test]
     fn defaults_are_the_documented_ones() {
         let config = defaults();
-        assert_eq!(config.mode, Mode::Local);
+        assert_eq!((config.mode, config.finality), (Mode::Local, FinalityMeaning::Committed));
         assert!(!config.observe);
         assert_eq!(config.poll_interval, Duration::from_secs(15));
         assert_eq!(config.l1.confirmations, Confirmations::Depth(10));
@@ -1318,6 +1322,7 @@ mod tests {
         let config = read(&["--derivation.pollInterval", "3s", "--l1.confirmations=finalized"]);
         assert_eq!(config.poll_interval, Duration::from_secs(3));
         assert_eq!(config.l1.confirmations, Confirmations::Finalized);
+        assert_eq!(read(&["--finality=proven"]).finality, FinalityMeaning::Proven);
         let source = |key| config.shown().iter().find(|shown| shown.key == key).unwrap().source.clone();
         assert_eq!(source("l1.rollup"), "network mainnet");
         assert_eq!(source("l1.start_block"), "f.toml");
@@ -1410,6 +1415,7 @@ mod tests {
             ("poll_interval", "-1s"),
             ("poll_interval", "2days"),
             ("mode", "pathC"),
+            ("finality", "safe"),
             ("observe", "yes"),
             ("l1.rpc", "localhost:8545"),
             ("l1.rpc", "ftp://h"),

@@ -51,9 +51,13 @@ pub trait L1Chain: Send + Sync {
     /// Headers by number, in the order asked for; none where the node has no such block.
     async fn headers(&self, numbers: &[L1Number]) -> PortResult<Vec<Option<L1Header>>>;
 
-    /// The CommitBatch, RevertBatch and QueueTransaction logs of blocks `from..=to`, from the lowest block on. The answering
-    /// endpoint's own head is at least the last end; whether its chain is the canonical one, the caller tells by the ends.
+    /// The CommitBatch, RevertBatch, FinalizeBatch and QueueTransaction logs of blocks `from..=to`, from the lowest block
+    /// on. The answering endpoint's own head is at least the last end; whether its chain is the canonical one, the caller tells by the ends.
     async fn events(&self, from: L1Number, to: L1Number) -> PortResult<RangeLogs>;
+
+    /// The RevertBatch and FinalizeBatch logs of blocks `from..=to`, from the lowest block on: the last of `ends` says how
+    /// far they were answered. For questions far ahead of what [`events`](Self::events) is asked for.
+    async fn settlements(&self, from: L1Number, to: L1Number) -> PortResult<RangeLogs>;
 
     /// The CommitBatch logs of batch `index` in `from..=to` (the index is an indexed topic), from the highest block down.
     async fn commits_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<FoundLogs>;
@@ -263,6 +267,13 @@ pub struct Step {
     pub messages: Vec<(L1Ref, L1Message)>,
     /// A RevertBatch log and what became of it.
     pub revert: Option<L1Event>,
+    /// RevertBatch and FinalizeBatch logs that were read, those ahead of the cursor included.
+    pub settlements: Vec<L1Event>,
+    /// Every RevertBatch and FinalizeBatch log from the cursor up to this block is stored. Never lowers what is stored.
+    pub settled_to: Option<L1Ref>,
+    /// RevertBatch and FinalizeBatch logs above this block are dropped, and how far they were read. Applied before
+    /// `settlements`.
+    pub forget_settled_above: Option<L1Number>,
     /// A batch and its outcome. Replaces a row of the same L1 position; closes the open writes of this batch and of
     /// those below it.
     pub batch: Option<BatchRecord>,
@@ -320,6 +331,20 @@ pub trait Progress: Send + Sync {
     /// revert above it.
     async fn reverted_above(&self, number: L1Number) -> PortResult<Option<BatchRecord>>;
 
+    /// Up to which L1 block every RevertBatch and FinalizeBatch log is stored, also ahead of the cursor; none where only
+    /// the cursor tells.
+    async fn settled_to(&self) -> PortResult<Option<L1Ref>>;
+
+    /// The first stored RevertBatch log after the log at `place` (L1 block, log index) that takes down a batch `index`
+    /// committed there: of that index or a lower one.
+    async fn revert_after(&self, index: BatchIndex, place: (L1Number, u64)) -> PortResult<Option<L1Event>>;
+
+    /// The stored RevertBatch logs after the log at `place`, up to L1 block `to`, by their place; at most `limit`.
+    async fn reverts_within(&self, place: (L1Number, u64), to: L1Number, limit: u32) -> PortResult<Vec<L1Event>>;
+
+    /// The stored FinalizeBatch log with the highest index at or below L1 block `number`.
+    async fn newest_proof(&self, number: L1Number) -> PortResult<Option<L1Event>>;
+
     /// Stored L1 messages with index `first..first + count`; those that are not stored are left out.
     async fn messages(&self, first: QueueIndex, count: u64) -> PortResult<Vec<L1Message>>;
 
@@ -344,6 +369,6 @@ pub trait Progress: Send + Sync {
     async fn journal_tail(&self, limit: u32) -> PortResult<Vec<JournalEntry>>;
 
     /// Drops what is no longer needed: L1 blocks below `l1`, L1 messages below queue index `queue`, batch rows below
-    /// index `batch`, reverts below `l1`.
+    /// index `batch`, reverts below `l1` that no row needs, proofs below index `batch`.
     async fn prune(&self, l1: L1Number, queue: QueueIndex, batch: BatchIndex) -> PortResult<()>;
 }

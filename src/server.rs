@@ -308,6 +308,17 @@ fn own_metrics(registry: &mut Registry, status: &Status, alive: bool) {
     switch(registry, "safe_beyond_verified", "1 while the node's safe lies above what we verified", beyond);
     let held = status.held_by_node_finalized;
     switch(registry, "held_by_node_finalized", "1 while our tags wait for the node's finalized", held);
+    let uncommitted = status.uncommitted_finalized;
+    let help = "1 while L1 has reverted a batch that is finalized here and not committed to it again";
+    switch(registry, "uncommitted_finalized", help, uncommitted);
+    let settled = status.settled_to.map(L1Number::get);
+    gauge(registry, "settled_to", "L1 block up to which every revert and proof is known", settled);
+    switch(
+        registry,
+        "finality_held",
+        "1 while finalized waits, for instance for reverts to be read",
+        status.finality_held.is_some(),
+    );
     let marks = status.el_marks_finalized;
     switch(registry, "el_marks_finalized", "1 where the node marks written blocks finalized by itself", marks);
     switch(registry, "ready", "1 while caught up and without a stall", not_ready(status, alive).is_empty());

@@ -225,12 +225,12 @@ impl L1Event {
     pub fn into_message(self) -> Option<(L1Ref, L1Message)> {
         match self.kind {
             L1EventKind::Message(message) => Some((self.block, message)),
-            L1EventKind::Commit { .. } | L1EventKind::Revert { .. } => None,
+            L1EventKind::Commit { .. } | L1EventKind::Revert { .. } | L1EventKind::Finalize { .. } => None,
         }
     }
 }
 
-/// The three logs that the worker follows.
+/// The logs that the worker follows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum L1EventKind {
     /// `CommitBatch(index, hash)`.
@@ -245,6 +245,13 @@ pub enum L1EventKind {
         /// The reverted index.
         index: BatchIndex,
         /// The reverted batch's hash.
+        hash: B256,
+    },
+    /// `FinalizeBatch(index, hash, …)`: proved on the contract, so that no revert can take it back.
+    Finalize {
+        /// The batch's index.
+        index: BatchIndex,
+        /// Its hash.
         hash: B256,
     },
     /// `QueueTransaction(…)`.
@@ -580,6 +587,29 @@ pub enum Mode {
     Local,
     /// Every batch is checked against its fetched blobs.
     Blob,
+}
+
+/// What *finalized* means (protocol.md, section 9).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FinalityMeaning {
+    /// The commit is final on L1. The batch can still be reverted until it is proved.
+    #[default]
+    Committed,
+    /// The proof is final on L1: nothing takes the batch back.
+    Proven,
+}
+
+impl std::str::FromStr for FinalityMeaning {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "committed" => Ok(Self::Committed),
+            "proven" => Ok(Self::Proven),
+            _ => Err("must be committed or proven".to_owned()),
+        }
+    }
 }
 
 /// Which L1 blocks count as settled enough to read.

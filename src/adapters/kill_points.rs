@@ -19,7 +19,7 @@ use crate::ports::{
     Reactors, Step, Stored, WriteStopped,
 };
 use crate::types::{
-    B256, BatchIndex, BatchRecord, Blob, Identity, JournalEntry, L1Header, L1Message, L1Number, L1Ref, L1Tag,
+    B256, BatchIndex, BatchRecord, Blob, Identity, JournalEntry, L1Event, L1Header, L1Message, L1Number, L1Ref, L1Tag,
     L1Transaction, L2Block, L2Header, L2Number, L2Ref, L2Snapshot, Lease, NewBlock, OpenWrite, OwnMark, QueueIndex,
     TracedCall,
 };
@@ -208,6 +208,7 @@ watched!(L1Chain {
     async fn tagged(&self, tag: L1Tag) -> PortResult<Option<L1Header>>;
     async fn headers(&self, numbers: &[L1Number]) -> PortResult<Vec<Option<L1Header>>>;
     async fn events(&self, from: L1Number, to: L1Number) -> PortResult<RangeLogs>;
+    async fn settlements(&self, from: L1Number, to: L1Number) -> PortResult<RangeLogs>;
     async fn commits_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<FoundLogs>;
     async fn reverts_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<FoundLogs>;
     async fn queued(&self, from: L1Number, to: L1Number) -> PortResult<FoundLogs>;
@@ -271,6 +272,10 @@ watched!(Progress {
     async fn batches_from(&self, from: BatchIndex, limit: u32) -> PortResult<Vec<BatchRecord>>;
     async fn newest_at_or_below(&self, number: L1Number) -> PortResult<Option<BatchRecord>>;
     async fn reverted_above(&self, number: L1Number) -> PortResult<Option<BatchRecord>>;
+    async fn settled_to(&self) -> PortResult<Option<L1Ref>>;
+    async fn revert_after(&self, index: BatchIndex, place: (L1Number, u64)) -> PortResult<Option<L1Event>>;
+    async fn reverts_within(&self, place: (L1Number, u64), to: L1Number, limit: u32) -> PortResult<Vec<L1Event>>;
+    async fn newest_proof(&self, number: L1Number) -> PortResult<Option<L1Event>>;
     async fn messages(&self, first: QueueIndex, count: u64) -> PortResult<Vec<L1Message>>;
     async fn set_lease(&self, lease: Option<Lease>) -> PortResult<()>;
     async fn open_writes(&self, writes: &[OpenWrite]) -> PortResult<()>;

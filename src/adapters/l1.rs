@@ -128,7 +128,7 @@ const fn is_refusal(error: &PortError) -> bool {
 fn held_bytes(event: &L1Event) -> usize {
     let raw = match &event.kind {
         L1EventKind::Message(message) => message.raw.len(),
-        L1EventKind::Commit { .. } | L1EventKind::Revert { .. } => 0,
+        L1EventKind::Commit { .. } | L1EventKind::Revert { .. } | L1EventKind::Finalize { .. } => 0,
     };
     raw.saturating_add(size_of::<L1Event>())
 }
@@ -301,7 +301,7 @@ impl L1Client {
             return Ok(None);
         };
         let by = match kind {
-            L1EventKind::Commit { .. } | L1EventKind::Revert { .. } => self.rollup,
+            L1EventKind::Commit { .. } | L1EventKind::Revert { .. } | L1EventKind::Finalize { .. } => self.rollup,
             L1EventKind::Message(_) => self.queue,
         };
         if address != by {
@@ -588,10 +588,17 @@ impl L1Chain for L1Client {
     }
 
     async fn events(&self, from: L1Number, to: L1Number) -> PortResult<RangeLogs> {
-        let any = [topics::COMMIT_BATCH, topics::REVERT_BATCH, topics::QUEUE_TRANSACTION];
+        let any = [topics::COMMIT_BATCH, topics::REVERT_BATCH, topics::FINALIZE_BATCH, topics::QUEUE_TRANSACTION];
         let any: Vec<String> = any.iter().map(wire::hex_hash).collect();
         let addresses = json!([wire::hex_address(&self.rollup), wire::hex_address(&self.queue)]);
         let filter = Filter { addresses, topics: json!([any]) };
+        let answer = self.logs(filter, Stretch { from, to, upwards: true }).await?;
+        Ok(RangeLogs { events: answer.events, ends: answer.ends })
+    }
+
+    async fn settlements(&self, from: L1Number, to: L1Number) -> PortResult<RangeLogs> {
+        let any: Vec<String> = [topics::REVERT_BATCH, topics::FINALIZE_BATCH].iter().map(wire::hex_hash).collect();
+        let filter = Filter { addresses: json!(wire::hex_address(&self.rollup)), topics: json!([any]) };
         let answer = self.logs(filter, Stretch { from, to, upwards: true }).await?;
         Ok(RangeLogs { events: answer.events, ends: answer.ends })
     }
@@ -1227,7 +1234,9 @@ mod tests {
         let commits = events.iter().filter(|event| matches!(event.kind, L1EventKind::Commit { .. })).count();
         let reverts = events.iter().filter(|event| matches!(event.kind, L1EventKind::Revert { .. })).count();
         assert_eq!((commits, reverts), (13, 2), "genesis, ten standing, two reverted");
-        for event in events.iter().filter(|event| !matches!(event.kind, L1EventKind::Message(_))) {
+        let commits_and_reverts =
+            |event: &&L1Event| matches!(event.kind, L1EventKind::Commit { .. } | L1EventKind::Revert { .. });
+        for event in events.iter().filter(commits_and_reverts) {
             let tx = l1.transaction(event.block, event.tx_index).await.unwrap().unwrap();
             assert_eq!(tx.hash, event.tx_hash);
         }

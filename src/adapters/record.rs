@@ -266,7 +266,7 @@ impl Recorder<'_> {
 fn index_of(event: &L1Event) -> Option<BatchIndex> {
     match event.kind {
         L1EventKind::Commit { index, .. } => Some(index),
-        L1EventKind::Revert { .. } | L1EventKind::Message(_) => None,
+        L1EventKind::Revert { .. } | L1EventKind::Finalize { .. } | L1EventKind::Message(_) => None,
     }
 }
 

@@ -83,6 +83,12 @@ impl L1Chain for Replay {
         Ok(RangeLogs { events, ends })
     }
 
+    async fn settlements(&self, from: L1Number, to: L1Number) -> PortResult<RangeLogs> {
+        let RangeLogs { mut events, ends } = self.events(from, to).await?;
+        events.retain(|e| matches!(e.kind, L1EventKind::Revert { .. } | L1EventKind::Finalize { .. }));
+        Ok(RangeLogs { events, ends })
+    }
+
     async fn commits_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<FoundLogs> {
         if !self.fixture.facts.committed.contains_key(&index) {
             return Err(unanswered(format!("commits of batch {index}")));

@@ -479,6 +479,24 @@ fn l1_ref(row: &SqliteRow, number_column: &str, hash_column: &str) -> PortResult
     Ok(L1Ref { number: L1Number::new(number(row, number_column)?), hash: hash(row, hash_column)? })
 }
 
+fn settlement(row: &SqliteRow, kind: fn(BatchIndex, B256) -> L1EventKind) -> PortResult<L1Event> {
+    Ok(L1Event {
+        block: l1_ref(row, "l1_number", "l1_hash")?,
+        log_index: number(row, "log_index")?,
+        tx_hash: hash(row, "tx_hash")?,
+        tx_index: number(row, "tx_index")?,
+        kind: kind(BatchIndex::new(number(row, "batch_index")?), hash(row, "batch_hash")?),
+    })
+}
+
+fn revert_of(row: &SqliteRow) -> PortResult<L1Event> {
+    settlement(row, |index, hash| L1EventKind::Revert { index, hash })
+}
+
+fn proof_of(row: &SqliteRow) -> PortResult<L1Event> {
+    settlement(row, |index, hash| L1EventKind::Finalize { index, hash })
+}
+
 fn l1_message(row: &SqliteRow) -> PortResult<L1Message> {
     let raw: Vec<u8> = row.try_get("raw").map_err(sql_error)?;
     Ok(L1Message { index: QueueIndex::new(number(row, "queue_index")?), hash: hash(row, "hash")?, raw: raw.into() })
@@ -548,6 +566,8 @@ async fn rewind(db: &mut SqliteConnection, to: L1Number) -> PortResult<()> {
         "DELETE FROM l1_blocks WHERE number > ?",
         "DELETE FROM l1_messages WHERE l1_number > ?",
         "DELETE FROM reverts WHERE l1_number > ?",
+        "DELETE FROM proofs WHERE l1_number > ?",
+        "DELETE FROM settled WHERE block_number > ?",
         "DELETE FROM batches WHERE l1_number > ?",
         // Never looked at because of a revert that is gone: as if it had not been read.
         "DELETE FROM batches WHERE reverted_at > ? AND reverted_was IS NULL",
@@ -634,25 +654,68 @@ async fn drop_l1_blocks(db: &mut SqliteConnection, floor: L1Number) -> PortResul
 }
 
 async fn put_revert(db: &mut SqliteConnection, event: &L1Event) -> PortResult<()> {
-    let L1EventKind::Revert { index, hash } = &event.kind else {
-        return Err(PortError::malformed(Target::Store, "a step's revert is not a RevertBatch log"));
+    match event.kind {
+        L1EventKind::Revert { .. } => put_settlement(db, event).await,
+        _ => Err(PortError::malformed(Target::Store, "a step's revert is not a RevertBatch log")),
+    }
+}
+
+macro_rules! put_settlement {
+    ($table:literal) => {
+        concat!(
+            "INSERT INTO ",
+            $table,
+            " (l1_number, log_index, l1_hash, tx_hash, tx_index, batch_index, batch_hash) VALUES (?, ?, ?, ?, ?, ?, ?) \
+             ON CONFLICT (l1_number, log_index) DO UPDATE SET l1_hash = excluded.l1_hash, tx_hash = excluded.tx_hash, \
+             tx_index = excluded.tx_index, batch_index = excluded.batch_index, batch_hash = excluded.batch_hash"
+        )
     };
+}
+
+/// Stores a RevertBatch or FinalizeBatch log under its place.
+async fn put_settlement(db: &mut SqliteConnection, event: &L1Event) -> PortResult<()> {
+    let (statement, index, hash) = match &event.kind {
+        L1EventKind::Revert { index, hash } => (put_settlement!("reverts"), index, hash),
+        L1EventKind::Finalize { index, hash } => (put_settlement!("proofs"), index, hash),
+        L1EventKind::Commit { .. } | L1EventKind::Message(_) => {
+            return Err(PortError::malformed(Target::Store, "neither a RevertBatch nor a FinalizeBatch log"));
+        }
+    };
+    sqlx::query(statement)
+        .bind(sql_number(event.block.number.get())?)
+        .bind(sql_number(event.log_index)?)
+        .bind(event.block.hash.as_bytes())
+        .bind(event.tx_hash.as_bytes())
+        .bind(sql_number(event.tx_index)?)
+        .bind(sql_number(index.get())?)
+        .bind(hash.as_bytes())
+        .execute(db)
+        .await
+        .map_err(sql_error)?;
+    Ok(())
+}
+
+/// Never lowers what is stored: an ordinary range may end below what the scan ahead of it has read.
+async fn put_settled(db: &mut SqliteConnection, to: L1Ref) -> PortResult<()> {
     sqlx::query(
-        "INSERT INTO reverts (l1_number, log_index, l1_hash, tx_hash, tx_index, batch_index, batch_hash) \
-         VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (l1_number, log_index) DO UPDATE SET l1_hash = excluded.l1_hash, \
-         tx_hash = excluded.tx_hash, tx_index = excluded.tx_index, batch_index = excluded.batch_index, \
-         batch_hash = excluded.batch_hash",
+        "INSERT INTO settled (id, block_number, block_hash) VALUES (1, ?, ?) ON CONFLICT (id) DO UPDATE \
+         SET block_number = excluded.block_number, block_hash = excluded.block_hash \
+         WHERE excluded.block_number > settled.block_number",
     )
-    .bind(sql_number(event.block.number.get())?)
-    .bind(sql_number(event.log_index)?)
-    .bind(event.block.hash.as_bytes())
-    .bind(event.tx_hash.as_bytes())
-    .bind(sql_number(event.tx_index)?)
-    .bind(sql_number(index.get())?)
-    .bind(hash.as_bytes())
+    .bind(sql_number(to.number.get())?)
+    .bind(to.hash.as_bytes())
     .execute(db)
     .await
     .map_err(sql_error)?;
+    Ok(())
+}
+
+async fn forget_settled(db: &mut SqliteConnection, above: L1Number) -> PortResult<()> {
+    for statement in
+        ["DELETE FROM reverts WHERE l1_number > ?", "DELETE FROM proofs WHERE l1_number > ?", "DELETE FROM settled"]
+    {
+        sqlx::query(statement).bind(sql_bound(above.get())).execute(&mut *db).await.map_err(sql_error)?;
+    }
     Ok(())
 }
 
@@ -889,8 +952,17 @@ impl Progress for SqliteStore {
                     forget_batches(db, from).await?;
                 }
                 put_messages(db, &step.messages).await?;
+                if let Some(above) = step.forget_settled_above {
+                    forget_settled(db, above).await?;
+                }
                 if let Some(event) = &step.revert {
                     put_revert(db, event).await?;
+                }
+                for event in &step.settlements {
+                    put_settlement(db, event).await?;
+                }
+                if let Some(to) = step.settled_to {
+                    put_settled(db, to).await?;
                 }
                 for batch in &step.rebound {
                     put_batch(db, batch, None).await?;
@@ -1008,6 +1080,68 @@ impl Progress for SqliteStore {
             .await
             .map_err(sql_error)?;
             row.as_ref().map(batch_record).transpose()
+        })
+        .await
+    }
+
+    async fn settled_to(&self) -> PortResult<Option<L1Ref>> {
+        let pool = self.pool.clone();
+        bounded(async move {
+            let row = sqlx::query("SELECT block_number, block_hash FROM settled")
+                .fetch_optional(&pool)
+                .await
+                .map_err(sql_error)?;
+            row.map(|row| l1_ref(&row, "block_number", "block_hash")).transpose()
+        })
+        .await
+    }
+
+    async fn revert_after(&self, index: BatchIndex, place: (L1Number, u64)) -> PortResult<Option<L1Event>> {
+        let pool = self.pool.clone();
+        bounded(async move {
+            let row = sqlx::query(
+                "SELECT * FROM reverts WHERE (l1_number, log_index) > (?, ?) AND batch_index <= ? \
+                 ORDER BY l1_number, log_index LIMIT 1",
+            )
+            .bind(sql_bound(place.0.get()))
+            .bind(sql_bound(place.1))
+            .bind(sql_bound(index.get()))
+            .fetch_optional(&pool)
+            .await
+            .map_err(sql_error)?;
+            row.as_ref().map(revert_of).transpose()
+        })
+        .await
+    }
+
+    async fn reverts_within(&self, place: (L1Number, u64), to: L1Number, limit: u32) -> PortResult<Vec<L1Event>> {
+        let pool = self.pool.clone();
+        bounded(async move {
+            let rows = sqlx::query(
+                "SELECT * FROM reverts WHERE (l1_number, log_index) > (?, ?) AND l1_number <= ? \
+                 ORDER BY l1_number, log_index LIMIT ?",
+            )
+            .bind(sql_bound(place.0.get()))
+            .bind(sql_bound(place.1))
+            .bind(sql_bound(to.get()))
+            .bind(i64::from(limit))
+            .fetch_all(&pool)
+            .await
+            .map_err(sql_error)?;
+            rows.iter().map(revert_of).collect()
+        })
+        .await
+    }
+
+    async fn newest_proof(&self, number: L1Number) -> PortResult<Option<L1Event>> {
+        let pool = self.pool.clone();
+        bounded(async move {
+            let row = sqlx::query("SELECT * FROM proofs WHERE l1_number <= ? ORDER BY batch_index DESC LIMIT 1")
+                .bind(sql_bound(number.get()))
+                .fetch_optional(&pool)
+                .await
+                .map_err(sql_error)?;
+            row.as_ref().map(proof_of).transpose()
         })
         .await
     }
@@ -1182,7 +1316,6 @@ impl Progress for SqliteStore {
                 let db = &mut *held;
             drop_l1_blocks(db, l1).await?;
             let below = [
-                ("DELETE FROM reverts WHERE l1_number < ?", sql_bound(l1.get())),
                 (
                     "DELETE FROM l1_messages WHERE queue_index < min(?, coalesce((SELECT total_l1_popped FROM batches \
                      WHERE outcome IN ('verified', 'genesis') ORDER BY batch_index DESC LIMIT 1), 0))",
@@ -1191,6 +1324,17 @@ impl Progress for SqliteStore {
                 (
                     "DELETE FROM batches WHERE batch_index < ? AND batch_index < coalesce((SELECT max(batch_index) \
                      FROM batches WHERE outcome IN ('verified', 'genesis')), 0)",
+                    sql_bound(batch.get()),
+                ),
+                // Behind the rows: a row that is kept is read again with the reverts above it.
+                (
+                    "DELETE FROM reverts WHERE l1_number < ? \
+                     AND l1_number < coalesce((SELECT min(l1_number) FROM batches), 0)",
+                    sql_bound(l1.get()),
+                ),
+                (
+                    "DELETE FROM proofs WHERE batch_index < ? \
+                     AND batch_index < (SELECT max(batch_index) FROM proofs)",
                     sql_bound(batch.get()),
                 ),
                 ("DELETE FROM journal WHERE id <= (SELECT max(id) FROM journal) - ?", JOURNAL_KEPT),
@@ -1451,6 +1595,64 @@ mod tests {
         assert_eq!((stored.open_writes, stored.mark), (Vec::new(), Some(again)));
         store.looked(None, None).await.unwrap();
         assert_eq!(store.load().await.unwrap().mark, None);
+    }
+
+    fn proof(index: u64, l1_number: u64) -> L1Event {
+        let kind = L1EventKind::Finalize { index: BatchIndex::new(index), hash: h(1_000 + index) };
+        L1Event { kind, ..revert(index, l1_number) }
+    }
+
+    #[tokio::test]
+    async fn m2_m17_reverts_and_proofs_are_known_by_their_place() {
+        let store = store_with(3).await;
+        assert_eq!(store.settled_to().await.unwrap(), None);
+        let settlements = vec![revert(2, 7), revert(3, 9), proof(1, 8), proof(2, 12)];
+        let step = Step { settlements, settled_to: Some(l1(20)), ..Step::default() };
+        store.apply(&step).await.unwrap();
+        // Never lower, and again is the same.
+        store.apply(&Step { settled_to: Some(l1(15)), ..step.clone() }).await.unwrap();
+        assert_eq!(store.settled_to().await.unwrap(), Some(l1(20)));
+        let after = |index, place| store.revert_after(BatchIndex::new(index), place);
+        let at = |number, log_index| (L1Number::new(number), log_index);
+        for (index, place, expected) in [
+            (2, at(0, 0), Some(revert(2, 7))),
+            (5, at(0, 0), Some(revert(2, 7))),
+            (2, at(7, 0), Some(revert(2, 7))),
+            (2, at(7, 1), None),
+            (3, at(7, 1), Some(revert(3, 9))),
+            (3, at(9, 1), None),
+            (1, at(0, 0), None),
+        ] {
+            assert_eq!(after(index, place).await.unwrap(), expected, "{index} {place:?}");
+        }
+        let within = |place, to| store.reverts_within(place, L1Number::new(to), 9);
+        assert_eq!(within(at(0, 0), 9).await.unwrap(), [revert(2, 7), revert(3, 9)]);
+        assert_eq!(within(at(7, 1), 8).await.unwrap(), []);
+        for (number, expected) in [(7, None), (8, Some(proof(1, 8))), (11, Some(proof(1, 8))), (12, Some(proof(2, 12)))]
+        {
+            assert_eq!(store.newest_proof(L1Number::new(number)).await.unwrap(), expected, "at {number}");
+        }
+        // What no kept row can ask for goes; the newest proof stays.
+        store.prune(L1Number::new(9), QueueIndex::new(0), BatchIndex::new(9)).await.unwrap();
+        assert_eq!(within(at(0, 0), 99).await.unwrap(), [revert(2, 7), revert(3, 9)], "the rows begin below them");
+        assert_eq!(store.newest_proof(L1Number::new(11)).await.unwrap(), None);
+        assert_eq!(store.newest_proof(L1Number::new(12)).await.unwrap(), Some(proof(2, 12)));
+        // A reorg takes away what lies above the ancestor, and how far was read.
+        store.apply(&Step { rewind_to: Some(L1Number::new(8)), ..Step::default() }).await.unwrap();
+        assert_eq!(within(at(0, 0), 99).await.unwrap(), [revert(2, 7)]);
+        assert_eq!(
+            (store.settled_to().await.unwrap(), store.newest_proof(L1Number::new(99)).await.unwrap()),
+            (None, None)
+        );
+        store.apply(&step).await.unwrap();
+        let forget = Step { forget_settled_above: Some(L1Number::new(7)), ..Step::default() };
+        store.apply(&forget).await.unwrap();
+        assert_eq!(
+            (within(at(0, 0), 99).await.unwrap(), store.settled_to().await.unwrap()),
+            (vec![revert(2, 7)], None)
+        );
+        let neither = L1Event { kind: L1EventKind::Message(message(1)), ..revert(1, 9) };
+        store.apply(&Step { settlements: vec![neither], ..Step::default() }).await.unwrap_err();
     }
 
     /// P6: a step that fails at its very end leaves nothing of its beginning.

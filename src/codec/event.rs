@@ -90,6 +90,11 @@ pub fn decode_event(topics: &[B256], data: &[u8]) -> Result<Option<L1EventKind>,
         let (index, hash) = batch_topics("RevertBatch", topics)?;
         return Ok(Some(L1EventKind::Revert { index, hash }));
     }
+    if *signature == topics::FINALIZE_BATCH {
+        let (index, hash) = batch_topics("FinalizeBatch", topics)?;
+        word(data, 1).ok_or(EventError::Field { event: "FinalizeBatch", field: "withdrawRoot" })?;
+        return Ok(Some(L1EventKind::Finalize { index, hash }));
+    }
     if *signature == topics::QUEUE_TRANSACTION {
         let fields = queued_message(topics, data)?;
         return Ok(Some(L1EventKind::Message(transaction::encode_l1_message(&fields))));
@@ -105,6 +110,10 @@ pub fn encode_event(kind: &L1EventKind) -> (Vec<B256>, Vec<u8>) {
         }
         L1EventKind::Revert { index, hash } => {
             (vec![topics::REVERT_BATCH, number_word(index.get()), *hash], Vec::new())
+        }
+        // State root and withdrawal root, which nothing reads: they are the commit's.
+        L1EventKind::Finalize { index, hash } => {
+            (vec![topics::FINALIZE_BATCH, number_word(index.get()), *hash], vec![0; 64])
         }
         L1EventKind::Message(message) => match transaction::decode_l1_message(&message.raw) {
             Ok(fields) => encode_queued(&fields),
@@ -309,14 +318,18 @@ mod tests {
         let blocks = testing::json("recorded/l2/blocks.json");
         let on_l2: Vec<_> =
             blocks.as_array().unwrap().iter().flat_map(|block| block["transactions"].as_array().unwrap()).collect();
-        let (mut commits, mut reverts, mut messages) = (0, 0, 0);
+        let (mut commits, mut reverts, mut proofs, mut messages) = (0, 0, 0, 0);
         for log in logs.as_array().unwrap() {
             let (topics, data) = log_parts(log);
             let Some(kind) = decode_event(&topics, &data).unwrap() else { continue };
-            assert_eq!(encode_event(&kind), (topics, data));
+            let (again, bytes) = encode_event(&kind);
+            assert_eq!(again, topics);
+            // The roots that a proof repeats are not kept.
+            assert!(bytes == data || matches!(kind, L1EventKind::Finalize { .. }));
             match kind {
                 L1EventKind::Commit { .. } => commits += 1,
                 L1EventKind::Revert { .. } => reverts += 1,
+                L1EventKind::Finalize { .. } => proofs += 1,
                 L1EventKind::Message(message) => {
                     assert_eq!(message.index.get(), messages);
                     let hash = format!("{:?}", message.hash);
@@ -325,7 +338,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!((commits, reverts, messages), (13, 2, 9));
+        assert_eq!((commits, reverts, proofs, messages), (13, 2, 4, 9));
     }
 
     #[test]
@@ -351,7 +364,8 @@ mod tests {
                 data: data.into(),
                 sender: Address::from(to),
             });
-            for kind in [L1EventKind::Commit { index, hash }, L1EventKind::Revert { index, hash }, L1EventKind::Message(message)] {
+            let proof = L1EventKind::Finalize { index, hash };
+            for kind in [L1EventKind::Commit { index, hash }, L1EventKind::Revert { index, hash }, proof, L1EventKind::Message(message)] {
                 let (topics, data) = encode_event(&kind);
                 prop_assert_eq!(decode_event(&topics, &data), Ok(Some(kind)));
                 if let Some(cut) = data.len().checked_sub(32) {

@@ -21,7 +21,7 @@ use crate::devnet::oracle::Oracle;
 use crate::error::Severity;
 use crate::flow::pull::PullEnd;
 use crate::flow::worker::Worker;
-use crate::flow::{BatchReport, Confirmations, Mode, Ports, Settings};
+use crate::flow::{BatchReport, Confirmations, FinalityMeaning, Mode, Ports, Settings};
 use crate::types::{BatchIndex, Case, L2Block, L2Number, L2Ref, NewBlock};
 
 /// The replayed clock goes forward by this much between two polls: one sample more and a flat head is *stopped*.
@@ -40,6 +40,9 @@ pub struct Args {
     /// How batches are checked: local (rebuild the blobs from local blocks) or blob (decode every blob)
     #[arg(long, default_value = "local", value_parser = parse_mode)]
     pub mode: Mode,
+    /// What finalized means: committed (the commit is final on L1) or proven (the proof is)
+    #[arg(long, default_value = "committed")]
+    pub finality: FinalityMeaning,
     /// Let the embedded L2 node misbehave: missing-tail=BLOCKS, fork-at=BLOCK, stopped, alive (may be repeated)
     #[arg(long = "fault", value_name = "FAULT", value_parser = parse_fault)]
     pub faults: Vec<Fault>,
@@ -135,6 +138,7 @@ fn settings(fixture: &Fixture, args: &Args) -> Settings {
     });
     Settings {
         mode: args.mode,
+        finality: args.finality,
         rollup: facts.identity.rollup,
         start: facts.from,
         origin: facts.scanned_from,

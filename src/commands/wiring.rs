@@ -145,6 +145,7 @@ pub fn settings(config: &Config) -> Settings {
     let start = config.l1.start_block.unwrap_or_default();
     Settings {
         mode: config.mode,
+        finality: config.finality,
         rollup: config.l1.rollup.unwrap_or_default(),
         start,
         // A start in the middle must still reach back for L1 messages and earlier commits: a preset knows how far.

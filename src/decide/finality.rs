@@ -1,15 +1,122 @@
-//! What has become final?
+//! What has become final, and what L1 may still take back?
 //!
-//! A batch is final when the L1 block of its commit is at or below the L1 finalized block, both blocks are canonical by
-//! hash, and its last L2 block is still the local chain's (B8: a finalized tag alone proves nothing when endpoints
-//! contradict each other). Everything comes from stored rows, so no historical contract state is needed (A7).
+//! Two meanings. *Committed*: the batch stands at L1's finalized block; the contract may still revert it, days later,
+//! until it is proved. *Proven*: the batch is proved on the contract at that block, and no revert can take it back.
+//! Either way the L1 block of the commit and the finalized block must be canonical by hash, the batch's last L2 block
+//! must be the local chain's (B8: a finalized tag alone proves nothing when endpoints contradict each other), and every
+//! RevertBatch log up to the finalized block must have been read: the batch's hash on the contract does not tell,
+//! since the same blocks committed again have the same hash. Everything comes from logs and stored rows, so no
+//! historical contract state is needed (A7).
+//!
+//! Two looks: [`standing`] picks the batch from what is stored, [`finality`] holds it against the two chains.
 
-use crate::types::{BatchRecord, L1Header, L1Ref, L2Header, L2Ref};
+use serde::Serialize;
 
-/// What was read.
+use crate::types::{
+    BatchIndex, BatchRecord, FinalityMeaning, L1Event, L1EventKind, L1Header, L1Number, L1Ref, L2Header, L2Ref,
+};
+
+/// Why finalized does not move although there is a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Held {
+    /// Not every RevertBatch log up to L1's finalized block was read yet.
+    ReadingReverts,
+    /// Every batch that stands below it was reverted further up.
+    Reverted,
+    /// No proof of the batch is final on L1 yet.
+    NotProven,
+    /// The commit's L1 block is not the one that was recorded, the finalized one is not on the live chain, or the proof is
+    /// of another batch.
+    L1Contradicts,
+    /// The last L2 block is not the one that was verified.
+    LocalContradicts,
+    /// A block could not be found, or the candidate has none.
+    Unknown,
+}
+
+/// What is stored about a candidate.
+#[derive(Clone, Copy, Debug)]
+pub struct StandingFacts<'a> {
+    /// What is asked for.
+    pub meaning: FinalityMeaning,
+    /// A verified batch that the logs read so far did not revert, committed at or below L1's finalized block.
+    pub candidate: &'a BatchRecord,
+    /// L1's finalized block.
+    pub finalized_l1: L1Number,
+    /// Up to which L1 block every RevertBatch and FinalizeBatch log is known; none where nothing was read.
+    pub settled_to: Option<L1Number>,
+    /// The first known RevertBatch log after the candidate's commit that takes it down.
+    pub revert: Option<&'a L1Event>,
+    /// The FinalizeBatch log with the highest index at or below L1's finalized block.
+    pub proof: Option<&'a L1Event>,
+}
+
+/// Which batch may be final.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// This one.
+    Candidate,
+    /// Not this one; the batch with this index may be.
+    LookAt(BatchIndex),
+    /// None, for this reason.
+    Held(Held),
+}
+
+fn place(event: &L1Event) -> (L1Number, u64) {
+    (event.block.number, event.log_index)
+}
+
+/// Whether the candidate stands, or is proved, at L1's finalized block, by what is stored.
+pub fn standing(facts: &StandingFacts<'_>) -> Standing {
+    if facts.settled_to.is_none_or(|to| to < facts.finalized_l1) {
+        return Standing::Held(Held::ReadingReverts);
+    }
+    if let Some(revert) = facts.revert
+        && let L1EventKind::Revert { index, .. } = revert.kind
+    {
+        return match index.get().checked_sub(1) {
+            Some(below) => Standing::LookAt(BatchIndex::new(below)),
+            None => Standing::Held(Held::Reverted),
+        };
+    }
+    match facts.meaning {
+        FinalityMeaning::Committed => Standing::Candidate,
+        FinalityMeaning::Proven => proven(facts),
+    }
+}
+
+fn proven(facts: &StandingFacts<'_>) -> Standing {
+    let Some(proof) = facts.proof else { return Standing::Held(Held::NotProven) };
+    let L1EventKind::Finalize { index, hash } = proof.kind else { return Standing::Held(Held::NotProven) };
+    let candidate = facts.candidate;
+    if candidate.index > index {
+        return Standing::LookAt(index);
+    }
+    // A proof below the commit is of an earlier commit of that index, which the contract forbids.
+    let contradicts = place(proof) < (candidate.l1.number, candidate.log_index)
+        || (candidate.index == index && candidate.hash != hash);
+    if contradicts { Standing::Held(Held::L1Contradicts) } else { Standing::Candidate }
+}
+
+/// Whether the contract may revert batch `index` at the log `at`: what it has proved it cannot. `proof` is the
+/// FinalizeBatch log with the highest index up to the revert's block.
+pub fn may_be_reverted(index: BatchIndex, at: &L1Event, proof: Option<&L1Event>) -> bool {
+    let Some(proof) = proof else { return true };
+    let L1EventKind::Finalize { index: proved, .. } = proof.kind else { return true };
+    proved < index || place(proof) > place(at)
+}
+
+/// Whether the finalized head lies above everything that L1 holds as committed: its batch was reverted, which is
+/// ordinary until it is proved. `last` is where the highest standing batch ends.
+pub fn is_uncommitted(finalized: Option<L2Ref>, last: Option<L2Ref>) -> bool {
+    finalized.is_some_and(|f| last.is_none_or(|last| last.number < f.number))
+}
+
+/// What was read of the two chains.
 #[derive(Clone, Debug)]
 pub struct FinalityFacts<'a> {
-    /// The standing verified batch with the highest index at or below the L1 finalized height.
+    /// The batch that stands or is proved at L1's finalized block.
     pub candidate: &'a BatchRecord,
     /// The live L1 header at the height of the candidate's commit.
     pub live_l1: Option<L1Header>,
@@ -26,32 +133,29 @@ pub struct FinalityFacts<'a> {
 pub enum Finality {
     /// This block is final.
     Final(L2Ref),
-    /// The commit's L1 block is not the one that was recorded, or the finalized one is not on the live chain.
-    L1Contradicts,
-    /// The last L2 block is not the one that was verified.
-    LocalContradicts,
-    /// One of the two could not be found, or the candidate has no blocks.
-    Unknown,
+    /// None is, for this reason.
+    Held(Held),
 }
 
 /// Decides.
 pub fn finality(facts: &FinalityFacts<'_>) -> Finality {
-    let (Some(last), Some(live_l1)) = (facts.candidate.last, facts.live_l1) else { return Finality::Unknown };
-    let Some(live_finalized) = facts.live_finalized else { return Finality::Unknown };
+    let unknown = Finality::Held(Held::Unknown);
+    let (Some(last), Some(live_l1)) = (facts.candidate.last, facts.live_l1) else { return unknown };
+    let Some(live_finalized) = facts.live_finalized else { return unknown };
     if live_l1.l1_ref() != facts.candidate.l1 || live_finalized.l1_ref() != facts.finalized_l1 {
-        return Finality::L1Contradicts;
+        return Finality::Held(Held::L1Contradicts);
     }
     match facts.local {
-        None => Finality::Unknown,
+        None => unknown,
         Some(local) if local.l2_ref() == last => Finality::Final(last),
-        Some(_) => Finality::LocalContradicts,
+        Some(_) => Finality::Held(Held::LocalContradicts),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{B256, L1Number, L2Number, Outcome, U256};
+    use crate::types::{B256, L2Number, Outcome, U256};
 
     fn l1(number: u64, salt: u8) -> L1Header {
         let hash = B256::repeat_byte(salt);
@@ -102,16 +206,91 @@ mod tests {
         };
         assert_eq!(finality(&good), Finality::Final(last));
         let cases = [
-            (FinalityFacts { live_l1: Some(l1(100, 7)), ..good.clone() }, Finality::L1Contradicts),
-            (FinalityFacts { live_l1: None, ..good.clone() }, Finality::Unknown),
-            (FinalityFacts { live_finalized: Some(l1(110, 7)), ..good.clone() }, Finality::L1Contradicts),
-            (FinalityFacts { live_finalized: None, ..good.clone() }, Finality::Unknown),
-            (FinalityFacts { local: Some(l2(40, 7)), ..good.clone() }, Finality::LocalContradicts),
-            (FinalityFacts { local: None, ..good.clone() }, Finality::Unknown),
-            (FinalityFacts { candidate: &candidate(None), ..good.clone() }, Finality::Unknown),
+            (FinalityFacts { live_l1: Some(l1(100, 7)), ..good.clone() }, Finality::Held(Held::L1Contradicts)),
+            (FinalityFacts { live_l1: None, ..good.clone() }, Finality::Held(Held::Unknown)),
+            (FinalityFacts { live_finalized: Some(l1(110, 7)), ..good.clone() }, Finality::Held(Held::L1Contradicts)),
+            (FinalityFacts { live_finalized: None, ..good.clone() }, Finality::Held(Held::Unknown)),
+            (FinalityFacts { local: Some(l2(40, 7)), ..good.clone() }, Finality::Held(Held::LocalContradicts)),
+            (FinalityFacts { local: None, ..good.clone() }, Finality::Held(Held::Unknown)),
+            (FinalityFacts { candidate: &candidate(None), ..good.clone() }, Finality::Held(Held::Unknown)),
         ];
         for (facts, expected) in cases {
             assert_eq!(finality(&facts), expected);
+        }
+    }
+
+    fn log(block: u64, log_index: u64, kind: L1EventKind) -> L1Event {
+        L1Event { block: l1(block, 1).l1_ref(), log_index, tx_hash: B256::zero(), tx_index: 0, kind }
+    }
+
+    fn revert(block: u64, index: u64) -> L1Event {
+        log(block, 0, L1EventKind::Revert { index: index.into(), hash: B256::zero() })
+    }
+
+    fn proof(block: u64, index: u64, hash: B256) -> L1Event {
+        log(block, 0, L1EventKind::Finalize { index: index.into(), hash })
+    }
+
+    #[test]
+    fn m2_m3_a_batch_stands_only_by_all_reverts_and_is_proven_only_by_its_proof() {
+        use Standing::{Candidate, LookAt};
+        // Batch 3, committed in L1 block 100; L1 is final up to 200.
+        let record = candidate(Some(l2(40, 9).l2_ref()));
+        let (zero, other) = (B256::zero(), B256::repeat_byte(8));
+        let held = Standing::Held;
+        /// How far is known, the revert, the proof; the answer in the first meaning, and in the second.
+        type Row = (Option<u64>, Option<L1Event>, Option<L1Event>, Standing, Standing);
+        let cases: [Row; 12] = [
+            (None, None, None, held(Held::ReadingReverts), held(Held::ReadingReverts)),
+            (Some(199), None, Some(proof(150, 3, zero)), held(Held::ReadingReverts), held(Held::ReadingReverts)),
+            (Some(200), None, None, Candidate, held(Held::NotProven)),
+            (Some(900), None, None, Candidate, held(Held::NotProven)),
+            (Some(200), None, Some(proof(150, 3, zero)), Candidate, Candidate),
+            (Some(200), None, Some(proof(150, 7, other)), Candidate, Candidate),
+            (Some(200), None, Some(proof(150, 2, other)), Candidate, LookAt(2.into())),
+            (Some(200), None, Some(proof(150, 3, other)), Candidate, held(Held::L1Contradicts)),
+            (Some(200), None, Some(proof(90, 3, zero)), Candidate, held(Held::L1Contradicts)),
+            (Some(200), Some(revert(120, 3)), None, LookAt(2.into()), LookAt(2.into())),
+            (Some(200), Some(revert(120, 1)), Some(proof(150, 3, zero)), LookAt(0.into()), LookAt(0.into())),
+            (Some(200), Some(revert(120, 0)), None, held(Held::Reverted), held(Held::Reverted)),
+        ];
+        for (settled, revert, proof, committed, proven) in cases {
+            for (meaning, expected) in [(FinalityMeaning::Committed, committed), (FinalityMeaning::Proven, proven)] {
+                let facts = StandingFacts {
+                    meaning,
+                    candidate: &record,
+                    finalized_l1: 200.into(),
+                    settled_to: settled.map(L1Number::new),
+                    revert: revert.as_ref(),
+                    proof: proof.as_ref(),
+                };
+                assert_eq!(standing(&facts), expected, "{facts:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn m3_only_what_is_proved_cannot_be_reverted() {
+        let at = revert(120, 3);
+        let zero = B256::zero();
+        let cases = [
+            (None, true),
+            (Some(proof(110, 2, zero)), true),
+            (Some(proof(110, 3, zero)), false),
+            (Some(proof(110, 9, zero)), false),
+            (Some(proof(130, 3, zero)), true),
+        ];
+        for (proof, expected) in cases {
+            assert_eq!(may_be_reverted(3.into(), &at, proof.as_ref()), expected, "{proof:?}");
+        }
+    }
+
+    #[test]
+    fn m3_finalized_is_uncommitted_while_no_standing_batch_reaches_it() {
+        let at = |number| Some(l2(number, 1).l2_ref());
+        let cases = [(None, None, false), (None, at(9), false), (at(9), at(9), false), (at(9), at(12), false)];
+        for (finalized, last, expected) in cases.into_iter().chain([(at(9), at(8), true), (at(9), None, true)]) {
+            assert_eq!(is_uncommitted(finalized, last), expected, "{finalized:?} {last:?}");
         }
     }
 }

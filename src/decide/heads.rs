@@ -21,7 +21,7 @@ pub enum Move {
     Unchanged,
     /// Not above the present head.
     Backwards,
-    /// Below the finalized head, or another block at its height.
+    /// Another block at the finalized head's height.
     BelowFinalized,
     /// Finalized above safe.
     AboveSafe,
@@ -43,35 +43,37 @@ impl Heads {
         self.finalized
     }
 
-    fn contradicts_finalized(&self, to: L2Ref) -> bool {
-        self.finalized.is_some_and(|f| to.number < f.number || (to.number == f.number && to.hash != f.hash))
-    }
-
     /// Safe to the last block of a verified batch. Going forward over blocks that a node lost may pass below
     /// finalized; at finalized's own height the hash must be the same.
     pub fn advance_safe(&self, to: L2Ref) -> Move {
         if self.safe == Some(to) {
             return Move::Unchanged;
         }
-        if self.safe.is_some_and(|safe| to.number <= safe.number) {
-            return Move::Backwards;
-        }
         if self.finalized.is_some_and(|f| to.number == f.number && to.hash != f.hash) {
             return Move::BelowFinalized;
+        }
+        if self.safe.is_some_and(|safe| to.number <= safe.number) {
+            return Move::Backwards;
         }
         Move::To(Self { safe: Some(to), finalized: self.finalized })
     }
 
-    /// Safe back to `to` (nothing when none), because L1 or the local chain took away what it stood on.
-    pub fn rewind_safe(&self, to: Option<L2Ref>) -> Move {
-        if self.safe == to {
-            return Move::Unchanged;
-        }
-        let below = match to {
-            Some(to) => self.contradicts_finalized(to),
-            None => self.finalized.is_some(),
-        };
-        if below { Move::BelowFinalized } else { Move::To(Self { safe: to, finalized: self.finalized }) }
+    /// Safe back to `to` (nothing when none), because L1 took away what it stood on, and no further than to finalized:
+    /// L1 may revert what was finalized as committed (M3), and those blocks were verified all the same. Never up.
+    #[must_use]
+    pub fn rewind_safe(&self, to: Option<L2Ref>) -> Self {
+        let to = [to, self.finalized].into_iter().flatten().max_by_key(|head| head.number);
+        let goes_down = self.safe.is_some_and(|safe| to.is_none_or(|to| to.number < safe.number));
+        if goes_down { Self { safe: to, finalized: self.finalized } } else { *self }
+    }
+
+    /// Safe up to finalized, because the node holds that block (again): it was verified once, and whether its batch
+    /// stands on L1 does not matter.
+    #[must_use]
+    pub fn lift_safe(&self) -> Self {
+        let Some(finalized) = self.finalized else { return *self };
+        let below = self.safe.is_none_or(|safe| safe.number < finalized.number);
+        if below { Self { safe: Some(finalized), finalized: self.finalized } } else { *self }
     }
 
     /// Safe down to what a node that lost blocks still holds. Finalized stays where it is.
@@ -255,11 +257,27 @@ mod tests {
         let lost = heads(10, 5).node_lost(Some(at(2)));
         assert_eq!(lost.advance_safe(at(3)), Move::To(Heads::stored(Some(at(3)), Some(at(5)))));
         assert_eq!(lost.advance_safe(other(5)), Move::BelowFinalized);
-        assert_eq!(heads(10, 5).rewind_safe(Some(at(5))), Move::To(heads(5, 5)));
-        assert_eq!(heads(10, 5).rewind_safe(Some(other(5))), Move::BelowFinalized);
-        assert_eq!(heads(10, 5).rewind_safe(Some(at(4))), Move::BelowFinalized);
-        assert_eq!(heads(10, 5).rewind_safe(None), Move::BelowFinalized);
-        assert_eq!(Heads::stored(Some(at(3)), None).rewind_safe(None), Move::To(Heads::default()));
+        assert_eq!(heads(5, 5).advance_safe(other(5)), Move::BelowFinalized);
+    }
+
+    #[test]
+    fn m3_what_l1_takes_away_lowers_safe_to_finalized_and_no_further() {
+        assert_eq!(heads(10, 5).rewind_safe(Some(at(7))), heads(7, 5));
+        for to in [Some(at(5)), Some(other(5)), Some(at(4)), None] {
+            assert_eq!(heads(10, 5).rewind_safe(to), heads(5, 5));
+            assert_eq!(heads(5, 5).rewind_safe(to), heads(5, 5));
+        }
+        assert_eq!(heads(10, 5).rewind_safe(Some(at(12))), heads(10, 5));
+        assert_eq!(Heads::stored(Some(at(3)), None).rewind_safe(None), Heads::default());
+        // A node that lost blocks holds less than finalized: nothing lifts safe but the node.
+        let lost = heads(10, 5).node_lost(Some(at(2)));
+        for to in [Some(at(1)), Some(at(2)), None] {
+            assert_eq!(lost.rewind_safe(to), lost);
+        }
+        assert_eq!(lost.lift_safe(), heads(5, 5));
+        assert_eq!(heads(10, 5).lift_safe(), heads(10, 5));
+        assert_eq!(heads(10, 5).node_lost(None).lift_safe(), heads(5, 5));
+        assert_eq!(Heads::default().lift_safe(), Heads::default());
     }
 
     #[test]

@@ -97,7 +97,7 @@ reasons! {
     WithdrawalRoot = "withdrawal_root", true;
     /// L1 reorganised below the recorded window.
     ReorgTooDeep = "reorg_too_deep", true;
-    /// L1 reverted a batch at or below the finalized head.
+    /// L1 says that it reverted a batch that it had proved: it contradicts itself.
     RevertBelowFinalized = "revert_below_finalized", true;
     /// The local chain differs from L1 at or below the finalized head.
     DivergesBelowFinalized = "diverges_below_finalized", true;

@@ -370,8 +370,12 @@ impl L1 {
             L1Op::ImportGenesis(header) => {
                 let last = header.last_block.map_or(0, |last| last.get());
                 self.store_commit(header, header.hash(), Vec::new(), last);
-                let kind = L1EventKind::Commit { index: header.index, hash: header.hash() };
-                Ok(vec![(self.rollup, encode_event(&kind))])
+                // The genesis batch is final at once, and the contract says so (seen).
+                let (index, hash) = (header.index, header.hash());
+                let (topics, _) = encode_event(&L1EventKind::Finalize { index, hash });
+                let roots = [header.post_state_root.0, header.withdrawal_root.0].concat();
+                let commit = encode_event(&L1EventKind::Commit { index, hash });
+                Ok(vec![(self.rollup, commit), (self.rollup, (topics, roots))])
             }
             L1Op::Commit(commit) => {
                 let (header, hashes) = self.header_of(commit)?;

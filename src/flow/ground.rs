@@ -9,7 +9,7 @@ use tracing::{info, warn};
 
 use crate::decide::cursor;
 use crate::decide::dispatch::is_present;
-use crate::decide::heads::Move;
+use crate::decide::heads::{Heads, Move};
 use crate::decide::stall::{Reason, Stall};
 use crate::flow::FlowError;
 use crate::flow::worker::Worker;
@@ -26,10 +26,12 @@ pub(crate) struct Lost {
 }
 
 impl Lost {
-    /// What a worker that starts finds: outcomes are kept after a loss, so a standing batch above safe tells of it.
-    pub(crate) fn stored(safe: Option<L2Ref>, tip: Option<&BatchRecord>) -> Option<Self> {
-        let from = safe.map_or(L2Number::new(0), |s| s.number).plus(1);
-        let to = tip?.last?.number;
+    /// What a worker that starts finds: outcomes are kept after a loss, so a standing batch above safe tells of it, and so
+    /// does a finalized head above safe, whose batch may be reverted (M3).
+    pub(crate) fn stored(heads: &Heads, tip: Option<&BatchRecord>) -> Option<Self> {
+        let from = heads.safe().map_or(L2Number::new(0), |s| s.number).plus(1);
+        let last = tip.and_then(|tip| tip.last);
+        let to = last.into_iter().chain(heads.finalized()).map(|head| head.number).max()?;
         (to >= from).then_some(Self { from, to })
     }
 
@@ -43,6 +45,7 @@ impl Worker {
     /// Checks that the node still holds our safe block; finds the ground where it does not.
     pub(crate) async fn find_ground(&mut self, snapshot: &L2Snapshot) -> Result<Result<(), Stall>, FlowError> {
         self.lost = self.lost.and_then(|lost| lost.still(snapshot.head.number));
+        self.lift_to_finalized(snapshot).await?;
         let standing = self.standing_at_cursor().await?.and_then(|r| r.last);
         let restored = standing.filter(|last| self.heads.safe().is_none_or(|safe| safe.number < last.number));
         if let Some(last) = restored
@@ -60,7 +63,12 @@ impl Worker {
         }
         let lost = !is_present(safe.number, snapshot.head.number);
         let (ground, oldest) = self.highest_held(snapshot).await?;
-        let new_safe = ground.as_ref().and_then(|g| g.last);
+        // Safe never goes below a finalized head that the node holds, also where no batch ends on it any more (M3).
+        let floor = match self.heads.finalized() {
+            Some(finalized) if self.holds(finalized, snapshot).await? => Some(finalized),
+            Some(_) | None => None,
+        };
+        let new_safe = ground.as_ref().and_then(|g| g.last).into_iter().chain(floor).max_by_key(|head| head.number);
         let finalized_present = self.heads.finalized().is_some_and(|f| is_present(f.number, snapshot.head.number));
         let below_finalized = self.heads.finalized().is_some_and(|f| new_safe.is_none_or(|s| s.number < f.number));
         if below_finalized && finalized_present {
@@ -73,7 +81,8 @@ impl Worker {
         let cursor = match (&ground, &oldest) {
             (Some(ground), _) => Some(Cursor { block: ground.l1, log_index: Some(ground.log_index) }),
             (None, Some(oldest)) => self.cursor_before(oldest).await?,
-            (None, None) => None,
+            // No batch stands that was looked at: L1 reverted them all, and what comes next lies at the cursor.
+            (None, None) => self.cursor,
         };
         warn!(
             safe = safe.number.get(),
@@ -97,6 +106,21 @@ impl Worker {
             self.lost = Some(Lost { from: new_safe.map_or(snapshot.head.number, |s| s.number).plus(1), to });
         }
         Ok(Ok(()))
+    }
+
+    /// A node that lost its finalized block and has it back has safe on it again at once: between the last standing batch
+    /// and it there may be no batch that could lift safe (M3).
+    async fn lift_to_finalized(&mut self, snapshot: &L2Snapshot) -> Result<(), FlowError> {
+        let lifted = self.heads.lift_safe();
+        if lifted == self.heads {
+            return Ok(());
+        }
+        let Some(safe) = lifted.safe() else { return Ok(()) };
+        if self.holds(safe, snapshot).await? {
+            self.apply(&Step { safe: Some(safe), ..Step::default() }).await?;
+            self.heads = lifted;
+        }
+        Ok(())
     }
 
     /// The highest standing batch whose last block the node holds, and the oldest standing batch that was looked at.

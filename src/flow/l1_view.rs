@@ -6,12 +6,13 @@
 use tracing::{info, warn};
 
 use crate::decide::cursor::{self, Range, Reorg};
-use crate::decide::heads::Move;
 use crate::decide::stall::{Reason, Stall};
 use crate::flow::worker::Worker;
 use crate::flow::{Confirmations, FlowError, unix_now};
 use crate::ports::Step;
-use crate::types::{BatchRecord, Cursor, L1EventKind, L1Header, L1Message, L1Number, L1Ref, L1Tag, L2Snapshot};
+use crate::types::{
+    BatchRecord, Cursor, L1Event, L1EventKind, L1Header, L1Message, L1Number, L1Ref, L1Tag, L2Snapshot,
+};
 
 /// L1 as one pull sees it.
 #[derive(Clone, Copy, Debug)]
@@ -52,9 +53,13 @@ impl Worker {
                 ),
             ))),
             Reorg::To(ancestor) => {
-                self.rewind_l1(Some(ancestor), confirmed, node).await.map(|r| r.map(|()| after_reorg))
+                self.rewind_l1(Some(ancestor), confirmed, node).await?;
+                Ok(Ok(after_reorg))
             }
-            Reorg::ToStart => self.rewind_l1(None, confirmed, node).await.map(|r| r.map(|()| after_reorg)),
+            Reorg::ToStart => {
+                self.rewind_l1(None, confirmed, node).await?;
+                Ok(Ok(after_reorg))
+            }
         }
     }
 
@@ -127,7 +132,8 @@ impl Worker {
             to = ?cursor.map(|c| c.block.number.get()),
             "the L1 block up to which was read is not canonical; reading again from further back"
         );
-        let step = Step { cursor, clear_cursor: cursor.is_none(), ..Step::default() };
+        let forget_settled_above = Some(stray.number.minus(1));
+        let step = Step { cursor, clear_cursor: cursor.is_none(), forget_settled_above, ..Step::default() };
         self.apply(&step).await?;
         self.cursor = cursor;
         Ok(())
@@ -140,7 +146,7 @@ impl Worker {
         ancestor: Option<L1Ref>,
         confirmed: L1Number,
         node: &mut L2Snapshot,
-    ) -> Result<Result<(), Stall>, FlowError> {
+    ) -> Result<(), FlowError> {
         let floor = self.floor_of(ancestor);
         warn!(ancestor = floor.get(), "L1 reorganised; what was recorded above the common ancestor is dropped");
         let again = self.passed_over(floor).await?;
@@ -153,34 +159,22 @@ impl Worker {
             self.apply(&step).await?;
             self.cursor = again.unwrap_or(self.cursor);
             self.status.reorgs = self.status.reorgs.saturating_add(1);
-            return Ok(Ok(()));
+            return Ok(());
         }
         let dropped = self.standing_above(floor).await?;
         let rebound = match again {
             Some(_) => Rebound::default(),
             None => self.rebind(&dropped, ancestor, confirmed).await?,
         };
-        let Rebound { batches: rebound, messages, blocks: l1_blocks } = rebound;
+        let Rebound { batches: rebound, messages, proofs: settlements, blocks: l1_blocks } = rebound;
         let ground = match rebound.last() {
             Some(last) => Some(last.clone()),
             None => self.newest_standing_below(&dropped, floor).await?,
         };
         let safe = ground.as_ref().and_then(|g| g.last);
-        let was_safe = self.heads.safe();
-        let heads = if was_safe.is_some() && was_safe != safe {
-            match self.heads.rewind_safe(safe) {
-                Move::To(heads) => heads,
-                Move::Unchanged => self.heads,
-                Move::Backwards | Move::BelowFinalized | Move::AboveSafe => {
-                    return Ok(Err(Stall::new(
-                        Reason::ReorgTooDeep,
-                        "the L1 reorg takes away a batch at or below the finalized head",
-                    )));
-                }
-            }
-        } else {
-            self.heads
-        };
+        // Not below finalized: the batch that goes may be the second commit of one that was reverted after it was final,
+        // and one whose only commit was final is L1's contradiction, which `uncommitted_finalized` shows (M3).
+        let heads = self.heads.rewind_safe(safe);
         let cursor = match (again, rebound.last(), ancestor) {
             (Some(again), _, _) => again,
             (None, Some(last), _) => Some(Cursor { block: last.l1, log_index: Some(last.log_index) }),
@@ -194,6 +188,7 @@ impl Worker {
             rewind_to: Some(floor),
             rebound,
             messages,
+            settlements,
             l1_blocks,
             safe: heads.safe(),
             clear_safe: heads.safe().is_none(),
@@ -206,7 +201,7 @@ impl Worker {
         self.heads = heads;
         self.cursor = cursor;
         self.status.reorgs = self.status.reorgs.saturating_add(1);
-        Ok(Ok(()))
+        Ok(())
     }
 
     /// The last L1 block that stays: the common ancestor, else the block before the first one that is read.
@@ -285,16 +280,15 @@ impl Worker {
         // messages, and the blocks among which the next reorg finds its ancestor.
         let Some(to) = batches.last().map(|last| last.l1.number) else { return Ok(Rebound::default()) };
         let blocks = reading.blocks.into_iter().filter(|b| b.number <= to).collect();
-        let messages = reading
-            .events
-            .into_iter()
-            .filter(|e| e.block.number <= to)
-            .filter_map(|e| match e.kind {
-                L1EventKind::Message(message) => Some((e.block, message)),
-                L1EventKind::Commit { .. } | L1EventKind::Revert { .. } => None,
-            })
-            .collect();
-        Ok(Rebound { batches, messages, blocks })
+        let (mut messages, mut proofs) = (Vec::new(), Vec::new());
+        for event in reading.events.into_iter().filter(|e| e.block.number <= to) {
+            match event.kind {
+                L1EventKind::Message(message) => messages.push((event.block, message)),
+                L1EventKind::Finalize { .. } => proofs.push(event),
+                L1EventKind::Commit { .. } | L1EventKind::Revert { .. } => {}
+            }
+        }
+        Ok(Rebound { batches, messages, proofs, blocks })
     }
 }
 
@@ -303,5 +297,6 @@ impl Worker {
 struct Rebound {
     batches: Vec<BatchRecord>,
     messages: Vec<(L1Ref, L1Message)>,
+    proofs: Vec<L1Event>,
     blocks: Vec<L1Ref>,
 }

@@ -9,6 +9,7 @@
 //! | [`commit`] | from an event to a bound outline |
 //! | [`batch`] | one batch through the case table |
 //! | [`roots`] | the roots at a batch's end |
+//! | [`settlement`] | what L1 took back or proved, ahead of the batches |
 //! | [`search`] | logs that lie far from what is being read |
 //! | [`derive`] | `derive_force`: the only place that writes blocks |
 //! | [`open_writes`] | writes that were begun and whose batch is not stored yet |
@@ -30,7 +31,7 @@ use crate::decide::stall::{Reason, Stall};
 use crate::error::{PortError, PortErrorKind, Severity, Target};
 use crate::ports::{BlobSource, L1Chain, L2Engine, L2Reader, Progress, Reactors};
 use crate::types::{Address, BatchIndex, Case, L1Number};
-pub use crate::types::{Confirmations, Mode};
+pub use crate::types::{Confirmations, FinalityMeaning, Mode};
 
 pub mod batch;
 pub mod commit;
@@ -45,6 +46,7 @@ pub mod pull;
 pub mod quiesce;
 pub mod roots;
 pub mod search;
+pub mod settlement;
 pub mod stall_log;
 pub(crate) mod states;
 pub mod tags;
@@ -86,6 +88,8 @@ pub struct Settings {
     pub l1_max_age: Duration,
     /// What counts as settled.
     pub confirmations: Confirmations,
+    /// What *finalized* means.
+    pub finality: FinalityMeaning,
     /// The single-sequencer switch in milliseconds since the Unix epoch; blocks before it are never derived.
     pub switch_ms: u64,
     /// Least time without growth that means *stopped*.
@@ -127,6 +131,7 @@ impl Default for Settings {
             reorg_window: 64,
             l1_max_age: Duration::ZERO,
             confirmations: Confirmations::Depth(10),
+            finality: FinalityMeaning::Committed,
             switch_ms: 0,
             observation_window: Duration::from_secs(60),
             assume: None,

@@ -5,6 +5,7 @@ use std::time::Duration;
 use tracing::{debug, info, warn};
 
 use crate::decide::cursor::{self, Continuity, Range};
+use crate::decide::finality;
 use crate::decide::heads::Move;
 use crate::decide::liveness::{Unknown, Verdict};
 use crate::decide::range::{self, RangeFacts};
@@ -15,6 +16,7 @@ use crate::flow::batch::BatchEnd;
 use crate::flow::derive::PendingWrite;
 use crate::flow::l1_view::L1View;
 use crate::flow::quiesce::Quiesced;
+use crate::flow::settlement;
 use crate::flow::worker::Worker;
 use crate::flow::{BatchReport, FlowError};
 use crate::ports::{RangeLogs, Step};
@@ -192,7 +194,7 @@ impl Worker {
             None => Ok(()),
         };
         // Finality does not wait for a batch that cannot be decided, nor do the tags that were lowered for it.
-        let finalized = self.finalize().await;
+        let finalized = self.finalize(matches!(read, Ok(PullEnd::Behind))).await;
         let tagged = self.sync_tags(&pull.node).await;
         let end = read?;
         released?;
@@ -306,8 +308,13 @@ impl Worker {
         pull: &mut Pull,
     ) -> Result<Option<PullEnd>, FlowError> {
         self.status.last_commit_at = reading.last_commit_at.or(self.status.last_commit_at);
+        let begun = settlement::place_of(self.cursor.as_ref());
+        if let Some(stall) = self.settlements.left_out(&reading.events, begun, reading.end.number).await? {
+            return Ok(Some(PullEnd::Stalled(stall)));
+        }
         let standing = self.standing_hashes(&reading.events).await;
         let mut messages: Vec<(L1Ref, L1Message)> = Vec::new();
+        let mut proofs: Vec<L1Event> = Vec::new();
         for (at, event) in reading.events.iter().enumerate() {
             if !cursor::is_ahead(self.cursor.as_ref(), event) {
                 continue;
@@ -315,8 +322,10 @@ impl Worker {
             self.gone_back = self.gone_back.filter(|place| *place != (event.block, event.log_index));
             match &event.kind {
                 L1EventKind::Message(message) => messages.push((event.block, message.clone())),
+                L1EventKind::Finalize { .. } => proofs.push(event.clone()),
                 L1EventKind::Revert { index, .. } => {
                     self.store_messages(&mut messages).await?;
+                    self.store_proofs(&mut proofs).await?;
                     if let Some(stall) = self.on_revert(event, *index, pull).await? {
                         return Ok(Some(PullEnd::Stalled(stall)));
                     }
@@ -325,6 +334,7 @@ impl Worker {
                 }
                 L1EventKind::Commit { index, hash } => {
                     self.store_messages(&mut messages).await?;
+                    self.store_proofs(&mut proofs).await?;
                     let reverted = match cursor::reverted_later(&reading.events, at, *index) {
                         Some(block) => Ok(Some(block)),
                         None => self.reverted_elsewhere(event, *index, *hash, &standing, view).await?,
@@ -346,8 +356,15 @@ impl Worker {
         let end = Cursor { block: reading.end, log_index: None };
         // Twice the window: after a reorg inside it, the window below the ancestor is still there.
         let l1_floor = Some(reading.end.number.minus(self.settings.reorg_window.saturating_mul(2)));
-        let l1_blocks = reading.blocks.clone();
-        let step = Step { messages, l1_blocks, l1_floor, cursor: Some(end), ..Step::default() };
+        let step = Step {
+            messages,
+            settlements: proofs,
+            settled_to: Some(reading.end),
+            l1_blocks: reading.blocks.clone(),
+            l1_floor,
+            cursor: Some(end),
+            ..Step::default()
+        };
         self.apply(&step).await?;
         self.cursor = Some(end);
         Ok(None)
@@ -361,7 +378,7 @@ impl Worker {
         let mut indices: Vec<_> = ahead
             .filter_map(|e| match e.kind {
                 L1EventKind::Commit { index, .. } => Some(index),
-                L1EventKind::Revert { .. } | L1EventKind::Message(_) => None,
+                L1EventKind::Revert { .. } | L1EventKind::Finalize { .. } | L1EventKind::Message(_) => None,
             })
             .collect();
         indices.sort_unstable();
@@ -390,6 +407,11 @@ impl Worker {
         view: &L1View,
     ) -> Result<Result<Option<L1Number>, Stall>, FlowError> {
         let place = (event.block.number, event.log_index);
+        // What was read of reverts ahead of the batches, or before the node lost blocks and the cursor went back, is known
+        // by place: a batch that was committed again with the same hash does not stand under this commit (M17).
+        if let Some(revert) = self.ports.progress.revert_after(index, place).await? {
+            return Ok(Ok(Some(revert.block.number)));
+        }
         let stored = self.ports.progress.batch(index).await?;
         let stands_later = stored.is_some_and(|r| (r.l1.number, r.log_index) > place);
         let now = standing.iter().find(|(i, _)| *i == index).map(|(_, h)| *h);
@@ -424,7 +446,16 @@ impl Worker {
         Ok(())
     }
 
-    /// A RevertBatch log: everything from its index on stands no more (C1).
+    /// FinalizeBatch logs are kept before the cursor passes them.
+    async fn store_proofs(&mut self, proofs: &mut Vec<L1Event>) -> Result<(), FlowError> {
+        if proofs.is_empty() {
+            return Ok(());
+        }
+        self.apply(&Step { settlements: std::mem::take(proofs), ..Step::default() }).await
+    }
+
+    /// A RevertBatch log: everything from its index on stands no more (C1). Until a batch is proved that is ordinary, also
+    /// where it was finalized as committed: its blocks stay finalized, and safe goes down to them and no further (M3).
     async fn on_revert(
         &mut self,
         event: &L1Event,
@@ -434,6 +465,11 @@ impl Worker {
         let cursor = Cursor { block: event.block, log_index: Some(event.log_index) };
         let l1_blocks = pull.blocks_up_to(self.cursor.as_ref(), event.block);
         let mut step = Step { revert: Some(event.clone()), l1_blocks, cursor: Some(cursor), ..Step::default() };
+        let proof = self.ports.progress.newest_proof(event.block.number).await?;
+        if !finality::may_be_reverted(index, event, proof.as_ref()) {
+            let detail = "L1 says that the contract reverted a batch that it had proved, which it cannot";
+            return Ok(Some(Stall::at(index, Reason::RevertBelowFinalized, detail)));
+        }
         let stands = self.ports.progress.batch(index).await?;
         let mut heads = self.heads;
         if let Some(record) = stands.filter(|r| (r.l1.number, r.log_index) < (event.block.number, event.log_index)) {
@@ -441,18 +477,7 @@ impl Worker {
                 0 => None,
                 _ => self.ports.progress.batch(record.index.minus(1)).await?,
             };
-            let to = before.and_then(|b| b.last);
-            let reaches = self.heads.safe().is_some_and(|s| to.is_none_or(|to| s.number > to.number));
-            if reaches {
-                heads = match self.heads.rewind_safe(to) {
-                    Move::To(heads) => heads,
-                    Move::Unchanged => self.heads,
-                    Move::BelowFinalized | Move::Backwards | Move::AboveSafe => {
-                        let detail = "L1 reverted a batch that was finalized here";
-                        return Ok(Some(Stall::at(index, Reason::RevertBelowFinalized, detail)));
-                    }
-                };
-            }
+            heads = self.heads.rewind_safe(before.and_then(|b| b.last));
             step.revert_from = Some(index);
             step.safe = heads.safe();
             step.clear_safe = heads.safe().is_none();
@@ -622,7 +647,9 @@ impl Worker {
         let place = (found.block, found.log_index);
         let in_vain = self.gone_back.replace(place) == Some(place);
         let cursor = self.cursor_before_log(found.block, found.log_index).await?;
-        let step = Step { cursor, clear_cursor: cursor.is_none(), ..Step::default() };
+        // What was known of reverts and proofs above it was read from the same endpoint, perhaps.
+        let forget_settled_above = Some(found.block.number.minus(1));
+        let step = Step { cursor, clear_cursor: cursor.is_none(), forget_settled_above, ..Step::default() };
         self.apply(&step).await?;
         self.cursor = cursor;
         warn!(batch = index.get(), what, in_vain, "going back to a log that was not read");

@@ -470,8 +470,8 @@ mod tests {
     use super::*;
     use crate::ports::{MessageRoot, Step, Stored};
     use crate::types::{
-        B256, BatchIndex, BatchRecord, Identity, JournalEntry, L1Message, L1Number, L1Ref, L2Block, L2Header, L2Ref,
-        L2Snapshot, OpenWrite, OwnMark, QueueIndex, U256,
+        B256, BatchIndex, BatchRecord, Identity, JournalEntry, L1Event, L1Message, L1Number, L1Ref, L2Block, L2Header,
+        L2Ref, L2Snapshot, OpenWrite, OwnMark, QueueIndex, U256,
     };
 
     /// What happened, in order, across all the fakes.
@@ -648,6 +648,18 @@ mod tests {
             unreachable!("not asked by the guard")
         }
         async fn reverted_above(&self, _: L1Number) -> PortResult<Option<BatchRecord>> {
+            unreachable!("not asked by the guard")
+        }
+        async fn settled_to(&self) -> PortResult<Option<L1Ref>> {
+            unreachable!("not asked by the guard")
+        }
+        async fn revert_after(&self, _: BatchIndex, _: (L1Number, u64)) -> PortResult<Option<L1Event>> {
+            unreachable!("not asked by the guard")
+        }
+        async fn reverts_within(&self, _: (L1Number, u64), _: L1Number, _: u32) -> PortResult<Vec<L1Event>> {
+            unreachable!("not asked by the guard")
+        }
+        async fn newest_proof(&self, _: L1Number) -> PortResult<Option<L1Event>> {
             unreachable!("not asked by the guard")
         }
         async fn messages(&self, _: QueueIndex, _: u64) -> PortResult<Vec<L1Message>> {

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info};
 
+use crate::decide::finality::Held;
 use crate::decide::heads::Heads;
 use crate::decide::liveness::{Liveness, Verdict};
 use crate::decide::pace::Pace;
@@ -25,10 +26,11 @@ use crate::flow::pull::{Kept, PullEnd, PullReport};
 use crate::flow::quiesce::Quiesce;
 use crate::flow::roots::Roots;
 use crate::flow::search::Searches;
+use crate::flow::settlement::Settlements;
 use crate::flow::stall_log::{Doing, StallLog};
 use crate::flow::{FlowError, Ports, Settings};
 use crate::ports::{PortResult, Step};
-use crate::types::{BatchIndex, Cursor, L1Number, L1Ref, L2Ref, OpenWrite, OwnMark};
+use crate::types::{BatchIndex, Cursor, FinalityMeaning, L1Number, L1Ref, L2Ref, OpenWrite, OwnMark};
 
 /// First wait after a failed poll; doubled up to the poll interval.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
@@ -109,6 +111,14 @@ pub struct Status {
     pub held_by_node_finalized: bool,
     /// The node marks blocks finalized by itself when they are written.
     pub el_marks_finalized: bool,
+    /// What *finalized* means here.
+    pub finality: FinalityMeaning,
+    /// Up to which L1 block every revert and proof is known. Finalized is held until that is L1's finalized block.
+    pub settled_to: Option<L1Number>,
+    /// Why finalized is held, where it is.
+    pub finality_held: Option<Held>,
+    /// L1 reverted a batch that is finalized here and has not committed to those blocks again yet.
+    pub uncommitted_finalized: bool,
     /// L1's finalized block and the recorded commits contradict each other: finalized is held.
     pub l1_finality_contradicted: bool,
     /// When the newest batch was committed, by its L1 block's time in seconds since the Unix epoch. Its age is how long
@@ -156,6 +166,8 @@ pub struct Worker {
     /// What is being looked for on L1.
     pub(crate) searches: Searches,
     pub(crate) roots: Roots,
+    /// What L1 took back or proved, ahead of the batches.
+    pub(crate) settlements: Settlements,
     /// The polls that followed each other at once.
     pace: Pace,
     stall_log: StallLog,
@@ -192,6 +204,11 @@ impl Worker {
         let liveness = Liveness::new(settings.observation_window);
         let heads = Heads::stored(stored.safe, stored.finalized);
         let (publish, _) = watch::channel(Status::default());
+        let settlements = {
+            let (l1, progress) = (ports.l1.clone(), ports.progress.clone());
+            Settlements::new(l1, progress, settings.start, settings.fetch_range)
+        };
+        let finality = settings.finality;
         let mut worker = Self {
             ports,
             settings,
@@ -199,7 +216,7 @@ impl Worker {
             liveness,
             heads,
             cursor: stored.cursor,
-            lost: Lost::stored(stored.safe, stored.tip.as_ref()),
+            lost: Lost::stored(&heads, stored.tip.as_ref()),
             asserted: None,
             confirmed: None,
             patience: Patience::default(),
@@ -210,13 +227,14 @@ impl Worker {
             kept: None,
             searches: Searches::default(),
             roots: Roots::default(),
+            settlements,
             pace: Pace::default(),
             stall_log: StallLog::default(),
             gone_back: None,
             unsure: AtomicBool::new(false),
             now: Duration::ZERO,
             open_writes: stored.open_writes,
-            status: Status { last_batch: stored.tip.map(|t| t.index), ..Status::default() },
+            status: Status { last_batch: stored.tip.map(|t| t.index), finality, ..Status::default() },
             publish,
         };
         worker.publish();
@@ -258,6 +276,11 @@ impl Worker {
         Ok(())
     }
 
+    /// Whether memory may not be what the database holds.
+    pub(crate) fn is_unsure(&self) -> bool {
+        self.unsure.load(Ordering::Relaxed)
+    }
+
     /// Takes heads and cursor from the database again where a step failed since. The database answers in order, so that
     /// a step that is still under way is stored, or lost, by then.
     pub(crate) async fn reload(&mut self) -> Result<(), FlowError> {
@@ -269,7 +292,7 @@ impl Worker {
         self.cursor = stored.cursor;
         self.open_writes = stored.open_writes;
         self.mark = stored.mark;
-        self.lost = Lost::stored(stored.safe, stored.tip.as_ref());
+        self.lost = Lost::stored(&self.heads, stored.tip.as_ref());
         self.unsure.store(false, Ordering::Relaxed);
         info!(safe = ?stored.safe.map(|s| s.number.get()), "a step failed; going on from what is stored");
         Ok(())

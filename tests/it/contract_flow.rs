@@ -130,7 +130,7 @@ async fn c1_a_revert_of_several_indices_takes_all_of_them() {
 }
 
 #[tokio::test]
-async fn c1_a_revert_below_finalized_halts_and_moves_nothing() {
+async fn c1_m3_a_revert_of_a_proved_batch_is_l1s_contradiction_and_moves_nothing() {
     let devnet = devnet(3).await;
     devnet.l1_knobs(0, |k| k.finalized = Some(1000));
     let mut rig = Rig::on(&devnet).await;
@@ -139,6 +139,10 @@ async fn c1_a_revert_below_finalized_halts_and_moves_nothing() {
     devnet.l1_knobs(0, |k| k.finalized = Some(head));
     rig.settle().await;
     assert_eq!((rig.safe(), rig.finalized()), (Some(24), Some(24)));
+    devnet.with(|w| {
+        w.finalize(3).unwrap();
+        w.mine(1);
+    });
     revert(&devnet, 3);
     for _ in 0..2 {
         let report = rig.poll().await.unwrap();

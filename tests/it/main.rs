@@ -10,6 +10,7 @@ mod cli;
 mod contract_flow;
 mod devnet;
 mod docs;
+mod finality_flow;
 mod inspect;
 mod kill_points;
 mod l1_flow;

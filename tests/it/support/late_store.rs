@@ -1,14 +1,15 @@
-//! A database that stores a step and then says that it took too long: what a full disk queue does to a deadline.
+//! A database that stores a step and then says that it took too long (what a full disk queue does to a deadline), or
+//! that refuses the step of a revert (a full disk).
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use async_trait::async_trait;
 use morph_deriver::error::{PortError, PortErrorKind, Target};
 use morph_deriver::ports::{PortResult, Progress, Step, Stored};
 use morph_deriver::types::{
-    BatchIndex, BatchRecord, Identity, JournalEntry, L1Message, L1Number, L1Ref, L2Number, Lease, OpenWrite, OwnMark,
-    QueueIndex,
+    BatchIndex, BatchRecord, Identity, JournalEntry, L1Event, L1Message, L1Number, L1Ref, L2Number, Lease, OpenWrite,
+    OwnMark, QueueIndex,
 };
 
 /// The database behind, with one step that times out after it was stored.
@@ -16,17 +17,24 @@ pub struct LateStore {
     inner: Arc<dyn Progress>,
     /// Steps that still pass before the late one.
     pass: AtomicU64,
+    /// Steps of a RevertBatch log are refused, and nothing of them is stored.
+    refuses_reverts: AtomicBool,
 }
 
 impl LateStore {
     /// `inner`, where nothing is late yet.
     pub fn over(inner: Arc<dyn Progress>) -> Arc<Self> {
-        Arc::new(Self { inner, pass: AtomicU64::new(u64::MAX) })
+        Arc::new(Self { inner, pass: AtomicU64::new(u64::MAX), refuses_reverts: AtomicBool::new(false) })
     }
 
     /// The step after the next `pass` ones is late.
     pub fn late_after(&self, pass: u64) {
         self.pass.store(pass, Ordering::SeqCst);
+    }
+
+    /// Whether the disk is full from now on whenever a revert is to be stored.
+    pub fn refuse_reverts(&self, refuse: bool) {
+        self.refuses_reverts.store(refuse, Ordering::SeqCst);
     }
 
     /// Whether the late step came.
@@ -38,6 +46,9 @@ impl LateStore {
 #[async_trait]
 impl Progress for LateStore {
     async fn apply(&self, step: &Step) -> PortResult<()> {
+        if step.revert.is_some() && self.refuses_reverts.load(Ordering::SeqCst) {
+            return Err(PortError::new(Target::Store, PortErrorKind::Storage, "no space left"));
+        }
         self.inner.apply(step).await?;
         let pass = self.pass.load(Ordering::SeqCst);
         if pass == u64::MAX {
@@ -76,6 +87,22 @@ impl Progress for LateStore {
 
     async fn reverted_above(&self, number: L1Number) -> PortResult<Option<BatchRecord>> {
         self.inner.reverted_above(number).await
+    }
+
+    async fn settled_to(&self) -> PortResult<Option<L1Ref>> {
+        self.inner.settled_to().await
+    }
+
+    async fn revert_after(&self, index: BatchIndex, place: (L1Number, u64)) -> PortResult<Option<L1Event>> {
+        self.inner.revert_after(index, place).await
+    }
+
+    async fn reverts_within(&self, place: (L1Number, u64), to: L1Number, limit: u32) -> PortResult<Vec<L1Event>> {
+        self.inner.reverts_within(place, to, limit).await
+    }
+
+    async fn newest_proof(&self, number: L1Number) -> PortResult<Option<L1Event>> {
+        self.inner.newest_proof(number).await
     }
 
     async fn messages(&self, first: QueueIndex, count: u64) -> PortResult<Vec<L1Message>> {

@@ -1,0 +1,164 @@
+//! What L1 took back and what it proved, ahead of the batches.
+//!
+//! A batch is final only if every RevertBatch log up to L1's finalized block was read (M2), and the batches may be far
+//! behind that block. So the RevertBatch and FinalizeBatch logs are read on their own, from where the batches stand up
+//! to the finalized block and no further: nothing below it is reorganised. What a piece gave is stored with how far it
+//! reached, and a poll asks for few pieces. Where the batches have passed the finalized block nothing is asked for: the
+//! ordinary ranges bring the same logs.
+
+use std::sync::Arc;
+
+use tracing::{debug, warn};
+
+use crate::decide::stall::{Reason, Stall};
+use crate::flow::FlowError;
+use crate::ports::{L1Chain, Progress, RangeLogs, Step};
+use crate::types::{Cursor, L1Event, L1EventKind, L1Number, L1Ref};
+
+/// Pieces that one poll asks for. A provider with narrow ranges is caught up with over many polls.
+const PIECES: usize = 4;
+
+/// Widest piece, in L1 blocks: two weeks.
+const WIDEST: u64 = 100_000;
+
+/// Blocks with logs that one piece may hold; of a fuller one the beginning is taken. Bounds what is asked about them.
+const BLOCKS_MAX: usize = 256;
+
+/// Known reverts that are held against one range. There is one a month at the most.
+const REVERTS_MAX: u32 = 10_000;
+
+/// How far the logs are known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Settled {
+    /// Up to this block; none where nothing was read.
+    To(Option<L1Number>),
+    /// L1 showed two chains below its finalized block.
+    Contradicted,
+}
+
+/// The scan of RevertBatch and FinalizeBatch logs. How far it came is stored, and nowhere else.
+pub(crate) struct Settlements {
+    l1: Arc<dyn L1Chain>,
+    progress: Arc<dyn Progress>,
+    start: L1Number,
+    /// Width of the batches' own ranges, which bring the same logs.
+    range: u64,
+    /// Width of the next piece: doubled with every piece that was answered whole.
+    width: u64,
+}
+
+impl Settlements {
+    /// Over these ports; `start` is the first L1 block that is ever read, `range` the width of the batches' ranges.
+    pub(crate) fn new(l1: Arc<dyn L1Chain>, progress: Arc<dyn Progress>, start: L1Number, range: u64) -> Self {
+        let range = range.clamp(1, WIDEST);
+        Self { l1, progress, start, range, width: range.saturating_mul(2).min(WIDEST) }
+    }
+
+    /// Reads on, at most up to `finalized`, and says how far all is known. The batches stand at `cursor`. Where they
+    /// read `on` at once they come to the same logs by themselves: then only pieces that are wider than theirs are worth
+    /// a request.
+    pub(crate) async fn read_ahead(
+        &mut self,
+        cursor: Option<&Cursor>,
+        finalized: &L1Ref,
+        on: bool,
+    ) -> Result<Settled, FlowError> {
+        let passed = cursor.and_then(whole_blocks);
+        let stored = self.progress.settled_to().await?;
+        let mut known = passed.max(stored.map(|s| s.number));
+        // The block to which the scan came must be the one it was, or what it read lies on another chain.
+        let mut doubtful = stored.filter(|s| known == Some(s.number) && passed != known);
+        let pieces = match on {
+            true => usize::from(self.width > self.range),
+            false => PIECES,
+        };
+        for _ in 0..pieces {
+            if known.is_some_and(|to| to >= finalized.number) {
+                break;
+            }
+            let from = known.map_or(self.start, |to| to.plus(1)).min(finalized.number);
+            let Some((events, end)) = self.piece(from, finalized, doubtful.take()).await? else {
+                let above = passed.unwrap_or(self.start.minus(1));
+                warn!(finalized = %finalized, "L1 shows two chains below its finalized block; its reverts are read again");
+                self.progress.apply(&Step { forget_settled_above: Some(above), ..Step::default() }).await?;
+                return Ok(Settled::Contradicted);
+            };
+            debug!(from = from.get(), to = end.number.get(), logs = events.len(), "reverts and proofs read ahead");
+            let step = Step { settlements: events, settled_to: Some(end), ..Step::default() };
+            self.progress.apply(&step).await?;
+            known = Some(end.number);
+        }
+        Ok(Settled::To(known))
+    }
+
+    /// One piece from `from` on, and the block to which it reaches; none where its blocks, or `base`, are not those that
+    /// L1's headers name.
+    async fn piece(
+        &mut self,
+        from: L1Number,
+        finalized: &L1Ref,
+        base: Option<L1Ref>,
+    ) -> Result<Option<(Vec<L1Event>, L1Ref)>, FlowError> {
+        let to = from.plus(self.width.saturating_sub(1)).min(finalized.number);
+        let RangeLogs { mut events, ends } = self.l1.settlements(from, to).await?;
+        let Some(mut end) = ends.last().copied().filter(|e| e.number >= from && e.number <= to) else {
+            return Err(FlowError::l1_changed(format!("the logs from L1 block {from} on came without their end")));
+        };
+        if end.number < to {
+            self.width = end.number.above(from).saturating_add(1);
+        } else if to < finalized.number {
+            self.width = self.width.saturating_mul(2).min(WIDEST);
+        }
+        let mut blocks: Vec<L1Ref> = events.iter().map(|e| e.block).collect();
+        blocks.dedup();
+        if let (Some(last), true) = (blocks.get(BLOCKS_MAX.saturating_sub(1)).copied(), blocks.len() > BLOCKS_MAX) {
+            events.retain(|e| e.block.number <= last.number);
+            blocks.truncate(BLOCKS_MAX);
+            end = last;
+        }
+        blocks.push(end);
+        blocks.extend(base);
+        let numbers: Vec<_> = blocks.iter().map(|b| b.number).collect();
+        let live = self.l1.headers(&numbers).await?;
+        let canonical = blocks.iter().zip(&live).all(|(block, header)| header.is_some_and(|h| h.l1_ref() == *block));
+        let same_tip = end.number != finalized.number || end == *finalized;
+        Ok((canonical && same_tip && live.len() == blocks.len()).then_some((events, end)))
+    }
+
+    /// A range without a revert that is known to lie in it, between the log at `place` and its end block `to`: the
+    /// endpoint left it out. A revert whose L1 block is not there any more is forgotten instead (B8).
+    pub(crate) async fn left_out(
+        &self,
+        events: &[L1Event],
+        place: (L1Number, u64),
+        to: L1Number,
+    ) -> Result<Option<Stall>, FlowError> {
+        let known = self.progress.reverts_within(place, to, REVERTS_MAX).await?;
+        let is_there = |known: &L1Event| events.iter().any(|e| e == known);
+        let Some(missing) = known.into_iter().find(|known| !is_there(known)) else { return Ok(None) };
+        let L1EventKind::Revert { index, .. } = missing.kind else { return Ok(None) };
+        let live = self.l1.headers(&[missing.block.number]).await?.first().copied().flatten();
+        if live.is_some_and(|h| h.l1_ref() == missing.block) {
+            let detail = format!("an L1 endpoint left out the revert of batch {index} in L1 block {}", missing.block);
+            return Ok(Some(Stall::at(index, Reason::Gap, detail)));
+        }
+        warn!(batch = index.get(), l1_block = %missing.block, "a final L1 block is gone, and the revert in it");
+        let whole = place.1 == u64::MAX;
+        let above = if whole { place.0 } else { place.0.minus(1) };
+        self.progress.apply(&Step { forget_settled_above: Some(above), ..Step::default() }).await?;
+        Ok(None)
+    }
+}
+
+/// The last block of which every log was dealt with.
+fn whole_blocks(cursor: &Cursor) -> Option<L1Number> {
+    match cursor.log_index {
+        None => Some(cursor.block.number),
+        Some(_) => cursor.block.number.get().checked_sub(1).map(L1Number::new),
+    }
+}
+
+/// The place behind which nothing was dealt with yet.
+pub(crate) fn place_of(cursor: Option<&Cursor>) -> (L1Number, u64) {
+    cursor.map_or_else(Default::default, |c| (c.block.number, c.log_index.unwrap_or(u64::MAX)))
+}
