@@ -150,7 +150,7 @@ impl Worker {
         if self.quiesce.pauses() != pauses {
             self.liveness.paused(observed);
         }
-        if end.as_ref().is_err_and(node_is_gone) {
+        if degraded || end.as_ref().is_err_and(node_is_gone) {
             self.liveness.interrupted();
         }
         let end = end?;
