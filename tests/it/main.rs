@@ -8,6 +8,7 @@ mod blobs_flow;
 mod citations;
 mod cli;
 mod contract_flow;
+mod contradiction;
 mod devnet;
 mod docs;
 mod finality_flow;

@@ -25,6 +25,7 @@ pub type HttpReply = (u16, Vec<u8>);
 
 type RpcHandler = dyn Fn(&str, &[Value]) -> RpcResult + Send + Sync;
 type HttpHandler = dyn Fn(&str) -> HttpReply + Send + Sync;
+type Hook = dyn Fn() + Send + Sync;
 type Rewrite = dyn Fn(&[Value], &mut RpcResult) + Send + Sync;
 
 /// Something that goes wrong.
@@ -90,6 +91,7 @@ struct Inner {
     jwt: Option<Vec<u8>>,
     rules: Mutex<Vec<Rule>>,
     rewrites: Mutex<BTreeMap<String, Arc<Rewrite>>>,
+    before: Mutex<Option<Arc<Hook>>>,
     log: Mutex<Vec<Call>>,
     requests: AtomicUsize,
     largest_batch: AtomicUsize,
@@ -149,6 +151,7 @@ impl FakeServer {
             jwt,
             rules: Mutex::default(),
             rewrites: Mutex::default(),
+            before: Mutex::default(),
             log: Mutex::default(),
             requests: AtomicUsize::new(0),
             largest_batch: AtomicUsize::new(0),
@@ -193,6 +196,11 @@ impl FakeServer {
     /// While down, every request ends without an answer.
     pub fn set_down(&self, down: bool) {
         self.inner.down.store(down, Ordering::SeqCst);
+    }
+
+    /// Runs `hook` before each request is looked at: several servers may share one that counts over all of them.
+    pub fn before_each(&self, hook: impl Fn() + Send + Sync + 'static) {
+        *lock(&self.inner.before) = Some(Arc::new(hook));
     }
 
     /// Passes every answer to `method` through `rewrite` (parameters, answer). Replaces an earlier one.
@@ -296,6 +304,10 @@ impl Inner {
 
 async fn serve(State(inner): State<Arc<Inner>>, request: Request) -> Response {
     let number = inner.requests.fetch_add(1, Ordering::SeqCst);
+    let before = lock(&inner.before).clone();
+    if let Some(hook) = before {
+        hook();
+    }
     if inner.down.load(Ordering::SeqCst) {
         return dropped();
     }
