@@ -199,7 +199,7 @@ pub enum Again {
 ///
 /// # Errors
 /// When they cannot be written again.
-pub fn write_again(plan: &Plan, equal: &[L2Block], switch_ms: u64) -> Result<Plan, Again> {
+pub fn write_again(plan: Plan, equal: &[L2Block], switch_ms: u64) -> Result<Plan, Again> {
     let (Some(first), Some(last)) = (equal.first(), equal.last()) else { return Err(Again::Unlinked) };
     let linked = equal.windows(2).all(|pair| match pair {
         [below, above] => {
@@ -224,7 +224,7 @@ pub fn write_again(plan: &Plan, equal: &[L2Block], switch_ms: u64) -> Result<Pla
     });
     Ok(Plan {
         skip: L2Ref { number: first.header.number.minus(1), hash: first.header.parent_hash },
-        blocks: rewritten.chain(plan.blocks.iter().cloned()).collect(),
+        blocks: rewritten.chain(plan.blocks).collect(),
         replaces: again.iter().chain(&plan.replaces).copied().collect(),
         again,
         drops_above: plan.drops_above,
@@ -352,7 +352,7 @@ mod tests {
         have[1].header.timestamp += 1;
         let base = plan(anchor_ref(), wanted, &have, 1, 20.into()).unwrap();
         let equal: Vec<_> = (8..=10).map(local).collect();
-        let extended = write_again(&base, &equal, 0).unwrap();
+        let extended = write_again(base.clone(), &equal, 0).unwrap();
         assert_eq!(extended.skip, L2Ref { number: 7.into(), hash: hash(7, 0) });
         let numbers: Vec<_> = extended.blocks.iter().map(|b| b.number.get()).collect();
         assert_eq!(numbers, [8, 9, 10, 11, 12]);
@@ -376,9 +376,9 @@ mod tests {
         for (at, (change, switch_ms, expected)) in table.into_iter().enumerate() {
             let mut blocks = equal.clone();
             change(&mut blocks);
-            assert_eq!(write_again(&base, &blocks, switch_ms).unwrap_err(), expected, "{at}");
+            assert_eq!(write_again(base.clone(), &blocks, switch_ms).unwrap_err(), expected, "{at}");
         }
-        assert!(write_again(&base, &equal, 16_000).is_ok());
+        assert!(write_again(base.clone(), &equal, 16_000).is_ok());
     }
 
     #[test]

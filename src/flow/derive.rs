@@ -87,14 +87,17 @@ impl Worker {
         if let Some(answer) = self.must_wait(engine, &plan).await {
             return told(index, answer);
         }
-        let on_state = match self.on_kept_state(&plan).await? {
-            Ok(on_state) => on_state,
+        let (first, tries) = (plan.first(), self.patience.tries(&plan));
+        let plan = match self.on_kept_state(plan).await? {
+            Ok(plan) => plan,
             Err(stall) => return Ok(Err(Stall { batch: Some(index), ..stall })),
         };
-        if let Err(stall) = self.pause_for(engine, &on_state, pull).await? {
+        // What an earlier, interrupted write left below is entered in the journal before anything that stands on it (P6).
+        self.settle_writes(index, hash, first.minus(1)).await?;
+        if let Err(stall) = self.pause_for(engine, &plan, pull).await? {
             return Ok(Err(Stall { batch: Some(index), ..stall }));
         }
-        let job = Job { index, hash, case, plan: on_state, first: plan.first(), finalized: None };
+        let job = Job { index, hash, case, plan, first, finalized: None };
         match self.write_inside_the_pause(engine, job, pull).await {
             Ok(last) => {
                 self.patience.succeeded();
@@ -106,7 +109,7 @@ impl Worker {
                     poll_interval: self.settings.poll_interval,
                     free: !self.ports.reactors.can_resume(),
                 };
-                told(index, self.patience.failed(failure, &plan, clock))
+                told(index, self.patience.failed(failure, tries, clock))
             }
         }
     }
@@ -140,7 +143,7 @@ impl Worker {
         }
         self.check_still_holds(plan, pull.head, now.head.l2_ref()).await?;
         if both.engine.at != Some(plan.skip) {
-            return Err(Failure::changed(Answer::Stands(both.stall())));
+            return Err(no_longer_there(plan.skip).into());
         }
         // So is finalized: another writer may have moved it since the poll began (E14, E23).
         self.node_finalized = now.finalized;
@@ -186,8 +189,8 @@ impl Worker {
         let Some(first) = plan.replaces.first().filter(|first| first.number <= now.number) else {
             return Err(moved());
         };
-        for block in [plan.skip, *first] {
-            if self.ports.l2.header(block.number).await?.is_none_or(|h| h.l2_ref() != block) {
+        for block in [plan.skip, *first].iter().chain(plan.again.last()) {
+            if self.ports.l2.header(block.number).await?.is_none_or(|h| h.l2_ref() != *block) {
                 return Err(moved());
             }
         }
@@ -239,8 +242,10 @@ impl Worker {
             open.release().await?;
         }
         let both = BothSides::read(engine, self.ports.l2.as_ref(), plan.skip.number).await?;
-        if both.verdict == OneNode::Two {
-            return Ok(Err(both.stall()));
+        match both.verdict {
+            OneNode::Two => return Ok(Err(both.stall())),
+            OneNode::Same if both.engine.at != Some(plan.skip) => return Err(no_longer_there(plan.skip)),
+            OneNode::Same | OneNode::Moving => {}
         }
         let budget = self.settings.pause_budget.saturating_add(need);
         pull.written = None;
@@ -254,17 +259,36 @@ impl Worker {
         room(left, blocks, self.settings.pause_per_block, self.settings.pause_budget)
     }
 
-    /// Writes the plan's blocks in requests of a chunk each.
+    /// Writes the plan's blocks. What was noted and then not sent is noted no more: whatever comes to stand at those
+    /// heights is not our write, and a tag on it not the node's own mark (M9).
+    async fn write(&mut self, engine: &dyn L2Engine, job: &Job, pull: &mut Pull) -> Result<L2Header, Failure> {
+        let mut sent = job.plan.skip.number;
+        let outcome = self.write_in_chunks(engine, job, pull, &mut sent).await;
+        let unsent = |w: &OpenWrite| w.number > sent && w.new_hash.is_none();
+        if outcome.is_err() && self.open_writes.iter().any(unsent) {
+            self.withdraw_writes(sent.plus(1)).await?;
+        }
+        outcome
+    }
+
+    /// Writes the plan's blocks in requests of a chunk each, and keeps in `sent` the height up to which it asked for.
     ///
     /// A block that rewrites goes alone, and so does the first block on a parent that is not our own write of this pause.
     /// Only the first block of a request carries its parent's hash; the others follow as head + 1, and the node goes on
     /// after a refused one. So they may be sent only where nothing but our own block can be the head: behind a refused
     /// rewrite, head + 1 would be executed on the forked head.
-    async fn write(&mut self, engine: &dyn L2Engine, job: &Job, pull: &mut Pull) -> Result<L2Header, Failure> {
+    async fn write_in_chunks(
+        &mut self,
+        engine: &dyn L2Engine,
+        job: &Job,
+        pull: &mut Pull,
+        sent: &mut L2Number,
+    ) -> Result<L2Header, Failure> {
         let index = job.index;
         let mut parent = job.plan.skip;
         let mut written: Option<L2Header> = None;
         let mut rest = job.plan.blocks.as_slice();
+        let mut noted = job.plan.first();
         while !rest.is_empty() {
             let own = written.is_some() || (!job.plan.rewrites() && pull.written == Some(parent));
             let take = if own { self.settings.write_chunk.max(1).min(rest.len()) } else { 1 };
@@ -288,8 +312,17 @@ impl Worker {
                 finalized: job.finalized,
                 seen: false,
             };
-            self.begin_writes(begun, &blocks, |number| job.old_hash(number)).await?;
+            // With the first write everything that it replaces leaves the chain: what stood there is noted before it.
+            let replaced = job.plan.replaces.last().map_or(parent.number, |old| old.number);
+            let up_to = parent.number.plus(blocks.len() as u64).max(replaced);
+            let new = |block: &&NewBlock| noted <= block.number && block.number <= up_to;
+            let unnoted: Vec<_> = job.plan.blocks.iter().filter(new).map(|block| block.number).collect();
+            if !unnoted.is_empty() {
+                self.begin_writes(begun, &unnoted, |number| job.old_hash(number)).await?;
+            }
+            noted = noted.max(up_to.plus(1));
             writing(pull, true);
+            *sent = blocks.last().map_or(*sent, |last| last.number);
             let (headers, stopped) = match tokio::time::timeout(left, engine.write_blocks(&blocks)).await {
                 Ok(Ok(headers)) => (headers, None),
                 Ok(Err(WriteStopped { written, error })) => (written, Some(error)),
@@ -346,6 +379,11 @@ impl Worker {
             .collect();
         self.journal_writes(&entries).await
     }
+}
+
+/// On one node, whose head both sides show: the chain changed since the comparison.
+fn no_longer_there(skip: L2Ref) -> FlowError {
+    FlowError::local_changed(format!("block {skip}, which is to be built on, is no longer there"))
 }
 
 fn told(index: BatchIndex, answer: Answer) -> Result<Result<L2Header, Stall>, FlowError> {

@@ -8,7 +8,7 @@ use tracing::info;
 
 use crate::flow::worker::Worker;
 use crate::flow::{FlowError, unix_now};
-use crate::types::{B256, BatchIndex, Case, JournalEntry, L2Number, NewBlock, OpenWrite};
+use crate::types::{B256, BatchIndex, Case, JournalEntry, L2Number, OpenWrite};
 
 impl Worker {
     /// The case under which the writing of this batch began, if it began before.
@@ -16,15 +16,15 @@ impl Worker {
         self.open_writes.iter().find(|w| w.batch == index && w.batch_hash == hash).map(|w| w.case)
     }
 
-    /// Notes that `blocks` are about to be written. `template` says for which batch; `old_hash_of` what stands there.
+    /// Notes that the blocks `numbers` are about to be written. `template` says for which batch; `old_hash_of` what stands there.
     pub(crate) async fn begin_writes(
         &mut self,
         template: OpenWrite,
-        blocks: &[NewBlock],
+        numbers: &[L2Number],
         old_hash_of: impl Fn(L2Number) -> Option<B256>,
     ) -> Result<(), FlowError> {
-        let begun = |b: &NewBlock| OpenWrite { number: b.number, old_hash: old_hash_of(b.number), ..template };
-        let writes: Vec<_> = blocks.iter().map(begun).collect();
+        let begun = |number: &L2Number| OpenWrite { number: *number, old_hash: old_hash_of(*number), ..template };
+        let writes: Vec<_> = numbers.iter().map(begun).collect();
         self.storing(self.ports.progress.open_writes(&writes)).await?;
         self.open_writes.retain(|w| w.batch_hash == template.batch_hash);
         for write in writes {

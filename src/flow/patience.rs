@@ -119,12 +119,16 @@ impl Patience {
         self.held = None;
     }
 
-    /// Remembers that `plan` was tried and failed. Gives what is answered for it from now on.
-    pub(crate) fn failed(&mut self, failure: Failure, plan: &Plan, clock: Clock) -> Answer {
+    /// How often in a row `plan` was tried in vain.
+    pub(crate) fn tries(&self, plan: &Plan) -> u32 {
+        self.held.as_ref().filter(|held| held.subject.covers(plan)).map_or(0, |held| held.tries)
+    }
+
+    /// Remembers that a plan, tried so many `tries` before, failed again. Gives what is answered for it from now on.
+    pub(crate) fn failed(&mut self, failure: Failure, tries: u32, clock: Clock) -> Answer {
         let Failure { answer, refusal, progressed } = failure;
         let Some((refusal, subject)) = refusal else { return answer };
-        let before = self.held.take().filter(|held| !progressed && held.subject.covers(plan));
-        let tries = before.map_or(1, |held| held.tries.saturating_add(1));
+        let tries = if progressed { 1 } else { tries.saturating_add(1) };
         let answer = shown(answer, refusal, tries);
         let until = clock.now.saturating_add(refusal::wait(refusal, tries, clock.poll_interval, clock.free));
         self.held = Some(Held { subject, refusal, tries, until, answer: answer.clone(), version: self.version });
@@ -186,6 +190,11 @@ mod tests {
         FlowError::local_changed("moved").into()
     }
 
+    fn fail(patience: &mut Patience, failure: Failure, plan: &Plan, now: u64) -> Answer {
+        let tries = patience.tries(plan);
+        patience.failed(failure, tries, clock(now))
+    }
+
     fn waits(patience: &Patience, plan: &Plan, now: u64) -> bool {
         patience.answer(plan, Duration::from_secs(now)).is_some()
     }
@@ -195,9 +204,9 @@ mod tests {
         let (plan, other) = (plan(8), plan(20));
         let mut patience = Patience::default();
         patience.saw_version(Some(B256::repeat_byte(1)));
-        patience.failed(refused(&plan), &plan, clock(0));
+        fail(&mut patience, refused(&plan), &plan, 0);
         assert!(waits(&patience, &plan, 14) && !waits(&patience, &plan, 15) && !waits(&patience, &other, 0));
-        patience.failed(refused(&plan), &plan, clock(15));
+        fail(&mut patience, refused(&plan), &plan, 15);
         assert!(waits(&patience, &plan, 44) && !waits(&patience, &plan, 45), "twice the wait");
         patience.saw_version(Some(B256::repeat_byte(1)));
         patience.saw_version(None);
@@ -205,20 +214,20 @@ mod tests {
         patience.saw_version(Some(B256::repeat_byte(2)));
         assert!(!waits(&patience, &plan, 44));
         // Counted from the start for a block that is reached for the first time.
-        patience.failed(refused(&plan), &plan, clock(50));
-        patience.failed(Failure { progressed: true, ..refused(&other) }, &plan, clock(65));
+        fail(&mut patience, refused(&plan), &plan, 50);
+        fail(&mut patience, Failure { progressed: true, ..refused(&other) }, &plan, 65);
         assert!(waits(&patience, &other, 79) && !waits(&patience, &other, 80));
     }
 
     #[test]
     fn m14_changes_under_way_hold_every_plan_whatever_the_node_shows() {
         let mut patience = Patience::default();
-        patience.failed(changed(), &plan(8), clock(0));
-        patience.failed(changed(), &plan(9), clock(15));
+        fail(&mut patience, changed(), &plan(8), 0);
+        fail(&mut patience, changed(), &plan(9), 15);
         patience.node_changed();
         assert!(waits(&patience, &plan(10), 44) && !waits(&patience, &plan(10), 45));
         // A refusal in between is one more try in vain.
-        patience.failed(refused(&plan(9)), &plan(9), clock(45));
+        fail(&mut patience, refused(&plan(9)), &plan(9), 45);
         assert!(waits(&patience, &plan(9), 104) && !waits(&patience, &plan(9), 105));
         patience.succeeded();
         assert!(!waits(&patience, &plan(9), 46));
@@ -228,14 +237,13 @@ mod tests {
     fn m13_what_does_not_pass_is_shown_and_still_tried() {
         let plan = plan(8);
         let mut patience = Patience::default();
-        let shown: Vec<_> = (0..9)
-            .map(|n| matches!(patience.failed(refused(&plan), &plan, clock(n * 600)), Answer::Stands(_)))
-            .collect();
+        let shown: Vec<_> =
+            (0..9).map(|n| matches!(fail(&mut patience, refused(&plan), &plan, n * 600), Answer::Stands(_))).collect();
         assert_eq!(shown, [[false; 7].as_slice(), &[true; 2]].concat());
         assert!(!waits(&patience, &plan, 8 * 600 + 600));
         let stall = Stall::new(Reason::DivergesBelowFinalized, "");
         patience.succeeded();
-        patience.failed(Failure::seen_without_a_pause(stall), &plan, clock(0));
+        fail(&mut patience, Failure::seen_without_a_pause(stall), &plan, 0);
         assert!(!waits(&patience, &plan, 0));
     }
 }

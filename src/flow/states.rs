@@ -19,14 +19,14 @@ impl Worker {
     /// `plan`, on a parent whose state the node has: as it is where that is its own, or where the node cannot be asked;
     /// else with the equal blocks from the nearest older one on. None is looked for below finalized: the head falls
     /// while they are written.
-    pub(crate) async fn on_kept_state(&self, plan: &Plan) -> Result<Result<Plan, Stall>, FlowError> {
+    pub(crate) async fn on_kept_state(&self, plan: Plan) -> Result<Result<Plan, Stall>, FlowError> {
         let skip = plan.skip.number;
         if !plan.rewrites() {
-            return Ok(Ok(plan.clone()));
+            return Ok(Ok(plan));
         }
         match self.ports.l2.has_states(&[skip]).await?.as_deref() {
             Some([false]) => {}
-            Some(_) | None => return Ok(Ok(plan.clone())),
+            Some(_) | None => return Ok(Ok(plan)),
         }
         let floor = self.finalized_height().unwrap_or_default();
         let Some(from) = self.nearest_state(skip, floor).await? else {
