@@ -366,13 +366,15 @@ impl Worker {
         pull.pause.iter().for_each(|p: &Quiesced| p.wrote(last.number));
         self.status.blocks_written = self.status.blocks_written.saturating_add(headers.len() as u64);
         let at = unix_now();
+        // A run before this one may have dropped what stood there: its note tells (P6).
+        let noted = |number: L2Number| self.open_writes.iter().find(|w| w.number == number && w.batch == job.index);
         let entries: Vec<_> = headers
             .iter()
             .map(|header| JournalEntry {
                 at,
                 batch: job.index,
                 number: header.number,
-                old_hash: job.old_hash(header.number),
+                old_hash: noted(header.number).map_or_else(|| job.old_hash(header.number), |note| note.old_hash),
                 new_hash: header.hash,
                 why: job.case.as_str().to_owned(),
             })
