@@ -12,6 +12,7 @@ mod contradiction;
 mod devnet;
 mod docs;
 mod finality_flow;
+mod finality_sweep;
 mod inspect;
 mod kill_points;
 mod l1_flow;

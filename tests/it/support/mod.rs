@@ -6,6 +6,7 @@
 pub mod clients;
 pub mod hostile;
 pub mod late_store;
+pub mod played;
 pub mod program;
 pub mod recorded;
 pub mod recorded_l2;
