@@ -221,6 +221,25 @@ async fn m18_p2_a_chain_that_is_swapped_at_any_read_has_no_tag_off_it_after_the_
 }
 
 #[tokio::test]
+async fn m18_p2_a_chain_that_is_swapped_right_before_its_tag_is_never_told_to_the_node() {
+    // The engine is looked at before every tag: genesis, batch 1, batch 2.
+    for nth in 2..=3 {
+        let devnet = synced(2).await;
+        devnet.clear_counts();
+        let last = (nth - 1) * 8;
+        devnet.on_call(Server::Engine, "eth_chainId", nth, move |w| {
+            w.fork_at(last, ForkShape::OtherTransaction).unwrap()
+        });
+        let mut rig = Rig::on(&devnet).await;
+        assert!(rig.poll().await.is_err());
+        let orphan = devnet.with(|w| w.expected(last)).unwrap();
+        assert!(devnet.tag_calls().iter().all(|call| call.safe != orphan.hash), "batch {}", nth - 1);
+        rig.settle_stopped().await;
+        assert_chain(&devnet, &rig, 16);
+    }
+}
+
+#[tokio::test]
 async fn m18_an_idle_poll_asks_nothing_more() {
     let devnet = synced(2).await;
     let mut rig = Rig::on(&devnet).await;

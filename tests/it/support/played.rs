@@ -18,7 +18,7 @@ use morph_deriver::devnet::node::Node;
 use morph_deriver::devnet::oracle::Oracle;
 use morph_deriver::error::{PortError, PortErrorKind, Target};
 use morph_deriver::flow::{FinalityMeaning, Ports, Settings};
-use morph_deriver::ports::{BlobSource, L1Chain, L2Reader, PortResult, RangeLogs};
+use morph_deriver::ports::{BlobSource, FoundLogs, L1Chain, L2Reader, PortResult, RangeLogs};
 use morph_deriver::types::{
     Address, B256, BatchIndex, Identity, L1Event, L1EventKind, L1Header, L1Number, L1Ref, L1Tag, L1Transaction,
     L2Number, QueueIndex, TracedCall,
@@ -81,6 +81,19 @@ impl Played {
     }
 }
 
+impl Played {
+    /// The logs of `from..=to` that are `wanted`, all in one answer: `reached` is the end at which the search ends.
+    fn found(
+        &self,
+        from: L1Number,
+        to: L1Number,
+        reached: L1Number,
+        wanted: impl Fn(&L1EventKind) -> bool,
+    ) -> PortResult<FoundLogs> {
+        Ok(FoundLogs { events: self.logs(from, to, wanted)?.events, reached })
+    }
+}
+
 #[async_trait]
 impl L1Chain for Played {
     async fn tagged(&self, tag: L1Tag) -> PortResult<Option<L1Header>> {
@@ -102,12 +115,16 @@ impl L1Chain for Played {
         self.logs(from, to, |kind| matches!(kind, L1EventKind::Revert { .. } | L1EventKind::Finalize { .. }))
     }
 
-    async fn commits_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<Vec<L1Event>> {
-        Ok(self.logs(from, to, |kind| matches!(kind, L1EventKind::Commit { index: i, .. } if *i == index))?.events)
+    async fn commits_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<FoundLogs> {
+        self.found(from, to, from, |kind| matches!(kind, L1EventKind::Commit { index: i, .. } if *i == index))
     }
 
-    async fn reverts_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<Vec<L1Event>> {
-        Ok(self.logs(from, to, |kind| matches!(kind, L1EventKind::Revert { index: i, .. } if *i == index))?.events)
+    async fn reverts_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<FoundLogs> {
+        self.found(from, to, to, |kind| matches!(kind, L1EventKind::Revert { index: i, .. } if *i == index))
+    }
+
+    async fn queued(&self, from: L1Number, to: L1Number) -> PortResult<FoundLogs> {
+        self.found(from, to, from, |kind| matches!(kind, L1EventKind::Message(_)))
     }
 
     async fn transaction(&self, block: L1Ref, index: u64) -> PortResult<Option<L1Transaction>> {
