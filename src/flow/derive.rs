@@ -288,7 +288,6 @@ impl Worker {
         let mut parent = job.plan.skip;
         let mut written: Option<L2Header> = None;
         let mut rest = job.plan.blocks.as_slice();
-        let mut noted = job.plan.first();
         while !rest.is_empty() {
             let own = written.is_some() || (!job.plan.rewrites() && pull.written == Some(parent));
             let take = if own { self.settings.write_chunk.max(1).min(rest.len()) } else { 1 };
@@ -312,15 +311,21 @@ impl Worker {
                 finalized: job.finalized,
                 seen: false,
             };
-            // With the first write everything that it replaces leaves the chain: what stood there is noted before it.
-            let replaced = job.plan.replaces.last().map_or(parent.number, |old| old.number);
-            let up_to = parent.number.plus(blocks.len() as u64).max(replaced);
-            let new = |block: &&NewBlock| noted <= block.number && block.number <= up_to;
-            let unnoted: Vec<_> = job.plan.blocks.iter().filter(new).map(|block| block.number).collect();
-            if !unnoted.is_empty() {
-                self.begin_writes(begun, &unnoted, |number| job.old_hash(number)).await?;
+            // With the first write everything that it replaces leaves the chain: what stood there is noted before it, as
+            // looked at, since nothing that comes to stand there before it is sent is explained by a write of ours (M9).
+            let dropped = behind.iter().filter(|block| written.is_none() && job.old_hash(block.number).is_some());
+            let dropped: Vec<_> = dropped.map(|block| block.number).collect();
+            if !dropped.is_empty() {
+                let unsent = OpenWrite { seen: true, ..begun };
+                self.begin_writes(unsent, &dropped, |number| job.old_hash(number)).await?;
             }
-            noted = noted.max(up_to.plus(1));
+            let numbers: Vec<_> = blocks.iter().map(|block| block.number).collect();
+            self.begin_writes(begun, &numbers, |number| job.old_hash(number)).await?;
+            // The database may have taken a while: nothing is sent that could land after the pause (P5).
+            let left = pull.pause.as_ref().map_or(Duration::ZERO, Quiesced::remaining);
+            if !self.has_room(left, blocks.len()) {
+                return Err(out_of_budget(index, parent, written.is_some()));
+            }
             writing(pull, true);
             *sent = blocks.last().map_or(*sent, |last| last.number);
             let (headers, stopped) = match tokio::time::timeout(left, engine.write_blocks(&blocks)).await {

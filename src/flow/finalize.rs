@@ -10,7 +10,7 @@ use crate::flow::FlowError;
 use crate::flow::settlement::Settled;
 use crate::flow::worker::Worker;
 use crate::ports::Step;
-use crate::types::{BatchIndex, BatchRecord, FinalityMeaning, L1Number, L1Ref, L1Tag};
+use crate::types::{BatchIndex, BatchRecord, FinalityMeaning, L1Header, L1Number, L1Ref, L1Tag};
 
 /// Rows of this many batches below the finalized one are kept for questions.
 const KEEP_BATCHES: u64 = 64;
@@ -101,11 +101,25 @@ impl Worker {
 
     async fn ask_chains(&self, candidate: &BatchRecord, finalized_l1: L1Ref) -> Result<Finality, FlowError> {
         let Some(last) = candidate.last else { return Ok(Finality::Held(Held::Unknown)) };
-        let live = self.ports.l1.headers(&[candidate.l1.number, finalized_l1.number]).await?;
+        // Reverts and proofs are known up to these blocks: on another chain than L1's they tell nothing.
+        let mut grounds = self.settlements.known_to(self.cursor.as_ref()).await?;
+        if self.settings.finality == FinalityMeaning::Proven {
+            let proof = self.ports.progress.newest_proof(finalized_l1.number).await?;
+            grounds.extend(proof.map(|proof| proof.block));
+        }
+        let asked = [candidate.l1.number, finalized_l1.number];
+        let asked: Vec<_> = asked.into_iter().chain(grounds.iter().map(|block| block.number)).collect();
+        let live = self.ports.l1.headers(&asked).await?;
+        let is_live = |(block, header): (&L1Ref, &Option<L1Header>)| header.is_some_and(|h| h.l1_ref() == *block);
+        let known = live.len() == asked.len() && grounds.iter().zip(live.iter().skip(2)).all(is_live);
         let live_l1 = live.first().copied().flatten();
         let live_finalized = live.get(1).copied().flatten();
         let local = self.ports.l2.header(last.number).await?;
-        Ok(finality::finality(&FinalityFacts { candidate, live_l1, finalized_l1, live_finalized, local }))
+        let facts = FinalityFacts { candidate, live_l1, finalized_l1, live_finalized, local };
+        Ok(match finality::finality(&facts) {
+            Finality::Final(_) if !known => Finality::Held(Held::Unknown),
+            verdict => verdict,
+        })
     }
 
     fn hold(&mut self, held: Option<Held>) {

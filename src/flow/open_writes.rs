@@ -29,7 +29,7 @@ impl Worker {
         self.open_writes.retain(|w| w.batch_hash == template.batch_hash);
         for write in writes {
             match self.open_writes.iter_mut().find(|w| w.number == write.number) {
-                Some(known) => (known.finalized, known.seen) = (write.finalized, false),
+                Some(known) => (known.finalized, known.seen) = (write.finalized, write.seen),
                 None => self.open_writes.push(write),
             }
         }

@@ -686,6 +686,7 @@ impl Worker {
         let cursor = Cursor { block: record.l1, log_index: Some(record.log_index) };
         let mut heads = self.heads;
         if let (Outcome::Verified | Outcome::Genesis, Some(last)) = (record.outcome, record.last) {
+            self.passes_finalized(record.index, last).await?;
             heads = match self.heads.advance_safe(last) {
                 Move::To(heads) => heads,
                 Move::Unchanged | Move::Backwards => self.heads,
@@ -716,6 +717,23 @@ impl Worker {
         let node = pull.node;
         pull.node = self.sync_tags(&node).await?;
         Ok(())
+    }
+
+    /// Safe that goes from below finalized to above it must go over the finalized block itself: after a revert L1 may have
+    /// committed to other blocks in its place, with other ends (M3).
+    async fn passes_finalized(&self, index: BatchIndex, last: L2Ref) -> Result<(), FlowError> {
+        let Some(finalized) = self.heads.finalized().filter(|f| f.number < last.number) else { return Ok(()) };
+        if self.heads.safe().is_some_and(|safe| safe.number >= finalized.number) {
+            return Ok(());
+        }
+        let Some(there) = self.ports.l2.header(finalized.number).await? else {
+            return Err(FlowError::local_changed(format!("block {} is gone", finalized.number)));
+        };
+        if there.l2_ref() == finalized {
+            return Ok(());
+        }
+        let detail = format!("the verified chain has {} in place of the finalized {finalized}", there.l2_ref());
+        Err(FlowError::Stall(Stall::at(index, Reason::DivergesBelowFinalized, detail)))
     }
 
     /// The node's head for the tag plan: after own writes the snapshot's is out of date, its number is not.

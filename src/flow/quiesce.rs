@@ -372,17 +372,17 @@ impl Shared {
         let mut seen = None;
         loop {
             let now = self.head().await;
-            if now.is_some() && seen.is_some() && now != seen {
+            if now.is_some() && now != seen {
                 still_since = Instant::now();
             }
             seen = now.or(seen);
             if still_since.elapsed() >= self.head_still {
-                return now;
+                return seen;
             }
             if began.elapsed() >= self.head_still.saturating_mul(HEAD_MOVES) {
                 let head = seen.map_or(known, |head| head.number);
                 warn!(head = head.get(), "the head goes on moving after an interrupted write; resuming all the same");
-                return now;
+                return seen;
             }
             tokio::time::sleep(self.retry.min(self.head_still)).await;
         }

@@ -91,6 +91,12 @@ impl Settlements {
         Ok(Settled::To(known))
     }
 
+    /// The blocks that vouch for what is known: up to them all was read, by the batches or ahead of them.
+    pub(crate) async fn known_to(&self, cursor: Option<&Cursor>) -> Result<Vec<L1Ref>, FlowError> {
+        let stored = self.progress.settled_to().await?;
+        Ok(cursor.map(|cursor| cursor.block).into_iter().chain(stored).collect())
+    }
+
     /// One piece from `from` on, and the block to which it reaches; none where its blocks, or `base`, are not those that
     /// L1's headers name.
     async fn piece(
@@ -116,13 +122,18 @@ impl Settlements {
             blocks.truncate(BLOCKS_MAX);
             end = last;
         }
+        blocks.extend(ends.iter().filter(|e| e.number < end.number));
         blocks.push(end);
         blocks.extend(base);
         let numbers: Vec<_> = blocks.iter().map(|b| b.number).collect();
         let live = self.l1.headers(&numbers).await?;
+        // A header that is missing tells nothing: what is known stays, and the piece is asked for again.
+        if live.len() != blocks.len() || live.iter().any(Option::is_none) {
+            return Err(FlowError::l1_changed(format!("an L1 endpoint does not know the blocks from {from} to {end}")));
+        }
         let canonical = blocks.iter().zip(&live).all(|(block, header)| header.is_some_and(|h| h.l1_ref() == *block));
         let same_tip = end.number != finalized.number || end == *finalized;
-        Ok((canonical && same_tip && live.len() == blocks.len()).then_some((events, end)))
+        Ok((canonical && same_tip).then_some((events, end)))
     }
 
     /// A range without a revert that is known to lie in it, between the log at `place` and its end block `to`: the
@@ -134,11 +145,15 @@ impl Settlements {
         to: L1Number,
     ) -> Result<Option<Stall>, FlowError> {
         let known = self.progress.reverts_within(place, to, REVERTS_MAX).await?;
-        let is_there = |known: &L1Event| events.iter().any(|e| e == known);
+        // By block and content: providers differ in how they count logs and transactions.
+        let is_there = |known: &L1Event| events.iter().any(|e| e.block == known.block && e.kind == known.kind);
         let Some(missing) = known.into_iter().find(|known| !is_there(known)) else { return Ok(None) };
         let L1EventKind::Revert { index, .. } = missing.kind else { return Ok(None) };
         let live = self.l1.headers(&[missing.block.number]).await?.first().copied().flatten();
-        if live.is_some_and(|h| h.l1_ref() == missing.block) {
+        let Some(live) = live else {
+            return Err(FlowError::l1_changed(format!("an L1 endpoint does not know block {}", missing.block)));
+        };
+        if live.l1_ref() == missing.block {
             let detail = format!("an L1 endpoint left out the revert of batch {index} in L1 block {}", missing.block);
             return Ok(Some(Stall::at(index, Reason::Gap, detail)));
         }

@@ -19,7 +19,8 @@ impl Worker {
     /// asserted once a poll: whoever else moves the tags is shown, not fought (E24).
     pub(crate) async fn sync_tags(&mut self, node: &L2Snapshot) -> Result<L2Snapshot, FlowError> {
         let Some(engine) = self.ports.engine.clone() else { return Ok(*node) };
-        if self.asserted == Some(self.heads) {
+        // After a failed step nobody knows whether memory or the database is right: no tag follows from either.
+        if self.is_unsure() || self.asserted == Some(self.heads) {
             return Ok(*node);
         }
         let mut plan = heads::tag_plan(&self.heads, node, self.lost.is_some());
@@ -73,7 +74,15 @@ impl Worker {
             let both = BothSides::read_behind(view, engine, self.ports.l2.as_ref(), number).await?;
             match both.verdict {
                 OneNode::Same => view = both.engine,
-                OneNode::Moving => return Err(FlowError::local_changed("the head moves while the tags are set")),
+                // A node that imports fast never shows the same head twice. What is tagged lies far below: it is enough
+                // that both sides hold it.
+                OneNode::Moving => {
+                    let reader = self.ports.l2.header(number).await?.map(|header| header.l2_ref());
+                    if reader.is_none() || reader != both.engine.at {
+                        return Ok(false);
+                    }
+                    view = both.engine;
+                }
                 OneNode::Two => {
                     self.two_nodes = Some(both.stall());
                     return Ok(false);
