@@ -366,7 +366,7 @@ impl Worker {
             SecondLook::FillGap => Case::FillGap,
         };
         let hash = ground.bound.outline.header.hash();
-        let case = self.case_begun(index, hash).unwrap_or(case);
+        let case = self.ledger.case_begun(index, hash).unwrap_or(case);
         if let Some(difference) = difference {
             info!(batch = index.get(), %difference, "the local chain differs from L1");
         }

@@ -154,7 +154,7 @@ impl Worker {
             return Err(FlowError::local_changed("finalized moved over blocks that were to be written again").into());
         }
         pull.head = now.head.l2_ref();
-        if let Some(lower) = heads::lowered_safe(&self.heads, &now, plan.skip) {
+        if let Some(lower) = heads::lowered_safe(&self.ledger.heads(), &now, plan.skip) {
             self.asserted = None;
             engine.set_tags(Some(lower.hash), None).await?;
         }
@@ -220,7 +220,7 @@ impl Worker {
 
     /// The height of the finalized head, ours or the node's, whichever is higher.
     pub(crate) fn finalized_height(&self) -> Option<L2Number> {
-        let ours = self.heads.finalized().map(|f| f.number);
+        let ours = self.ledger.heads().finalized().map(|f| f.number);
         ours.max(self.node_finalized.map(|f| f.number))
     }
 
@@ -265,8 +265,8 @@ impl Worker {
         let mut sent = job.plan.skip.number;
         let outcome = self.write_in_chunks(engine, job, pull, &mut sent).await;
         let unsent = |w: &OpenWrite| w.number > sent && w.new_hash.is_none();
-        if outcome.is_err() && self.open_writes.iter().any(unsent) {
-            self.withdraw_writes(sent.plus(1)).await?;
+        if outcome.is_err() && self.ledger.writes().iter().any(unsent) {
+            self.ledger.withdraw_writes(sent.plus(1)).await?;
         }
         outcome
     }
@@ -340,7 +340,7 @@ impl Worker {
             self.note_written(job, &headers, pull).await?;
             if let Some(error) = stopped {
                 if let (PortErrorKind::Refused { .. }, Some(refused)) = (&error.kind, blocks.get(headers.len())) {
-                    self.withdraw_writes(refused.number).await?;
+                    self.ledger.withdraw_writes(refused.number).await?;
                 }
                 let progressed = written.is_some() || !headers.is_empty();
                 return Err(write_stopped(job, &blocks, &headers, error, progressed));
@@ -372,7 +372,7 @@ impl Worker {
         self.status.blocks_written = self.status.blocks_written.saturating_add(headers.len() as u64);
         let at = unix_now();
         // A run before this one may have dropped what stood there: its note tells (P6).
-        let noted = |number: L2Number| self.open_writes.iter().find(|w| w.number == number && w.batch == job.index);
+        let noted = |number: L2Number| self.ledger.writes().iter().find(|w| w.number == number && w.batch == job.index);
         let entries: Vec<_> = headers
             .iter()
             .map(|header| JournalEntry {
@@ -384,7 +384,7 @@ impl Worker {
                 why: job.case.as_str().to_owned(),
             })
             .collect();
-        self.journal_writes(&entries).await
+        Ok(self.ledger.journal(&entries).await?)
     }
 }
 

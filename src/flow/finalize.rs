@@ -23,13 +23,13 @@ impl Worker {
     /// the next range of L1 is read at once.
     pub(crate) async fn finalize(&mut self, on: bool) -> Result<(), FlowError> {
         // A step failed: the rows may not be what memory says, and a revert that was read may not be among them (M2).
-        if self.is_unsure() || self.heads.safe().is_none() {
+        if self.ledger.is_unsure() || self.ledger.heads().safe().is_none() {
             return Ok(());
         }
         self.note_uncommitted().await?;
         let Some(l1_finalized) = self.ports.l1.tagged(L1Tag::Finalized).await? else { return Ok(()) };
         self.status.l1_finalized = Some(l1_finalized.number);
-        let settled = self.settlements.read_ahead(self.cursor.as_ref(), &l1_finalized.l1_ref(), on).await?;
+        let settled = self.settlements.read_ahead(self.ledger.cursor().as_ref(), &l1_finalized.l1_ref(), on).await?;
         let settled_to = match settled {
             Settled::To(to) => to,
             Settled::Contradicted => {
@@ -46,8 +46,8 @@ impl Worker {
             }
         };
         let Some(last) = candidate.last else { return Ok(()) };
-        if self.heads.finalized().is_some_and(|f| f.number >= last.number)
-            || self.heads.safe().is_none_or(|s| s.number < last.number)
+        if self.ledger.heads().finalized().is_some_and(|f| f.number >= last.number)
+            || self.ledger.heads().safe().is_none_or(|s| s.number < last.number)
         {
             self.hold(None);
             return Ok(());
@@ -64,10 +64,9 @@ impl Worker {
             }
         };
         self.hold(None);
-        let Move::To(heads) = self.heads.advance_finalized(to) else { return Ok(()) };
+        let Move::To(heads) = self.ledger.heads().advance_finalized(to) else { return Ok(()) };
         let step = Step { finalized: heads.finalized(), ..Step::default() };
-        self.apply(&step).await?;
-        self.heads = heads;
+        self.ledger.commit(&step).await?;
         info!(number = to.number.get(), batch = candidate.index.get(), "finalized");
         self.prune(&candidate).await
     }
@@ -102,7 +101,7 @@ impl Worker {
     async fn ask_chains(&self, candidate: &BatchRecord, finalized_l1: L1Ref) -> Result<Finality, FlowError> {
         let Some(last) = candidate.last else { return Ok(Finality::Held(Held::Unknown)) };
         // Reverts and proofs are known up to these blocks: on another chain than L1's they tell nothing.
-        let mut grounds = self.settlements.known_to(self.cursor.as_ref()).await?;
+        let mut grounds = self.settlements.known_to(self.ledger.cursor().as_ref()).await?;
         if self.settings.finality == FinalityMeaning::Proven {
             let proof = self.ports.progress.newest_proof(finalized_l1.number).await?;
             grounds.extend(proof.map(|proof| proof.block));
@@ -134,9 +133,9 @@ impl Worker {
     async fn note_uncommitted(&mut self) -> Result<(), FlowError> {
         let standing = self.ports.progress.newest_at_or_below(L1Number::new(u64::MAX)).await?;
         let last = standing.as_ref().and_then(|record| record.last);
-        self.status.uncommitted_finalized = finality::is_uncommitted(self.heads.finalized(), last);
+        self.status.uncommitted_finalized = finality::is_uncommitted(self.ledger.heads().finalized(), last);
         if self.status.uncommitted_finalized {
-            let finalized = self.heads.finalized().map(|f| f.number.get());
+            let finalized = self.ledger.heads().finalized().map(|f| f.number.get());
             let committed = last.map(|last| last.number.get());
             error!(
                 target: UNCOMMITTED,
@@ -153,11 +152,11 @@ impl Worker {
 
     /// What lies below finality and outside the reorg window is not needed any more (H5).
     async fn prune(&self, finalized: &BatchRecord) -> Result<(), FlowError> {
-        let Some(cursor) = self.cursor else { return Ok(()) };
+        let Some(cursor) = self.ledger.cursor() else { return Ok(()) };
         let l1 = cursor.block.number.minus(self.settings.reorg_window).min(finalized.l1.number);
         let queue = finalized.total_l1_popped.into();
         let batch = BatchIndex::new(finalized.index.get()).minus(KEEP_BATCHES);
-        self.ports.progress.prune(l1, queue, batch).await?;
+        self.ledger.prune(l1, queue, batch).await?;
         Ok(())
     }
 }

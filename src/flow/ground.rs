@@ -47,42 +47,43 @@ impl Worker {
         self.lost = self.lost.and_then(|lost| lost.still(snapshot.head.number));
         self.lift_to_finalized(snapshot).await?;
         let standing = self.standing_at_cursor().await?.and_then(|r| r.last);
-        let restored = standing.filter(|last| self.heads.safe().is_none_or(|safe| safe.number < last.number));
+        let restored = standing.filter(|last| self.ledger.heads().safe().is_none_or(|safe| safe.number < last.number));
         if let Some(last) = restored
             && self.holds(last, snapshot).await?
-            && let Move::To(heads) = self.heads.advance_safe(last)
+            && let Move::To(heads) = self.ledger.heads().advance_safe(last)
         {
             info!(safe = last.number.get(), "the batches of a dropped revert stand again");
-            self.apply(&Step { safe: Some(last), ..Step::default() }).await?;
-            self.heads = heads;
+            self.ledger.commit(&Step { safe: heads.safe(), ..Step::default() }).await?;
             return Ok(Ok(()));
         }
-        let Some(safe) = self.heads.safe().or(restored) else { return Ok(Ok(())) };
+        let Some(safe) = self.ledger.heads().safe().or(restored) else { return Ok(Ok(())) };
         if restored.is_none() && self.holds(safe, snapshot).await? {
             return Ok(Ok(()));
         }
         let lost = !is_present(safe.number, snapshot.head.number);
         let (ground, oldest) = self.highest_held(snapshot).await?;
         // Safe never goes below a finalized head that the node holds, also where no batch ends on it any more (M3).
-        let floor = match self.heads.finalized() {
+        let floor = match self.ledger.heads().finalized() {
             Some(finalized) if self.holds(finalized, snapshot).await? => Some(finalized),
             Some(_) | None => None,
         };
         let new_safe = ground.as_ref().and_then(|g| g.last).into_iter().chain(floor).max_by_key(|head| head.number);
-        let finalized_present = self.heads.finalized().is_some_and(|f| is_present(f.number, snapshot.head.number));
-        let below_finalized = self.heads.finalized().is_some_and(|f| new_safe.is_none_or(|s| s.number < f.number));
+        let finalized_present =
+            self.ledger.heads().finalized().is_some_and(|f| is_present(f.number, snapshot.head.number));
+        let below_finalized =
+            self.ledger.heads().finalized().is_some_and(|f| new_safe.is_none_or(|s| s.number < f.number));
         if below_finalized && finalized_present {
             return Ok(Err(Stall::new(
                 Reason::DivergesBelowFinalized,
                 "the local chain differs from the verified one at or below the finalized head",
             )));
         }
-        let heads = self.heads.node_lost(new_safe);
+        let heads = self.ledger.heads().node_lost(new_safe);
         let cursor = match (&ground, &oldest) {
             (Some(ground), _) => Some(Cursor { block: ground.l1, log_index: Some(ground.log_index) }),
             (None, Some(oldest)) => self.cursor_before(oldest).await?,
             // No batch stands that was looked at: L1 reverted them all, and what comes next lies at the cursor.
-            (None, None) => self.cursor,
+            (None, None) => self.ledger.cursor(),
         };
         warn!(
             safe = safe.number.get(),
@@ -92,15 +93,13 @@ impl Worker {
             "the node no longer holds the verified chain; going back to what it holds"
         );
         let step = Step {
-            safe: new_safe,
-            clear_safe: new_safe.is_none(),
+            safe: heads.safe(),
+            clear_safe: heads.safe().is_none(),
             cursor,
             clear_cursor: cursor.is_none(),
             ..Step::default()
         };
-        self.apply(&step).await?;
-        self.heads = heads;
-        self.cursor = cursor;
+        self.ledger.commit(&step).await?;
         if lost {
             let to = self.lost.map_or(safe.number, |before| before.to.max(safe.number));
             self.lost = Some(Lost { from: new_safe.map_or(snapshot.head.number, |s| s.number).plus(1), to });
@@ -111,14 +110,13 @@ impl Worker {
     /// A node that lost its finalized block and has it back has safe on it again at once: between the last standing batch
     /// and it there may be no batch that could lift safe (M3).
     async fn lift_to_finalized(&mut self, snapshot: &L2Snapshot) -> Result<(), FlowError> {
-        let lifted = self.heads.lift_safe();
-        if lifted == self.heads {
+        let lifted = self.ledger.heads().lift_safe();
+        if lifted == self.ledger.heads() {
             return Ok(());
         }
         let Some(safe) = lifted.safe() else { return Ok(()) };
         if self.holds(safe, snapshot).await? {
-            self.apply(&Step { safe: Some(safe), ..Step::default() }).await?;
-            self.heads = lifted;
+            self.ledger.commit(&Step { safe: Some(safe), ..Step::default() }).await?;
         }
         Ok(())
     }
@@ -161,7 +159,7 @@ impl Worker {
 
     /// The standing batch that safe stands on: the newest one whose commit the cursor has passed.
     pub(crate) async fn standing_at_cursor(&self) -> Result<Option<BatchRecord>, FlowError> {
-        let Some(at) = self.cursor else { return Ok(None) };
+        let Some(at) = self.ledger.cursor() else { return Ok(None) };
         let mut newest = self.ports.progress.newest_at_or_below(at.block.number).await?;
         while let Some(record) = newest {
             if cursor::has_passed(Some(&at), (record.l1.number, record.log_index)) {

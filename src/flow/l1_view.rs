@@ -90,7 +90,7 @@ impl Worker {
 
     async fn find_reorg(&self) -> Result<Reorg, FlowError> {
         let newest = self.ports.progress.newest_l1_block().await?;
-        let at = self.cursor.map(|c| c.block).filter(|at| newest != Some(*at));
+        let at = self.ledger.cursor().map(|c| c.block).filter(|at| newest != Some(*at));
         let asked: Vec<_> = newest.iter().chain(&at).map(|block| block.number).collect();
         if asked.is_empty() {
             return Ok(Reorg::None);
@@ -118,7 +118,7 @@ impl Worker {
     /// Sends the cursor from a block that is not canonical further back, to the nearest block or commit that is stored.
     /// Whether that one is canonical the next poll tells; each step goes down, so that there is an end to it.
     async fn leave_stray_block(&mut self) -> Result<(), FlowError> {
-        let Some(stray) = self.cursor.map(|c| c.block) else { return Ok(()) };
+        let Some(stray) = self.ledger.cursor().map(|c| c.block) else { return Ok(()) };
         let recorded = self.ports.progress.l1_blocks().await?.into_iter().find(|r| r.number < stray.number);
         let commit = match stray.number.get() {
             0 => None,
@@ -134,8 +134,7 @@ impl Worker {
         );
         let forget_settled_above = Some(stray.number.minus(1));
         let step = Step { cursor, clear_cursor: cursor.is_none(), forget_settled_above, ..Step::default() };
-        self.apply(&step).await?;
-        self.cursor = cursor;
+        self.ledger.commit(&step).await?;
         Ok(())
     }
 
@@ -150,14 +149,13 @@ impl Worker {
         let floor = self.floor_of(ancestor);
         warn!(ancestor = floor.get(), "L1 reorganised; what was recorded above the common ancestor is dropped");
         let again = self.passed_over(floor).await?;
-        if self.cursor.is_none_or(|c| c.block.number <= floor) {
+        if self.ledger.cursor().is_none_or(|c| c.block.number <= floor) {
             // It was sent back below the reorg already and reads what comes above anyway; rows up there go.
             let mut step = Step { rewind_to: Some(floor), ..Step::default() };
             if let Some(cursor) = again {
                 (step.cursor, step.clear_cursor) = (cursor, cursor.is_none());
             }
-            self.apply(&step).await?;
-            self.cursor = again.unwrap_or(self.cursor);
+            self.ledger.commit(&step).await?;
             self.status.reorgs = self.status.reorgs.saturating_add(1);
             return Ok(());
         }
@@ -174,7 +172,7 @@ impl Worker {
         let safe = ground.as_ref().and_then(|g| g.last);
         // Not below finalized: the batch that goes may be the second commit of one that was reverted after it was final,
         // and one whose only commit was final is L1's contradiction, which `uncommitted_finalized` shows (M3).
-        let heads = self.heads.rewind_safe(safe);
+        let heads = self.ledger.heads().rewind_safe(safe);
         let cursor = match (again, rebound.last(), ancestor) {
             (Some(again), _, _) => again,
             (None, Some(last), _) => Some(Cursor { block: last.l1, log_index: Some(last.log_index) }),
@@ -196,10 +194,8 @@ impl Worker {
             clear_cursor: cursor.is_none(),
             ..Step::default()
         };
-        self.apply(&step).await?;
+        self.ledger.commit(&step).await?;
         info!(safe = ?heads.safe().map(|s| s.number.get()), "rewound to the common ancestor");
-        self.heads = heads;
-        self.cursor = cursor;
         self.status.reorgs = self.status.reorgs.saturating_add(1);
         Ok(())
     }
@@ -213,7 +209,7 @@ impl Worker {
     /// cursor that makes it the next log. None where there is no such commit.
     async fn passed_over(&self, floor: L1Number) -> Result<Option<Option<Cursor>>, FlowError> {
         let Some(record) = self.ports.progress.reverted_above(floor).await? else { return Ok(None) };
-        if !cursor::has_passed(self.cursor.as_ref(), (record.l1.number, record.log_index)) {
+        if !cursor::has_passed(self.ledger.cursor().as_ref(), (record.l1.number, record.log_index)) {
             return Ok(None);
         }
         Ok(Some(self.cursor_before(&record).await?))

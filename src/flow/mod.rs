@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`worker`] | the loop: polls, severities, shutdown, status |
 //! | [`pull`] | one poll: snapshot, L1 view, logs, batches, finality, tags |
+//! | [`ledger`] | heads, cursor and notes of writes, in memory as in the database |
 //! | [`l1_view`] | where L1 stands, and what a reorg takes away |
 //! | [`ground`] | what of the verified chain the node still holds |
 //! | [`commit`] | from an event to a bound outline |
@@ -39,6 +40,7 @@ pub mod derive;
 pub mod finalize;
 pub mod ground;
 pub mod l1_view;
+pub(crate) mod ledger;
 pub mod one_node;
 pub mod open_writes;
 pub(crate) mod patience;

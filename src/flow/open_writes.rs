@@ -11,11 +11,6 @@ use crate::flow::{FlowError, unix_now};
 use crate::types::{B256, BatchIndex, Case, JournalEntry, L2Number, OpenWrite};
 
 impl Worker {
-    /// The case under which the writing of this batch began, if it began before.
-    pub(crate) fn case_begun(&self, index: BatchIndex, hash: B256) -> Option<Case> {
-        self.open_writes.iter().find(|w| w.batch == index && w.batch_hash == hash).map(|w| w.case)
-    }
-
     /// Notes that the blocks `numbers` are about to be written. `template` says for which batch; `old_hash_of` what stands there.
     pub(crate) async fn begin_writes(
         &mut self,
@@ -25,32 +20,7 @@ impl Worker {
     ) -> Result<(), FlowError> {
         let begun = |number: &L2Number| OpenWrite { number: *number, old_hash: old_hash_of(*number), ..template };
         let writes: Vec<_> = numbers.iter().map(begun).collect();
-        self.storing(self.ports.progress.open_writes(&writes)).await?;
-        self.open_writes.retain(|w| w.batch_hash == template.batch_hash);
-        for write in writes {
-            match self.open_writes.iter_mut().find(|w| w.number == write.number) {
-                Some(known) => (known.finalized, known.seen) = (write.finalized, write.seen),
-                None => self.open_writes.push(write),
-            }
-        }
-        Ok(())
-    }
-
-    /// Takes back what was noted at `from` and above: the node refused it.
-    pub(crate) async fn withdraw_writes(&mut self, from: L2Number) -> Result<(), FlowError> {
-        self.storing(self.ports.progress.withdraw_writes(from)).await?;
-        self.open_writes.retain(|w| w.number < from || w.new_hash.is_some());
-        Ok(())
-    }
-
-    /// Appends to the journal what was written, and remembers it.
-    pub(crate) async fn journal_writes(&mut self, entries: &[JournalEntry]) -> Result<(), FlowError> {
-        self.storing(self.ports.progress.journal(entries)).await?;
-        for entry in entries {
-            let open = self.open_writes.iter_mut().find(|w| w.number == entry.number && w.batch == entry.batch);
-            open.into_iter().for_each(|w| w.new_hash = Some(entry.new_hash));
-        }
-        Ok(())
+        Ok(self.ledger.begin_writes(&writes).await?)
     }
 
     /// All writes that were made for this batch, whose blocks `..=last` now stand as L1 has them: its case and how many
@@ -63,7 +33,7 @@ impl Worker {
         last: L2Number,
     ) -> Result<Option<(Case, u64)>, FlowError> {
         let of_batch = |w: &&OpenWrite| w.batch == index && w.batch_hash == hash && w.number <= last;
-        let writes: Vec<_> = self.open_writes.iter().filter(of_batch).copied().collect();
+        let writes: Vec<_> = self.ledger.writes().iter().filter(of_batch).copied().collect();
         let Some(first) = writes.first() else { return Ok(None) };
         let mut missing = Vec::new();
         for write in writes.iter().filter(|w| w.new_hash.is_none()) {
@@ -85,7 +55,7 @@ impl Worker {
                 blocks = missing.len(),
                 "entering in the journal what a cut-off run had written"
             );
-            self.journal_writes(&missing).await?;
+            self.ledger.journal(&missing).await?;
         }
         Ok(Some((first.case, writes.len() as u64)))
     }

@@ -239,7 +239,7 @@ impl Worker {
 
     async fn read_range_once(&mut self, view: &L1View, pull: &mut Pull) -> Result<PullEnd, FlowError> {
         let (start, width) = (self.settings.start, self.settings.fetch_range);
-        let Some(range) = cursor::next_range(self.cursor.as_ref(), start, view.confirmed, width) else {
+        let Some(range) = cursor::next_range(self.ledger.cursor().as_ref(), start, view.confirmed, width) else {
             return Ok(PullEnd::CaughtUp);
         };
         let known = self.known_blocks(&range).await?;
@@ -259,7 +259,7 @@ impl Worker {
     async fn known_blocks(&self, range: &Range) -> Result<Vec<L1Ref>, FlowError> {
         let mut known = self.ports.progress.l1_blocks().await?;
         known.retain(|block| block.number >= range.from && block.number <= range.to);
-        known.extend(self.cursor.map(|c| c.block));
+        known.extend(self.ledger.cursor().map(|c| c.block));
         Ok(known)
     }
 
@@ -308,7 +308,7 @@ impl Worker {
         pull: &mut Pull,
     ) -> Result<Option<PullEnd>, FlowError> {
         self.status.last_commit_at = reading.last_commit_at.or(self.status.last_commit_at);
-        let begun = settlement::place_of(self.cursor.as_ref());
+        let begun = settlement::place_of(self.ledger.cursor().as_ref());
         if let Some(stall) = self.settlements.left_out(&reading.events, begun, reading.end.number).await? {
             return Ok(Some(PullEnd::Stalled(stall)));
         }
@@ -316,7 +316,7 @@ impl Worker {
         let mut messages: Vec<(L1Ref, L1Message)> = Vec::new();
         let mut proofs: Vec<L1Event> = Vec::new();
         for (at, event) in reading.events.iter().enumerate() {
-            if !cursor::is_ahead(self.cursor.as_ref(), event) {
+            if !cursor::is_ahead(self.ledger.cursor().as_ref(), event) {
                 continue;
             }
             self.gone_back = self.gone_back.filter(|place| *place != (event.block, event.log_index));
@@ -365,8 +365,7 @@ impl Worker {
             cursor: Some(end),
             ..Step::default()
         };
-        self.apply(&step).await?;
-        self.cursor = Some(end);
+        self.ledger.commit(&step).await?;
         Ok(None)
     }
 
@@ -374,7 +373,7 @@ impl Worker {
     /// reverted since, perhaps far above the range. An index that the contract was not heard of is left out: its reverts
     /// are looked for in the logs (A8).
     async fn standing_hashes(&self, events: &[L1Event]) -> Vec<(BatchIndex, B256)> {
-        let ahead = events.iter().filter(|e| cursor::is_ahead(self.cursor.as_ref(), e));
+        let ahead = events.iter().filter(|e| cursor::is_ahead(self.ledger.cursor().as_ref(), e));
         let mut indices: Vec<_> = ahead
             .filter_map(|e| match e.kind {
                 L1EventKind::Commit { index, .. } => Some(index),
@@ -437,12 +436,12 @@ impl Worker {
         Ok(Err(Stall::at(index, Reason::RevertPending, detail)))
     }
 
-    pub(crate) async fn store_messages(&self, messages: &mut Vec<(L1Ref, L1Message)>) -> Result<(), FlowError> {
+    pub(crate) async fn store_messages(&mut self, messages: &mut Vec<(L1Ref, L1Message)>) -> Result<(), FlowError> {
         if messages.is_empty() {
             return Ok(());
         }
         let step = Step { messages: std::mem::take(messages), ..Step::default() };
-        self.apply(&step).await?;
+        self.ledger.commit(&step).await?;
         Ok(())
     }
 
@@ -451,7 +450,7 @@ impl Worker {
         if proofs.is_empty() {
             return Ok(());
         }
-        self.apply(&Step { settlements: std::mem::take(proofs), ..Step::default() }).await
+        Ok(self.ledger.commit(&Step { settlements: std::mem::take(proofs), ..Step::default() }).await?)
     }
 
     /// A RevertBatch log: everything from its index on stands no more (C1). Until a batch is proved that is ordinary, also
@@ -463,7 +462,7 @@ impl Worker {
         pull: &mut Pull,
     ) -> Result<Option<Stall>, FlowError> {
         let cursor = Cursor { block: event.block, log_index: Some(event.log_index) };
-        let l1_blocks = pull.blocks_up_to(self.cursor.as_ref(), event.block);
+        let l1_blocks = pull.blocks_up_to(self.ledger.cursor().as_ref(), event.block);
         let mut step = Step { revert: Some(event.clone()), l1_blocks, cursor: Some(cursor), ..Step::default() };
         let proof = self.ports.progress.newest_proof(event.block.number).await?;
         if !finality::may_be_reverted(index, event, proof.as_ref()) {
@@ -471,13 +470,12 @@ impl Worker {
             return Ok(Some(Stall::at(index, Reason::RevertBelowFinalized, detail)));
         }
         let stands = self.ports.progress.batch(index).await?;
-        let mut heads = self.heads;
         if let Some(record) = stands.filter(|r| (r.l1.number, r.log_index) < (event.block.number, event.log_index)) {
             let before = match record.index.get() {
                 0 => None,
                 _ => self.ports.progress.batch(record.index.minus(1)).await?,
             };
-            heads = self.heads.rewind_safe(before.and_then(|b| b.last));
+            let heads = self.ledger.heads().rewind_safe(before.and_then(|b| b.last));
             step.revert_from = Some(index);
             step.safe = heads.safe();
             step.clear_safe = heads.safe().is_none();
@@ -485,10 +483,8 @@ impl Worker {
                 pull.node = self.abandon_safe(record.first, &pull.node).await?;
             }
         }
-        self.apply(&step).await?;
+        self.ledger.commit(&step).await?;
         warn!(batch = index.get(), l1_block = event.block.number.get(), reason = "reverted", "L1 reverted a batch");
-        self.heads = heads;
-        self.cursor = Some(cursor);
         self.status.reverted = self.status.reverted.saturating_add(1);
         Ok(None)
     }
@@ -552,7 +548,7 @@ impl Worker {
     ) -> Result<(), FlowError> {
         self.kept = None;
         let Some(basis) = recheck::basis(stall.reason) else { return Ok(()) };
-        let safe = self.heads.safe();
+        let safe = self.ledger.heads().safe();
         let end = match (basis, safe) {
             (Basis::L1, _) => None,
             (Basis::LocalChain, Some(safe)) => Some(safe.number.plus(blocks)),
@@ -568,7 +564,7 @@ impl Worker {
     async fn kept_verdict(&mut self, event: &L1Event, hash: B256, pull: &Pull) -> Result<Option<Stall>, FlowError> {
         let Some(kept) = self.kept.take_if(|kept| kept.grounds.are_of(event, hash)) else { return Ok(None) };
         let local = self.local_at(kept.end, pull).await?;
-        let grounds = Grounds { safe: self.heads.safe(), local, ..kept.grounds };
+        let grounds = Grounds { safe: self.ledger.heads().safe(), local, ..kept.grounds };
         if !recheck::holds(&kept.grounds, &grounds, self.now.saturating_sub(kept.at)) {
             return Ok(None);
         }
@@ -641,7 +637,7 @@ impl Worker {
             let detail = format!("an L1 endpoint left out the {what} of batch {index}; the range is read again");
             PullEnd::Stalled(Stall::at(index, Reason::Gap, detail))
         };
-        if cursor::is_unread(self.cursor.as_ref(), self.settings.start, found) {
+        if cursor::is_unread(self.ledger.cursor().as_ref(), self.settings.start, found) {
             return Ok(left_out());
         }
         let place = (found.block, found.log_index);
@@ -650,8 +646,7 @@ impl Worker {
         // What was known of reverts and proofs above it was read from the same endpoint, perhaps.
         let forget_settled_above = Some(found.block.number.minus(1));
         let step = Step { cursor, clear_cursor: cursor.is_none(), forget_settled_above, ..Step::default() };
-        self.apply(&step).await?;
-        self.cursor = cursor;
+        self.ledger.commit(&step).await?;
         warn!(batch = index.get(), what, in_vain, "going back to a log that was not read");
         Ok(if in_vain { left_out() } else { PullEnd::Behind })
     }
@@ -684,12 +679,12 @@ impl Worker {
         pull: &mut Pull,
     ) -> Result<(), FlowError> {
         let cursor = Cursor { block: record.l1, log_index: Some(record.log_index) };
-        let mut heads = self.heads;
+        let mut heads = self.ledger.heads();
         if let (Outcome::Verified | Outcome::Genesis, Some(last)) = (record.outcome, record.last) {
             self.passes_finalized(record.index, last).await?;
-            heads = match self.heads.advance_safe(last) {
+            heads = match self.ledger.heads().advance_safe(last) {
                 Move::To(heads) => heads,
-                Move::Unchanged | Move::Backwards => self.heads,
+                Move::Unchanged | Move::Backwards => self.ledger.heads(),
                 Move::BelowFinalized | Move::AboveSafe => {
                     let detail = format!("block {last} contradicts the finalized head");
                     let stall = Stall::at(record.index, Reason::DivergesBelowFinalized, detail);
@@ -698,17 +693,14 @@ impl Worker {
             };
         }
         let step = Step {
-            l1_blocks: pull.blocks_up_to(self.cursor.as_ref(), record.l1),
+            l1_blocks: pull.blocks_up_to(self.ledger.cursor().as_ref(), record.l1),
             safe: heads.safe(),
             cursor: Some(cursor),
             batch: Some(record.clone()),
             reverted_by,
             ..Step::default()
         };
-        self.apply(&step).await?;
-        self.heads = heads;
-        self.cursor = Some(cursor);
-        self.open_writes.retain(|w| w.batch > record.index);
+        self.ledger.commit(&step).await?;
         if record.outcome == Outcome::Reverted {
             return Ok(());
         }
@@ -722,8 +714,8 @@ impl Worker {
     /// Safe that goes from below finalized to above it must go over the finalized block itself: after a revert L1 may have
     /// committed to other blocks in its place, with other ends (M3).
     async fn passes_finalized(&self, index: BatchIndex, last: L2Ref) -> Result<(), FlowError> {
-        let Some(finalized) = self.heads.finalized().filter(|f| f.number < last.number) else { return Ok(()) };
-        if self.heads.safe().is_some_and(|safe| safe.number >= finalized.number) {
+        let Some(finalized) = self.ledger.heads().finalized().filter(|f| f.number < last.number) else { return Ok(()) };
+        if self.ledger.heads().safe().is_some_and(|safe| safe.number >= finalized.number) {
             return Ok(());
         }
         let Some(there) = self.ports.l2.header(finalized.number).await? else {

@@ -157,7 +157,7 @@ impl Worker {
     /// # Errors
     /// As [`Worker::nth_log`]; what was found until then is stored, and the next call goes on from there.
     pub(crate) async fn scan_back(&mut self, first: QueueIndex, count: u64) -> Result<(), FlowError> {
-        let high = self.cursor.map_or(self.settings.start, |cursor| cursor.block.number);
+        let high = self.ledger.cursor().map_or(self.settings.start, |cursor| cursor.block.number);
         loop {
             let open = self.searches.messages.take().filter(|search| search.first == first);
             let mut search = open.unwrap_or_else(|| {

@@ -20,10 +20,10 @@ impl Worker {
     pub(crate) async fn sync_tags(&mut self, node: &L2Snapshot) -> Result<L2Snapshot, FlowError> {
         let Some(engine) = self.ports.engine.clone() else { return Ok(*node) };
         // After a failed step nobody knows whether memory or the database is right: no tag follows from either.
-        if self.is_unsure() || self.asserted == Some(self.heads) {
+        if self.ledger.is_unsure() || self.asserted == Some(self.ledger.heads()) {
             return Ok(*node);
         }
-        let mut plan = heads::tag_plan(&self.heads, node, self.lost.is_some());
+        let mut plan = heads::tag_plan(&self.ledger.heads(), node, self.lost.is_some());
         self.status.safe_beyond_verified = plan.safe_beyond_verified;
         self.status.held_by_node_finalized = plan.held_by_node_finalized;
         if plan.safe_to_genesis {
@@ -36,7 +36,7 @@ impl Worker {
         if !self.prove_ground(engine.as_ref(), node).await? {
             return Ok(*node);
         }
-        self.asserted = Some(self.heads);
+        self.asserted = Some(self.ledger.heads());
         for call in &plan.calls {
             match call {
                 TagCall::Safe(to) => engine.set_tags(Some(to.hash), None).await?,
@@ -57,7 +57,7 @@ impl Worker {
             );
         }
         self.node_finalized = after.finalized;
-        if self.heads.safe().is_some_and(|safe| safe.number > after.head.number) {
+        if self.ledger.heads().safe().is_some_and(|safe| safe.number > after.head.number) {
             // What was read of it since may be blocks above its head (E19): the next poll finds the ground again.
             return Err(FlowError::local_changed("the node lost blocks under way"));
         }
@@ -68,7 +68,7 @@ impl Worker {
     /// be on its chain: it was read a while ago. Finalized is an ancestor of it. False where they are two nodes: then
     /// nothing is tagged, and the pull tells it. `node` is what the reader showed last.
     async fn prove_ground(&mut self, engine: &dyn L2Engine, node: &L2Snapshot) -> Result<bool, FlowError> {
-        let number = self.heads.safe().map_or(L2Number::new(0), |safe| safe.number);
+        let number = self.ledger.heads().safe().map_or(L2Number::new(0), |safe| safe.number);
         let mut view = engine.view(number).await?;
         if view.head != node.head.l2_ref() {
             let both = BothSides::read_behind(view, engine, self.ports.l2.as_ref(), number).await?;
@@ -89,7 +89,7 @@ impl Worker {
                 }
             }
         }
-        match self.heads.safe().filter(|safe| !heads::stands_on(*safe, view.head.number, view.at)) {
+        match self.ledger.heads().safe().filter(|safe| !heads::stands_on(*safe, view.head.number, view.at)) {
             Some(safe) => Err(FlowError::local_changed(format!("block {safe} left the chain before it was tagged"))),
             None => Ok(true),
         }
@@ -98,13 +98,14 @@ impl Worker {
     /// The node after its tags were set. `before` is how it was. A safe tag on a block that left the chain in between is
     /// taken back at once.
     async fn look_again(&mut self, engine: &dyn L2Engine, before: &L2Snapshot) -> Result<L2Snapshot, FlowError> {
-        let Some(safe) = self.heads.safe() else { return Ok(self.ports.l2.snapshot().await?) };
+        let Some(safe) = self.ledger.heads().safe() else { return Ok(self.ports.l2.snapshot().await?) };
         let (after, at) = self.ports.l2.snapshot_and(safe.number).await?;
         if after.head.number < safe.number || heads::stands_on(safe, after.head.number, at.map(|h| h.l2_ref())) {
             return Ok(after);
         }
         let left = || FlowError::local_changed(format!("block {safe} left the chain while it was tagged"));
-        for lower in [before.safe, self.heads.finalized()].into_iter().flatten().filter(|tag| tag.number < safe.number)
+        for lower in
+            [before.safe, self.ledger.heads().finalized()].into_iter().flatten().filter(|tag| tag.number < safe.number)
         {
             if self.ports.l2.header(lower.number).await?.map(|h| h.l2_ref()) == Some(lower) {
                 engine.set_tags(Some(lower.hash), None).await?;
@@ -128,7 +129,9 @@ impl Worker {
         let Some(engine) = self.ports.engine.clone() else { return Ok(*node) };
         let anchor = first.map_or(L2Number::new(0), |first| first.minus(1));
         let Some(anchor) = self.ports.l2.header(anchor).await? else { return Ok(*node) };
-        let Some(to) = heads::abandoned_safe(self.heads.safe(), node, anchor.l2_ref()) else { return Ok(*node) };
+        let Some(to) = heads::abandoned_safe(self.ledger.heads().safe(), node, anchor.l2_ref()) else {
+            return Ok(*node);
+        };
         self.asserted = None;
         engine.set_tags(Some(to.hash), None).await?;
         let after = self.ports.l2.snapshot().await?;
@@ -138,7 +141,7 @@ impl Worker {
 
     /// The node's finalized tag from before a write that is about to be made: where it belongs should the node move it.
     pub(crate) fn finalized_before(&self, now: &L2Snapshot) -> Option<L2Ref> {
-        match self.mark.filter(|mark| now.finalized == Some(mark.tag)) {
+        match self.ledger.mark().filter(|mark| now.finalized == Some(mark.tag)) {
             Some(mark) => mark.before,
             None => now.finalized,
         }
@@ -150,10 +153,10 @@ impl Worker {
     pub(crate) async fn unmark(&mut self, node: &L2Snapshot) -> Result<L2Snapshot, FlowError> {
         let Some(engine) = self.ports.engine.clone() else { return Ok(*node) };
         self.look_for_marks(node).await?;
-        let Some(OwnMark { tag, before }) = self.mark else { return Ok(*node) };
+        let Some(OwnMark { tag, before }) = self.ledger.mark() else { return Ok(*node) };
         warn!(code = "own_mark", %tag, "the execution node moved its finalized tag by itself on a write; putting it back");
         self.status.el_marks_finalized = true;
-        let mut finalized = self.heads.finalized();
+        let mut finalized = self.ledger.heads().finalized();
         if let Some(before) = before.filter(|b| finalized.is_none_or(|f| f.number < b.number)) {
             let there = self.ports.l2.header(before.number).await?.map(|h| h.l2_ref());
             finalized = there.filter(|there| *there == before).or(finalized);
@@ -161,28 +164,25 @@ impl Worker {
         if finalized.is_none() {
             finalized = self.ports.l2.header(0.into()).await?.map(|h| h.l2_ref());
         }
-        let safe = higher(self.heads.safe(), finalized);
+        let safe = higher(self.ledger.heads().safe(), finalized);
         // Neither goes up, and the node sets finalized first: in order at every moment.
         engine.set_tags(safe.map(|s| s.hash), finalized.map(|f| f.hash)).await?;
         let after = self.ports.l2.snapshot().await?;
         self.node_finalized = after.finalized;
-        self.storing(self.ports.progress.looked(None, None)).await?;
-        self.mark = None;
+        self.ledger.looked(None, None).await?;
         Ok(after)
     }
 
     /// Looks at what our writes did to the node's finalized tag, and stores it: once, for each of them. What happens to
     /// the tag later is somebody else's doing.
     async fn look_for_marks(&mut self, node: &L2Snapshot) -> Result<(), FlowError> {
-        let mark = heads::own_mark(node.finalized, self.heads.finalized(), self.mark, &self.open_writes);
-        let seen_to = heads::seen_to(&self.open_writes, node.head.number);
-        if mark == self.mark && seen_to.is_none() {
+        let mark =
+            heads::own_mark(node.finalized, self.ledger.heads().finalized(), self.ledger.mark(), self.ledger.writes());
+        let seen_to = heads::seen_to(self.ledger.writes(), node.head.number);
+        if mark == self.ledger.mark() && seen_to.is_none() {
             return Ok(());
         }
-        self.storing(self.ports.progress.looked(seen_to, mark)).await?;
-        self.mark = mark;
-        let seen = self.open_writes.iter_mut().filter(|w| seen_to.is_some_and(|to| w.number <= to));
-        seen.for_each(|write| write.seen = true);
+        self.ledger.looked(seen_to, mark).await?;
         Ok(())
     }
 }

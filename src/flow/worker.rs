@@ -3,7 +3,6 @@
 //! Decided nowhere else: what a severity does. `Temporary` backs off, `Reset` reads again at once, `Halt` stops
 //! advancing and keeps looking (a revert on L1 un-sticks it, P8). A stall never ends the process.
 
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -21,6 +20,7 @@ use crate::decide::stall::{Reason, Stall};
 use crate::error::Severity;
 use crate::flow::derive::PendingWrite;
 use crate::flow::ground::Lost;
+use crate::flow::ledger::Ledger;
 use crate::flow::patience::Patience;
 use crate::flow::pull::{Kept, PullEnd, PullReport};
 use crate::flow::quiesce::Quiesce;
@@ -29,8 +29,7 @@ use crate::flow::search::Searches;
 use crate::flow::settlement::Settlements;
 use crate::flow::stall_log::{Doing, StallLog};
 use crate::flow::{FlowError, Ports, Settings};
-use crate::ports::{PortResult, Step};
-use crate::types::{BatchIndex, Cursor, FinalityMeaning, L1Number, L1Ref, L2Ref, OpenWrite, OwnMark};
+use crate::types::{BatchIndex, Cursor, FinalityMeaning, L1Number, L1Ref, L2Ref};
 
 /// First wait after a failed poll; doubled up to the poll interval.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
@@ -143,8 +142,7 @@ pub struct Worker {
     pub(crate) settings: Settings,
     pub(crate) quiesce: Quiesce,
     pub(crate) liveness: Liveness,
-    pub(crate) heads: Heads,
-    pub(crate) cursor: Option<Cursor>,
+    pub(crate) ledger: Ledger,
     /// Verified blocks that the node lost, until they are back.
     pub(crate) lost: Option<Lost>,
     /// The heads that the node was told in this poll.
@@ -153,8 +151,6 @@ pub struct Worker {
     pub(crate) confirmed: Option<Heads>,
     /// What the last try to write failed on.
     pub(crate) patience: Patience,
-    /// A finalized tag of the node's own making that is not put back yet.
-    pub(crate) mark: Option<OwnMark>,
     /// Seen in this poll when the tags were to be set: the reader and the engine are two nodes.
     pub(crate) two_nodes: Option<Stall>,
     /// The node's own finalized tag. Above a fallen head too: what it stood on may come back, and not another block.
@@ -173,12 +169,8 @@ pub struct Worker {
     stall_log: StallLog,
     /// The log to which the cursor was sent back, until it is read.
     pub(crate) gone_back: Option<(L1Ref, u64)>,
-    /// A step failed, and nobody knows whether it was stored all the same: memory may not be what the database holds.
-    unsure: AtomicBool,
     /// The poll's time.
     pub(crate) now: Duration,
-    /// Writes that were begun for a batch that is not stored yet.
-    pub(crate) open_writes: Vec<OpenWrite>,
     pub(crate) status: Status,
     publish: watch::Sender<Status>,
 }
@@ -200,9 +192,9 @@ impl Worker {
     /// # Errors
     /// When the database cannot be read.
     pub async fn under(quiesce: Quiesce, ports: Ports, settings: Settings) -> Result<Self, FlowError> {
-        let stored = ports.progress.load().await?;
+        let (ledger, tip) = Ledger::load(ports.progress.clone()).await?;
         let liveness = Liveness::new(settings.observation_window);
-        let heads = Heads::stored(stored.safe, stored.finalized);
+        let lost = Lost::stored(&ledger.heads(), tip.as_ref());
         let (publish, _) = watch::channel(Status::default());
         let settlements = {
             let (l1, progress) = (ports.l1.clone(), ports.progress.clone());
@@ -214,13 +206,11 @@ impl Worker {
             settings,
             quiesce,
             liveness,
-            heads,
-            cursor: stored.cursor,
-            lost: Lost::stored(&heads, stored.tip.as_ref()),
+            ledger,
+            lost,
             asserted: None,
             confirmed: None,
             patience: Patience::default(),
-            mark: stored.mark,
             two_nodes: None,
             node_finalized: None,
             pending: None,
@@ -231,10 +221,8 @@ impl Worker {
             pace: Pace::default(),
             stall_log: StallLog::default(),
             gone_back: None,
-            unsure: AtomicBool::new(false),
             now: Duration::ZERO,
-            open_writes: stored.open_writes,
-            status: Status { last_batch: stored.tip.map(|t| t.index), finality, ..Status::default() },
+            status: Status { last_batch: tip.map(|t| t.index), finality, ..Status::default() },
             publish,
         };
         worker.publish();
@@ -242,8 +230,8 @@ impl Worker {
     }
 
     /// Our heads.
-    pub const fn heads(&self) -> &Heads {
-        &self.heads
+    pub const fn heads(&self) -> Heads {
+        self.ledger.heads()
     }
 
     /// The first write that a worker without an engine would have made, where the last poll ended on one.
@@ -261,47 +249,18 @@ impl Worker {
         self.quiesce.clone()
     }
 
-    /// Stores `step`: the one way from the flow to the database. The caller brings memory in line afterwards; where this
-    /// fails, nobody can say which of the two is right, and the next pull begins with what is stored.
-    pub(crate) async fn apply(&self, step: &Step) -> Result<(), FlowError> {
-        self.storing(self.ports.progress.apply(step)).await
-    }
-
-    /// Whatever else is stored that memory follows: the same holds for it.
-    pub(crate) async fn storing(&self, write: impl Future<Output = PortResult<()>>) -> Result<(), FlowError> {
-        // Set before: a call that is dropped half-way may be stored as well.
-        let known = self.unsure.swap(true, Ordering::Relaxed);
-        write.await?;
-        self.unsure.store(known, Ordering::Relaxed);
-        Ok(())
-    }
-
-    /// Whether memory may not be what the database holds.
-    pub(crate) fn is_unsure(&self) -> bool {
-        self.unsure.load(Ordering::Relaxed)
-    }
-
-    /// Takes heads and cursor from the database again where a step failed since. The database answers in order, so that
-    /// a step that is still under way is stored, or lost, by then.
+    /// Takes heads and cursor from the database again where a step failed since.
     pub(crate) async fn reload(&mut self) -> Result<(), FlowError> {
-        if !self.unsure.load(Ordering::Relaxed) {
-            return Ok(());
+        if let Some(tip) = self.ledger.refresh().await? {
+            self.lost = Lost::stored(&self.ledger.heads(), tip.as_ref());
         }
-        let stored = self.ports.progress.load().await?;
-        self.heads = Heads::stored(stored.safe, stored.finalized);
-        self.cursor = stored.cursor;
-        self.open_writes = stored.open_writes;
-        self.mark = stored.mark;
-        self.lost = Lost::stored(&self.heads, stored.tip.as_ref());
-        self.unsure.store(false, Ordering::Relaxed);
-        info!(safe = ?stored.safe.map(|s| s.number.get()), "a step failed; going on from what is stored");
         Ok(())
     }
 
     fn publish(&mut self) {
-        self.status.safe = self.heads.safe();
-        self.status.finalized = self.heads.finalized();
-        self.status.l1_cursor = self.cursor.map(|c| c.block.number);
+        self.status.safe = self.ledger.heads().safe();
+        self.status.finalized = self.ledger.heads().finalized();
+        self.status.l1_cursor = self.ledger.cursor().map(|c| c.block.number);
         self.status.reactors_degraded = self.quiesce.is_degraded();
         self.status.pause_left_over = self.quiesce.has_left_over();
         self.status.pauses = self.quiesce.pauses();
@@ -315,7 +274,7 @@ impl Worker {
     pub async fn poll(&mut self, now: Duration) -> Result<PullReport, FlowError> {
         self.status.polls = self.status.polls.saturating_add(1);
         self.pending = None;
-        let before = self.cursor;
+        let before = self.ledger.cursor();
         let mut outcome = self.pull(now).await;
         if let Ok(report) = &mut outcome {
             self.keep_pace(before.as_ref(), report);
@@ -335,7 +294,7 @@ impl Worker {
     fn keep_pace(&mut self, before: Option<&Cursor>, report: &mut PullReport) {
         if report.end != PullEnd::Behind {
             self.pace = Pace::default();
-        } else if !self.pace.reads_on(before, self.cursor.as_ref()) {
+        } else if !self.pace.reads_on(before, self.ledger.cursor().as_ref()) {
             let detail = "reading L1 gets no further; does an endpoint leave out logs?";
             report.end = PullEnd::Stalled(Stall::new(Reason::NoProgress, detail));
         }
