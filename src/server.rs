@@ -39,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::decide::stall::{Reason, Stall};
-use crate::flow::worker::Status;
+use crate::flow::Status;
 use crate::telemetry::scrub;
 use crate::types::{B256, L1Number, L2Ref};
 

@@ -3,6 +3,7 @@
 //! | question | file |
 //! | --- | --- |
 //! | Does the L2 head grow, stand still, or neither? | [`liveness`] |
+//! | What of the verified chain does the node still hold? | [`local_chain`] |
 //! | Is this commit the one that the event speaks of, and does it continue the chain of batches? | [`binding`] |
 //! | Is what the blob holds a sequence of blocks that the calldata allows? | [`content`] |
 //! | Consistent, self-heal, fill-gap or wait? | [`dispatch`] |
@@ -32,6 +33,7 @@ pub mod dispatch;
 pub mod finality;
 pub mod heads;
 pub mod liveness;
+pub mod local_chain;
 pub mod one_node;
 pub mod pace;
 pub mod range;

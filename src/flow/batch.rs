@@ -9,11 +9,11 @@ use crate::codec::batch::{self, Contexts};
 use crate::decide::binding;
 use crate::decide::content::{self, ContentFault, Demands};
 use crate::decide::dispatch::{self, FirstFacts, FirstLook, SecondFacts, SecondLook};
+use crate::decide::local_chain::Lost;
 use crate::decide::reconcile::{self, Anchor, AnchorFacts};
 use crate::decide::stall::{Reason, Stall};
 use crate::error::{PortError, Target};
 use crate::flow::commit::{BoundCommit, queue_range};
-use crate::flow::ground::Lost;
 use crate::flow::pull::Pull;
 use crate::flow::roots::Asked;
 use crate::flow::search::Sought;
@@ -285,7 +285,7 @@ impl Worker {
     }
 
     fn waiting(&self, index: BatchIndex, last: L2Number, pull: &Pull) -> Stall {
-        match self.lost {
+        match self.local.lost() {
             Some(Lost { from, .. }) => Stall::at(
                 index,
                 Reason::NodeLostBlocks,

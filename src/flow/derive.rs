@@ -202,11 +202,11 @@ impl Worker {
         let after = match self.ports.l2.snapshot().await {
             Ok(after) => after,
             Err(error) => {
-                self.liveness.own_write_unknown();
+                self.local.wrote_unknown();
                 return Err(error.into());
             }
         };
-        self.liveness.own_write(after.head.number);
+        self.local.wrote(after.head.number);
         pull.head = after.head.l2_ref();
         pull.pause.iter().for_each(|p: &Quiesced| p.wrote(after.head.number));
         pull.node = self.unmark(&after).await?;

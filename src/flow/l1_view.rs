@@ -7,6 +7,7 @@ use tracing::{info, warn};
 
 use crate::decide::cursor::{self, Range, Reorg};
 use crate::decide::stall::{Reason, Stall};
+use crate::flow::l1_range::{self, cursor_before};
 use crate::flow::worker::Worker;
 use crate::flow::{Confirmations, FlowError, unix_now};
 use crate::ports::Step;
@@ -212,18 +213,18 @@ impl Worker {
         if !cursor::has_passed(self.ledger.cursor().as_ref(), (record.l1.number, record.log_index)) {
             return Ok(None);
         }
-        Ok(Some(self.cursor_before(&record).await?))
+        Ok(Some(cursor_before(self.ports.l1.as_ref(), record.l1, record.log_index).await?))
     }
 
     /// Standing batches whose commit lies above `floor` and was read, ascending by index.
     async fn standing_above(&self, floor: L1Number) -> Result<Vec<BatchRecord>, FlowError> {
         let mut found = Vec::new();
-        let mut newest = self.standing_at_cursor().await?;
+        let mut newest = self.ledger.standing_at_cursor().await?;
         while let Some(record) = newest {
             if record.l1.number <= floor {
                 break;
             }
-            newest = self.standing_before(&record).await?;
+            newest = self.ledger.standing_before(&record).await?;
             found.push(record);
         }
         found.reverse();
@@ -236,7 +237,7 @@ impl Worker {
         floor: L1Number,
     ) -> Result<Option<BatchRecord>, FlowError> {
         match dropped.first() {
-            Some(first) => self.standing_before(first).await,
+            Some(first) => Ok(self.ledger.standing_before(first).await?),
             None => Ok(self.ports.progress.newest_at_or_below(floor).await?),
         }
     }
@@ -255,7 +256,8 @@ impl Worker {
         }
         let width = self.settings.fetch_range.max(self.settings.reorg_window);
         let range = Range { from: floor.plus(1), to: confirmed.min(floor.plus(width)) };
-        let reading = self.read_events(range, ancestor.as_slice()).await?;
+        let reading =
+            l1_range::read(self.ports.l1.as_ref(), range, ancestor.as_slice(), self.settings.reorg_window).await?;
         // A range that reverts anything is read again in order: nothing is taken over ahead of a revert.
         if reading.events.iter().any(|e| matches!(e.kind, L1EventKind::Revert { .. })) {
             return Ok(Rebound::default());

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use tracing::info;
 
+use crate::decide::cursor;
 use crate::decide::heads::Heads;
 use crate::ports::{PortResult, Progress, Step, Stored};
 use crate::types::{
@@ -131,6 +132,33 @@ impl Ledger {
     /// The case under which the writing of this batch began, if it began before.
     pub(crate) fn case_begun(&self, index: BatchIndex, hash: B256) -> Option<Case> {
         self.writes().iter().find(|w| w.batch == index && w.batch_hash == hash).map(|w| w.case)
+    }
+
+    /// The standing batch that safe stands on: the newest one whose commit the cursor has passed.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub(crate) async fn standing_at_cursor(&self) -> PortResult<Option<BatchRecord>> {
+        let Some(at) = self.cursor() else { return Ok(None) };
+        let mut newest = self.progress.newest_at_or_below(at.block.number).await?;
+        while let Some(record) = newest {
+            if cursor::has_passed(Some(&at), (record.l1.number, record.log_index)) {
+                return Ok(Some(record));
+            }
+            newest = self.standing_before(&record).await?;
+        }
+        Ok(None)
+    }
+
+    /// The standing batch with the index before `record`'s.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub(crate) async fn standing_before(&self, record: &BatchRecord) -> PortResult<Option<BatchRecord>> {
+        match record.index.get() {
+            0 => Ok(None),
+            _ => self.progress.batch(record.index.minus(1)).await,
+        }
     }
 
     /// Stores `step` and remembers it.

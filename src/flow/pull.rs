@@ -8,21 +8,21 @@ use crate::decide::cursor::{self, Continuity, Range};
 use crate::decide::finality;
 use crate::decide::heads::Move;
 use crate::decide::liveness::{Unknown, Verdict};
-use crate::decide::range::{self, RangeFacts};
 use crate::decide::recheck::{self, Basis, Grounds};
 use crate::decide::stall::{Reason, Stall};
 use crate::error::{PortError, PortErrorKind, Target};
 use crate::flow::batch::BatchEnd;
 use crate::flow::derive::PendingWrite;
+use crate::flow::l1_range::{self, Reading, cursor_before};
 use crate::flow::l1_view::L1View;
 use crate::flow::quiesce::Quiesced;
 use crate::flow::settlement;
 use crate::flow::worker::Worker;
 use crate::flow::{BatchReport, FlowError};
-use crate::ports::{RangeLogs, Step};
+use crate::ports::Step;
 use crate::types::{
-    B256, BatchIndex, BatchRecord, Case, Cursor, L1Event, L1EventKind, L1Header, L1Message, L1Number, L1Ref, L1Tag,
-    L2Number, L2Ref, L2Snapshot, Outcome,
+    B256, BatchIndex, BatchRecord, Case, Cursor, L1Event, L1EventKind, L1Message, L1Number, L1Ref, L2Number, L2Ref,
+    L2Snapshot, Outcome,
 };
 
 /// At most so many further endpoints are asked about a hole in one pull.
@@ -86,16 +86,6 @@ impl Pull {
     }
 }
 
-/// One range of L1 that was read and held together by its headers.
-pub(crate) struct Reading {
-    pub(crate) events: Vec<L1Event>,
-    /// Blocks of the reorg window, and those that hold events.
-    pub(crate) blocks: Vec<L1Ref>,
-    end: L1Ref,
-    /// When the newest commit of the range was made, in seconds since the Unix epoch.
-    last_commit_at: Option<u64>,
-}
-
 impl Worker {
     /// One poll. `now` is a clock that only goes forward, used for the liveness verdict and for how long another verdict
     /// is kept.
@@ -105,19 +95,19 @@ impl Worker {
     pub async fn pull(&mut self, now: Duration) -> Result<PullReport, FlowError> {
         self.now = now;
         if let Err(error) = self.reload().await {
-            self.liveness.interrupted();
+            self.local.interrupted();
             return Err(error);
         }
         self.searches.begin();
         if self.quiesce.is_degraded() {
-            self.liveness.interrupted();
+            self.local.interrupted();
         }
         let node = match self.ports.l2.snapshot().await {
             Ok(node) => node,
             Err(error) => {
                 // A node that comes back may be another version of itself.
                 self.patience.node_changed();
-                self.liveness.interrupted();
+                self.local.interrupted();
                 return Err(error.into());
             }
         };
@@ -125,11 +115,11 @@ impl Worker {
         self.asserted = None;
         self.two_nodes = None;
         if node.syncing {
-            self.liveness.interrupted();
+            self.local.interrupted();
             let stall = Stall::new(Reason::NodeSyncing, "the execution node says that it is syncing");
             return Ok(PullReport { batches: Vec::new(), end: PullEnd::Stalled(stall) });
         }
-        let observed = self.liveness.observe(node.head.number, now);
+        let observed = self.local.observe(node.head.number, now);
         if matches!(observed, Verdict::Unknown(Unknown::WentDown { .. })) {
             self.patience.node_changed();
         }
@@ -148,10 +138,10 @@ impl Worker {
         let pauses = self.quiesce.pauses();
         let end = self.pull_inner(&mut pull).await;
         if self.quiesce.pauses() != pauses {
-            self.liveness.paused(observed);
+            self.local.paused(observed);
         }
         if degraded || end.as_ref().is_err_and(node_is_gone) {
-            self.liveness.interrupted();
+            self.local.interrupted();
         }
         let end = end?;
         // A resume that fails holds up what must be written and nothing else; it is shown where nothing worse is.
@@ -162,7 +152,7 @@ impl Worker {
     }
 
     async fn pull_inner(&mut self, pull: &mut Pull) -> Result<PullEnd, FlowError> {
-        if let Err(stall) = self.find_ground(&pull.node).await? {
+        if let Err(stall) = self.local.check_safe(&mut self.ledger, &pull.node).await? {
             return Ok(PullEnd::Stalled(stall));
         }
         // Tags first: a node that restarted has them right again even while L1 cannot be asked (E10, E20).
@@ -181,7 +171,7 @@ impl Worker {
         if view.reorged {
             self.searches.forget();
             // A dropped RevertBatch lets batches stand again; a dropped batch takes the node's tag down at once (B3).
-            if let Err(stall) = self.find_ground(&pull.node).await? {
+            if let Err(stall) = self.local.check_safe(&mut self.ledger, &pull.node).await? {
                 return Ok(PullEnd::Stalled(stall));
             }
             let node = pull.node;
@@ -243,7 +233,7 @@ impl Worker {
             return Ok(PullEnd::CaughtUp);
         };
         let known = self.known_blocks(&range).await?;
-        let reading = self.read_events(range, &known).await?;
+        let reading = l1_range::read(self.ports.l1.as_ref(), range, &known, self.settings.reorg_window).await?;
         pull.blocks.clone_from(&reading.blocks);
         if let Some(end) = self.process(&reading, view, pull).await? {
             return Ok(end);
@@ -261,43 +251,6 @@ impl Worker {
         known.retain(|block| block.number >= range.from && block.number <= range.to);
         known.extend(self.ledger.cursor().map(|c| c.block));
         Ok(known)
-    }
-
-    /// Reads the logs of a range, or of its first part, between two reads of its end header. All that is read must lie on one chain, and this
-    /// must hold the `known` blocks, one of which may lie right below the range (B1).
-    pub(crate) async fn read_events(&self, range: Range, known: &[L1Ref]) -> Result<Reading, FlowError> {
-        let (l1, Range { from, to }) = (&self.ports.l1, range);
-        let before = one(l1.headers(&[to]).await?, to)?.l1_ref();
-        let RangeLogs { events, ends } = l1.events(from, to).await?;
-        let facts = RangeFacts { from, known, before, ends: &ends, events: &events, headers: &[] };
-        // An endpoint that serves narrow ranges answers the first part: the range is as long as that.
-        let answered = ends.last().map_or(to, |end| end.number.clamp(from, to));
-        let numbers = range::heights(&facts, self.window_of(from, answered).await);
-        let live = l1.headers(&numbers).await?;
-        let headers: Vec<_> = numbers.into_iter().zip(live).collect();
-        let chain = range::check(&RangeFacts { headers: &headers, ..facts });
-        let chain = chain.map_err(|fault| FlowError::l1_changed(fault.to_string()))?;
-        let newest_commit = events.iter().rev().find(|e| matches!(e.kind, L1EventKind::Commit { .. }));
-        let commit_header = newest_commit.and_then(|e| chain.iter().find(|header| header.l1_ref() == e.block));
-        let last_commit_at = commit_header.map(|header| header.timestamp);
-        let blocks: Vec<_> = chain.iter().map(L1Header::l1_ref).collect();
-        let Some(end) = blocks.last().copied() else {
-            return Err(FlowError::l1_changed(format!("L1 block {to} is unknown")));
-        };
-        debug!(from = from.get(), to = end.number.get(), events = events.len(), "L1 range read");
-        Ok(Reading { events, blocks, end, last_commit_at })
-    }
-
-    /// Heights of the range that a later reorg could still change: recorded one by one, so that the common ancestor
-    /// can be found to the block. Below L1 finality nothing changes and only the end is recorded.
-    /// Where the finalized block is not known, nothing is taken for final (A8).
-    async fn window_of(&self, from: L1Number, to: L1Number) -> Vec<L1Number> {
-        let finalized = self.ports.l1.tagged(L1Tag::Finalized).await.ok().flatten();
-        if finalized.is_some_and(|f| to <= f.number) {
-            return Vec::new();
-        }
-        let low = from.max(to.minus(self.settings.reorg_window));
-        (low.get()..to.get()).map(L1Number::new).collect()
     }
 
     /// Deals with the events in order. Gives the end where the pull must stop early.
@@ -642,7 +595,7 @@ impl Worker {
         }
         let place = (found.block, found.log_index);
         let in_vain = self.gone_back.replace(place) == Some(place);
-        let cursor = self.cursor_before_log(found.block, found.log_index).await?;
+        let cursor = cursor_before(self.ports.l1.as_ref(), found.block, found.log_index).await?;
         // What was known of reverts and proofs above it was read from the same endpoint, perhaps.
         let forget_settled_above = Some(found.block.number.minus(1));
         let step = Step { cursor, clear_cursor: cursor.is_none(), forget_settled_above, ..Step::default() };
@@ -776,11 +729,6 @@ impl Worker {
 /// Whether the L2 node went away under way.
 fn node_is_gone(error: &FlowError) -> bool {
     matches!(error, FlowError::Port(error) if error.target == Target::L2 && error.is_transient())
-}
-
-fn one(headers: Vec<Option<L1Header>>, number: L1Number) -> Result<L1Header, FlowError> {
-    let header = headers.first().copied().flatten();
-    header.ok_or_else(|| FlowError::l1_changed(format!("L1 block {number} is unknown")))
 }
 
 fn bare_record(event: &L1Event, index: BatchIndex, hash: B256, outcome: Outcome) -> BatchRecord {

@@ -23,7 +23,7 @@ impl Worker {
         if self.ledger.is_unsure() || self.asserted == Some(self.ledger.heads()) {
             return Ok(*node);
         }
-        let mut plan = heads::tag_plan(&self.ledger.heads(), node, self.lost.is_some());
+        let mut plan = heads::tag_plan(&self.ledger.heads(), node, self.local.lost().is_some());
         self.status.safe_beyond_verified = plan.safe_beyond_verified;
         self.status.held_by_node_finalized = plan.held_by_node_finalized;
         if plan.safe_to_genesis {

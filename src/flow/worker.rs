@@ -5,22 +5,19 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info};
 
-use crate::decide::finality::Held;
 use crate::decide::heads::Heads;
-use crate::decide::liveness::{Liveness, Verdict};
 use crate::decide::pace::Pace;
 use crate::decide::stall::{Reason, Stall};
 use crate::error::Severity;
 use crate::flow::derive::PendingWrite;
-use crate::flow::ground::Lost;
 use crate::flow::ledger::Ledger;
+use crate::flow::local_chain::LocalChain;
 use crate::flow::patience::Patience;
 use crate::flow::pull::{Kept, PullEnd, PullReport};
 use crate::flow::quiesce::Quiesce;
@@ -28,8 +25,8 @@ use crate::flow::roots::Roots;
 use crate::flow::search::Searches;
 use crate::flow::settlement::Settlements;
 use crate::flow::stall_log::{Doing, StallLog};
-use crate::flow::{FlowError, Ports, Settings};
-use crate::types::{BatchIndex, Cursor, FinalityMeaning, L1Number, L1Ref, L2Ref};
+use crate::flow::{FlowError, Ports, Settings, Status};
+use crate::types::{Cursor, L1Ref, L2Ref};
 
 /// First wait after a failed poll; doubled up to the poll interval.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
@@ -60,91 +57,13 @@ pub async fn contained<T: Send + 'static>(
     }
 }
 
-/// What the faces show. Written by the flow, read by anybody.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Status {
-    /// How far L1 was read.
-    pub l1_cursor: Option<L1Number>,
-    /// The newest settled L1 block.
-    pub l1_confirmed: Option<L1Number>,
-    /// The newest finalized L1 block.
-    pub l1_finalized: Option<L1Number>,
-    /// The local head at the last poll.
-    pub l2_head: Option<L2Ref>,
-    /// Our safe head.
-    pub safe: Option<L2Ref>,
-    /// Our finalized head.
-    pub finalized: Option<L2Ref>,
-    /// The node's safe tag.
-    pub node_safe: Option<L2Ref>,
-    /// The node's finalized tag.
-    pub node_finalized: Option<L2Ref>,
-    /// The last verified batch.
-    pub last_batch: Option<BatchIndex>,
-    /// Why it stands still; none while it goes forward.
-    pub stall: Option<Stall>,
-    /// The last pull's verdict on the L2 head.
-    #[serde(serialize_with = "verdict_name")]
-    pub verdict: Option<Verdict>,
-    /// Batches verified since the start.
-    pub verified: u64,
-    /// Batches whose bytes differed under equal content.
-    pub encoder_drift: u64,
-    /// L1 reorgs dealt with.
-    pub reorgs: u64,
-    /// RevertBatch logs dealt with.
-    pub reverted: u64,
-    /// Blocks written to the node.
-    pub blocks_written: u64,
-    /// Pauses of the reactors.
-    pub pauses: u64,
-    /// A resume failed and is being tried again.
-    pub reactors_degraded: bool,
-    /// An earlier run left the reactors paused, and this run has none to resume.
-    pub pause_left_over: bool,
-    /// The node's tags were not what we set when read back.
-    pub tags_contended: bool,
-    /// The node's safe tag lies above what we verified.
-    pub safe_beyond_verified: bool,
-    /// Our tags wait: the node's finalized lies above what we verified.
-    pub held_by_node_finalized: bool,
-    /// The node marks blocks finalized by itself when they are written.
-    pub el_marks_finalized: bool,
-    /// What *finalized* means here.
-    pub finality: FinalityMeaning,
-    /// Up to which L1 block every revert and proof is known. Finalized is held until that is L1's finalized block.
-    pub settled_to: Option<L1Number>,
-    /// Why finalized is held, where it is.
-    pub finality_held: Option<Held>,
-    /// L1 reverted a batch that is finalized here and has not committed to those blocks again yet.
-    pub uncommitted_finalized: bool,
-    /// L1's finalized block and the recorded commits contradict each other: finalized is held.
-    pub l1_finality_contradicted: bool,
-    /// When the newest batch was committed, by its L1 block's time in seconds since the Unix epoch. Its age is how long
-    /// nothing was committed, which is no fault by itself.
-    pub last_commit_at: Option<u64>,
-    /// Polls since the start.
-    pub polls: u64,
-}
-
-fn verdict_name<S: serde::Serializer>(verdict: &Option<Verdict>, serializer: S) -> Result<S::Ok, S::Error> {
-    match verdict {
-        None => serializer.serialize_none(),
-        Some(Verdict::Alive) => serializer.serialize_str("alive"),
-        Some(Verdict::Stopped) => serializer.serialize_str("stopped"),
-        Some(Verdict::Unknown(_)) => serializer.serialize_str("unknown"),
-    }
-}
-
 /// The worker: its memory of the chain, and the ports.
 pub struct Worker {
     pub(crate) ports: Ports,
     pub(crate) settings: Settings,
     pub(crate) quiesce: Quiesce,
-    pub(crate) liveness: Liveness,
+    pub(crate) local: LocalChain,
     pub(crate) ledger: Ledger,
-    /// Verified blocks that the node lost, until they are back.
-    pub(crate) lost: Option<Lost>,
     /// The heads that the node was told in this poll.
     pub(crate) asserted: Option<Heads>,
     /// The node's tags as they were read back last.
@@ -193,8 +112,8 @@ impl Worker {
     /// When the database cannot be read.
     pub async fn under(quiesce: Quiesce, ports: Ports, settings: Settings) -> Result<Self, FlowError> {
         let (ledger, tip) = Ledger::load(ports.progress.clone()).await?;
-        let liveness = Liveness::new(settings.observation_window);
-        let lost = Lost::stored(&ledger.heads(), tip.as_ref());
+        let mut local = LocalChain::new(ports.l1.clone(), ports.l2.clone(), settings.observation_window);
+        local.loaded(&ledger, tip.as_ref());
         let (publish, _) = watch::channel(Status::default());
         let settlements = {
             let (l1, progress) = (ports.l1.clone(), ports.progress.clone());
@@ -205,9 +124,8 @@ impl Worker {
             ports,
             settings,
             quiesce,
-            liveness,
+            local,
             ledger,
-            lost,
             asserted: None,
             confirmed: None,
             patience: Patience::default(),
@@ -252,7 +170,7 @@ impl Worker {
     /// Takes heads and cursor from the database again where a step failed since.
     pub(crate) async fn reload(&mut self) -> Result<(), FlowError> {
         if let Some(tip) = self.ledger.refresh().await? {
-            self.lost = Lost::stored(&self.ledger.heads(), tip.as_ref());
+            self.local.loaded(&self.ledger, tip.as_ref());
         }
         Ok(())
     }

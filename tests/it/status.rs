@@ -3,7 +3,7 @@
 use morph_deriver::adapters::store::SqliteStore;
 use morph_deriver::decide::stall::{Reason, Stall};
 use morph_deriver::devnet::{Devnet, DevnetOptions};
-use morph_deriver::flow::worker::Status;
+use morph_deriver::flow::Status;
 use morph_deriver::ports::Progress as _;
 use morph_deriver::server;
 use morph_deriver::types::{B256, BatchIndex, JournalEntry, L2Number};

@@ -1,0 +1,83 @@
+//! A range of L1, read so that it holds together: all of its logs on one chain that builds on what is recorded.
+
+use tracing::debug;
+
+use crate::decide::cursor::Range;
+use crate::decide::range::{self, RangeFacts};
+use crate::flow::FlowError;
+use crate::ports::{L1Chain, RangeLogs};
+use crate::types::{Cursor, L1Event, L1EventKind, L1Header, L1Number, L1Ref, L1Tag};
+
+/// One range of L1 that was read and held together by its headers.
+pub(crate) struct Reading {
+    /// Its logs, in order.
+    pub(crate) events: Vec<L1Event>,
+    /// Blocks of the reorg window, and those that hold events; the last one is the range's end.
+    pub(crate) blocks: Vec<L1Ref>,
+    /// The last block of the range.
+    pub(crate) end: L1Ref,
+    /// When the newest commit of the range was made, in seconds since the Unix epoch.
+    pub(crate) last_commit_at: Option<u64>,
+}
+
+/// Reads the logs of a range, or of its first part, between two reads of its end header. All that is read must lie on one
+/// chain, and this must hold the `known` blocks, one of which may lie right below the range (B1). `window` is how many
+/// blocks below the end a later reorg may still change.
+///
+/// # Errors
+/// When L1 cannot be asked, and `l1_reorg` where its answers do not fit together.
+pub(crate) async fn read(l1: &dyn L1Chain, range: Range, known: &[L1Ref], window: u64) -> Result<Reading, FlowError> {
+    let Range { from, to } = range;
+    let before = one(l1.headers(&[to]).await?, to)?.l1_ref();
+    let RangeLogs { events, ends } = l1.events(from, to).await?;
+    let facts = RangeFacts { from, known, before, ends: &ends, events: &events, headers: &[] };
+    // An endpoint that serves narrow ranges answers the first part: the range is as long as that.
+    let answered = ends.last().map_or(to, |end| end.number.clamp(from, to));
+    let numbers = range::heights(&facts, still_open(l1, from, answered, window).await);
+    let live = l1.headers(&numbers).await?;
+    let headers: Vec<_> = numbers.into_iter().zip(live).collect();
+    let chain = range::check(&RangeFacts { headers: &headers, ..facts });
+    let chain = chain.map_err(|fault| FlowError::l1_changed(fault.to_string()))?;
+    let newest_commit = events.iter().rev().find(|e| matches!(e.kind, L1EventKind::Commit { .. }));
+    let commit_header = newest_commit.and_then(|e| chain.iter().find(|header| header.l1_ref() == e.block));
+    let last_commit_at = commit_header.map(|header| header.timestamp);
+    let blocks: Vec<_> = chain.iter().map(L1Header::l1_ref).collect();
+    let Some(end) = blocks.last().copied() else {
+        return Err(FlowError::l1_changed(format!("L1 block {to} is unknown")));
+    };
+    debug!(from = from.get(), to = end.number.get(), events = events.len(), "L1 range read");
+    Ok(Reading { events, blocks, end, last_commit_at })
+}
+
+/// Heights of the range that a later reorg could still change: recorded one by one, so that the common ancestor can be
+/// found to the block. Below L1 finality nothing changes and only the end is recorded. Where the finalized block is not
+/// known, nothing is taken for final (A8).
+async fn still_open(l1: &dyn L1Chain, from: L1Number, to: L1Number, window: u64) -> Vec<L1Number> {
+    let finalized = l1.tagged(L1Tag::Finalized).await.ok().flatten();
+    if finalized.is_some_and(|f| to <= f.number) {
+        return Vec::new();
+    }
+    let low = from.max(to.minus(window));
+    (low.get()..to.get()).map(L1Number::new).collect()
+}
+
+/// The cursor that makes the log at `log_index` of `block` the next one; none where nothing lies below it.
+///
+/// # Errors
+/// When L1 cannot be asked, and `l1_reorg` where it does not know the block below.
+pub(crate) async fn cursor_before(l1: &dyn L1Chain, block: L1Ref, log_index: u64) -> Result<Option<Cursor>, FlowError> {
+    if let Some(before) = log_index.checked_sub(1) {
+        return Ok(Some(Cursor { block, log_index: Some(before) }));
+    }
+    if block.number.get() == 0 {
+        return Ok(None);
+    }
+    let below = block.number.minus(1);
+    let parent = one(l1.headers(&[below]).await?, below)?;
+    Ok(Some(Cursor { block: parent.l1_ref(), log_index: None }))
+}
+
+fn one(headers: Vec<Option<L1Header>>, number: L1Number) -> Result<L1Header, FlowError> {
+    let header = headers.first().copied().flatten();
+    header.ok_or_else(|| FlowError::l1_changed(format!("L1 block {number} is unknown")))
+}

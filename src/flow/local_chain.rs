@@ -1,0 +1,198 @@
+//! The local chain between two polls: whether its head grows, and what of the verified chain the node still holds.
+//!
+//! A node that was killed comes back with a lower head, and another writer may have rewritten blocks under a stored
+//! outcome. Either way the highest standing batch is looked for whose last block the node holds with the verified hash.
+//! The cursor goes back behind that batch, and the case table decides for everything above it as for any batch (E19, E20,
+//! E5).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use crate::decide::dispatch::is_present;
+use crate::decide::heads::Move;
+use crate::decide::liveness::{Liveness, Verdict};
+use crate::decide::local_chain::{self, Held, HeldFacts, Lost};
+use crate::decide::stall::{Reason, Stall};
+use crate::flow::FlowError;
+use crate::flow::l1_range::cursor_before;
+use crate::flow::ledger::Ledger;
+use crate::ports::{L1Chain, L2Reader, Step};
+use crate::types::{BatchRecord, Cursor, L2Number, L2Ref, L2Snapshot};
+
+/// Whether the head grows, and what the node lost.
+pub(crate) struct LocalChain {
+    l1: Arc<dyn L1Chain>,
+    l2: Arc<dyn L2Reader>,
+    liveness: Liveness,
+    /// Verified blocks that the node lost, until they are back.
+    lost: Option<Lost>,
+}
+
+impl LocalChain {
+    /// Nothing seen yet. `window` is the least time without growth that means *stopped*.
+    pub(crate) const fn new(l1: Arc<dyn L1Chain>, l2: Arc<dyn L2Reader>, window: Duration) -> Self {
+        Self { l1, l2, liveness: Liveness::new(window), lost: None }
+    }
+
+    /// The ledger was read from the database: what is missing follows from it. `tip` is the standing batch with the
+    /// highest index.
+    pub(crate) fn loaded(&mut self, ledger: &Ledger, tip: Option<&BatchRecord>) {
+        self.lost = Lost::stored(&ledger.heads(), tip);
+    }
+
+    /// Verified blocks that the node lost, until they are back.
+    pub(crate) const fn lost(&self) -> Option<Lost> {
+        self.lost
+    }
+
+    /// The head is `head` at `now`, on a clock that only goes forward.
+    pub(crate) fn observe(&mut self, head: L2Number, now: Duration) -> Verdict {
+        self.liveness.observe(head, now)
+    }
+
+    /// The node did not answer, or could not be expected to grow.
+    pub(crate) fn interrupted(&mut self) {
+        self.liveness.interrupted();
+    }
+
+    /// The reactors were paused since `verdict` was given.
+    pub(crate) fn paused(&mut self, verdict: Verdict) {
+        self.liveness.paused(verdict);
+    }
+
+    /// A write of ours left the head at `head`, which counts as no growth.
+    pub(crate) fn wrote(&mut self, head: L2Number) {
+        self.liveness.own_write(head);
+    }
+
+    /// A write of ours left the head nobody knows where.
+    pub(crate) fn wrote_unknown(&mut self) {
+        self.liveness.own_write_unknown();
+    }
+
+    /// Checks that the node still holds our safe block; goes back to what it holds where it does not.
+    pub(crate) async fn check_safe(
+        &mut self,
+        ledger: &mut Ledger,
+        node: &L2Snapshot,
+    ) -> Result<Result<(), Stall>, FlowError> {
+        self.lost = self.lost.and_then(|lost| lost.still(node.head.number));
+        self.lift_to_finalized(ledger, node).await?;
+        let standing = ledger.standing_at_cursor().await?.and_then(|r| r.last);
+        let restored = standing.filter(|last| ledger.heads().safe().is_none_or(|safe| safe.number < last.number));
+        if let Some(last) = restored
+            && self.holds(last, node).await?
+            && let Move::To(heads) = ledger.heads().advance_safe(last)
+        {
+            info!(safe = last.number.get(), "the batches of a dropped revert stand again");
+            ledger.commit(&Step { safe: heads.safe(), ..Step::default() }).await?;
+            return Ok(Ok(()));
+        }
+        let Some(safe) = ledger.heads().safe().or(restored) else { return Ok(Ok(())) };
+        if restored.is_none() && self.holds(safe, node).await? {
+            return Ok(Ok(()));
+        }
+        self.go_back(ledger, safe, node).await
+    }
+
+    /// The node no longer holds `safe`: heads and cursor go back to what it holds.
+    async fn go_back(
+        &mut self,
+        ledger: &mut Ledger,
+        safe: L2Ref,
+        node: &L2Snapshot,
+    ) -> Result<Result<(), Stall>, FlowError> {
+        let lost = !is_present(safe.number, node.head.number);
+        let (highest, oldest) = self.highest_held(ledger, node).await?;
+        let holds_finalized = match ledger.heads().finalized() {
+            Some(finalized) => self.holds(finalized, node).await?,
+            None => false,
+        };
+        let batch_end = highest.as_ref().and_then(|batch| batch.last);
+        let facts = HeldFacts { heads: ledger.heads(), batch_end, holds_finalized, head: node.head.number };
+        let heads = match local_chain::held(&facts) {
+            Held::Back(heads) => heads,
+            Held::DivergesBelowFinalized => {
+                let detail = "the local chain differs from the verified one at or below the finalized head";
+                return Ok(Err(Stall::new(Reason::DivergesBelowFinalized, detail)));
+            }
+        };
+        let cursor = match (&highest, &oldest) {
+            (Some(batch), _) => Some(Cursor { block: batch.l1, log_index: Some(batch.log_index) }),
+            (None, Some(oldest)) => cursor_before(self.l1.as_ref(), oldest.l1, oldest.log_index).await?,
+            // No batch stands that was looked at: L1 reverted them all, and what comes next lies at the cursor.
+            (None, None) => ledger.cursor(),
+        };
+        warn!(
+            safe = safe.number.get(),
+            head = node.head.number.get(),
+            held = ?heads.safe().map(|s| s.number.get()),
+            lost,
+            "the node no longer holds the verified chain; going back to what it holds"
+        );
+        let step = Step {
+            safe: heads.safe(),
+            clear_safe: heads.safe().is_none(),
+            cursor,
+            clear_cursor: cursor.is_none(),
+            ..Step::default()
+        };
+        ledger.commit(&step).await?;
+        if lost {
+            self.lost = Some(Lost::more(self.lost, safe.number, heads.safe(), node.head.number));
+        }
+        Ok(Ok(()))
+    }
+
+    /// A node that lost its finalized block and has it back has safe on it again at once: between the last standing batch
+    /// and it there may be no batch that could lift safe (M3).
+    async fn lift_to_finalized(&self, ledger: &mut Ledger, node: &L2Snapshot) -> Result<(), FlowError> {
+        let lifted = ledger.heads().lift_safe();
+        if lifted == ledger.heads() {
+            return Ok(());
+        }
+        let Some(safe) = lifted.safe() else { return Ok(()) };
+        if self.holds(safe, node).await? {
+            ledger.commit(&Step { safe: Some(safe), ..Step::default() }).await?;
+        }
+        Ok(())
+    }
+
+    /// The highest standing batch whose last block the node holds, and the oldest standing batch that was looked at.
+    async fn highest_held(
+        &self,
+        ledger: &Ledger,
+        node: &L2Snapshot,
+    ) -> Result<(Option<BatchRecord>, Option<BatchRecord>), FlowError> {
+        let mut candidate = ledger.standing_at_cursor().await?;
+        let mut oldest = None;
+        while let Some(record) = candidate {
+            if let Some(last) = record.last
+                && self.holds(last, node).await?
+            {
+                return Ok((Some(record), oldest));
+            }
+            candidate = ledger.standing_before(&record).await?;
+            oldest = Some(record);
+        }
+        Ok((None, oldest))
+    }
+
+    /// Whether the node has `block` on its chain.
+    async fn holds(&self, block: L2Ref, node: &L2Snapshot) -> Result<bool, FlowError> {
+        if node.head.l2_ref() == block {
+            return Ok(true);
+        }
+        if !is_present(block.number, node.head.number) {
+            return Ok(false);
+        }
+        // A node that says nothing of a block below its head has not said that the block is another one.
+        let Some(header) = self.l2.header(block.number).await? else {
+            let detail = format!("the node gave no block {}, though its head is {}", block.number, node.head.number);
+            return Err(FlowError::local_changed(detail));
+        };
+        Ok(header.l2_ref() == block)
+    }
+}

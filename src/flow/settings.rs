@@ -1,0 +1,103 @@
+//! What the flow is given: the ports, and what steers it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::decide::liveness::Verdict;
+use crate::ports::{BlobSource, L1Chain, L2Engine, L2Reader, Progress, Reactors};
+use crate::types::{Address, BatchIndex, Confirmations, FinalityMeaning, L1Number, Mode};
+
+/// The world, as the flow sees it. Cheap to clone.
+#[derive(Clone)]
+pub struct Ports {
+    /// L1 execution chain.
+    pub l1: Arc<dyn L1Chain>,
+    /// Blobs.
+    pub blobs: Arc<dyn BlobSource>,
+    /// The L2 node's reading side.
+    pub l2: Arc<dyn L2Reader>,
+    /// The L2 node's engine; none in observe mode, where nothing is written or tagged.
+    pub engine: Option<Arc<dyn L2Engine>>,
+    /// The consensus node's reactors.
+    pub reactors: Arc<dyn Reactors>,
+    /// The database.
+    pub progress: Arc<dyn Progress>,
+}
+
+/// Everything that steers the flow and is not a port.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// How batches are checked.
+    pub mode: Mode,
+    /// The Rollup contract on L1.
+    pub rollup: Address,
+    /// The first L1 block to read when the database is new.
+    pub start: L1Number,
+    /// The first L1 block that can hold a commit or an L1 message: how far back anything is searched.
+    pub origin: L1Number,
+    /// At most this many L1 blocks per request for logs.
+    pub fetch_range: u64,
+    /// L1 blocks kept to find a reorg's common ancestor.
+    pub reorg_window: u64,
+    /// The newest L1 block may be this old by the wall clock; zero asks for nothing.
+    pub l1_max_age: Duration,
+    /// What counts as settled.
+    pub confirmations: Confirmations,
+    /// What *finalized* means.
+    pub finality: FinalityMeaning,
+    /// The single-sequencer switch in milliseconds since the Unix epoch; blocks before it are never derived.
+    pub switch_ms: u64,
+    /// Least time without growth that means *stopped*.
+    pub observation_window: Duration,
+    /// An operator's word in place of the verdict (`recover`, `replay --fault`).
+    pub assume: Option<Verdict>,
+    /// Time that one pause of the reactors may last, besides `pause_per_block`.
+    pub pause_budget: Duration,
+    /// Further time per block that is written inside a pause.
+    pub pause_per_block: Duration,
+    /// How long the head must not have moved after an interrupted write before the reactors are resumed.
+    pub head_still: Duration,
+    /// Blocks per write request.
+    pub write_chunk: usize,
+    /// Local blocks are read up to this many bytes before L1's content is known, and no further than that content's own
+    /// size after. More than any batch holds, so that it decides nothing but what a node that makes things up can
+    /// have us keep in memory (P7).
+    pub local_bytes: usize,
+    /// Time that one pull may spend on looking through L1's history.
+    pub search_time: Duration,
+    /// Stop after this batch.
+    pub to_batch: Option<BatchIndex>,
+    /// Time between two polls when there is nothing left to read.
+    pub poll_interval: Duration,
+}
+
+/// Ten times what a batch of six full blobs holds, L1 messages included; encoding them takes as much again. Where they
+/// are more, the comparison waits for the blob, which decides alike.
+const LOCAL_BYTES: usize = 48 << 20;
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            mode: Mode::Local,
+            rollup: Address::zero(),
+            start: L1Number::new(0),
+            origin: L1Number::new(0),
+            fetch_range: 500,
+            reorg_window: 64,
+            l1_max_age: Duration::ZERO,
+            confirmations: Confirmations::Depth(10),
+            finality: FinalityMeaning::Committed,
+            switch_ms: 0,
+            observation_window: Duration::from_secs(60),
+            assume: None,
+            pause_budget: Duration::from_secs(60),
+            pause_per_block: Duration::from_millis(50),
+            head_still: Duration::from_secs(6),
+            write_chunk: 100,
+            local_bytes: LOCAL_BYTES,
+            search_time: Duration::from_secs(20),
+            to_batch: None,
+            poll_interval: Duration::from_secs(15),
+        }
+    }
+}

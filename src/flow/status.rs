@@ -1,0 +1,100 @@
+//! What the faces show of the flow.
+
+use serde::Serialize;
+
+use crate::decide::finality::Held;
+use crate::decide::liveness::Verdict;
+use crate::decide::stall::Stall;
+use crate::types::{BatchIndex, Case, FinalityMeaning, L1Number, L2Ref};
+
+/// What was done about one batch, for reports.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BatchReport {
+    /// Index in the Rollup contract.
+    pub index: BatchIndex,
+    /// Its case.
+    pub case: Case,
+    /// How many blocks it has; zero where that is not known.
+    pub blocks: u64,
+    /// How many of them were written to the node.
+    pub rewritten: u64,
+    /// The blobs' bytes differed from ours under equal content.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub encoder_drift: bool,
+}
+
+/// What the faces show. Written by the flow, read by anybody.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Status {
+    /// How far L1 was read.
+    pub l1_cursor: Option<L1Number>,
+    /// The newest settled L1 block.
+    pub l1_confirmed: Option<L1Number>,
+    /// The newest finalized L1 block.
+    pub l1_finalized: Option<L1Number>,
+    /// The local head at the last poll.
+    pub l2_head: Option<L2Ref>,
+    /// Our safe head.
+    pub safe: Option<L2Ref>,
+    /// Our finalized head.
+    pub finalized: Option<L2Ref>,
+    /// The node's safe tag.
+    pub node_safe: Option<L2Ref>,
+    /// The node's finalized tag.
+    pub node_finalized: Option<L2Ref>,
+    /// The last verified batch.
+    pub last_batch: Option<BatchIndex>,
+    /// Why it stands still; none while it goes forward.
+    pub stall: Option<Stall>,
+    /// The last pull's verdict on the L2 head.
+    #[serde(serialize_with = "verdict_name")]
+    pub verdict: Option<Verdict>,
+    /// Batches verified since the start.
+    pub verified: u64,
+    /// Batches whose bytes differed under equal content.
+    pub encoder_drift: u64,
+    /// L1 reorgs dealt with.
+    pub reorgs: u64,
+    /// RevertBatch logs dealt with.
+    pub reverted: u64,
+    /// Blocks written to the node.
+    pub blocks_written: u64,
+    /// Pauses of the reactors.
+    pub pauses: u64,
+    /// A resume failed and is being tried again.
+    pub reactors_degraded: bool,
+    /// An earlier run left the reactors paused, and this run has none to resume.
+    pub pause_left_over: bool,
+    /// The node's tags were not what we set when read back.
+    pub tags_contended: bool,
+    /// The node's safe tag lies above what we verified.
+    pub safe_beyond_verified: bool,
+    /// Our tags wait: the node's finalized lies above what we verified.
+    pub held_by_node_finalized: bool,
+    /// The node marks blocks finalized by itself when they are written.
+    pub el_marks_finalized: bool,
+    /// What *finalized* means here.
+    pub finality: FinalityMeaning,
+    /// Up to which L1 block every revert and proof is known. Finalized is held until that is L1's finalized block.
+    pub settled_to: Option<L1Number>,
+    /// Why finalized is held, where it is.
+    pub finality_held: Option<Held>,
+    /// L1 reverted a batch that is finalized here and has not committed to those blocks again yet.
+    pub uncommitted_finalized: bool,
+    /// L1's finalized block and the recorded commits contradict each other: finalized is held.
+    pub l1_finality_contradicted: bool,
+    /// When the newest batch was committed, by its L1 block's time in seconds since the Unix epoch. Its age is how long
+    /// nothing was committed, which is no fault by itself.
+    pub last_commit_at: Option<u64>,
+    /// Polls since the start.
+    pub polls: u64,
+}
+
+fn verdict_name<S: serde::Serializer>(verdict: &Option<Verdict>, serializer: S) -> Result<S::Ok, S::Error> {
+    match verdict {
+        None => serializer.serialize_none(),
+        Some(Verdict::Alive) => serializer.serialize_str("alive"),
+        Some(Verdict::Stopped) => serializer.serialize_str("stopped"),
+        Some(Verdict::Unknown(_)) => serializer.serialize_str("unknown"),
+    }
+}
