@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::decide::cursor::Walk;
-use crate::error::{PortError, PortErrorKind};
+use crate::error::{PortError, PortErrorKind, Target};
 use crate::types::{
     B256, BatchIndex, BatchRecord, Blob, Cursor, Identity, JournalEntry, L1Event, L1Header, L1Message, L1Number, L1Ref,
     L1Tag, L1Transaction, L2Block, L2Header, L2Number, L2Ref, L2Snapshot, Lease, NewBlock, OpenWrite, OwnMark,
@@ -92,6 +92,13 @@ pub trait L1Chain: Send + Sync {
 
     /// `lastCommittedBatchIndex()` at L1 block `at` (its newest state when none).
     async fn last_committed_index(&self, at: Option<L1Number>) -> PortResult<BatchIndex>;
+
+    /// `lastFinalizedBatchIndex()` at L1 block `at` (its newest state when none). `Unsupported` where it cannot be asked:
+    /// a recording need not hold it.
+    async fn last_finalized_index(&self, at: Option<L1Number>) -> PortResult<BatchIndex> {
+        let _ = at;
+        Err(PortError::new(Target::L1, PortErrorKind::Unsupported, "lastFinalizedBatchIndex() cannot be asked here"))
+    }
 
     /// `batchBlobVersionedHashes(index)`, newest state; zero when deleted.
     async fn blob_field(&self, index: BatchIndex) -> PortResult<B256>;
@@ -274,6 +281,8 @@ pub struct Step {
     /// RevertBatch and FinalizeBatch logs above this block are dropped, and how far they were read. Applied before
     /// `settlements`.
     pub forget_settled_above: Option<L1Number>,
+    /// A FinalizeBatch log that L1 does not confirm: dropped, and no other one.
+    pub forget_proof: Option<L1Event>,
     /// A batch and its outcome. Replaces a row of the same L1 position; closes the open writes of this batch and of
     /// those below it.
     pub batch: Option<BatchRecord>,

@@ -216,6 +216,7 @@ watched!(L1Chain {
     async fn rollup_calls(&self, tx: B256) -> PortResult<Option<Vec<TracedCall>>>;
     async fn committed_hashes(&self, indices: &[BatchIndex], at: Option<L1Number>) -> PortResult<Vec<B256>>;
     async fn last_committed_index(&self, at: Option<L1Number>) -> PortResult<BatchIndex>;
+    async fn last_finalized_index(&self, at: Option<L1Number>) -> PortResult<BatchIndex>;
     async fn blob_field(&self, index: BatchIndex) -> PortResult<B256>;
     async fn batch_last_block(&self, index: BatchIndex) -> PortResult<L2Number>;
     async fn queue_hashes(&self, indices: &[QueueIndex]) -> PortResult<Vec<B256>>;

@@ -672,6 +672,12 @@ impl L1Chain for L1Client {
         event::view_number(&answer, 0).map(BatchIndex::new).map_err(bad_view)
     }
 
+    async fn last_finalized_index(&self, at: Option<L1Number>) -> PortResult<BatchIndex> {
+        let answer =
+            self.view(wire::hex_bytes(&event::encode_view(selectors::LAST_FINALIZED_BATCH_INDEX, None)), at).await?;
+        event::view_number(&answer, 0).map(BatchIndex::new).map_err(bad_view)
+    }
+
     async fn blob_field(&self, index: BatchIndex) -> PortResult<B256> {
         let answer = self.view(view_data(selectors::BATCH_BLOB_VERSIONED_HASHES, index.get()), None).await?;
         event::view_word(&answer, 0).map_err(bad_view)

@@ -719,6 +719,17 @@ async fn forget_settled(db: &mut SqliteConnection, above: L1Number) -> PortResul
     Ok(())
 }
 
+async fn forget_proof(db: &mut SqliteConnection, proof: &L1Event) -> PortResult<()> {
+    sqlx::query("DELETE FROM proofs WHERE l1_number = ? AND log_index = ? AND l1_hash = ?")
+        .bind(sql_number(proof.block.number.get())?)
+        .bind(sql_number(proof.log_index)?)
+        .bind(proof.block.hash.as_bytes())
+        .execute(db)
+        .await
+        .map_err(sql_error)?;
+    Ok(())
+}
+
 /// Writes a batch row over one of the same L1 position. A second standing batch of one index breaks the schema's rule
 /// and is `StoreRefused`: it was neither reverted nor forgotten before.
 async fn put_batch(db: &mut SqliteConnection, batch: &BatchRecord, reverted_by: Option<L1Number>) -> PortResult<()> {
@@ -954,6 +965,9 @@ impl Progress for SqliteStore {
                 put_messages(db, &step.messages).await?;
                 if let Some(above) = step.forget_settled_above {
                     forget_settled(db, above).await?;
+                }
+                if let Some(proof) = &step.forget_proof {
+                    forget_proof(db, proof).await?;
                 }
                 if let Some(event) = &step.revert {
                     put_revert(db, event).await?;

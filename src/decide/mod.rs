@@ -13,6 +13,7 @@
 //! | Are the roots those of the calldata? | [`roots`] |
 //! | May this head move, and which tags does the node lack? | [`heads`] |
 //! | What has become final? | [`finality`] |
+//! | Does L1 confirm a revert or a proof that is stored? | [`settlement`] |
 //! | Where does the next L1 range begin and end, and did L1 reorganise? | [`cursor`] |
 //! | Do the logs of an L1 range lie on one chain that builds on what is recorded? | [`range`] |
 //! | Does reading on at once still get anywhere? | [`pace`] |
@@ -41,4 +42,5 @@ pub mod recheck;
 pub mod reconcile;
 pub mod refusal;
 pub mod roots;
+pub mod settlement;
 pub mod stall;

@@ -10,7 +10,7 @@ use crate::flow::FlowError;
 use crate::flow::settlement::Settled;
 use crate::flow::worker::Worker;
 use crate::ports::Step;
-use crate::types::{BatchIndex, BatchRecord, FinalityMeaning, L1Header, L1Number, L1Ref, L1Tag};
+use crate::types::{BatchIndex, BatchRecord, FinalityMeaning, L1Event, L1Header, L1Number, L1Ref, L1Tag};
 
 /// Rows of this many batches below the finalized one are kept for questions.
 const KEEP_BATCHES: u64 = 64;
@@ -90,6 +90,11 @@ impl Worker {
             let facts = StandingFacts { meaning, candidate: &record, finalized_l1, settled_to, revert, proof };
             match finality::standing(&facts) {
                 Standing::Candidate => return Ok(Ok(record)),
+                // A proof that contradicts the commits may be false: what L1 does not confirm contradicts nothing.
+                Standing::Held(Held::L1Contradicts) => {
+                    let holds = self.is_proved(proof, record.index, finalized_l1).await?;
+                    return Ok(Err(Some(if holds { Held::L1Contradicts } else { Held::NotProven })));
+                }
                 Standing::Held(held) => return Ok(Err(Some(held))),
                 // Always a lower index: it ends.
                 Standing::LookAt(index) => candidate = progress.batch(index).await?,
@@ -102,10 +107,11 @@ impl Worker {
         let Some(last) = candidate.last else { return Ok(Finality::Held(Held::Unknown)) };
         // Reverts and proofs are known up to these blocks: on another chain than L1's they tell nothing.
         let mut grounds = self.settlements.known_to(self.ledger.cursor().as_ref()).await?;
-        if self.settings.finality == FinalityMeaning::Proven {
-            let proof = self.ports.progress.newest_proof(finalized_l1.number).await?;
-            grounds.extend(proof.map(|proof| proof.block));
-        }
+        let proof = match self.settings.finality {
+            FinalityMeaning::Committed => None,
+            FinalityMeaning::Proven => self.ports.progress.newest_proof(finalized_l1.number).await?,
+        };
+        grounds.extend(proof.as_ref().map(|proof| proof.block));
         let asked = [candidate.l1.number, finalized_l1.number];
         let asked: Vec<_> = asked.into_iter().chain(grounds.iter().map(|block| block.number)).collect();
         let live = self.ports.l1.headers(&asked).await?;
@@ -117,8 +123,24 @@ impl Worker {
         let facts = FinalityFacts { candidate, live_l1, finalized_l1, live_finalized, local };
         Ok(match finality::finality(&facts) {
             Finality::Final(_) if !known => Finality::Held(Held::Unknown),
+            Finality::Final(_) if !self.is_proved(proof.as_ref(), candidate.index, finalized_l1.number).await? => {
+                Finality::Held(Held::NotProven)
+            }
             verdict => verdict,
         })
+    }
+
+    /// Whether L1 confirms the `proof` by which batch `index` is proved at its finalized block; so where none is needed.
+    async fn is_proved(
+        &self,
+        proof: Option<&L1Event>,
+        index: BatchIndex,
+        finalized_l1: L1Number,
+    ) -> Result<bool, FlowError> {
+        match proof {
+            None => Ok(true),
+            Some(proof) => self.settlements.holds_proof(proof, index, finalized_l1).await,
+        }
     }
 
     fn hold(&mut self, held: Option<Held>) {

@@ -5,7 +5,6 @@ use std::time::Duration;
 use tracing::{debug, info, warn};
 
 use crate::decide::cursor::{self, Continuity, Range};
-use crate::decide::finality;
 use crate::decide::heads::Move;
 use crate::decide::liveness::{Unknown, Verdict};
 use crate::decide::recheck::{self, Basis, Grounds};
@@ -361,12 +360,12 @@ impl Worker {
         let place = (event.block.number, event.log_index);
         // What was read of reverts ahead of the batches, or before the node lost blocks and the cursor went back, is known
         // by place: a batch that was committed again with the same hash does not stand under this commit (M17).
-        if let Some(revert) = self.ports.progress.revert_after(index, place).await? {
-            return Ok(Ok(Some(revert.block.number)));
+        let now = standing.iter().find(|(i, _)| *i == index).map(|(_, h)| *h);
+        if let Some(revert) = self.known_revert(index, place, now.is_none_or(|now| now == hash)).await? {
+            return Ok(Ok(Some(revert)));
         }
         let stored = self.ports.progress.batch(index).await?;
         let stands_later = stored.is_some_and(|r| (r.l1.number, r.log_index) > place);
-        let now = standing.iter().find(|(i, _)| *i == index).map(|(_, h)| *h);
         if now == Some(hash) && !stands_later {
             return Ok(Ok(None));
         }
@@ -387,6 +386,24 @@ impl Worker {
         }
         let detail = "L1 no longer holds this batch; its revert is not confirmed yet";
         Ok(Err(Stall::at(index, Reason::RevertPending, detail)))
+    }
+
+    /// The L1 block of the stored revert that takes down the commit of `index` at `place`. Where the contract holds the
+    /// batch (`stands`), or was not heard, L1 must confirm it: it may be false, and the batch would never be verified.
+    async fn known_revert(
+        &self,
+        index: BatchIndex,
+        place: (L1Number, u64),
+        stands: bool,
+    ) -> Result<Option<L1Number>, FlowError> {
+        let Some(revert) = self.ports.progress.revert_after(index, place).await? else { return Ok(None) };
+        let block = revert.block.number;
+        if !stands || self.settlements.is_confirmed(&revert).await? {
+            return Ok(Some(block));
+        }
+        warn!(batch = index.get(), l1_block = %revert.block, "L1 does not confirm a revert that it gave; it is forgotten");
+        self.settlements.forget_above(block.minus(1)).await?;
+        Ok(None)
     }
 
     pub(crate) async fn store_messages(&mut self, messages: &mut Vec<(L1Ref, L1Message)>) -> Result<(), FlowError> {
@@ -417,8 +434,7 @@ impl Worker {
         let cursor = Cursor { block: event.block, log_index: Some(event.log_index) };
         let l1_blocks = pull.blocks_up_to(self.ledger.cursor().as_ref(), event.block);
         let mut step = Step { revert: Some(event.clone()), l1_blocks, cursor: Some(cursor), ..Step::default() };
-        let proof = self.ports.progress.newest_proof(event.block.number).await?;
-        if !finality::may_be_reverted(index, event, proof.as_ref()) {
+        if self.settlements.was_proved(index, event).await? {
             let detail = "L1 says that the contract reverted a batch that it had proved, which it cannot";
             return Ok(Some(Stall::at(index, Reason::RevertBelowFinalized, detail)));
         }

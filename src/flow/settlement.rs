@@ -10,10 +10,12 @@ use std::sync::Arc;
 
 use tracing::{debug, warn};
 
+use crate::decide::finality;
+use crate::decide::settlement::{self, ProofFacts, RevertFacts};
 use crate::decide::stall::{Reason, Stall};
 use crate::flow::FlowError;
 use crate::ports::{L1Chain, Progress, RangeLogs, Step};
-use crate::types::{Cursor, L1Event, L1EventKind, L1Number, L1Ref};
+use crate::types::{B256, BatchIndex, Cursor, L1Event, L1EventKind, L1Number, L1Ref};
 
 /// Pieces that one poll asks for. A provider with narrow ranges is caught up with over many polls.
 const PIECES: usize = 4;
@@ -26,6 +28,10 @@ const BLOCKS_MAX: usize = 256;
 
 /// Known reverts that are held against one range. There is one a month at the most.
 const REVERTS_MAX: u32 = 10_000;
+
+/// Reverts that a range lacks, and proofs that a revert contradicts, about which L1 is asked again one by one; of more,
+/// the next poll asks.
+const MISSING_MAX: usize = 8;
 
 /// How far the logs are known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +86,7 @@ impl Settlements {
             let Some((events, end)) = self.piece(from, finalized, doubtful.take()).await? else {
                 let above = passed.unwrap_or(self.start.minus(1));
                 warn!(finalized = %finalized, "L1 shows two chains below its finalized block; its reverts are read again");
-                self.progress.apply(&Step { forget_settled_above: Some(above), ..Step::default() }).await?;
+                self.forget_above(above).await?;
                 return Ok(Settled::Contradicted);
             };
             debug!(from = from.get(), to = end.number.get(), logs = events.len(), "reverts and proofs read ahead");
@@ -137,7 +143,8 @@ impl Settlements {
     }
 
     /// A range without a revert that is known to lie in it, between the log at `place` and its end block `to`: the
-    /// endpoint left it out. A revert whose L1 block is not there any more is forgotten instead (B8).
+    /// endpoint left it out, if L1 confirms it. What L1 does not confirm is forgotten: it never was, or its block is not
+    /// there any more (B8).
     pub(crate) async fn left_out(
         &self,
         events: &[L1Event],
@@ -147,21 +154,86 @@ impl Settlements {
         let known = self.progress.reverts_within(place, to, REVERTS_MAX).await?;
         // By block and content: providers differ in how they count logs and transactions.
         let is_there = |known: &L1Event| events.iter().any(|e| e.block == known.block && e.kind == known.kind);
-        let Some(missing) = known.into_iter().find(|known| !is_there(known)) else { return Ok(None) };
-        let L1EventKind::Revert { index, .. } = missing.kind else { return Ok(None) };
-        let live = self.l1.headers(&[missing.block.number]).await?.first().copied().flatten();
-        let Some(live) = live else {
-            return Err(FlowError::l1_changed(format!("an L1 endpoint does not know block {}", missing.block)));
-        };
-        if live.l1_ref() == missing.block {
-            let detail = format!("an L1 endpoint left out the revert of batch {index} in L1 block {}", missing.block);
-            return Ok(Some(Stall::at(index, Reason::Gap, detail)));
+        let missing: Vec<_> = known.into_iter().filter(|known| !is_there(known)).take(MISSING_MAX).collect();
+        let Some(first) = missing.first() else { return Ok(None) };
+        let numbers: Vec<_> = missing.iter().map(|event| event.block.number).collect();
+        let live = self.l1.headers(&numbers).await?;
+        for (event, live) in missing.iter().zip(live) {
+            let L1EventKind::Revert { index, .. } = event.kind else { continue };
+            let Some(live) = live else {
+                return Err(FlowError::l1_changed(format!("an L1 endpoint does not know block {}", event.block)));
+            };
+            if live.l1_ref() == event.block && self.is_confirmed(event).await? {
+                let detail = format!("an L1 endpoint left out the revert of batch {index} in L1 block {}", event.block);
+                return Ok(Some(Stall::at(index, Reason::Gap, detail)));
+            }
         }
-        warn!(batch = index.get(), l1_block = %missing.block, "a final L1 block is gone, and the revert in it");
+        warn!(l1_block = %first.block, "L1 does not confirm a revert that was read ahead; it is forgotten");
         let whole = place.1 == u64::MAX;
         let above = if whole { place.0 } else { place.0.minus(1) };
-        self.progress.apply(&Step { forget_settled_above: Some(above), ..Step::default() }).await?;
+        self.forget_above(above).await?;
         Ok(None)
+    }
+
+    /// Forgets the reverts and proofs above block `above`, and how far they were read: they came from the same endpoint,
+    /// perhaps.
+    pub(crate) async fn forget_above(&self, above: L1Number) -> Result<(), FlowError> {
+        Ok(self.progress.apply(&Step { forget_settled_above: Some(above), ..Step::default() }).await?)
+    }
+
+    /// Whether L1, asked for this very revert, says that it happened.
+    pub(crate) async fn is_confirmed(&self, revert: &L1Event) -> Result<bool, FlowError> {
+        let L1EventKind::Revert { index, .. } = revert.kind else { return Ok(false) };
+        let at = revert.block.number;
+        let found = self.l1.reverts_of(index, at, at).await?.events;
+        let told = found.iter().any(|event| event.block == revert.block && event.kind == revert.kind);
+        let (mut before, mut after) = (None, None);
+        if !told {
+            before = self.committed_at(index, at.minus(1)).await;
+            after = self.committed_at(index, at).await;
+        }
+        Ok(settlement::is_revert(&RevertFacts { told, before, after }))
+    }
+
+    async fn committed_at(&self, index: BatchIndex, at: L1Number) -> Option<B256> {
+        self.l1.committed_hashes(&[index], Some(at)).await.ok()?.first().copied()
+    }
+
+    /// Whether L1 proved batch `index` before the revert at the log `at`. A stored proof that L1 does not confirm is
+    /// forgotten, and the next one counts.
+    pub(crate) async fn was_proved(&self, index: BatchIndex, at: &L1Event) -> Result<bool, FlowError> {
+        for _ in 0..MISSING_MAX {
+            let proof = self.progress.newest_proof(at.block.number).await?;
+            let Some(proof) = proof.filter(|proof| !finality::may_be_reverted(index, at, Some(proof))) else {
+                return Ok(false);
+            };
+            if self.holds_proof(&proof, index, at.block.number).await? {
+                return Ok(true);
+            }
+        }
+        Err(FlowError::l1_changed("L1 does not confirm the proofs that it gave"))
+    }
+
+    /// Whether L1 confirms that `proof` proves batch `index` at block `at`. A proof that it does not confirm is forgotten.
+    pub(crate) async fn holds_proof(
+        &self,
+        proof: &L1Event,
+        index: BatchIndex,
+        at: L1Number,
+    ) -> Result<bool, FlowError> {
+        let block = proof.block.number;
+        let RangeLogs { events, ends } = self.l1.settlements(block, block).await?;
+        if ends.last().is_none_or(|end| end.number != block) {
+            return Err(FlowError::l1_changed(format!("the logs of L1 block {block} came without their end")));
+        }
+        let told = events.iter().any(|event| event.block == proof.block && event.kind == proof.kind);
+        let proved = if told { self.l1.last_finalized_index(Some(at)).await.ok() } else { None };
+        let holds = settlement::is_proof(&ProofFacts { told, index, proved });
+        if !holds {
+            warn!(l1_block = %proof.block, told, ?proved, "L1 does not confirm a proof that it gave; it is forgotten");
+            self.progress.apply(&Step { forget_proof: Some(proof.clone()), ..Step::default() }).await?;
+        }
+        Ok(holds)
     }
 }
 

@@ -13,6 +13,7 @@ mod devnet;
 mod docs;
 mod finality_flow;
 mod finality_sweep;
+mod forged_flow;
 mod inspect;
 mod kill_points;
 mod l1_flow;

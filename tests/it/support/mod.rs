@@ -6,6 +6,7 @@
 pub mod clients;
 pub mod hostile;
 pub mod late_store;
+pub mod lying_l1;
 pub mod played;
 pub mod program;
 pub mod recorded;

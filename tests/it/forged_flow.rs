@@ -1,0 +1,280 @@
+//! One false answer of L1 is no halt for ever: a log in a canonical block that was never emitted, a proof that is gone, a
+//! header that is missing once (issue "It holds when contradicted"). What L1 does not confirm when it is asked for that
+//! very log is forgotten; what it confirms counts.
+
+use std::sync::Arc;
+
+use morph_deriver::decide::stall::Reason;
+use morph_deriver::devnet::world::WorldOptions;
+use morph_deriver::devnet::{Devnet, DevnetOptions};
+use morph_deriver::flow::pull::PullEnd;
+use morph_deriver::flow::{FinalityMeaning, Settings};
+use morph_deriver::types::{B256, Case, L1Event, L1EventKind, L1Number, L1Ref};
+
+use crate::support::lying_l1::{In, Lies, LyingL1, forged_proof, forged_revert};
+use crate::support::rig::{Rig, cases, devnet_ports, reason, settings};
+
+/// `batches` batches of 8 blocks on L1, the local node in step, and nothing final on L1 but what the tests say.
+async fn network(batches: u64) -> Devnet {
+    let world = WorldOptions { finalized_depth: 10_000, ..WorldOptions::default() };
+    let devnet = Devnet::start(DevnetOptions { world, ..DevnetOptions::default() }).await.unwrap();
+    devnet.with(|w| {
+        for _ in 0..batches {
+            w.produce(8).unwrap();
+        }
+        w.sync();
+    });
+    devnet
+}
+
+async fn lied_to(devnet: &Devnet, change: impl FnOnce(&mut Settings)) -> (Rig, Arc<LyingL1>) {
+    let mut ports = devnet_ports(devnet).await;
+    let l1 = LyingL1::over(ports.l1.clone());
+    ports.l1 = l1.clone();
+    let mut settings = settings();
+    settings.rollup = devnet.rollup();
+    change(&mut settings);
+    (Rig::start(ports, settings).await, l1)
+}
+
+fn finalize_l1(devnet: &Devnet) {
+    let head = devnet.with(|w| w.l1.head());
+    devnet.l1_knobs(0, |k| k.finalized = Some(head));
+}
+
+fn l1_block(devnet: &Devnet, number: u64) -> L1Ref {
+    devnet.with(|w| w.l1.block(number).map(|b| L1Ref { number: number.into(), hash: b.hash }).unwrap())
+}
+
+fn batch_hash(devnet: &Devnet, nth: usize) -> B256 {
+    devnet.with(|w| w.batches[nth].hash)
+}
+
+fn l1_head(devnet: &Devnet) -> u64 {
+    devnet.with(|w| w.l1.head())
+}
+
+fn is_revert(event: &L1Event) -> bool {
+    matches!(event.kind, L1EventKind::Revert { .. })
+}
+
+/// Polls until the scan ahead has stored a revert.
+async fn until_read_ahead(rig: &mut Rig) {
+    for _ in 0..20 {
+        rig.poll().await.unwrap();
+        let known = rig.ports.progress.reverts_within((0.into(), 0), L1Number::new(u64::MAX), 10).await.unwrap();
+        if !known.is_empty() {
+            return;
+        }
+    }
+    panic!("no revert was read ahead");
+}
+
+#[tokio::test]
+async fn a1_m2_a_forged_revert_that_was_read_ahead_is_forgotten_where_l1_does_not_confirm_it() {
+    for index in [2, 9] {
+        let devnet = network(3).await;
+        let (mut rig, l1) = lied_to(&devnet, |s| s.fetch_range = 2).await;
+        rig.settle().await;
+        devnet.with(|w| w.mine(20));
+        finalize_l1(&devnet);
+        let block = l1_block(&devnet, l1_head(&devnet) - 8);
+        let forged = vec![forged_revert(block, index, batch_hash(&devnet, 1))];
+        l1.lie(Lies { forged, forged_in: In::SCANS, ..Lies::default() });
+        until_read_ahead(&mut rig).await;
+        l1.be_honest();
+        assert_eq!(rig.settle().await.end, PullEnd::CaughtUp, "batch {index}");
+        assert_eq!((rig.safe(), rig.finalized()), (Some(24), Some(24)), "batch {index}");
+        assert_eq!(rig.worker.status().borrow().reverted, 0);
+    }
+}
+
+#[tokio::test]
+async fn a1_m2_a_batch_that_the_contract_holds_is_not_passed_over_for_a_forged_revert() {
+    let devnet = network(3).await;
+    devnet.with(|w| w.mine(20));
+    finalize_l1(&devnet);
+    let (mut rig, l1) = lied_to(&devnet, |s| s.fetch_range = 1).await;
+    let block = l1_block(&devnet, l1_head(&devnet) - 19);
+    let forged = vec![forged_revert(block, 2, batch_hash(&devnet, 1))];
+    l1.lie(Lies { forged, forged_in: In::SCANS, ..Lies::default() });
+    until_read_ahead(&mut rig).await;
+    l1.be_honest();
+    let mut seen = Vec::new();
+    loop {
+        let report = rig.poll().await.unwrap();
+        seen.extend(cases(&report));
+        let passed_over = rig.ports.progress.reverted_above(block.number.minus(1)).await.unwrap();
+        assert_eq!(passed_over, None, "no commit is taken for reverted");
+        if report.end != PullEnd::Behind {
+            assert_eq!(report.end, PullEnd::CaughtUp);
+            break;
+        }
+    }
+    assert_eq!(seen, [2, 3].map(|index| (index, Case::Consistent)));
+    assert_eq!((rig.safe(), rig.finalized()), (Some(24), Some(24)));
+}
+
+/// In the ordinary range it takes the batch down at once; the contract tells, and the commit is read again.
+#[tokio::test]
+async fn a1_c1_a_forged_revert_in_a_range_is_undone_when_the_endpoint_is_honest_again() {
+    for fetch_range in [2, 500] {
+        let devnet = network(3).await;
+        let (mut rig, l1) = lied_to(&devnet, |s| s.fetch_range = fetch_range).await;
+        rig.settle().await;
+        devnet.with(|w| w.mine(5));
+        let block = l1_block(&devnet, l1_head(&devnet) - 2);
+        let forged = vec![forged_revert(block, 3, batch_hash(&devnet, 2))];
+        l1.lie(Lies { forged, forged_in: In::ALL, ..Lies::default() });
+        for _ in 0..3 {
+            rig.poll().await.unwrap();
+        }
+        l1.be_honest();
+        assert_eq!(rig.settle().await.end, PullEnd::CaughtUp, "range {fetch_range}");
+        assert_eq!(rig.safe(), Some(24), "range {fetch_range}");
+        finalize_l1(&devnet);
+        rig.settle().await;
+        assert_eq!(rig.finalized(), Some(24), "range {fetch_range}");
+    }
+}
+
+/// L1's logs deny a revert that was read ahead, and its contract does not: an index of logs that is being rebuilt.
+#[tokio::test]
+async fn a1_m2_a_revert_that_the_contract_shows_is_not_forgotten_for_want_of_its_log() {
+    let devnet = network(3).await;
+    let (mut rig, l1) = lied_to(&devnet, |s| s.fetch_range = 2).await;
+    rig.settle().await;
+    devnet.with(|w| {
+        w.mine(10);
+        w.revert(3).unwrap();
+        w.mine(30);
+    });
+    finalize_l1(&devnet);
+    until_read_ahead(&mut rig).await;
+    l1.lie(Lies { hides: Some(is_revert), hides_in: In::ALL, ..Lies::default() });
+    for _ in 0..20 {
+        let report = rig.poll().await.unwrap();
+        assert!(matches!(reason(&report), None | Some(Reason::Gap)), "{:?}", report.end);
+        assert!(rig.finalized() <= Some(16), "finalized {:?} over a revert that is final", rig.finalized());
+    }
+    assert_eq!(reason(&rig.settle().await), Some(Reason::Gap));
+    l1.be_honest();
+    assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+    assert_eq!((rig.safe(), rig.finalized()), (Some(16), Some(16)));
+}
+
+/// Three batches verified, and a proof of all that is to come stored out of a block above them.
+async fn with_a_proof(devnet: &Devnet, lies: impl FnOnce(L1Ref) -> Lies) -> (Rig, Arc<LyingL1>) {
+    let (mut rig, l1) = lied_to(devnet, |_| {}).await;
+    rig.settle().await;
+    devnet.with(|w| w.mine(3));
+    l1.lie(lies(l1_block(devnet, l1_head(devnet) - 1)));
+    rig.settle().await;
+    l1.be_honest();
+    (rig, l1)
+}
+
+/// A proof that was never emitted, or whose block is gone, makes no halt of an ordinary revert.
+#[tokio::test]
+async fn m3_p8_a_forged_proof_makes_no_halt_of_an_ordinary_revert() {
+    for (index, views) in [(3, true), (3, false), (u64::MAX >> 2, true), (u64::MAX >> 2, false)] {
+        let devnet = network(3).await;
+        let hash = batch_hash(&devnet, 2);
+        let lies =
+            |block| Lies { forged: vec![forged_proof(block, index, hash)], forged_in: In::RANGES, ..Lies::default() };
+        let (mut rig, l1) = with_a_proof(&devnet, lies).await;
+        let stored = rig.ports.progress.newest_proof(L1Number::new(u64::MAX)).await.unwrap();
+        assert!(stored.is_some(), "the range stored it");
+        devnet.with(|w| {
+            w.revert(3).unwrap();
+            w.mine(1);
+        });
+        l1.lie(Lies { no_views: !views, ..Lies::default() });
+        assert_eq!(rig.settle().await.end, PullEnd::CaughtUp, "{index}, views {views}");
+        assert_eq!((rig.safe(), rig.worker.status().borrow().reverted), (Some(16), 1), "{index}, views {views}");
+    }
+}
+
+/// The endpoint insists on the proof: then the contract's own word counts, and without it the halt lasts as long as L1 says so.
+#[tokio::test]
+async fn m3_p8_a_proof_that_is_insisted_on_counts_only_if_the_contract_does_not_deny_it() {
+    let devnet = network(3).await;
+    let hash = batch_hash(&devnet, 2);
+    let lies = |block| Lies { forged: vec![forged_proof(block, 3, hash)], forged_in: In::ALL, ..Lies::default() };
+    let block = l1_head(&devnet) + 2;
+    let (mut rig, l1) = with_a_proof(&devnet, lies).await;
+    devnet.with(|w| {
+        w.revert(3).unwrap();
+        w.mine(1);
+    });
+    let lies = lies(l1_block(&devnet, block));
+    l1.lie(Lies { no_views: true, ..lies.clone() });
+    for _ in 0..2 {
+        assert_eq!(reason(&rig.settle().await), Some(Reason::RevertBelowFinalized));
+        assert_eq!(rig.safe(), Some(24));
+    }
+    l1.lie(lies);
+    assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+    assert_eq!(rig.safe(), Some(16));
+}
+
+/// A worker that halted over a proof goes on when L1 no longer has it (P8).
+#[tokio::test]
+async fn p8_m3_a_proof_that_was_reorganised_away_ends_the_halt_that_it_made() {
+    let devnet = network(3).await;
+    let (mut rig, l1) = lied_to(&devnet, |_| {}).await;
+    rig.settle().await;
+    // The proof of batch 3 comes in the same range as a revert of it that was never emitted.
+    devnet.with(|w| {
+        w.mine(1);
+        w.finalize(3).unwrap();
+        w.mine(3);
+    });
+    let block = l1_block(&devnet, l1_head(&devnet));
+    let forged = vec![forged_revert(block, 3, batch_hash(&devnet, 2))];
+    l1.lie(Lies { forged, forged_in: In::ALL, ..Lies::default() });
+    for _ in 0..2 {
+        assert_eq!(reason(&rig.settle().await), Some(Reason::RevertBelowFinalized));
+        assert_eq!(rig.safe(), Some(24));
+    }
+    assert!(rig.ports.progress.newest_proof(L1Number::new(u64::MAX)).await.unwrap().is_some());
+    // Neither the proof nor the forged revert is on the new chain, and there the batch is reverted.
+    l1.be_honest();
+    devnet.with(|w| {
+        w.reorg(3);
+        w.mine(2);
+        w.revert(3).unwrap();
+        w.mine(3);
+    });
+    assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+    assert_eq!((rig.safe(), rig.worker.status().borrow().reverted), (Some(16), 1));
+}
+
+#[tokio::test]
+async fn m3_p2_a_forged_proof_finalizes_nothing_in_the_proven_meaning() {
+    for (index, wrong_hash) in [(3, false), (9, false), (3, true)] {
+        for views in [true, false] {
+            let devnet = network(3).await;
+            devnet.with(|w| {
+                w.finalize(1).unwrap();
+                w.mine(10);
+            });
+            finalize_l1(&devnet);
+            let (mut rig, l1) = lied_to(&devnet, |s| s.finality = FinalityMeaning::Proven).await;
+            let block = l1_block(&devnet, l1_head(&devnet) - 3);
+            let hash = if wrong_hash { B256::repeat_byte(9) } else { batch_hash(&devnet, 2) };
+            let forged = vec![forged_proof(block, index, hash)];
+            // With views it is insisted on.
+            let forged_in = if views { In::ALL } else { In::RANGES };
+            l1.lie(Lies { forged, forged_in, no_views: !views, ..Lies::default() });
+            for _ in 0..4 {
+                rig.settle().await;
+                assert!(rig.finalized() <= Some(8), "{index} {wrong_hash} {views}: {:?}", rig.finalized());
+            }
+            l1.be_honest();
+            rig.settle().await;
+            rig.settle().await;
+            assert_eq!((rig.safe(), rig.finalized()), (Some(24), Some(8)), "{index} {wrong_hash} {views}");
+        }
+    }
+}
