@@ -83,6 +83,8 @@ pub enum PortErrorKind {
     Refused {
         /// JSON-RPC error code.
         code: i64,
+        /// The server's own words, shortened and without secrets: what a refusal means is judged by them.
+        message: String,
     },
     /// The answer is not what the protocol says: bad JSON, wrong shape, wrong hash, too long.
     Malformed,
@@ -92,6 +94,27 @@ pub enum PortErrorKind {
     Storage,
     /// The database belongs to another chain, program version or process.
     StoreRefused,
+}
+
+impl PortErrorKind {
+    /// Short machine-readable name of the kind, for metrics and reason codes.
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::Timeout => "timeout",
+            Self::RateLimited { .. } => "rate_limited",
+            Self::Unauthorized => "unauthorized",
+            Self::Unsupported => "unsupported",
+            Self::RangeTooWide => "range_too_wide",
+            Self::Pruned => "pruned",
+            Self::NotFound => "not_found",
+            Self::Refused { .. } => "refused",
+            Self::Malformed => "malformed",
+            Self::WrongNetwork => "wrong_network",
+            Self::Storage => "storage",
+            Self::StoreRefused => "store_refused",
+        }
+    }
 }
 
 /// A port's failure: who, what kind, and a text for people.
@@ -144,20 +167,6 @@ impl PortError {
 
     /// Short machine-readable name of the kind, for metrics and reason codes.
     pub const fn code(&self) -> &'static str {
-        match self.kind {
-            PortErrorKind::Unreachable => "unreachable",
-            PortErrorKind::Timeout => "timeout",
-            PortErrorKind::RateLimited { .. } => "rate_limited",
-            PortErrorKind::Unauthorized => "unauthorized",
-            PortErrorKind::Unsupported => "unsupported",
-            PortErrorKind::RangeTooWide => "range_too_wide",
-            PortErrorKind::Pruned => "pruned",
-            PortErrorKind::NotFound => "not_found",
-            PortErrorKind::Refused { .. } => "refused",
-            PortErrorKind::Malformed => "malformed",
-            PortErrorKind::WrongNetwork => "wrong_network",
-            PortErrorKind::Storage => "storage",
-            PortErrorKind::StoreRefused => "store_refused",
-        }
+        self.kind.code()
     }
 }

@@ -33,6 +33,9 @@ use super::wire;
 use crate::error::{PortError, PortErrorKind, Target};
 use crate::ports::PortResult;
 
+/// How much of a server's text a refusal is judged by, in characters.
+const WORDS: usize = 1_000;
+
 /// How much of a server's text is shown, in characters.
 const SHOWN: usize = 200;
 
@@ -858,8 +861,11 @@ impl Pool {
     }
 
     fn rpc_error(&self, at: usize, what: &str, error: &RpcError<'_>) -> PortError {
-        let kind = classify(self.target(), error.code, &error.message);
         let shown = self.show(at, &error.message);
+        let kind = match classify(self.target(), error.code, &error.message) {
+            Some(kind) => kind,
+            None => PortErrorKind::Refused { code: error.code, message: self.words(at, &error.message) },
+        };
         PortError::new(self.target(), kind, format!("{}: {what}: {shown} ({})", self.name(at), error.code))
     }
 
@@ -878,7 +884,7 @@ impl Pool {
             429 => PortErrorKind::RateLimited { retry_after: reply.retry_after },
             500..=599 => PortErrorKind::Unreachable,
             300..=399 => PortErrorKind::Malformed,
-            code => PortErrorKind::Refused { code: i64::from(code) },
+            code => PortErrorKind::Refused { code: i64::from(code), message: self.words(at, &text) },
         };
         let hint = if (300..400).contains(&reply.status) { " (redirects are not followed)" } else { "" };
         let shown = self.show(at, &text);
@@ -888,8 +894,16 @@ impl Pool {
 
     /// A server's text, made fit to be shown: secrets struck out, one line, short.
     pub fn show(&self, at: usize, text: &str) -> String {
-        let secrets = self.inner.endpoints.get(at).map(|endpoint| endpoint.secrets.as_slice()).unwrap_or_default();
-        scrub(text, secrets)
+        scrub(text, self.secrets(at))
+    }
+
+    /// A server's text, made fit to be judged: as [`Self::show`], but long enough for what stands at its end.
+    fn words(&self, at: usize, text: &str) -> String {
+        scrub_to(text, self.secrets(at), WORDS)
+    }
+
+    fn secrets(&self, at: usize) -> &[String] {
+        self.inner.endpoints.get(at).map(|endpoint| endpoint.secrets.as_slice()).unwrap_or_default()
     }
 
     fn endpoint(&self, at: usize) -> PortResult<&Endpoint> {
@@ -1056,7 +1070,11 @@ fn secrets_of(url: &Url) -> Vec<String> {
 
 /// Strikes `secrets`, URLs and tokens out of `text`, and makes it one short line.
 pub fn scrub(text: &str, secrets: &[String]) -> String {
-    let mut clean = tidy_to(text, SHOWN * 4);
+    scrub_to(text, secrets, SHOWN)
+}
+
+fn scrub_to(text: &str, secrets: &[String], limit: usize) -> String {
+    let mut clean = tidy_to(text, limit.saturating_mul(4));
     for secret in secrets {
         if clean.contains(secret.as_str()) {
             clean = clean.replace(secret.as_str(), "***");
@@ -1070,7 +1088,7 @@ pub fn scrub(text: &str, secrets: &[String]) -> String {
         }
     };
     let words: Vec<String> = clean.split(' ').map(word).collect();
-    tidy_to(&words.join(" "), SHOWN)
+    tidy_to(&words.join(" "), limit)
 }
 
 /// `text` on one line of printable characters, shortened.
@@ -1188,35 +1206,36 @@ where
     }
 }
 
-/// What a JSON-RPC error is called. Texts come before codes: servers agree on neither, but on the texts more often.
+/// What a JSON-RPC error is called; none for a refusal. Texts come before codes: servers agree on neither, but on the texts
+/// more often.
 /// The engine's errors are kept as they are (except for an unknown method): each means a block that was not taken.
-fn classify(target: Target, code: i64, message: &str) -> PortErrorKind {
+fn classify(target: Target, code: i64, message: &str) -> Option<PortErrorKind> {
     let text = message.to_ascii_lowercase();
     let says = |parts: &[&str]| parts.iter().any(|part| text.contains(part));
     if code == -32601 || says(&["method not found", "unsupported method", "does not exist/is not available"]) {
-        return PortErrorKind::Unsupported;
+        return Some(PortErrorKind::Unsupported);
     }
     if target == Target::Engine {
-        return PortErrorKind::Refused { code };
+        return None;
     }
     if says(&["rate limit", "ratelimit", "too many requests", "request count exceeded", "quota", "compute units"])
         || matches!(code, 429 | -32029 | -32016)
     {
-        return PortErrorKind::RateLimited { retry_after: None };
+        return Some(PortErrorKind::RateLimited { retry_after: None });
     }
     if speaks_of_ranges(&text) {
-        return PortErrorKind::RangeTooWide;
+        return Some(PortErrorKind::RangeTooWide);
     }
     if speaks_of_pruning(&text) {
-        return PortErrorKind::Pruned;
+        return Some(PortErrorKind::Pruned);
     }
     if says(&[" plan", " tier", "not whitelisted", "not allowed"]) {
-        return PortErrorKind::Unsupported; // by contract: "not available on the free plan"
+        return Some(PortErrorKind::Unsupported); // by contract: "not available on the free plan"
     }
     if says(&["not found", "unknown block", "not available", "header for hash"]) || code == -39001 {
-        return PortErrorKind::NotFound;
+        return Some(PortErrorKind::NotFound);
     }
-    PortErrorKind::Refused { code }
+    None
 }
 
 fn speaks_of_ranges(text: &str) -> bool {
@@ -1307,14 +1326,17 @@ mod tests {
             (-32005, "rate limit reached, upgrade your plan", PortErrorKind::RateLimited { retry_after: None }),
             (-32000, "header not found", PortErrorKind::NotFound),
             (-39001, "Unknown block", PortErrorKind::NotFound),
-            (-32602, "invalid argument 0", PortErrorKind::Refused { code: -32602 }),
-            (3, "execution reverted", PortErrorKind::Refused { code: 3 }),
         ];
         for (code, message, expected) in table {
-            assert_eq!(classify(Target::L1, code, message), expected, "{message}");
+            assert_eq!(classify(Target::L1, code, message), Some(expected), "{message}");
         }
-        let refused = classify(Target::Engine, -32000, "parent block not found: 0x22");
-        assert_eq!(refused, PortErrorKind::Refused { code: -32000 });
+        for (target, code, message) in [
+            (Target::L1, -32602, "invalid argument 0"),
+            (Target::L1, 3, "execution reverted"),
+            (Target::Engine, -32000, "parent block not found: 0x22"),
+        ] {
+            assert_eq!(classify(target, code, message), None, "{message}");
+        }
     }
 
     #[test]
@@ -1361,7 +1383,11 @@ mod tests {
             (200, "{}", PortErrorKind::Malformed),
             (200, "", PortErrorKind::Malformed),
             (200, r#"{"jsonrpc":"2.0","id":999999,"result":"0x1"}"#, PortErrorKind::Malformed),
-            (200, r#"{"id":null,"error":{"code":-32000,"message":"odd"}}"#, PortErrorKind::Refused { code: -32000 }),
+            (
+                200,
+                r#"{"id":null,"error":{"code":-32000,"message":"odd"}}"#,
+                PortErrorKind::Refused { code: -32000, message: "odd".to_owned() },
+            ),
             (302, "moved", PortErrorKind::Malformed),
             (401, "missing token", PortErrorKind::Unauthorized),
             (403, "requires an archive plan", PortErrorKind::Pruned),
@@ -1600,7 +1626,8 @@ mod tests {
         let listener = TcpListener::bind(address).await.unwrap();
         tokio::spawn(async move { axum::serve(listener, server).await });
         let answered = async {
-            while pool.call("eth_chainId", json!([])).await.unwrap_err().kind != (PortErrorKind::Refused { code: 7 }) {
+            let back = PortErrorKind::Refused { code: 7, message: "back".to_owned() };
+            while pool.call("eth_chainId", json!([])).await.unwrap_err().kind != back {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
@@ -1727,7 +1754,7 @@ mod tests {
         let urls = [server.url.clone()];
         let pool = Pool::new(Target::L1, &urls, PoolConfig { retry_for: Duration::from_secs(5), ..config() }).unwrap();
         let error = pool.call("eth_call", json!([])).await.unwrap_err();
-        assert_eq!(error.kind, PortErrorKind::Refused { code: 3 });
+        assert_eq!(error.kind, PortErrorKind::Refused { code: 3, message: "execution reverted".to_owned() });
         assert_eq!(server.hits().len(), 1);
     }
 
@@ -1806,7 +1833,7 @@ mod tests {
     async fn m20_d8_an_endless_error_page_is_read_to_its_limit_only() {
         for (status, expected) in [
             (404, PortErrorKind::Unsupported),
-            (400, PortErrorKind::Refused { code: 400 }),
+            (400, PortErrorKind::Refused { code: 400, message: String::new() }),
             (429, PortErrorKind::RateLimited { retry_after: None }),
             (500, PortErrorKind::Unreachable),
             (503, PortErrorKind::Unreachable),
@@ -1816,7 +1843,7 @@ mod tests {
             let settings = PoolConfig { call_timeout: Duration::from_secs(600), ..config() };
             let pool = Pool::new(Target::L1, &[url], settings).unwrap();
             let error = pool.call("eth_chainId", json!([])).await.unwrap_err();
-            assert_eq!(error.kind, expected, "{error}");
+            assert_eq!(error.kind.code(), expected.code(), "{error}");
             assert!(error.detail.contains("no no") && error.detail.chars().count() < 2 * SHOWN, "{error}");
             drop(pool);
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -1855,7 +1882,7 @@ mod tests {
             (echo(403).await.url, PortErrorKind::Unauthorized),
             (echo(429).await.url, PortErrorKind::RateLimited { retry_after: None }),
             (echo(500).await.url, PortErrorKind::Unreachable),
-            (refusal.url, PortErrorKind::Refused { code: -32000 }),
+            (refusal.url, PortErrorKind::Refused { code: -32000, message: String::new() }),
             (foreign.url, PortErrorKind::WrongNetwork),
         ];
         let log = testing::captured_log();
@@ -1872,7 +1899,7 @@ mod tests {
                 pool.call("eth_chainId", json!([])).await.unwrap_err(),
                 pool.get_on(0, "/eth/v1/beacon/genesis", &[("canary", String::from("canary"))], 1024).await,
             );
-            assert_eq!(call.kind, expected, "{call}");
+            assert_eq!(call.kind.code(), expected.code(), "{call}");
             assert!(call.detail.contains(host.as_str()), "{call}");
             assert!(!call.detail.contains("<url>"), "the URL takes the cause's room: {call}");
             let get = get.err();

@@ -23,8 +23,8 @@ use crate::codec::calldata::{self, CommitCalldata};
 use crate::codec::{blob, frame, payload};
 use crate::config::{Config, ConfigArgs, Need};
 use crate::decide::binding::{self, BindingFacts, Outline};
+use crate::decide::stall::Reason;
 use crate::error::PortError;
-use crate::flow::reason_of;
 use crate::ports::{BlobSource as _, L1Chain as _};
 use crate::types::{
     Address, B256, BLOB_BYTES, BatchIndex, Blob, L1Event, L1EventKind, L1Number, L1Ref, L1Tag, L2Number, QueueIndex,
@@ -90,7 +90,7 @@ pub async fn execute(args: Args) -> anyhow::Result<Exit> {
 
 /// What nobody has any more: blobs.
 fn is_unavailable(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<PortError>().is_some_and(|error| Exit::from(reason_of(error)) == Exit::Unavailable)
+    error.downcast_ref::<PortError>().is_some_and(|error| Exit::from(Reason::of(error)) == Exit::Unavailable)
 }
 
 async fn report(args: &Args) -> anyhow::Result<Value> {

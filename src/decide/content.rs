@@ -30,6 +30,14 @@ pub enum ContentFault {
         /// The content's.
         actual: L2Number,
     },
+    /// Calldata's last block ends no batch that begins at `first`: it lies below, or too far above.
+    #[error("lastBlockNumber: {last} does not end a batch that begins at {first}")]
+    Extent {
+        /// The batch's first block.
+        first: L2Number,
+        /// Calldata's last one.
+        last: L2Number,
+    },
     /// The last block is not calldata's.
     #[error("lastBlockNumber: calldata says {expected}, the content ends on {actual}")]
     Last {
@@ -75,6 +83,21 @@ pub struct Demands {
     pub messages: u64,
     /// The parent block's timestamp, in seconds.
     pub parent_timestamp: u64,
+}
+
+/// More blocks than a batch can have: the older forms count them in 16 bits, today's batches hold at most 600. A
+/// `lastBlockNumber` that claims more is poison and allocates nothing (C5).
+const MAX_BLOCKS: u64 = 65_535;
+
+/// How many blocks a batch from `first` to calldata's `last` has.
+///
+/// # Errors
+/// The fault, which is a verdict.
+pub fn extent(first: L2Number, last: L2Number) -> Result<u64, ContentFault> {
+    if last < first || last.above(first) >= MAX_BLOCKS {
+        return Err(ContentFault::Extent { first, last });
+    }
+    Ok(last.above(first).saturating_add(1))
 }
 
 /// Checks `blocks` against `demands`.
@@ -169,6 +192,15 @@ mod tests {
             index: index.into(),
             hash: B256::zero(),
             raw: RawTx::from(vec![0x7e, u8::try_from(index).unwrap()]),
+        }
+    }
+
+    #[test]
+    fn c5_a_batch_ends_at_or_above_its_first_block_and_not_far_above() {
+        for (first, last, expected) in
+            [(7, 7, Some(1)), (7, 6, None), (7, 7 + 65_534, Some(65_535)), (7, 7 + 65_535, None), (7, u64::MAX, None)]
+        {
+            assert_eq!(extent(first.into(), last.into()).ok(), expected, "{first} to {last}");
         }
     }
 

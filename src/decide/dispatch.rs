@@ -42,6 +42,13 @@ pub fn is_present(number: L2Number, head: L2Number) -> bool {
     number <= head
 }
 
+/// Whether a batch whose parent block is at `parent_timestamp`, in seconds, lies before the single-sequencer switch at
+/// `switch_ms`, in milliseconds. The blocks' own times are known only once the blob was fetched, so the parent's time counts: a
+/// batch that begins on or across the switch is taken for one before it, since such blocks must never be derived from L1.
+pub const fn is_before_switch(parent_timestamp: u64, switch_ms: u64) -> bool {
+    parent_timestamp.saturating_mul(1000) < switch_ms
+}
+
 /// Decides what can be decided without the blob.
 pub fn first_look(facts: &FirstFacts) -> FirstLook {
     if is_present(facts.last, facts.head) {
@@ -108,6 +115,19 @@ mod tests {
     const ALIVE: Verdict = Verdict::Alive;
     const STOPPED: Verdict = Verdict::Stopped;
     const UNKNOWN: Verdict = Verdict::Unknown(Unknown::FirstSample);
+
+    #[test]
+    fn the_parent_tells_whether_a_batch_lies_before_the_switch() {
+        for (parent, switch_ms, expected) in [
+            (99, 100_000, true),
+            (100, 100_000, false),
+            (100, 100_001, true),
+            (0, 0, false),
+            (u64::MAX, u64::MAX, false),
+        ] {
+            assert_eq!(is_before_switch(parent, switch_ms), expected, "{parent} s, {switch_ms} ms");
+        }
+    }
 
     #[test]
     fn the_whole_case_table_first_look() {

@@ -6,6 +6,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::error::{PortError, PortErrorKind, Target};
 use crate::types::BatchIndex;
 
 macro_rules! reasons {
@@ -116,6 +117,22 @@ reasons! {
 }
 
 impl Reason {
+    /// The reason code of a port's failure.
+    pub const fn of(error: &PortError) -> Self {
+        match (&error.kind, error.target) {
+            (PortErrorKind::WrongNetwork | PortErrorKind::StoreRefused, _) => Self::WrongNetwork,
+            (PortErrorKind::Pruned, Target::Beacon) => Self::BlobPruned,
+            (PortErrorKind::NotFound, Target::Beacon) => Self::BlobMissing,
+            (_, Target::L1) => Self::L1Unavailable,
+            (_, Target::Fixture) => Self::FixtureIncomplete,
+            (_, Target::Beacon) => Self::BeaconUnavailable,
+            (_, Target::L2) => Self::L2Unavailable,
+            (_, Target::Engine) => Self::EngineUnavailable,
+            (_, Target::Reactors) => Self::ReactorsDegraded,
+            (_, Target::Store) => Self::StoreUnavailable,
+        }
+    }
+
     /// Whether it says that the local chain and L1 contradict each other (exit code 3).
     pub const fn is_divergence(self) -> bool {
         matches!(
@@ -191,6 +208,44 @@ impl fmt::Display for Stall {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn p9_every_failure_of_every_port_has_its_reason() {
+        let of = |target, kind: &PortErrorKind| Reason::of(&PortError::new(target, kind.clone(), ""));
+        let unavailable = [
+            (Target::L1, Reason::L1Unavailable),
+            (Target::Beacon, Reason::BeaconUnavailable),
+            (Target::L2, Reason::L2Unavailable),
+            (Target::Engine, Reason::EngineUnavailable),
+            (Target::Reactors, Reason::ReactorsDegraded),
+            (Target::Store, Reason::StoreUnavailable),
+            (Target::Fixture, Reason::FixtureIncomplete),
+        ];
+        let kinds = [
+            PortErrorKind::Unreachable,
+            PortErrorKind::Timeout,
+            PortErrorKind::RateLimited { retry_after: None },
+            PortErrorKind::Unauthorized,
+            PortErrorKind::Unsupported,
+            PortErrorKind::RangeTooWide,
+            PortErrorKind::Refused { code: 3, message: String::new() },
+            PortErrorKind::Malformed,
+            PortErrorKind::Storage,
+        ];
+        for (target, expected) in unavailable {
+            for kind in &kinds {
+                assert_eq!(of(target, kind), expected, "{target} {kind:?}");
+            }
+            for kind in [PortErrorKind::WrongNetwork, PortErrorKind::StoreRefused] {
+                assert_eq!(of(target, &kind), Reason::WrongNetwork, "{target} {kind:?}");
+            }
+            let blobs = target == Target::Beacon;
+            let gone = if blobs { Reason::BlobPruned } else { expected };
+            assert_eq!(of(target, &PortErrorKind::Pruned), gone, "{target}");
+            let missing = if blobs { Reason::BlobMissing } else { expected };
+            assert_eq!(of(target, &PortErrorKind::NotFound), missing, "{target}");
+        }
+    }
 
     #[test]
     fn codes_are_unique_and_serialize_as_themselves() {

@@ -19,7 +19,11 @@ use crate::types::{B256, L2Block, L2Header, L2Number, L2Ref, L2Snapshot, NewBloc
 pub struct Embedded(Arc<Mutex<Node>>);
 
 fn refused(target: Target, error: &RpcError) -> PortError {
-    PortError::new(target, PortErrorKind::Refused { code: error.code }, error.message.clone())
+    PortError::new(
+        target,
+        PortErrorKind::Refused { code: error.code, message: error.message.clone() },
+        error.message.clone(),
+    )
 }
 
 impl Embedded {

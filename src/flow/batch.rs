@@ -24,10 +24,6 @@ use crate::types::{
     NewBlock, Outcome, QueueIndex, RawTx,
 };
 
-/// More blocks than a batch can have: the older forms count them in 16 bits, today's batches hold at most 600. A
-/// `lastBlockNumber` that claims more is poison and allocates nothing (C5).
-const MAX_BLOCKS: u64 = 65_535;
-
 /// Local blocks read at a time: as many as the L2 client asks for at once, so that reading in pieces costs no time.
 const READ_AT_ONCE: u64 = 200;
 
@@ -129,9 +125,8 @@ impl Worker {
             Err(stall) => return Ok(BatchEnd::stands(stall)),
         };
         let last = bound.outline.last;
-        if last < first || last.above(first) >= MAX_BLOCKS {
-            let detail = format!("lastBlockNumber: {last} does not end a batch that begins at {first}");
-            return Ok(BatchEnd::stands(Stall::at(index, Reason::PoisonBatch, detail)));
+        if let Err(fault) = content::extent(first, last) {
+            return Ok(BatchEnd::stands(poison(index, &fault)));
         }
         let anchor = match self.anchor(&bound, before, first, pull).await? {
             Ok(anchor) => anchor,
@@ -309,7 +304,7 @@ impl Worker {
         pull: &mut Pull,
     ) -> Result<Result<Settled, Stall>, FlowError> {
         let (index, last) = (ground.index(), ground.last());
-        let before_switch = ground.anchor.timestamp.saturating_mul(1000) < self.settings.switch_ms;
+        let before_switch = dispatch::is_before_switch(ground.anchor.timestamp, self.settings.switch_ms);
         let present = dispatch::is_present(last, pull.head.number);
         let mut local = Vec::new();
         if present {

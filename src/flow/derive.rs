@@ -403,7 +403,7 @@ fn told(index: BatchIndex, answer: Answer) -> Result<Result<L2Header, Stall>, Fl
 /// What a write that stopped behind `headers` means, and what it says about the next try (E13, E17).
 fn write_stopped(job: &Job, blocks: &[NewBlock], headers: &[L2Header], error: PortError, progressed: bool) -> Failure {
     let stopped = |error: PortError| Failure { progressed, ..error.into() };
-    let PortErrorKind::Refused { code } = error.kind else { return stopped(error) };
+    let PortErrorKind::Refused { code, message } = &error.kind else { return stopped(error) };
     let parent = headers.last().map(|h| h.hash).or_else(|| blocks.first().and_then(|b| b.parent_hash));
     let (Some(block), Some(parent)) = (blocks.get(headers.len()), parent) else { return stopped(error) };
     let Job { index, plan, .. } = job;
@@ -413,7 +413,7 @@ fn write_stopped(job: &Job, blocks: &[NewBlock], headers: &[L2Header], error: Po
         let answer = Answer::Stands(Stall::at(*index, reason, detail));
         Failure { answer, refusal: Some(refusal), progressed }
     };
-    match refusal::judge(code, &error.detail, rewrites) {
+    match refusal::judge(*code, message, rewrites) {
         Refusal::Passing => Failure { refusal: Some((Refusal::Passing, subject)), ..stopped(error) },
         Refusal::ChainChanged => FlowError::local_changed(error.to_string()).into(),
         Refusal::CannotRewrite => {

@@ -1,7 +1,7 @@
 //! Why the flow could not decide, and how bad that is.
 
 use crate::decide::stall::{Reason, Stall};
-use crate::error::{PortError, PortErrorKind, Severity, Target};
+use crate::error::{PortError, Severity};
 
 /// The flow could not decide.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -39,23 +39,7 @@ impl FlowError {
     pub fn stall(&self) -> Stall {
         match self {
             Self::Stall(stall) => stall.clone(),
-            Self::Port(error) => Stall::new(reason_of(error), error.to_string()),
+            Self::Port(error) => Stall::new(Reason::of(error), error.to_string()),
         }
-    }
-}
-
-/// The reason code of a port's failure.
-pub fn reason_of(error: &PortError) -> Reason {
-    match (&error.kind, error.target) {
-        (PortErrorKind::WrongNetwork | PortErrorKind::StoreRefused, _) => Reason::WrongNetwork,
-        (PortErrorKind::Pruned, Target::Beacon) => Reason::BlobPruned,
-        (PortErrorKind::NotFound, Target::Beacon) => Reason::BlobMissing,
-        (_, Target::L1) => Reason::L1Unavailable,
-        (_, Target::Fixture) => Reason::FixtureIncomplete,
-        (_, Target::Beacon) => Reason::BeaconUnavailable,
-        (_, Target::L2) => Reason::L2Unavailable,
-        (_, Target::Engine) => Reason::EngineUnavailable,
-        (_, Target::Reactors) => Reason::ReactorsDegraded,
-        (_, Target::Store) => Reason::StoreUnavailable,
     }
 }

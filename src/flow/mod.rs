@@ -26,7 +26,7 @@
 //! No SQL, no JSON, no HTTP: everything outside is reached through `ports`.
 
 pub(crate) use self::clock::unix_now;
-pub use self::error::{FlowError, reason_of};
+pub use self::error::FlowError;
 pub use self::settings::{Ports, Settings};
 pub use self::status::{BatchReport, Status};
 pub use crate::types::{Confirmations, FinalityMeaning, Mode};

@@ -177,7 +177,8 @@ mod tests {
     }
 
     fn refused(plan: &Plan) -> Failure {
-        let error = PortError::new(Target::Engine, PortErrorKind::Refused { code: -32000 }, "busy");
+        let error =
+            PortError::new(Target::Engine, PortErrorKind::Refused { code: -32000, message: "busy".to_owned() }, "busy");
         let subject = Subject::block(plan.skip.hash, &plan.blocks[0]);
         Failure {
             answer: Answer::Failed(FlowError::Port(error)),

@@ -1036,7 +1036,7 @@ mod tests {
             (Kind::Unreachable, 2),
             (Kind::Timeout, 2),
             (Kind::Malformed, 2),
-            (Kind::Refused { code: 3 }, 1),
+            (Kind::Refused { code: 3, message: String::new() }, 1),
             (Kind::Unauthorized, 1),
             (Kind::Unsupported, 1),
             (Kind::RateLimited { retry_after: None }, 1),
@@ -1074,7 +1074,7 @@ mod tests {
         let (fake, quiesce) = world();
         fake.lateness.store(60_000, Ordering::SeqCst);
         fake.failing_resumes.store(1, Ordering::SeqCst);
-        *held(&fake.resume_fails) = Some(PortErrorKind::Refused { code: 1 });
+        *held(&fake.resume_fails) = Some(PortErrorKind::Refused { code: 1, message: String::new() });
         assert!(paused(&quiesce).await.release().await.is_err());
         until(|| fake.lease().is_none()).await;
     }
