@@ -177,6 +177,18 @@ pub fn abandoned_safe(was: Option<L2Ref>, node: &L2Snapshot, anchor: L2Ref) -> O
     fits.then_some(anchor)
 }
 
+/// Where safe goes at once when the node was killed while it was given its tags: its safe tag fell to what it had
+/// finalized before, and so below what it was told to finalize since (P2). Our own safe head where the node still holds
+/// it, else finalized itself. `shown` is the node right after the tags were set.
+pub fn fallen_safe(ours: &Heads, shown: &L2Snapshot) -> Option<L2Ref> {
+    let (safe, finalized) = (ours.safe?, ours.finalized?);
+    let fell = shown.finalized == Some(finalized) && shown.safe.is_none_or(|tag| tag.number < finalized.number);
+    if !fell || safe.number < finalized.number {
+        return None;
+    }
+    [safe, finalized].into_iter().find(|block| block.number <= shown.head.number)
+}
+
 /// Whether `block` is on a chain whose head is `head` high and that has the block `there` at its number. A node that was
 /// killed answers for blocks above its fallen head.
 pub fn stands_on(block: L2Ref, head: L2Number, there: Option<L2Ref>) -> bool {
@@ -302,6 +314,22 @@ mod tests {
     fn e10_a_safe_tag_that_fell_to_finalized_is_asserted_again() {
         let plan = tag_plan(&heads(10, 5), &node(20, Some(at(5)), Some(at(5))), false);
         assert_eq!(plan.calls, [TagCall::Safe(at(10))]);
+    }
+
+    #[test]
+    fn p2_e20_a_safe_tag_that_fell_below_finalized_while_it_was_set_goes_back_up() {
+        let ours = heads(10, 5);
+        assert_eq!(fallen_safe(&ours, &node(20, None, Some(at(5)))), Some(at(10)));
+        assert_eq!(fallen_safe(&ours, &node(20, Some(at(3)), Some(at(5)))), Some(at(10)));
+        assert_eq!(fallen_safe(&ours, &node(8, Some(at(3)), Some(at(5)))), Some(at(5)));
+        assert_eq!(fallen_safe(&ours, &node(4, Some(at(3)), Some(at(5)))), None);
+        // In order, another writer's finalized, and a loss that we know of.
+        assert_eq!(fallen_safe(&ours, &node(20, Some(at(5)), Some(at(5)))), None);
+        assert_eq!(fallen_safe(&ours, &node(20, Some(at(3)), Some(at(4)))), None);
+        assert_eq!(fallen_safe(&ours, &node(20, Some(at(3)), Some(other(5)))), None);
+        let lost = ours.node_lost(Some(at(3)));
+        assert_eq!(fallen_safe(&lost, &node(20, Some(at(3)), Some(at(5)))), None);
+        assert_eq!(fallen_safe(&Heads::default(), &node(20, None, Some(at(5)))), None);
     }
 
     #[test]

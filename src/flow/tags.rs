@@ -43,7 +43,11 @@ impl Worker {
                 TagCall::Finalized(to) => engine.set_tags(None, Some(to.hash)).await?,
             }
         }
-        let after = self.look_again(engine.as_ref(), node).await?;
+        let mut after = self.look_again(engine.as_ref(), node).await?;
+        if let Some(to) = heads::fallen_safe(&self.ledger.heads(), &after) {
+            engine.set_tags(Some(to.hash), None).await?;
+            after = self.ports.l2.snapshot().await?;
+        }
         let held = plan.calls.iter().all(|call| match call {
             TagCall::Safe(to) => after.safe == Some(*to),
             TagCall::Finalized(to) => after.finalized == Some(*to),
