@@ -31,7 +31,10 @@ pub fn hex_u256(number: U256) -> String {
 
 /// `0x…` with an even number of digits as bytes.
 pub fn bytes(text: &str) -> Option<Bytes> {
-    hex::decode(text.strip_prefix("0x")?).ok().map(Bytes::from)
+    let digits = text.strip_prefix("0x")?;
+    let mut bytes = vec![0; digits.len() / 2];
+    hex::decode_to_slice(digits, &mut bytes).ok()?;
+    Some(bytes.into())
 }
 
 /// Bytes as `0x…`.
