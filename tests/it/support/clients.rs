@@ -34,9 +34,9 @@ pub fn address(text: &str) -> Address {
 
 /// L1 over `urls`, with the contracts of the recorded network.
 pub fn l1_over(network: &RecordedNetwork, urls: &[String]) -> L1Client {
-    let recording = network.recording();
+    let (rollup, queue) = network.contracts();
     let pool = Pool::new(Target::L1, urls, pool_config(Check::ChainId(L1_CHAIN_ID))).unwrap();
-    L1Client::new(pool, address(&recording.rollup), address(&recording.queue))
+    L1Client::new(pool, address(&rollup), address(&queue))
 }
 
 /// L1 of the recorded network.

@@ -340,6 +340,12 @@ impl RecordedNetwork {
         lock(&self.state).recording.clone()
     }
 
+    /// Rollup contract and L1MessageQueue contract of what is served.
+    pub fn contracts(&self) -> (String, String) {
+        let state = lock(&self.state);
+        (state.recording.rollup.clone(), state.recording.queue.clone())
+    }
+
     fn set(&self, change: impl FnOnce(&mut Shown)) {
         change(&mut lock(&self.state).shown);
     }

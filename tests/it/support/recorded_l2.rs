@@ -76,6 +76,19 @@ pub struct Tags {
     pub finalized: Option<B256>,
 }
 
+/// What a reader of the node sees at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seen {
+    /// The head's height.
+    pub head: u64,
+    /// Height and hash of safe.
+    pub safe: Option<(u64, B256)>,
+    /// Height and hash of finalized.
+    pub finalized: Option<(u64, B256)>,
+    /// Whether finalized ≤ safe ≤ head holds, on one chain (P2).
+    pub in_order: bool,
+}
+
 struct Block {
     json: Value,
     raw: Vec<Vec<u8>>,
@@ -234,6 +247,11 @@ impl RecordedL2 {
     /// The tags that the engine was given, in order.
     pub fn tag_calls(&self) -> Vec<Tags> {
         lock(&self.node).tags.clone()
+    }
+
+    /// What a reader of the node sees now: the head's height, safe, finalized, and whether they are in order.
+    pub fn seen(&self) -> Seen {
+        lock(&self.node).seen()
     }
 
     /// Each moment after a write or a tag at which finalized ≤ safe ≤ head, all canonical, did not hold (P2).
@@ -403,19 +421,25 @@ impl Node {
         (found.0.clone(), found.1.clone())
     }
 
-    /// Notes a broken order of the heads.
-    fn watch(&mut self, after: &str) {
+    fn seen(&self) -> Seen {
         let place = |name: &Option<String>| name.as_ref().map(|name| (self.number_of(name), name.clone()));
         let canonical = |spot: &(u64, String)| spot.0 <= self.head && self.canonical.get(&spot.0) == Some(&spot.1);
         let (safe, finalized) = (place(&self.safe), place(&self.finalized));
-        let in_order = finalized.as_ref().is_none_or(|f| safe.as_ref().is_some_and(|s| f.0 <= s.0));
-        if in_order && safe.iter().chain(&finalized).all(canonical) {
+        let ascending = finalized.as_ref().is_none_or(|f| safe.as_ref().is_some_and(|s| f.0 <= s.0));
+        let in_order = ascending && safe.iter().chain(&finalized).all(canonical);
+        let spot = |spot: Option<(u64, String)>| spot.map(|(number, name)| (number, hash(&name)));
+        Seen { head: self.head, safe: spot(safe), finalized: spot(finalized), in_order }
+    }
+
+    /// Notes a broken order of the heads.
+    fn watch(&mut self, after: &str) {
+        let seen = self.seen();
+        if seen.in_order {
             return;
         }
-        let number = |spot: &Option<(u64, String)>| spot.as_ref().map(|spot| spot.0);
-        let line =
-            format!("after {after}: head {}, safe {:?}, finalized {:?}", self.head, number(&safe), number(&finalized));
-        self.disorder.push(line);
+        let number = |spot: Option<(u64, B256)>| spot.map(|spot| spot.0);
+        let (safe, finalized) = (number(seen.safe), number(seen.finalized));
+        self.disorder.push(format!("after {after}: head {}, safe {safe:?}, finalized {finalized:?}", seen.head));
     }
 
     fn block_json(&self, name: &str, full: bool) -> Value {

@@ -98,7 +98,7 @@ impl Rig {
     /// A worker on the recorded network and the recorded L2 node. No reactors.
     pub async fn recorded(network: &RecordedNetwork, l2: &RecordedL2, change: impl FnOnce(&mut Settings)) -> Self {
         let mut settings = settings();
-        settings.rollup = clients::address(&network.recording().rollup);
+        settings.rollup = clients::address(&network.contracts().0);
         change(&mut settings);
         let ports = Ports {
             l1: Arc::new(clients::l1(network)),
