@@ -20,6 +20,8 @@ pub enum Refusal {
     ChainChanged,
     /// Anything else: states that are being loaded, a full disk, a shutdown.
     Passing,
+    /// Not the node's: the reactors were not paused, or only half.
+    NotPaused,
 }
 
 /// JSON-RPC's code for parameters that cannot be read.
@@ -32,6 +34,10 @@ pub const LONGEST_WAIT: Duration = Duration::from_secs(600);
 /// Wait for what only another node software ends. An upgrade shows by the node's version, and ends the wait; this is for
 /// a change that nothing shows.
 pub const PROBE_EVERY: Duration = Duration::from_secs(3600);
+
+/// Least time between two waits that a changed node ends early: a node may come and go at every poll, and every such end
+/// is a pause.
+pub const ENDED_EARLY_EVERY: Duration = LONGEST_WAIT;
 
 /// Poll intervals that a try waits at most where a pause costs nothing (P4).
 const POLLS_IF_FREE: u32 = 2;
@@ -50,6 +56,17 @@ pub enum Subject {
     },
     /// Every plan: what failed was not the block.
     EveryWrite,
+}
+
+impl Refusal {
+    /// Whether a node that changed may take now what it refused. A chain that changes under way says nothing of the node,
+    /// and neither do reactors.
+    pub const fn is_of_the_node(self) -> bool {
+        match self {
+            Self::CannotRewrite | Self::Permanent | Self::Passing => true,
+            Self::ChainChanged | Self::NotPaused => false,
+        }
+    }
 }
 
 impl Subject {
@@ -74,7 +91,7 @@ impl Subject {
 pub fn wait(refusal: Refusal, tries: u32, poll_interval: Duration, free: bool) -> Duration {
     let longest = if free { poll_interval.saturating_mul(POLLS_IF_FREE) } else { LONGEST_WAIT.max(poll_interval) };
     match refusal {
-        Refusal::Passing | Refusal::ChainChanged => {
+        Refusal::Passing | Refusal::ChainChanged | Refusal::NotPaused => {
             let doublings = tries.saturating_sub(1).min(31);
             poll_interval.saturating_mul(2_u32.saturating_pow(doublings)).min(longest)
         }
@@ -163,6 +180,8 @@ mod tests {
             (Refusal::ChainChanged, 5, false, 240),
             (Refusal::ChainChanged, 500, false, 600),
             (Refusal::ChainChanged, 500, true, 30),
+            (Refusal::NotPaused, 5, false, 240),
+            (Refusal::NotPaused, 500, false, 600),
             (Refusal::Permanent, 1, false, 3600),
             (Refusal::CannotRewrite, 9, true, 3600),
         ];

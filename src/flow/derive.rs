@@ -94,11 +94,12 @@ impl Worker {
         };
         // What an earlier, interrupted write left below is entered in the journal before anything that stands on it (P6).
         self.settle_writes(index, hash, first.minus(1)).await?;
-        if let Err(stall) = self.pause_for(engine, &plan, pull).await? {
-            return Ok(Err(Stall { batch: Some(index), ..stall }));
-        }
         let job = Job { index, hash, case, plan, first, finalized: None };
-        match self.write_inside_the_pause(engine, job, pull).await {
+        let outcome = match self.pause_for(engine, &job.plan, pull).await {
+            Ok(()) => self.write_inside_the_pause(engine, job, pull).await,
+            Err(failure) => Err(failure),
+        };
+        match outcome {
             Ok(last) => {
                 self.patience.succeeded();
                 Ok(Ok(last))
@@ -119,7 +120,7 @@ impl Worker {
     async fn must_wait(&mut self, engine: &dyn L2Engine, plan: &Plan) -> Option<Answer> {
         self.patience.answer(plan, self.now)?;
         if let Ok(view) = engine.view(plan.skip.number).await {
-            self.patience.saw_version(view.version);
+            self.patience.saw_version(view.version, self.now);
         }
         self.patience.answer(plan, self.now)
     }
@@ -134,7 +135,7 @@ impl Worker {
         // The head is read again inside the pause: a block that was being applied when it began may have landed. The
         // engine's is read beside it: nothing is told to a node that is not the one that was compared.
         let both = BothSides::read(engine, self.ports.l2.as_ref(), plan.skip.number).await?;
-        self.patience.saw_version(both.engine.version);
+        self.patience.saw_version(both.engine.version, self.now);
         let now = both.node;
         match both.verdict {
             OneNode::Same => {}
@@ -225,32 +226,31 @@ impl Worker {
     }
 
     /// A pause with enough budget for the plan: the pull's open one, or a new one. An engine that does not answer, or
-    /// that is another node than the reader, is no reason to pause anything.
-    async fn pause_for(
-        &self,
-        engine: &dyn L2Engine,
-        plan: &Plan,
-        pull: &mut Pull,
-    ) -> Result<Result<(), Stall>, FlowError> {
+    /// that is another node than the reader, is no reason to pause anything. Only reactors that were asked make a failure
+    /// that is waited for: they may be a service that was stopped and started.
+    async fn pause_for(&self, engine: &dyn L2Engine, plan: &Plan, pull: &mut Pull) -> Result<(), Failure> {
         let blocks = u32::try_from(plan.blocks.len()).unwrap_or(u32::MAX);
         let need = self.settings.pause_per_block.saturating_mul(blocks);
         if let Some(open) = pull.pause.take() {
             if self.has_room(open.remaining(), plan.blocks.len()) {
                 pull.pause = Some(open);
-                return Ok(Ok(()));
+                return Ok(());
             }
-            open.release().await?;
+            open.release().await.map_err(Failure::before_a_pause)?;
         }
-        let both = BothSides::read(engine, self.ports.l2.as_ref(), plan.skip.number).await?;
+        let both = BothSides::read(engine, self.ports.l2.as_ref(), plan.skip.number).await;
+        let both = both.map_err(Failure::before_a_pause)?;
         match both.verdict {
-            OneNode::Two => return Ok(Err(both.stall())),
-            OneNode::Same if both.engine.at != Some(plan.skip) => return Err(no_longer_there(plan.skip)),
+            OneNode::Two => return Err(Failure::seen_without_a_pause(both.stall())),
+            OneNode::Same if both.engine.at != Some(plan.skip) => {
+                return Err(Failure::before_a_pause(no_longer_there(plan.skip)));
+            }
             OneNode::Same | OneNode::Moving => {}
         }
         let budget = self.settings.pause_budget.saturating_add(need);
         pull.written = None;
         pull.pause = Some(self.quiesce.acquire(pull.head.number, budget).await?);
-        Ok(Ok(()))
+        Ok(())
     }
 
     /// Whether `left` of a pause is enough to write so many blocks, with a margin: a write that is cut off may land when
@@ -414,7 +414,9 @@ fn write_stopped(job: &Job, blocks: &[NewBlock], headers: &[L2Header], error: Po
         Failure { answer, refusal: Some(refusal), progressed }
     };
     match refusal::judge(*code, message, rewrites) {
-        Refusal::Passing => Failure { refusal: Some((Refusal::Passing, subject)), ..stopped(error) },
+        Refusal::Passing | Refusal::NotPaused => {
+            Failure { refusal: Some((Refusal::Passing, subject)), ..stopped(error) }
+        }
         Refusal::ChainChanged => FlowError::local_changed(error.to_string()).into(),
         Refusal::CannotRewrite => {
             let detail = "the execution node cannot write below its head (it ignores parentHash): upgrade and restart it, \

@@ -3,7 +3,8 @@
 //! Every try to write is a pause of the reactors, which may be the stop and start of a service. So whatever made a try
 //! fail is remembered here, and no plan that it covers is tried before its wait is over: a refused block, a chain that
 //! changed under way, a node that answers reads and no writes. How long is decided in [`crate::decide::refusal`]. No
-//! wait is for ever, and what shows that the node changed ends the wait for a refusal at once (E13, E17, P4).
+//! wait is for ever, and what shows that the node changed ends the wait for a refusal: at once, but not again and again,
+//! since a node that comes and goes would otherwise be a pause at every poll (E13, E17, P4).
 
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use crate::decide::refusal::{self, Refusal, Subject};
 use crate::decide::stall::{Reason, Stall};
 use crate::error::{PortError, PortErrorKind};
 use crate::flow::FlowError;
+use crate::flow::quiesce::NoPause;
 use crate::types::B256;
 
 /// After so many tries in a row a refusal that may pass is shown as one that somebody must look at.
@@ -43,6 +45,23 @@ impl Failure {
     /// A verdict that is found again without a pause.
     pub(crate) const fn seen_without_a_pause(stall: Stall) -> Self {
         Self { answer: Answer::Stands(stall), refusal: None, progressed: false }
+    }
+
+    /// What failed before anything was paused: it costs nothing to try it again.
+    pub(crate) fn before_a_pause(error: impl Into<FlowError>) -> Self {
+        Self { answer: Answer::Failed(error.into()), refusal: None, progressed: false }
+    }
+}
+
+impl From<NoPause> for Failure {
+    fn from(no: NoPause) -> Self {
+        match no {
+            NoPause::NotAsked(error) => Self::before_a_pause(error),
+            NoPause::Failed(error) => {
+                let refusal = Some((Refusal::NotPaused, Subject::EveryWrite));
+                Self { answer: Answer::Failed(error.into()), refusal, progressed: false }
+            }
+        }
     }
 }
 
@@ -90,6 +109,10 @@ pub(crate) struct Patience {
     held: Option<Held>,
     /// The version of the node that was asked last.
     version: Option<B256>,
+    /// The node could not be reached when it was asked last.
+    away: bool,
+    /// No wait ends early before, on the poll's clock.
+    early_from: Duration,
 }
 
 impl Patience {
@@ -99,19 +122,35 @@ impl Patience {
         Some(held.answer.clone())
     }
 
-    /// Notes the version of the node that is being asked. A node that was upgraded is asked anew.
-    pub(crate) fn saw_version(&mut self, version: Option<B256>) {
+    /// Notes the version of the node that is being asked at `now`. A node that was upgraded is asked anew.
+    pub(crate) fn saw_version(&mut self, version: Option<B256>, now: Duration) {
         self.version = version;
         let other = |held: &Held| version.is_some() && held.version.is_some() && version != held.version;
         if self.held.as_ref().is_some_and(other) {
-            self.node_changed();
+            self.node_changed(now);
         }
     }
 
-    /// The node was restarted, or may have been: what it refused, it may take now. A chain that changes under way says
-    /// nothing of the node, and waits all the same.
-    pub(crate) fn node_changed(&mut self) {
-        self.held.take_if(|held| held.refusal != Refusal::ChainChanged);
+    /// The node did not answer. That alone says nothing; a node that comes back may be another version of itself.
+    pub(crate) const fn node_is_away(&mut self) {
+        self.away = true;
+    }
+
+    /// The node answered at `now`.
+    pub(crate) fn node_is_there(&mut self, now: Duration) {
+        if std::mem::take(&mut self.away) {
+            self.node_changed(now);
+        }
+    }
+
+    /// The node was restarted, or may have been: what it refused, it may take now. The wait ends, and once it has the
+    /// next one does so no earlier than after [`refusal::ENDED_EARLY_EVERY`]. How often it was tried still counts.
+    pub(crate) fn node_changed(&mut self, now: Duration) {
+        let at = now.max(self.early_from);
+        if let Some(held) = self.held.as_mut().filter(|held| held.refusal.is_of_the_node() && at < held.until) {
+            held.until = at;
+            self.early_from = at.saturating_add(refusal::ENDED_EARLY_EVERY);
+        }
     }
 
     /// A plan was written.
@@ -204,15 +243,15 @@ mod tests {
     fn m13_a_refusal_waits_for_its_block_and_is_forgotten_with_the_node() {
         let (plan, other) = (plan(8), plan(20));
         let mut patience = Patience::default();
-        patience.saw_version(Some(B256::repeat_byte(1)));
+        patience.saw_version(Some(B256::repeat_byte(1)), Duration::ZERO);
         fail(&mut patience, refused(&plan), &plan, 0);
         assert!(waits(&patience, &plan, 14) && !waits(&patience, &plan, 15) && !waits(&patience, &other, 0));
         fail(&mut patience, refused(&plan), &plan, 15);
         assert!(waits(&patience, &plan, 44) && !waits(&patience, &plan, 45), "twice the wait");
-        patience.saw_version(Some(B256::repeat_byte(1)));
-        patience.saw_version(None);
+        patience.saw_version(Some(B256::repeat_byte(1)), Duration::from_secs(16));
+        patience.saw_version(None, Duration::from_secs(16));
         assert!(waits(&patience, &plan, 44), "a node that does not tell is no other node");
-        patience.saw_version(Some(B256::repeat_byte(2)));
+        patience.saw_version(Some(B256::repeat_byte(2)), Duration::from_secs(16));
         assert!(!waits(&patience, &plan, 44));
         // Counted from the start for a block that is reached for the first time.
         fail(&mut patience, refused(&plan), &plan, 50);
@@ -225,13 +264,43 @@ mod tests {
         let mut patience = Patience::default();
         fail(&mut patience, changed(), &plan(8), 0);
         fail(&mut patience, changed(), &plan(9), 15);
-        patience.node_changed();
+        patience.node_changed(Duration::from_secs(16));
         assert!(waits(&patience, &plan(10), 44) && !waits(&patience, &plan(10), 45));
         // A refusal in between is one more try in vain.
         fail(&mut patience, refused(&plan(9)), &plan(9), 45);
         assert!(waits(&patience, &plan(9), 104) && !waits(&patience, &plan(9), 105));
         patience.succeeded();
         assert!(!waits(&patience, &plan(9), 46));
+    }
+
+    #[test]
+    fn m13_a_changed_node_ends_a_wait_once_in_a_while_and_forgets_no_try() {
+        let plan = plan(8);
+        let mut patience = Patience::default();
+        let mut tried = Vec::new();
+        // It comes and goes at every poll.
+        for now in (0..6000).step_by(15) {
+            patience.node_is_away();
+            patience.node_is_there(Duration::from_secs(now));
+            if !waits(&patience, &plan, now) {
+                fail(&mut patience, refused(&plan), &plan, now);
+                tried.push(now);
+            }
+        }
+        assert_eq!(tried[..6], [0, 15, 30, 90, 210, 450], "the third is ended early, the others are not");
+        let ten_minutes = tried.iter().map(|at| tried.iter().filter(|t| (*at..at + 600).contains(*t)).count());
+        assert!(ten_minutes.skip(6).all(|tries| tries <= 2), "{tried:?}");
+        // An hour's wait: a restart and, a little later, an upgrade.
+        let mut patience = Patience::default();
+        let lasting = Failure { refusal: Some((Refusal::CannotRewrite, Subject::EveryRewrite)), ..refused(&plan) };
+        let rewrite = Plan { replaces: vec![plan.skip], ..plan };
+        fail(&mut patience, lasting.clone(), &rewrite, 0);
+        patience.node_changed(Duration::from_secs(30));
+        assert!(!waits(&patience, &rewrite, 30), "at once");
+        fail(&mut patience, lasting, &rewrite, 30);
+        patience.node_changed(Duration::from_secs(60));
+        patience.node_changed(Duration::from_secs(75));
+        assert!(waits(&patience, &rewrite, 629) && !waits(&patience, &rewrite, 630), "not lost, but later");
     }
 
     #[test]

@@ -104,12 +104,14 @@ impl Worker {
         let node = match self.ports.l2.snapshot().await {
             Ok(node) => node,
             Err(error) => {
-                // A node that comes back may be another version of itself.
-                self.patience.node_changed();
+                if error.is_transient() {
+                    self.patience.node_is_away();
+                }
                 self.local.interrupted();
                 return Err(error.into());
             }
         };
+        self.patience.node_is_there(now);
         self.note_snapshot(&node);
         self.asserted = None;
         self.two_nodes = None;
@@ -120,7 +122,7 @@ impl Worker {
         }
         let observed = self.local.observe(node.head.number, now);
         if matches!(observed, Verdict::Unknown(Unknown::WentDown { .. })) {
-            self.patience.node_changed();
+            self.patience.node_changed(now);
         }
         let verdict = self.settings.assume.unwrap_or(observed);
         self.status.verdict = Some(verdict);

@@ -47,6 +47,17 @@ const LEFT_OVER: &str = "pause_left_over";
 /// How long a start waits for the first resume of a pause that another process left.
 const START_PATIENCE: Duration = Duration::from_secs(15);
 
+/// Why no pause was begun.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NoPause {
+    /// The reactors were not asked: an earlier pause is not over yet, or the lease cannot be stored.
+    #[error(transparent)]
+    NotAsked(PortError),
+    /// They were asked and did not say that all of them are paused. What was is resumed.
+    #[error(transparent)]
+    Failed(PortError),
+}
+
 /// What every guard of a worker shares.
 #[derive(Clone)]
 pub struct Quiesce {
@@ -181,10 +192,10 @@ impl Quiesce {
     ///
     /// # Errors
     /// When a pause is still open or being resumed, the lease cannot be stored, or the reactors cannot be paused.
-    pub async fn acquire(&self, height: L2Number, budget: Duration) -> PortResult<Quiesced> {
+    pub async fn acquire(&self, height: L2Number, budget: Duration) -> Result<Quiesced, NoPause> {
         if self.shared.busy.swap(true, Ordering::SeqCst) {
             let detail = "an earlier pause has not been resumed yet";
-            return Err(PortError::new(Target::Reactors, PortErrorKind::Unreachable, detail));
+            return Err(NoPause::NotAsked(PortError::new(Target::Reactors, PortErrorKind::Unreachable, detail)));
         }
         // From here on a dropped future must undo what it began, so the guard exists before the first await.
         let mut guard = Quiesced { shared: self.shared.clone(), pause: Pause::new(height), watchdog: None };
@@ -192,7 +203,7 @@ impl Quiesce {
             && let Err(error) = self.shared.progress.set_lease(Some(Lease { height, since: unix_now() })).await
         {
             guard.forget();
-            return Err(error);
+            return Err(NoPause::NotAsked(error));
         }
         guard.pause.pausing.store(true, Ordering::SeqCst);
         let paused = self.shared.reactors.pause(height).await;
@@ -203,7 +214,7 @@ impl Quiesce {
             warn!(%error, "pausing the reactors failed; undoing what was paused");
             // The undo's own failure is tried again in the background and alarmed there; this error is the first cause.
             let _ = guard.release().await;
-            return Err(error);
+            return Err(NoPause::Failed(error));
         }
         guard.watch(budget);
         info!(height = height.get(), "reactors paused");
@@ -837,7 +848,8 @@ mod tests {
         assert_eq!(guard.release().await, Err(failure()));
         assert!(quiesce.is_degraded());
         assert!(fake.lease().is_some(), "a crash now must still resume");
-        assert!(quiesce.acquire(112.into(), BUDGET).await.is_err(), "no new pause before the old one has ended");
+        let second = quiesce.acquire(112.into(), BUDGET).await;
+        assert!(matches!(second, Err(NoPause::NotAsked(_))), "no new pause before the old one has ended");
         quiesce.shutdown(PATIENCE).await;
         assert!(!quiesce.is_degraded());
         let failed = Event::ResumeFailed;
@@ -850,7 +862,7 @@ mod tests {
     async fn g2_a_half_done_pause_is_undone() {
         let (fake, quiesce) = world();
         *held(&fake.pause_fails) = Some(PortErrorKind::Unreachable);
-        assert_eq!(quiesce.acquire(100.into(), BUDGET).await.err(), Some(failure()));
+        assert_eq!(quiesce.acquire(100.into(), BUDGET).await.err(), Some(NoPause::Failed(failure())));
         assert_eq!(fake.events(), [Event::Lease(100), Event::Pause(100), Event::Resume(100), Event::NoLease]);
         *held(&fake.pause_fails) = None;
         paused(&quiesce).await.release().await.unwrap();
@@ -938,7 +950,7 @@ mod tests {
     async fn h2_a_database_that_fails_is_no_reason_to_resume_again_nor_to_pause() {
         let (fake, quiesce) = world();
         held(&fake.failing_store).extend([true]);
-        assert!(quiesce.acquire(100.into(), BUDGET).await.is_err());
+        assert!(matches!(quiesce.acquire(100.into(), BUDGET).await, Err(NoPause::NotAsked(_))));
         quiesce.shutdown(PATIENCE).await;
         assert_eq!(fake.events(), [], "no pause without a lease");
 

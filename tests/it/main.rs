@@ -15,6 +15,7 @@ mod finality_flow;
 mod finality_sweep;
 mod forged_flow;
 mod inspect;
+mod interrupted_flow;
 mod kill_points;
 mod l1_flow;
 mod main_job;

@@ -111,7 +111,7 @@ async fn m1_nothing_is_appended_to_a_block_of_another_writer() {
 }
 
 /// A worker whose polls lie exactly one poll interval apart, on a node that lacks batch 2.
-async fn steady(devnet: &Devnet, reactors: bool) -> Rig {
+pub async fn steady(devnet: &Devnet, reactors: bool) -> Rig {
     let mut ports = devnet_ports(devnet).await;
     if !reactors {
         devnet.refuse_unpaused_writes(false);
@@ -159,7 +159,7 @@ async fn m13_p4_a_refusal_that_passes_after_forty_minutes_is_noticed() {
 }
 
 /// A fork in batch 2 under a node that takes head + 1 only, found out.
-async fn cannot_rewrite() -> (Devnet, Rig) {
+pub async fn cannot_rewrite() -> (Devnet, Rig) {
     let devnet = synced(2).await;
     devnet.with(|w| {
         w.fork_at(12, ForkShape::OtherTransaction).unwrap();
@@ -324,7 +324,7 @@ async fn m15_p2_a_finalized_tag_above_a_fallen_head_forbids_rewriting_and_not_fi
 
 /// Twenty-five batches of eight blocks, nothing final on L1, and a node without archive mode that has all of them and was
 /// restarted: it has the states of 0, 73, 74, 199 and 200. Then its chain forks at 150.
-async fn forked_behind_a_restart() -> Devnet {
+pub async fn forked_behind_a_restart() -> Devnet {
     let world = WorldOptions { finalized_depth: 1_000_000, ..WorldOptions::default() };
     let options = DevnetOptions { world, refuse_unpaused_writes: true, ..DevnetOptions::default() };
     let devnet = Devnet::start(options).await.unwrap();
