@@ -115,8 +115,8 @@ impl KillPoints {
         }
     }
 
-    async fn around<T>(&self, port: &'static str, method: &'static str, call: impl Future<Output = T>) -> T {
-        let changes = changes(port, method);
+    async fn around<T>(&self, name: (&'static str, &'static str), changes: bool, call: impl Future<Output = T>) -> T {
+        let (port, method) = name;
         let point = |when| Point { port, method, when, changes };
         self.reached(point(When::Before)).await;
         let mut call = pin!(call);
@@ -164,18 +164,6 @@ impl KillPoints {
     }
 }
 
-/// Whether a call leaves a trace outside this process.
-fn changes(port: &str, method: &str) -> bool {
-    match port {
-        "Reactors" => true,
-        "L2Engine" => matches!(method, "write_blocks" | "set_tags"),
-        "Progress" => {
-            matches!(method, "claim" | "apply" | "set_lease" | "open_writes" | "withdraw_writes" | "journal" | "prune")
-        }
-        _ => false,
-    }
-}
-
 /// SIGKILL, as `kill -9` sends it.
 fn kill_this_process() {
     let pid = std::process::id().to_string();
@@ -191,13 +179,25 @@ struct Watched<P: ?Sized> {
     points: KillPoints,
 }
 
-/// Implements a port for [`Watched`]: the calls that are points, then what is only passed on.
+/// Whether a call leaves a trace outside this process.
+macro_rules! leaves_a_trace {
+    (reads) => {
+        false
+    };
+    (changes) => {
+        true
+    };
+}
+
+/// Implements a port for [`Watched`]: the calls that are points, each with what it does outside this process, then what is
+/// only passed on. A method that is not listed does not compile, nor does one that does not say whether it changes anything.
 macro_rules! watched {
-    ($port:ident { $(async fn $method:ident(&self $(, $arg:ident: $of:ty)*) -> $answer:ty;)* } $($plain:tt)*) => {
+    ($port:ident { $($does:ident async fn $method:ident(&self $(, $arg:ident: $of:ty)*) -> $answer:ty;)* } $($plain:tt)*) => {
         #[async_trait]
         impl $port for Watched<dyn $port> {
             $(async fn $method(&self $(, $arg: $of)*) -> $answer {
-                self.points.around(stringify!($port), stringify!($method), self.inner.$method($($arg),*)).await
+                let name = (stringify!($port), stringify!($method));
+                self.points.around(name, leaves_a_trace!($does), self.inner.$method($($arg),*)).await
             })*
             $($plain)*
         }
@@ -205,21 +205,21 @@ macro_rules! watched {
 }
 
 watched!(L1Chain {
-    async fn tagged(&self, tag: L1Tag) -> PortResult<Option<L1Header>>;
-    async fn headers(&self, numbers: &[L1Number]) -> PortResult<Vec<Option<L1Header>>>;
-    async fn events(&self, from: L1Number, to: L1Number) -> PortResult<RangeLogs>;
-    async fn settlements(&self, from: L1Number, to: L1Number) -> PortResult<RangeLogs>;
-    async fn commits_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<FoundLogs>;
-    async fn reverts_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<FoundLogs>;
-    async fn queued(&self, from: L1Number, to: L1Number) -> PortResult<FoundLogs>;
-    async fn transaction(&self, block: L1Ref, index: u64) -> PortResult<Option<L1Transaction>>;
-    async fn rollup_calls(&self, tx: B256) -> PortResult<Option<Vec<TracedCall>>>;
-    async fn committed_hashes(&self, indices: &[BatchIndex], at: Option<L1Number>) -> PortResult<Vec<B256>>;
-    async fn last_committed_index(&self, at: Option<L1Number>) -> PortResult<BatchIndex>;
-    async fn last_finalized_index(&self, at: Option<L1Number>) -> PortResult<BatchIndex>;
-    async fn blob_field(&self, index: BatchIndex) -> PortResult<B256>;
-    async fn batch_last_block(&self, index: BatchIndex) -> PortResult<L2Number>;
-    async fn queue_hashes(&self, indices: &[QueueIndex]) -> PortResult<Vec<B256>>;
+    reads async fn tagged(&self, tag: L1Tag) -> PortResult<Option<L1Header>>;
+    reads async fn headers(&self, numbers: &[L1Number]) -> PortResult<Vec<Option<L1Header>>>;
+    reads async fn events(&self, from: L1Number, to: L1Number) -> PortResult<RangeLogs>;
+    reads async fn settlements(&self, from: L1Number, to: L1Number) -> PortResult<RangeLogs>;
+    reads async fn commits_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<FoundLogs>;
+    reads async fn reverts_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<FoundLogs>;
+    reads async fn queued(&self, from: L1Number, to: L1Number) -> PortResult<FoundLogs>;
+    reads async fn transaction(&self, block: L1Ref, index: u64) -> PortResult<Option<L1Transaction>>;
+    reads async fn rollup_calls(&self, tx: B256) -> PortResult<Option<Vec<TracedCall>>>;
+    reads async fn committed_hashes(&self, indices: &[BatchIndex], at: Option<L1Number>) -> PortResult<Vec<B256>>;
+    reads async fn last_committed_index(&self, at: Option<L1Number>) -> PortResult<BatchIndex>;
+    reads async fn last_finalized_index(&self, at: Option<L1Number>) -> PortResult<BatchIndex>;
+    reads async fn blob_field(&self, index: BatchIndex) -> PortResult<B256>;
+    reads async fn batch_last_block(&self, index: BatchIndex) -> PortResult<L2Number>;
+    reads async fn queue_hashes(&self, indices: &[QueueIndex]) -> PortResult<Vec<B256>>;
 }
     fn distrust(&self, why: &str) -> bool {
         self.inner.distrust(why)
@@ -227,28 +227,28 @@ watched!(L1Chain {
 );
 
 watched!(BlobSource {
-    async fn blobs(&self, header: &L1Header, versioned_hashes: &[B256]) -> PortResult<Vec<Blob>>;
+    reads async fn blobs(&self, header: &L1Header, versioned_hashes: &[B256]) -> PortResult<Vec<Blob>>;
 });
 
 watched!(L2Reader {
-    async fn snapshot(&self) -> PortResult<L2Snapshot>;
-    async fn snapshot_and(&self, number: L2Number) -> PortResult<(L2Snapshot, Option<L2Header>)>;
-    async fn has_states(&self, numbers: &[L2Number]) -> PortResult<Option<Vec<bool>>>;
-    async fn header(&self, number: L2Number) -> PortResult<Option<L2Header>>;
-    async fn blocks(&self, first: L2Number, last: L2Number) -> PortResult<Vec<L2Block>>;
-    async fn message_root(&self, block: L2Ref) -> PortResult<MessageRoot>;
-    async fn last_appended_root(&self, first: L2Number, last: L2Number, tip: L2Ref) -> PortResult<Option<B256>>;
+    reads async fn snapshot(&self) -> PortResult<L2Snapshot>;
+    reads async fn snapshot_and(&self, number: L2Number) -> PortResult<(L2Snapshot, Option<L2Header>)>;
+    reads async fn has_states(&self, numbers: &[L2Number]) -> PortResult<Option<Vec<bool>>>;
+    reads async fn header(&self, number: L2Number) -> PortResult<Option<L2Header>>;
+    reads async fn blocks(&self, first: L2Number, last: L2Number) -> PortResult<Vec<L2Block>>;
+    reads async fn message_root(&self, block: L2Ref) -> PortResult<MessageRoot>;
+    reads async fn last_appended_root(&self, first: L2Number, last: L2Number, tip: L2Ref) -> PortResult<Option<B256>>;
 });
 
 watched!(L2Engine {
-    async fn write_blocks(&self, blocks: &[NewBlock]) -> Result<Vec<L2Header>, WriteStopped>;
-    async fn set_tags(&self, safe: Option<B256>, finalized: Option<B256>) -> PortResult<()>;
-    async fn view(&self, number: L2Number) -> PortResult<EngineView>;
+    changes async fn write_blocks(&self, blocks: &[NewBlock]) -> Result<Vec<L2Header>, WriteStopped>;
+    changes async fn set_tags(&self, safe: Option<B256>, finalized: Option<B256>) -> PortResult<()>;
+    reads async fn view(&self, number: L2Number) -> PortResult<EngineView>;
 });
 
 watched!(Reactors {
-    async fn pause(&self, height: L2Number) -> PortResult<()>;
-    async fn resume(&self, height: L2Number) -> PortResult<()>;
+    changes async fn pause(&self, height: L2Number) -> PortResult<()>;
+    changes async fn resume(&self, height: L2Number) -> PortResult<()>;
 }
     fn lateness(&self) -> Duration {
         self.inner.lateness()
@@ -264,25 +264,25 @@ watched!(Reactors {
 );
 
 watched!(Progress {
-    async fn load(&self) -> PortResult<Stored>;
-    async fn claim(&self, identity: &Identity) -> PortResult<()>;
-    async fn apply(&self, step: &Step) -> PortResult<()>;
-    async fn l1_blocks(&self) -> PortResult<Vec<L1Ref>>;
-    async fn newest_l1_block(&self) -> PortResult<Option<L1Ref>>;
-    async fn batch(&self, index: BatchIndex) -> PortResult<Option<BatchRecord>>;
-    async fn batches_from(&self, from: BatchIndex, limit: u32) -> PortResult<Vec<BatchRecord>>;
-    async fn newest_at_or_below(&self, number: L1Number) -> PortResult<Option<BatchRecord>>;
-    async fn reverted_above(&self, number: L1Number) -> PortResult<Option<BatchRecord>>;
-    async fn settled_to(&self) -> PortResult<Option<L1Ref>>;
-    async fn revert_after(&self, index: BatchIndex, place: (L1Number, u64)) -> PortResult<Option<L1Event>>;
-    async fn reverts_within(&self, place: (L1Number, u64), to: L1Number, limit: u32) -> PortResult<Vec<L1Event>>;
-    async fn newest_proof(&self, number: L1Number) -> PortResult<Option<L1Event>>;
-    async fn messages(&self, first: QueueIndex, count: u64) -> PortResult<Vec<L1Message>>;
-    async fn set_lease(&self, lease: Option<Lease>) -> PortResult<()>;
-    async fn open_writes(&self, writes: &[OpenWrite]) -> PortResult<()>;
-    async fn withdraw_writes(&self, from: L2Number) -> PortResult<()>;
-    async fn looked(&self, seen_to: Option<L2Number>, mark: Option<OwnMark>) -> PortResult<()>;
-    async fn journal(&self, entries: &[JournalEntry]) -> PortResult<()>;
-    async fn journal_tail(&self, limit: u32) -> PortResult<Vec<JournalEntry>>;
-    async fn prune(&self, l1: L1Number, queue: QueueIndex, batch: BatchIndex) -> PortResult<()>;
+    reads async fn load(&self) -> PortResult<Stored>;
+    changes async fn claim(&self, identity: &Identity) -> PortResult<()>;
+    changes async fn apply(&self, step: &Step) -> PortResult<()>;
+    reads async fn l1_blocks(&self) -> PortResult<Vec<L1Ref>>;
+    reads async fn newest_l1_block(&self) -> PortResult<Option<L1Ref>>;
+    reads async fn batch(&self, index: BatchIndex) -> PortResult<Option<BatchRecord>>;
+    reads async fn batches_from(&self, from: BatchIndex, limit: u32) -> PortResult<Vec<BatchRecord>>;
+    reads async fn newest_at_or_below(&self, number: L1Number) -> PortResult<Option<BatchRecord>>;
+    reads async fn reverted_above(&self, number: L1Number) -> PortResult<Option<BatchRecord>>;
+    reads async fn settled_to(&self) -> PortResult<Option<L1Ref>>;
+    reads async fn revert_after(&self, index: BatchIndex, place: (L1Number, u64)) -> PortResult<Option<L1Event>>;
+    reads async fn reverts_within(&self, place: (L1Number, u64), to: L1Number, limit: u32) -> PortResult<Vec<L1Event>>;
+    reads async fn newest_proof(&self, number: L1Number) -> PortResult<Option<L1Event>>;
+    reads async fn messages(&self, first: QueueIndex, count: u64) -> PortResult<Vec<L1Message>>;
+    changes async fn set_lease(&self, lease: Option<Lease>) -> PortResult<()>;
+    changes async fn open_writes(&self, writes: &[OpenWrite]) -> PortResult<()>;
+    changes async fn withdraw_writes(&self, from: L2Number) -> PortResult<()>;
+    changes async fn looked(&self, seen_to: Option<L2Number>, mark: Option<OwnMark>) -> PortResult<()>;
+    changes async fn journal(&self, entries: &[JournalEntry]) -> PortResult<()>;
+    reads async fn journal_tail(&self, limit: u32) -> PortResult<Vec<JournalEntry>>;
+    changes async fn prune(&self, l1: L1Number, queue: QueueIndex, batch: BatchIndex) -> PortResult<()>;
 });

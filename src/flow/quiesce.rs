@@ -36,9 +36,9 @@ use crate::types::{L2Number, L2Ref, Lease};
 const RESUME_RETRY: Duration = Duration::from_millis(500);
 /// Longest wait between two tries: an operator who repairs the reactors sees them back within it.
 const RESUME_RETRY_CAP: Duration = Duration::from_secs(15);
-/// Longest wait, in times of `head_still`, for a head that goes on moving after an interrupted write: ten times what a
-/// request of 100 blocks takes. A head that moves for longer is not moved by a write of ours, and then the reactors are
-/// not paused.
+/// Longest wait, in times of `head_still`, for a head that goes on moving after an interrupted write, or cannot be read:
+/// ten times what a request of 100 blocks takes. A head that moves for longer is not moved by a write of ours, and then the
+/// reactors are not paused.
 const HEAD_MOVES: u32 = 10;
 /// How long the head is asked for before the last known height is used instead.
 const HEAD_DEADLINE: Duration = Duration::from_secs(3);
@@ -376,23 +376,29 @@ impl Shared {
     }
 
     /// The head after an interrupted write, once it has not moved for `head_still`: a block that lands later would land
-    /// beside the reactors. A head that cannot be read has not been seen to move. None if it cannot be read in the end.
+    /// beside the reactors. Only time in which it could be read counts: a node that does not answer may be at work. None if
+    /// it was never read.
     async fn settled_head(&self, known: L2Number) -> Option<L2Ref> {
         let began = Instant::now();
-        let mut still_since = began;
+        let mut still_since = None;
         let mut seen = None;
         loop {
             let now = self.head().await;
-            if now.is_some() && now != seen {
-                still_since = Instant::now();
-            }
+            still_since = match now {
+                None => None,
+                Some(_) if now == seen => still_since.or_else(|| Some(Instant::now())),
+                Some(_) => Some(Instant::now()),
+            };
             seen = now.or(seen);
-            if still_since.elapsed() >= self.head_still {
+            if still_since.is_some_and(|since| since.elapsed() >= self.head_still) {
                 return seen;
             }
             if began.elapsed() >= self.head_still.saturating_mul(HEAD_MOVES) {
                 let head = seen.map_or(known, |head| head.number);
-                warn!(head = head.get(), "the head goes on moving after an interrupted write; resuming all the same");
+                warn!(
+                    head = head.get(),
+                    "the head was not seen to stand still after an interrupted write; resuming all the same"
+                );
                 return seen;
             }
             tokio::time::sleep(self.retry.min(self.head_still)).await;
@@ -446,6 +452,11 @@ impl Quiesced {
     /// to stand still.
     pub fn writing(&self, begins: bool) {
         self.pause.writing.store(begins, Ordering::SeqCst);
+    }
+
+    /// Whether a write was begun and not answered: more of it may land.
+    pub fn is_writing(&self) -> bool {
+        self.pause.writing.load(Ordering::SeqCst)
     }
 
     /// Resumes the reactors from the execution node's head.
@@ -503,6 +514,8 @@ mod tests {
         head: AtomicU64,
         /// The head cannot be read.
         blind: AtomicBool,
+        /// What the next looks at the head show; none is no answer.
+        looks: Mutex<VecDeque<Option<u64>>>,
         /// Pausing fails in this way after it half worked.
         pause_fails: Mutex<Option<PortErrorKind>>,
         /// Pausing never answers.
@@ -591,7 +604,8 @@ mod tests {
     #[async_trait]
     impl L2Reader for Fake {
         async fn snapshot(&self) -> PortResult<L2Snapshot> {
-            if self.blind.load(Ordering::SeqCst) {
+            let look = held(&self.looks).pop_front();
+            if look == Some(None) || (look.is_none() && self.blind.load(Ordering::SeqCst)) {
                 return Err(PortError::new(Target::L2, PortErrorKind::Unreachable, "blind"));
             }
             let left = self.landing.load(Ordering::SeqCst);
@@ -600,7 +614,7 @@ mod tests {
                 self.head.fetch_add(1, Ordering::SeqCst);
             }
             let head = L2Header {
-                number: self.head.load(Ordering::SeqCst).into(),
+                number: look.flatten().unwrap_or(self.head.load(Ordering::SeqCst)).into(),
                 hash: B256::zero(),
                 parent_hash: B256::zero(),
                 state_root: B256::zero(),
@@ -1039,6 +1053,40 @@ mod tests {
         fake.landing.store(u64::MAX, Ordering::SeqCst);
         quiesce.settle().await.unwrap();
         assert_eq!(fake.resumes().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn m6_time_in_which_the_head_cannot_be_read_is_not_time_in_which_it_stood_still() {
+        const AWAY: [Option<u64>; 10] = [None; 10];
+        // Gone from the start; and seen, gone for a while, and back: what it did meanwhile is not known.
+        let table = [
+            ([AWAY.as_slice(), &[Some(101), Some(102), Some(103)]].concat(), 103),
+            ([[Some(100)].as_slice(), &AWAY, &[Some(100), Some(101)]].concat(), 101),
+        ];
+        for (looks, landed) in table {
+            let (fake, quiesce) = world();
+            let guard = paused(&quiesce).await;
+            guard.writing(true);
+            *held(&fake.looks) = looks.into();
+            fake.head.store(landed, Ordering::SeqCst);
+            let began = Instant::now();
+            guard.release().await.unwrap();
+            assert!(began.elapsed() > RETRY * 10 + STILL);
+            assert_eq!(fake.resumes(), [landed], "the head at which it stood still under our eyes");
+        }
+    }
+
+    #[tokio::test]
+    async fn m6_g8_a_node_that_answers_no_more_holds_the_resume_no_longer_than_a_moving_head() {
+        let (fake, quiesce) = world();
+        let guard = paused(&quiesce).await;
+        guard.writing(true);
+        *held(&fake.looks) = [Some(101), Some(102), Some(103)].into();
+        fake.blind.store(true, Ordering::SeqCst);
+        let began = Instant::now();
+        guard.release().await.unwrap();
+        assert!(began.elapsed() >= STILL * HEAD_MOVES);
+        assert_eq!(fake.resumes(), [103], "the last head that was seen, not the one from before");
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@
 //! What the second life makes of it must be what an undisturbed one made: heads, batch rows, reactors, and the journal
 //! but for its times.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -322,6 +322,25 @@ fn assert_covered(covered: &BTreeMap<String, usize>, steps: &[&str]) {
     for step in steps {
         assert!(covered.contains_key(*step), "{step} was not passed");
     }
+}
+
+#[test]
+fn p6_every_call_that_leaves_a_trace_is_tried_by_sigkill_too() {
+    let (_, points) = undisturbed(&self_heal());
+    let changes: BTreeSet<_> = points.iter().filter(|p| p.changes).map(|p| (p.port, p.method)).collect();
+    let expected = [
+        ("L2Engine", "set_tags"),
+        ("L2Engine", "write_blocks"),
+        ("Progress", "apply"),
+        ("Progress", "journal"),
+        ("Progress", "looked"),
+        ("Progress", "open_writes"),
+        ("Progress", "prune"),
+        ("Progress", "set_lease"),
+        ("Reactors", "pause"),
+        ("Reactors", "resume"),
+    ];
+    assert_eq!(changes, expected.into());
 }
 
 #[test]

@@ -251,10 +251,12 @@ async fn g3_an_engine_that_stalls_costs_no_more_than_the_pauses_budget() {
 #[tokio::test]
 async fn g3_a_budget_that_is_used_up_ends_between_two_blocks_and_the_next_poll_goes_on() {
     let devnet = network(2, 8).await;
-    devnet.latency(Server::Engine, Duration::from_millis(60));
+    // Room for three writes a pause: a machine that is busy for half a second under it leaves room for one.
+    let slow = Fault::Delay(Duration::from_millis(400));
+    devnet.fault(Server::Engine, Rule::on("engine_newSafe", slow));
     let mut rig = Rig::with(&devnet, |s| {
         stopped(s);
-        s.pause_budget = Duration::from_millis(220);
+        s.pause_budget = Duration::from_millis(1300);
         s.pause_per_block = Duration::ZERO;
         s.write_chunk = 1;
     })
