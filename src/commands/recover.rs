@@ -17,6 +17,7 @@ use super::{Exit, run, terminal, wiring};
 use crate::adapters::store::SqliteStore;
 use crate::config::{Config, ConfigArgs};
 use crate::decide::liveness::Verdict;
+use crate::decide::recovery::{self, RecoveryExtent, RecoveryFacts};
 use crate::decide::stall::{Reason, Stall};
 use crate::flow::derive::PendingWrite;
 use crate::flow::pull::PullEnd;
@@ -227,16 +228,23 @@ impl Recovery<'_> {
         let Some(last_block) = last_block else {
             bail!("batch {last_batch} is not confirmed on L1 yet; name an earlier one with --to-batch");
         };
+        let RecoveryExtent { batches, blocks, replaced, lost } = recovery::extent(&RecoveryFacts {
+            first_batch: pending.batch,
+            last_batch,
+            last_block,
+            skip: pending.skip.number,
+            head: head.number,
+        });
         Ok(Plan {
             local_head: head,
             keep_to: pending.skip,
             first_batch: pending.batch,
             last_batch,
             last_block,
-            batches: last_batch.above(pending.batch).saturating_add(1),
-            blocks: last_block.above(pending.skip.number),
-            replaced: head.number.min(last_block).above(pending.skip.number),
-            lost: head.number.above(last_block),
+            batches,
+            blocks,
+            replaced,
+            lost,
             blobs_from,
         })
     }

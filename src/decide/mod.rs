@@ -19,6 +19,7 @@
 //! | Does reading on at once still get anywhere? | [`pace`] |
 //! | Must a batch that could not be passed be judged again? | [`recheck`] |
 //! | Is a pause of the reactors over? | [`aftermath`] |
+//! | What would `recover` write, replace and lose? | [`recovery`] |
 //! | Why does it stand still? | [`stall`] |
 //!
 //! No async, no clock, no log, no node: times and heights are arguments.
@@ -40,6 +41,7 @@ pub mod pace;
 pub mod range;
 pub mod recheck;
 pub mod reconcile;
+pub mod recovery;
 pub mod refusal;
 pub mod roots;
 pub mod settlement;
