@@ -7,7 +7,7 @@
 
 use crate::codec::calldata::CommitCalldata;
 use crate::codec::header::{self, BatchHeader};
-use crate::types::{B256, BatchIndex, BatchRecord, BlockContext, L2Number, QueueIndex};
+use crate::types::{B256, BatchIndex, BatchRecord, BlockContext, L1Ref, L2Number, QueueIndex};
 
 /// What a bound commit says, all of it vouched for by the event's hash.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,6 +90,20 @@ pub enum BindingFault {
         /// The field at fault, where something else on L1 tells.
         field: Option<&'static str>,
     },
+}
+
+/// A commit that was bound to its event.
+#[derive(Clone, Debug)]
+pub struct BoundCommit {
+    /// What it says.
+    pub outline: Outline,
+    /// The L1 block whose blobs hold the content.
+    pub blob_block: L1Ref,
+}
+
+/// The queue indices `first..first + count`.
+pub fn queue_range(first: QueueIndex, count: u64) -> Vec<QueueIndex> {
+    (0..count).map(|n| first.plus(n)).collect()
 }
 
 /// Facts for [`bind`].

@@ -4,7 +4,7 @@
 //! a canonical anchor (E6). Equal blocks are never written again: a write below the head drops everything above it
 //! (E21).
 
-use crate::types::{B256, L2Block, L2Header, L2Number, L2Ref, NewBlock};
+use crate::types::{B256, L2Block, L2Header, L2Number, L2Ref, NewBlock, RawTx};
 
 /// Where a local block first differs from the batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -229,6 +229,12 @@ pub fn write_again(plan: Plan, equal: &[L2Block], switch_ms: u64) -> Result<Plan
         again,
         drops_above: plan.drops_above,
     })
+}
+
+/// What a block's content takes in memory, roughly: equal content counts the same.
+pub fn held_bytes(transactions: &[RawTx]) -> usize {
+    let each = |raw: &RawTx| raw.len().saturating_add(size_of::<RawTx>());
+    transactions.iter().map(each).fold(size_of::<L2Header>(), usize::saturating_add)
 }
 
 #[cfg(test)]

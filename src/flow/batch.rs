@@ -3,29 +3,26 @@
 //! Outline → anchor → first look → (blob → second look → plan → `derive_force`) → roots. What comes out is either a
 //! record to be stored with the heads and the cursor, or the reason to stop at this batch.
 
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
-use crate::codec::batch::{self, Contexts};
-use crate::decide::binding;
-use crate::decide::content::{self, ContentFault, Demands};
+use crate::codec::batch;
+use crate::decide::binding::{self, BoundCommit, queue_range};
+use crate::decide::content::{self, ContentFault};
 use crate::decide::dispatch::{self, FirstFacts, FirstLook, SecondFacts, SecondLook};
 use crate::decide::local_chain::Lost;
-use crate::decide::reconcile::{self, Anchor, AnchorFacts};
+use crate::decide::reconcile::{self, Anchor, AnchorFacts, held_bytes};
 use crate::decide::stall::{Reason, Stall};
 use crate::error::{PortError, Target};
-use crate::flow::commit::{BoundCommit, queue_range};
+use crate::flow::gather::BatchContext;
 use crate::flow::pull::Pull;
 use crate::flow::roots::Asked;
 use crate::flow::search::Sought;
 use crate::flow::worker::Worker;
 use crate::flow::{FlowError, Mode};
 use crate::types::{
-    B256, BatchIndex, BatchRecord, BlockContent, Case, L1Event, L1EventKind, L1Message, L2Block, L2Header, L2Number,
-    NewBlock, Outcome, QueueIndex, RawTx,
+    B256, BatchIndex, BatchRecord, Case, L1Event, L1EventKind, L1Message, L2Header, L2Number, NewBlock, Outcome,
+    QueueIndex,
 };
-
-/// Local blocks read at a time: as many as the L2 client asks for at once, so that reading in pieces costs no time.
-const READ_AT_ONCE: u64 = 200;
 
 /// How one batch ended.
 #[derive(Debug)]
@@ -49,52 +46,8 @@ impl BatchEnd {
     }
 }
 
-/// What a batch's judgement stands on.
-struct Ground<'a> {
-    bound: &'a BoundCommit,
-    before: Option<&'a BatchRecord>,
-    first: L2Number,
-    anchor: L2Header,
-}
-
-impl Ground<'_> {
-    fn index(&self) -> BatchIndex {
-        self.bound.outline.index()
-    }
-
-    fn last(&self) -> L2Number {
-        self.bound.outline.last
-    }
-
-    fn blocks(&self) -> u64 {
-        self.last().above(self.first).saturating_add(1)
-    }
-
-    fn roots_at(&self, last: &L2Header) -> Asked {
-        let header = &self.bound.outline.header;
-        Asked {
-            index: self.index(),
-            first: self.first,
-            anchor: self.anchor.l2_ref(),
-            last: *last,
-            state_root: header.post_state_root,
-            withdrawal_root: header.withdrawal_root,
-            verified_below: self.before.filter(|b| b.outcome == Outcome::Verified).map(|b| b.withdrawal_root),
-        }
-    }
-
-    fn demands(&self) -> Demands {
-        Demands {
-            first: self.first,
-            last: self.last(),
-            messages: self.bound.outline.messages,
-            parent_timestamp: self.anchor.timestamp,
-        }
-    }
-}
-
 /// What was done and where the batch ends locally.
-struct Settled {
+struct Resolved {
     case: Case,
     last: L2Header,
     rewritten: u64,
@@ -124,26 +77,26 @@ impl Worker {
             Ok(first) => first,
             Err(stall) => return Ok(BatchEnd::stands(stall)),
         };
-        let last = bound.outline.last;
-        if let Err(fault) = content::extent(first, last) {
-            return Ok(BatchEnd::stands(poison(index, &fault)));
-        }
+        let blocks = match content::extent(first, bound.outline.last) {
+            Ok(blocks) => blocks,
+            Err(fault) => return Ok(BatchEnd::stands(poison(index, &fault))),
+        };
         let anchor = match self.anchor(&bound, before, first, pull).await? {
             Ok(anchor) => anchor,
             Err(end) => return Ok(end),
         };
-        let ground = Ground { bound: &bound, before, first, anchor };
-        let mut settled = match self.settle_blocks(&ground, pull).await? {
-            Ok(settled) => settled,
-            Err(stall) => return Ok(BatchEnd::Stands { stall, blocks: ground.blocks() }),
+        let batch = BatchContext { bound: &bound, before, first, blocks, anchor };
+        let mut resolved = match self.resolve_case(&batch, pull).await? {
+            Ok(resolved) => resolved,
+            Err(stall) => return Ok(BatchEnd::Stands { stall, blocks }),
         };
         let l2 = self.ports.l2.clone();
-        let asked = ground.roots_at(&settled.last);
+        let asked = Asked::of(&batch, &resolved.last);
         if let Some(stall) = self.roots.check(l2.as_ref(), &asked, self.settings.search_time).await? {
-            return Ok(BatchEnd::Stands { stall, blocks: ground.blocks() });
+            return Ok(BatchEnd::Stands { stall, blocks });
         }
-        if let Some((case, rewritten)) = self.settle_writes(index, hash, settled.last.number).await? {
-            (settled.case, settled.rewritten) = (case, rewritten);
+        if let Some((case, rewritten)) = self.settle_writes(index, hash, resolved.last.number).await? {
+            (resolved.case, resolved.rewritten) = (case, rewritten);
         }
         let header = &bound.outline.header;
         Ok(BatchEnd::Verified(Box::new(BatchRecord {
@@ -153,14 +106,14 @@ impl Worker {
             log_index: event.log_index,
             tx_hash: event.tx_hash,
             outcome: Outcome::Verified,
-            case: Some(settled.case),
+            case: Some(resolved.case),
             first: Some(first),
-            last: Some(settled.last.l2_ref()),
+            last: Some(resolved.last.l2_ref()),
             post_state_root: header.post_state_root,
             withdrawal_root: header.withdrawal_root,
             total_l1_popped: header.total_l1_message_popped,
-            rewritten: settled.rewritten,
-            encoder_drift: settled.drift,
+            rewritten: resolved.rewritten,
+            encoder_drift: resolved.drift,
         })))
     }
 
@@ -178,7 +131,7 @@ impl Worker {
             return Ok(Ok(last.number.plus(1)));
         }
         // A version 0 parent has no last block, and nothing is stored of it: the content itself tells.
-        match self.fetch_payload(bound).await? {
+        match self.gatherer.payload(bound).await? {
             Ok(bytes) => Ok(batch::first_block(&bytes).map_err(|_| poison(outline.index(), &ContentFault::Empty))),
             Err(fault) => Ok(Err(poison(outline.index(), &fault))),
         }
@@ -298,28 +251,28 @@ impl Worker {
     }
 
     /// The case table: looks, and acts where there is something to write.
-    async fn settle_blocks(
+    async fn resolve_case(
         &mut self,
-        ground: &Ground<'_>,
+        batch: &BatchContext<'_>,
         pull: &mut Pull,
-    ) -> Result<Result<Settled, Stall>, FlowError> {
-        let (index, last) = (ground.index(), ground.last());
-        let before_switch = dispatch::is_before_switch(ground.anchor.timestamp, self.settings.switch_ms);
+    ) -> Result<Result<Resolved, Stall>, FlowError> {
+        let (index, last) = (batch.index(), batch.last());
+        let before_switch = dispatch::is_before_switch(batch.anchor.timestamp, self.settings.switch_ms);
         let present = dispatch::is_present(last, pull.head.number);
         let mut local = Vec::new();
         if present {
-            local = self.read_local(ground, last, self.settings.local_bytes).await?;
+            local = self.gatherer.local_blocks(batch, last, self.settings.local_bytes).await?;
         }
-        let whole = local.len() as u64 == ground.blocks();
+        let whole = local.len() as u64 == batch.blocks;
         let same_bytes = if present && whole && self.settings.mode == Mode::Local {
-            Some(self.same_bytes(ground, &local).await?)
+            Some(self.gatherer.same_bytes(batch, &local).await?)
         } else {
             None
         };
         match dispatch::first_look(&self.first_facts(last, pull, before_switch, same_bytes)) {
             FirstLook::Consistent => {
                 let Some(block) = local.last() else { return Err(FlowError::local_changed("no block was read")) };
-                return Ok(Ok(Settled { case: Case::Consistent, last: block.header, rewritten: 0, drift: false }));
+                return Ok(Ok(Resolved { case: Case::Consistent, last: block.header, rewritten: 0, drift: false }));
             }
             FirstLook::Wait => return Ok(Err(self.waiting(index, last, pull))),
             FirstLook::WaitBeforeSwitch => {
@@ -328,17 +281,20 @@ impl Worker {
             }
             FirstLook::FetchBlob => {}
         }
-        let expected = match self.expected_blocks(ground).await? {
+        let expected = match self.expected_blocks(batch).await? {
             Ok(expected) => expected,
             Err(fault) => return Ok(Err(poison(index, &fault))),
         };
         let top = last.min(pull.head.number);
-        if !whole && top >= ground.first {
+        if !whole && top >= batch.first {
             drop(local);
-            local = self.read_local(ground, top, expected.iter().map(|b| held_bytes(&b.transactions)).sum()).await?;
+            local = self
+                .gatherer
+                .local_blocks(batch, top, expected.iter().map(|b| held_bytes(&b.transactions)).sum())
+                .await?;
         }
-        let (equal, difference) = reconcile::equal_prefix(ground.anchor.l2_ref(), &expected, &local);
-        if difference.is_none() && top >= ground.first && local.last().is_none_or(|b| b.header.number != top) {
+        let (equal, difference) = reconcile::equal_prefix(batch.anchor.l2_ref(), &expected, &local);
+        if difference.is_none() && top >= batch.first && local.last().is_none_or(|b| b.header.number != top) {
             // What is longer than the content cannot equal it.
             return Err(FlowError::local_changed("blocks changed while they were compared"));
         }
@@ -350,7 +306,7 @@ impl Worker {
                     self.status.encoder_drift = self.status.encoder_drift.saturating_add(1);
                 }
                 let Some(block) = local.last() else { return Err(FlowError::local_changed("no block was read")) };
-                return Ok(Ok(Settled { case: Case::Consistent, last: block.header, rewritten: 0, drift }));
+                return Ok(Ok(Resolved { case: Case::Consistent, last: block.header, rewritten: 0, drift }));
             }
             SecondLook::DivergesBeforeSwitch => {
                 let at = difference.map(|d| d.to_string()).unwrap_or_default();
@@ -360,79 +316,33 @@ impl Worker {
             SecondLook::SelfHeal => Case::SelfHeal,
             SecondLook::FillGap => Case::FillGap,
         };
-        let hash = ground.bound.outline.header.hash();
+        let hash = batch.bound.outline.header.hash();
         let case = self.ledger.case_begun(index, hash).unwrap_or(case);
         if let Some(difference) = difference {
             info!(batch = index.get(), %difference, "the local chain differs from L1");
         }
         let head = pull.head.number;
-        let Some(plan) = reconcile::plan(ground.anchor.l2_ref(), expected, &local, equal, head) else {
+        let Some(plan) = reconcile::plan(batch.anchor.l2_ref(), expected, &local, equal, head) else {
             return Err(FlowError::local_changed("nothing is left to write"));
         };
         let rewritten = plan.blocks.len() as u64;
         match self.derive_force(index, hash, case, plan, pull).await? {
-            Ok(last) => Ok(Ok(Settled { case, last, rewritten, drift: false })),
+            Ok(last) => Ok(Ok(Resolved { case, last, rewritten, drift: false })),
             Err(stall) => Ok(Err(stall)),
         }
     }
 
-    /// Local blocks from the batch's first to `to`, standing on the anchor that was read; fewer where they hold more
-    /// than `bytes`: then the last one given is the one that goes beyond.
-    async fn read_local(&self, ground: &Ground<'_>, to: L2Number, bytes: usize) -> Result<Vec<L2Block>, FlowError> {
-        let mut blocks: Vec<L2Block> = Vec::new();
-        let mut held = 0_usize;
-        let mut from = ground.first;
-        while from <= to {
-            let end = from.plus(READ_AT_ONCE - 1).min(to);
-            let piece = self.ports.l2.blocks(from, end).await?;
-            // Large blocks come fewer at a time.
-            let read = piece.len() as u64;
-            if read == 0 || read > end.above(from).saturating_add(1) {
-                return Err(FlowError::local_changed(format!("{read} blocks were read from {from} to {end}")));
-            }
-            let below = blocks.last().map(|b| b.header.hash);
-            if below.is_some() && piece.first().map(|b| b.header.parent_hash) != below {
-                return Err(FlowError::local_changed(format!("block {from} does not stand on the one below it")));
-            }
-            for block in piece {
-                held = held.saturating_add(held_bytes(&block.transactions));
-                blocks.push(block);
-                if held > bytes {
-                    return Ok(blocks);
-                }
-            }
-            from = from.plus(read);
-        }
-        Ok(blocks)
-    }
-
-    /// Whether the local blocks encode to the very blobs that L1 committed to, and carry the queue's L1 messages.
-    async fn same_bytes(&self, ground: &Ground<'_>, local: &[L2Block]) -> Result<bool, FlowError> {
-        let outline = &ground.bound.outline;
-        if local.first().is_none_or(|b| b.header.parent_hash != ground.anchor.hash) {
-            return Ok(false);
-        }
-        let Some(contents) = batch::contents_of(local, &outline.message_hashes) else { return Ok(false) };
-        // Times and counts are part of the bytes, but the rules that bind them are not: a chain that equals a poison
-        // blob is still poison.
-        if content::check(&contents, &ground.demands()).is_err() {
-            return Ok(false);
-        }
-        let wanted = outline.versioned_hashes.clone();
-        let contexts = outline.contexts.clone();
-        let work = move || batch::hashes_equal(&contents, contexts.as_deref(), &wanted);
-        let outcome = tokio::task::spawn_blocking(work).await;
-        outcome.map_err(|e| FlowError::local_changed(format!("re-encoding was cut off: {e}")))
-    }
-
     /// The batch's blocks as its blob and the queue hold them, checked against calldata.
-    async fn expected_blocks(&mut self, ground: &Ground<'_>) -> Result<Result<Vec<NewBlock>, ContentFault>, FlowError> {
-        let outline = &ground.bound.outline;
-        let blocks = match self.fetch_content(ground).await? {
+    async fn expected_blocks(
+        &mut self,
+        batch: &BatchContext<'_>,
+    ) -> Result<Result<Vec<NewBlock>, ContentFault>, FlowError> {
+        let outline = &batch.bound.outline;
+        let blocks = match self.gatherer.content(batch).await? {
             Ok(blocks) => blocks,
             Err(fault) => return Ok(Err(fault)),
         };
-        if let Err(fault) = content::check(&blocks, &ground.demands()) {
+        if let Err(fault) = content::check(&blocks, &batch.demands()) {
             return Ok(Err(fault));
         }
         let messages = self.messages(outline.first_message, outline.messages).await?;
@@ -443,54 +353,6 @@ impl Worker {
         match content::with_messages(&blocks, &messages) {
             Some(blocks) => Ok(Ok(blocks)),
             None => Ok(Err(ContentFault::MessageCount { expected: outline.messages, actual: messages.len() as u64 })),
-        }
-    }
-
-    async fn fetch_content(&self, ground: &Ground<'_>) -> Result<Result<Vec<BlockContent>, ContentFault>, FlowError> {
-        let outline = &ground.bound.outline;
-        let bytes = if outline.versioned_hashes.is_empty() && outline.contexts.is_some() {
-            bytes::Bytes::new()
-        } else {
-            match self.fetch_payload(ground.bound).await? {
-                Ok(bytes) => bytes,
-                Err(fault) => return Ok(Err(fault)),
-            }
-        };
-        Ok(match &outline.contexts {
-            Some(contexts) => blocks_of(bytes, Contexts::Calldata(contexts)),
-            None => blocks_of(bytes.clone(), Contexts::Count(ground.blocks()))
-                .map_err(|fault| other_last(bytes, ground).unwrap_or(fault)),
-        })
-    }
-
-    /// Fetches the batch's blobs and decodes them to the payload.
-    async fn fetch_payload(&self, bound: &BoundCommit) -> Result<Result<bytes::Bytes, ContentFault>, FlowError> {
-        let outline = &bound.outline;
-        if outline.versioned_hashes.is_empty() {
-            return Ok(Err(ContentFault::Malformed("the batch has no blob".to_owned())));
-        }
-        let headers = self.ports.l1.headers(&[bound.blob_block.number]).await?;
-        let Some(header) = headers.first().copied().flatten().filter(|h| h.l1_ref() == bound.blob_block) else {
-            return Err(FlowError::l1_changed(format!("L1 block {} is no longer canonical", bound.blob_block)));
-        };
-        let blobs = match self.ports.blobs.blobs(&header, &outline.versioned_hashes).await {
-            Ok(blobs) => blobs,
-            Err(error) => return Err(self.missing_blob(bound, error).await),
-        };
-        debug!(batch = outline.index().get(), blobs = blobs.len(), "blobs fetched");
-        let decoded = tokio::task::spawn_blocking(move || batch::payload_of(&blobs)).await;
-        let decoded = decoded.map_err(|e| FlowError::local_changed(format!("decoding was cut off: {e}")))?;
-        Ok(decoded.map(|d| d.payload).map_err(|e| ContentFault::Malformed(e.to_string())))
-    }
-
-    /// A missed slot may be a reorg: the L1 block is looked at once more before the beacon node is blamed (D3).
-    async fn missing_blob(&self, bound: &BoundCommit, error: PortError) -> FlowError {
-        let live = self.ports.l1.headers(&[bound.blob_block.number]).await;
-        match live.map(|h| h.first().copied().flatten()) {
-            Ok(Some(header)) if header.l1_ref() != bound.blob_block => {
-                FlowError::l1_changed(format!("L1 block {} is no longer canonical", bound.blob_block))
-            }
-            _ => FlowError::Port(error),
         }
     }
 
@@ -514,29 +376,6 @@ impl Worker {
     }
 }
 
-/// What a block's content takes in memory, roughly: equal content counts the same.
-fn held_bytes(transactions: &[RawTx]) -> usize {
-    let each = |raw: &RawTx| raw.len().saturating_add(size_of::<RawTx>());
-    transactions.iter().map(each).fold(size_of::<L2Header>(), usize::saturating_add)
-}
-
 fn poison(index: BatchIndex, fault: &ContentFault) -> Stall {
     Stall::at(index, Reason::PoisonBatch, fault.to_string())
-}
-
-/// The payload's blocks, with nothing behind them.
-fn blocks_of(bytes: bytes::Bytes, contexts: Contexts<'_>) -> Result<Vec<BlockContent>, ContentFault> {
-    match batch::open(bytes, contexts) {
-        Ok(opened) if opened.trailing > 0 => Err(ContentFault::Trailing(opened.trailing)),
-        Ok(opened) => Ok(opened.blocks),
-        Err(error) => Err(ContentFault::Malformed(error.to_string())),
-    }
-}
-
-/// Calldata's last block decides how many contexts a payload is taken to have, so a wrong one makes nonsense of a
-/// payload that is whole. Where it decodes under the count that its own numbers tell, that block is the fault (C13).
-fn other_last(bytes: bytes::Bytes, ground: &Ground<'_>) -> Option<ContentFault> {
-    let blocks = blocks_of(bytes, Contexts::Consecutive).ok()?;
-    let actual = blocks.last()?.context.number;
-    (actual != ground.last()).then_some(ContentFault::Last { expected: ground.last(), actual })
 }

@@ -7,25 +7,16 @@
 use tracing::warn;
 
 use crate::codec::calldata::{self, CalldataError, CommitCalldata, CommitForm};
-use crate::decide::binding::{self, BindingFacts, BindingFault, Outline, SecondOpinion};
+use crate::decide::binding::{self, BindingFacts, BindingFault, BoundCommit, SecondOpinion, queue_range};
 use crate::decide::stall::{Reason, Stall};
 use crate::flow::FlowError;
 use crate::flow::search::Sought;
 use crate::flow::worker::Worker;
 use crate::ports::MessageRoot;
-use crate::types::{B256, BatchIndex, BatchRecord, L1Event, L1EventKind, L1Ref, L1Transaction, L2Number, QueueIndex};
+use crate::types::{B256, BatchIndex, BatchRecord, L1Event, L1EventKind, L1Ref, L1Transaction, L2Number};
 
 /// More L1 messages than any batch can consume; what claims more is refused before anything is asked for.
 const MAX_MESSAGES: u64 = 65_535;
-
-/// A commit that was bound to its event.
-#[derive(Clone, Debug)]
-pub struct BoundCommit {
-    /// What it says.
-    pub outline: Outline,
-    /// The L1 block whose blobs hold the content.
-    pub blob_block: L1Ref,
-}
 
 /// Versioned hashes, and the L1 block that carries their blobs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -226,11 +217,6 @@ impl Worker {
             local_withdrawal,
         }
     }
-}
-
-/// The queue indices `first..first + count`.
-pub(crate) fn queue_range(first: QueueIndex, count: u64) -> Vec<QueueIndex> {
-    (0..count).map(|n| first.plus(n)).collect()
 }
 
 /// `commitState` never carries a blob, `commitBatchWithProof` may go without (protocol.md, section 1).

@@ -10,6 +10,7 @@
 //! | [`l1_range`] | a range of L1, on one chain that builds on what is recorded |
 //! | [`commit`] | from an event to a bound outline |
 //! | [`batch`] | one batch through the case table |
+//! | [`gather`] | what a batch is judged by; only asks |
 //! | [`roots`] | the roots at a batch's end |
 //! | [`settlement`] | what L1 took back or proved, ahead of the batches |
 //! | [`search`] | logs that lie far from what is being read |
@@ -37,6 +38,7 @@ pub mod commit;
 pub mod derive;
 mod error;
 pub mod finalize;
+pub(crate) mod gather;
 pub(crate) mod l1_range;
 pub mod l1_view;
 pub(crate) mod ledger;

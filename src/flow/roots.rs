@@ -13,8 +13,9 @@ use crate::decide::roots::{self, EMPTY_WITHDRAWAL_ROOT, Roots as Verdict, RootsF
 use crate::decide::stall::{Reason, Stall};
 use crate::error::{PortError, PortErrorKind};
 use crate::flow::FlowError;
+use crate::flow::gather::BatchContext;
 use crate::ports::{L2Reader, MessageRoot, PortResult};
-use crate::types::{B256, BatchIndex, L2Header, L2Number, L2Ref};
+use crate::types::{B256, BatchIndex, L2Header, L2Number, L2Ref, Outcome};
 
 /// The first piece of a search, in blocks: the last message rarely lies far off.
 const FIRST_PIECE: u64 = 1_000;
@@ -64,6 +65,22 @@ pub(crate) struct Asked {
     pub(crate) withdrawal_root: B256,
     /// The withdrawal root at the anchor, where the batch before was verified.
     pub(crate) verified_below: Option<B256>,
+}
+
+impl Asked {
+    /// What is asked of `batch`, whose last local block is `last`.
+    pub(crate) fn of(batch: &BatchContext<'_>, last: &L2Header) -> Self {
+        let header = &batch.bound.outline.header;
+        Self {
+            index: batch.index(),
+            first: batch.first,
+            anchor: batch.anchor.l2_ref(),
+            last: *last,
+            state_root: header.post_state_root,
+            withdrawal_root: header.withdrawal_root,
+            verified_below: batch.before.filter(|b| b.outcome == Outcome::Verified).map(|b| b.withdrawal_root),
+        }
+    }
 }
 
 impl Roots {

@@ -16,6 +16,7 @@ use crate::decide::pace::Pace;
 use crate::decide::stall::{Reason, Stall};
 use crate::error::Severity;
 use crate::flow::derive::PendingWrite;
+use crate::flow::gather::Gatherer;
 use crate::flow::ledger::Ledger;
 use crate::flow::local_chain::LocalChain;
 use crate::flow::patience::Patience;
@@ -81,6 +82,7 @@ pub struct Worker {
     /// What is being looked for on L1.
     pub(crate) searches: Searches,
     pub(crate) roots: Roots,
+    pub(crate) gatherer: Gatherer,
     /// What L1 took back or proved, ahead of the batches.
     pub(crate) settlements: Settlements,
     /// The polls that followed each other at once.
@@ -120,6 +122,7 @@ impl Worker {
             Settlements::new(l1, progress, settings.start, settings.fetch_range)
         };
         let finality = settings.finality;
+        let gatherer = Gatherer::new(ports.l1.clone(), ports.blobs.clone(), ports.l2.clone());
         let mut worker = Self {
             ports,
             settings,
@@ -135,6 +138,7 @@ impl Worker {
             kept: None,
             searches: Searches::default(),
             roots: Roots::default(),
+            gatherer,
             settlements,
             pace: Pace::default(),
             stall_log: StallLog::default(),

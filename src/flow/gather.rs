@@ -1,0 +1,206 @@
+//! What a batch is judged by: its local blocks, its content on L1, and the L1 messages that are stored.
+//!
+//! Everything here only asks, and takes `&self`: it may be done ahead of the batch's turn. What the answers mean is
+//! decided in `decide/`, in the batch's turn.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tracing::debug;
+
+use crate::codec::batch::{self, Contexts};
+use crate::decide::binding::BoundCommit;
+use crate::decide::content::{self, ContentFault, Demands};
+use crate::decide::reconcile::held_bytes;
+use crate::error::PortError;
+use crate::flow::FlowError;
+use crate::ports::{BlobSource, L1Chain, L2Reader};
+use crate::types::{BatchIndex, BatchRecord, BlockContent, L2Block, L2Header, L2Number};
+
+/// Local blocks read at a time: as many as the L2 client asks for at once, so that reading in pieces costs no time.
+const READ_AT_ONCE: u64 = 200;
+
+/// A batch whose commit is bound, on the local block below it.
+pub(crate) struct BatchContext<'a> {
+    /// The commit.
+    pub(crate) bound: &'a BoundCommit,
+    /// The standing batch before, where one is stored.
+    pub(crate) before: Option<&'a BatchRecord>,
+    /// Its first block.
+    pub(crate) first: L2Number,
+    /// How many blocks it has.
+    pub(crate) blocks: u64,
+    /// The local block below it.
+    pub(crate) anchor: L2Header,
+}
+
+impl BatchContext<'_> {
+    /// Its index.
+    pub(crate) const fn index(&self) -> BatchIndex {
+        self.bound.outline.index()
+    }
+
+    /// Its last block.
+    pub(crate) const fn last(&self) -> L2Number {
+        self.bound.outline.last
+    }
+
+    /// What calldata and the anchor demand of its content.
+    pub(crate) const fn demands(&self) -> Demands {
+        Demands {
+            first: self.first,
+            last: self.last(),
+            messages: self.bound.outline.messages,
+            parent_timestamp: self.anchor.timestamp,
+        }
+    }
+}
+
+/// Whom a batch's facts are asked of.
+pub(crate) struct Gatherer {
+    l1: Arc<dyn L1Chain>,
+    blobs: Arc<dyn BlobSource>,
+    l2: Arc<dyn L2Reader>,
+}
+
+impl Gatherer {
+    /// Over these ports.
+    pub(crate) const fn new(l1: Arc<dyn L1Chain>, blobs: Arc<dyn BlobSource>, l2: Arc<dyn L2Reader>) -> Self {
+        Self { l1, blobs, l2 }
+    }
+
+    /// Local blocks from the batch's first to `to`, standing on the anchor that was read; fewer where they hold more
+    /// than `bytes`: then the last one given is the one that goes beyond.
+    ///
+    /// # Errors
+    /// When the node cannot be asked, and `local_chain_changed` where its blocks do not fit together.
+    pub(crate) async fn local_blocks(
+        &self,
+        batch: &BatchContext<'_>,
+        to: L2Number,
+        bytes: usize,
+    ) -> Result<Vec<L2Block>, FlowError> {
+        let mut blocks: Vec<L2Block> = Vec::new();
+        let mut held = 0_usize;
+        let mut from = batch.first;
+        while from <= to {
+            let end = from.plus(READ_AT_ONCE - 1).min(to);
+            let piece = self.l2.blocks(from, end).await?;
+            // Large blocks come fewer at a time.
+            let read = piece.len() as u64;
+            if read == 0 || read > end.above(from).saturating_add(1) {
+                return Err(FlowError::local_changed(format!("{read} blocks were read from {from} to {end}")));
+            }
+            let below = blocks.last().map(|b| b.header.hash);
+            if below.is_some() && piece.first().map(|b| b.header.parent_hash) != below {
+                return Err(FlowError::local_changed(format!("block {from} does not stand on the one below it")));
+            }
+            for block in piece {
+                held = held.saturating_add(held_bytes(&block.transactions));
+                blocks.push(block);
+                if held > bytes {
+                    return Ok(blocks);
+                }
+            }
+            from = from.plus(read);
+        }
+        Ok(blocks)
+    }
+
+    /// Whether the local blocks encode to the very blobs that L1 committed to, and carry the queue's L1 messages.
+    ///
+    /// # Errors
+    /// When the encoding was cut off.
+    pub(crate) async fn same_bytes(&self, batch: &BatchContext<'_>, local: &[L2Block]) -> Result<bool, FlowError> {
+        let outline = &batch.bound.outline;
+        if local.first().is_none_or(|b| b.header.parent_hash != batch.anchor.hash) {
+            return Ok(false);
+        }
+        let Some(contents) = batch::contents_of(local, &outline.message_hashes) else { return Ok(false) };
+        // Times and counts are part of the bytes, but the rules that bind them are not: a chain that equals a poison
+        // blob is still poison.
+        if content::check(&contents, &batch.demands()).is_err() {
+            return Ok(false);
+        }
+        let wanted = outline.versioned_hashes.clone();
+        let contexts = outline.contexts.clone();
+        let work = move || batch::hashes_equal(&contents, contexts.as_deref(), &wanted);
+        let outcome = tokio::task::spawn_blocking(work).await;
+        outcome.map_err(|e| FlowError::local_changed(format!("re-encoding was cut off: {e}")))
+    }
+
+    /// The batch's blocks as its blobs hold them, still without the L1 messages' bytes.
+    ///
+    /// # Errors
+    /// When L1 or the beacon node cannot be asked.
+    pub(crate) async fn content(
+        &self,
+        batch: &BatchContext<'_>,
+    ) -> Result<Result<Vec<BlockContent>, ContentFault>, FlowError> {
+        let outline = &batch.bound.outline;
+        let bytes = if outline.versioned_hashes.is_empty() && outline.contexts.is_some() {
+            Bytes::new()
+        } else {
+            match self.payload(batch.bound).await? {
+                Ok(bytes) => bytes,
+                Err(fault) => return Ok(Err(fault)),
+            }
+        };
+        Ok(match &outline.contexts {
+            Some(contexts) => blocks_of(bytes, Contexts::Calldata(contexts)),
+            None => blocks_of(bytes.clone(), Contexts::Count(batch.blocks))
+                .map_err(|fault| other_last(bytes, batch.last()).unwrap_or(fault)),
+        })
+    }
+
+    /// Fetches the blobs of a commit and decodes them to the payload.
+    ///
+    /// # Errors
+    /// As [`Gatherer::content`].
+    pub(crate) async fn payload(&self, bound: &BoundCommit) -> Result<Result<Bytes, ContentFault>, FlowError> {
+        let outline = &bound.outline;
+        if outline.versioned_hashes.is_empty() {
+            return Ok(Err(ContentFault::Malformed("the batch has no blob".to_owned())));
+        }
+        let headers = self.l1.headers(&[bound.blob_block.number]).await?;
+        let Some(header) = headers.first().copied().flatten().filter(|h| h.l1_ref() == bound.blob_block) else {
+            return Err(FlowError::l1_changed(format!("L1 block {} is no longer canonical", bound.blob_block)));
+        };
+        let blobs = match self.blobs.blobs(&header, &outline.versioned_hashes).await {
+            Ok(blobs) => blobs,
+            Err(error) => return Err(self.missing_blob(bound, error).await),
+        };
+        debug!(batch = outline.index().get(), blobs = blobs.len(), "blobs fetched");
+        let decoded = tokio::task::spawn_blocking(move || batch::payload_of(&blobs)).await;
+        let decoded = decoded.map_err(|e| FlowError::local_changed(format!("decoding was cut off: {e}")))?;
+        Ok(decoded.map(|d| d.payload).map_err(|e| ContentFault::Malformed(e.to_string())))
+    }
+
+    /// A missed slot may be a reorg: the L1 block is looked at once more before the beacon node is blamed (D3).
+    async fn missing_blob(&self, bound: &BoundCommit, error: PortError) -> FlowError {
+        let live = self.l1.headers(&[bound.blob_block.number]).await;
+        match live.map(|h| h.first().copied().flatten()) {
+            Ok(Some(header)) if header.l1_ref() != bound.blob_block => {
+                FlowError::l1_changed(format!("L1 block {} is no longer canonical", bound.blob_block))
+            }
+            _ => FlowError::Port(error),
+        }
+    }
+}
+
+/// The payload's blocks, with nothing behind them.
+fn blocks_of(bytes: Bytes, contexts: Contexts<'_>) -> Result<Vec<BlockContent>, ContentFault> {
+    match batch::open(bytes, contexts) {
+        Ok(opened) if opened.trailing > 0 => Err(ContentFault::Trailing(opened.trailing)),
+        Ok(opened) => Ok(opened.blocks),
+        Err(error) => Err(ContentFault::Malformed(error.to_string())),
+    }
+}
+
+/// Calldata's last block decides how many contexts a payload is taken to have, so a wrong one makes nonsense of a
+/// payload that is whole. Where it decodes under the count that its own numbers tell, that block is the fault (C13).
+fn other_last(bytes: Bytes, expected: L2Number) -> Option<ContentFault> {
+    let blocks = blocks_of(bytes, Contexts::Consecutive).ok()?;
+    let actual = blocks.last()?.context.number;
+    (actual != expected).then_some(ContentFault::Last { expected, actual })
+}
