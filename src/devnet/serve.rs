@@ -23,7 +23,7 @@ use super::beacon::{self, BeaconKnobs};
 use super::faults::{Fault, Rule, Server, strike};
 use super::jsonrpc::{RpcError, RpcResult};
 use super::l1::{L1Knobs, L1View};
-use super::node::{Moment, Side, TagCall, Write};
+use super::node::{Moment, Node, Side, TagCall, Write};
 use super::world::{Heads, World, WorldOptions};
 use crate::types::{Address, B256, keccak};
 
@@ -66,6 +66,13 @@ struct ReactorState {
 
 type Hook = Box<dyn FnOnce(&mut World) + Send>;
 
+/// What is done before a request to one of some servers, and how many of those are let through first.
+struct RequestHook {
+    servers: Vec<Server>,
+    skip: u64,
+    run: Box<dyn FnOnce() + Send>,
+}
+
 #[derive(Default)]
 struct Control {
     rules: HashMap<Server, Vec<Rule>>,
@@ -76,6 +83,9 @@ struct Control {
     beacon_knobs: Vec<BeaconKnobs>,
     reactors: ReactorState,
     hooks: Vec<(Server, String, u64, Hook)>,
+    request_hooks: Vec<RequestHook>,
+    /// What the endpoint without token answers from in place of the world's node.
+    reader: Option<Node>,
     refuse_unpaused_writes: bool,
 }
 
@@ -304,6 +314,19 @@ impl Devnet {
         self.shared.control().hooks.push((server, method.to_owned(), nth.max(1), Box::new(f)));
     }
 
+    /// Runs `f` before an HTTP request to one of `servers` is looked at, `skip` of them from now on let through first. A
+    /// JSON-RPC batch is one request. Nothing is locked meanwhile.
+    pub fn on_request(&self, servers: &[Server], skip: u64, f: impl FnOnce() + Send + 'static) {
+        let hook = RequestHook { servers: servers.to_vec(), skip, run: Box::new(f) };
+        self.shared.control().request_hooks.push(hook);
+    }
+
+    /// The endpoint without token answers from `node` from now on: a replica behind the same address, which lags or stands
+    /// elsewhere. None gives it the world's own node back.
+    pub fn read_from(&self, node: Option<Node>) {
+        self.shared.control().reader = node;
+    }
+
     /// How often `method` was called at `server`, entries of JSON-RPC batches counted one by one. For the beacon the
     /// method is the path.
     pub fn calls(&self, server: Server, method: &str) -> u64 {
@@ -391,6 +414,7 @@ impl Devnet {
 
 async fn answer(State(endpoint): State<Endpoint>, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
     let server = endpoint.server;
+    run_request_hooks(&endpoint.shared, server);
     let latency = {
         let mut control = endpoint.shared.control();
         *control.http.entry(server).or_default() += 1;
@@ -488,6 +512,23 @@ fn is_late(endpoint: &Endpoint) -> bool {
 fn broken() -> Response {
     let parts = [Ok(Bytes::from_static(b"{")), Err(std::io::Error::other("connection broken on purpose"))];
     Body::from_stream(futures::stream::iter(parts)).into_response()
+}
+
+fn run_request_hooks(shared: &Shared, server: Server) {
+    let mut due = Vec::new();
+    {
+        let mut control = shared.control();
+        for mut hook in std::mem::take(&mut control.request_hooks) {
+            let hit = hook.servers.contains(&server);
+            if hit && hook.skip == 0 {
+                due.push(hook.run);
+                continue;
+            }
+            hook.skip -= u64::from(hit);
+            control.request_hooks.push(hook);
+        }
+    }
+    due.into_iter().for_each(|run| run());
 }
 
 fn run_hooks(shared: &Shared, server: Server, method: &str) {
@@ -605,7 +646,10 @@ fn dispatch(endpoint: &Endpoint, method: &str, params: &Value) -> RpcResult {
             let world = shared.world();
             L1View { l1: knobs.chain.as_deref().unwrap_or(&world.l1), knobs: &knobs }.call(method, list)
         }
-        Server::L2 => shared.world().node.call(Side::Eth, method, list),
+        Server::L2 => {
+            let replica = shared.control().reader.as_mut().map(|replica| replica.call(Side::Eth, method, list));
+            replica.unwrap_or_else(|| shared.world().node.call(Side::Eth, method, list))
+        }
         Server::Engine => engine(shared, method, list),
         Server::Reactors => reactors(shared, method, params),
         Server::Beacon(_) => Err(RpcError::no_method(method)),

@@ -431,21 +431,21 @@ const FIRST: Story =
     Story { start: 0, polls: &[(16, 15), (17, 15)], fetch_range: 500, local: Local::InStep, head: 26, end: 17 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p1_p2_b1_e20_a_chain_in_step_ends_the_same_whatever_contradicts_it_and_when() {
+async fn b1_e20_p1_p2_a_chain_in_step_ends_the_same_whatever_contradicts_it_and_when() {
     let first = [L1Grows(17), L1Reorganises(16), L1Shrinks(15), L1Refuses, L2Falls(10), L2Drops, L2Swapped(11)];
     let second = [L1Replaces(16, 16), L2Falls(10)];
     at_every_request(FIRST, &[], &[(0, &first), (1, &second)]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p1_p2_b1_e20_a_rewrite_ends_the_same_whatever_contradicts_it_and_when() {
+async fn b1_e20_p1_p2_a_rewrite_ends_the_same_whatever_contradicts_it_and_when() {
     let story = Story { local: Local::Forked(13), ..FIRST };
     let first = [L1Reorganises(16), L1Limits, BeaconRefuses, L2Grows, L2Falls(10), L2RefusesWrites, L2Swapped(11)];
     at_every_request(story, &[], &[(0, &first)]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p1_p2_b1_e20_a_gap_is_filled_the_same_whatever_contradicts_it_and_when() {
+async fn b1_e20_p1_p2_a_gap_is_filled_the_same_whatever_contradicts_it_and_when() {
     let story = Story { local: Local::Behind(12), ..FIRST };
     let first = [L1Shrinks(15), L1Reorganises(16), BeaconRefuses, L2Grows, L2RefusesWrites, L2Drops];
     at_every_request(story, &[], &[(0, &first)]).await;
@@ -453,7 +453,7 @@ async fn p1_p2_b1_e20_a_gap_is_filled_the_same_whatever_contradicts_it_and_when(
 
 /// Batch 4, of 72 blocks, which differs from its middle on; then 5.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p1_p2_e20_a_long_rewrite_ends_the_same_whatever_contradicts_the_node_and_when() {
+async fn e20_p1_p2_a_long_rewrite_ends_the_same_whatever_contradicts_the_node_and_when() {
     let polls = &[(18, 17), (22, 17)];
     let story = Story { start: 18, polls, fetch_range: 500, local: Local::Forked(70), head: 103, end: 22 };
     at_every_request(story, &[], &[(0, &[L2Falls(60), L2Swapped(50)])]).await;
@@ -470,7 +470,7 @@ const REVERTED: Story = Story {
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p1_p2_m2_m3_reverts_and_recommits_end_the_same_whatever_contradicts_l1_and_when() {
+async fn m2_m3_p1_p2_reverts_and_recommits_end_the_same_whatever_contradicts_l1_and_when() {
     let polls: &[InPoll<'_>] = &[
         (1, &[L1Grows(26), L1Replaces(24, 24)]),
         (2, &[L1Grows(28), L1Replaces(25, 25)]),
@@ -481,7 +481,7 @@ async fn p1_p2_m2_m3_reverts_and_recommits_end_the_same_whatever_contradicts_l1_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p1_p2_m2_m3_reverts_and_recommits_end_the_same_whatever_contradicts_the_node_and_when() {
+async fn m2_m3_p1_p2_reverts_and_recommits_end_the_same_whatever_contradicts_the_node_and_when() {
     let polls: &[InPoll<'_>] = &[
         (1, &[L2Falls(103), L2Swapped(104)]),
         (2, &[L2Falls(105), L2Swapped(107)]),
@@ -493,7 +493,7 @@ async fn p1_p2_m2_m3_reverts_and_recommits_end_the_same_whatever_contradicts_the
 
 /// The chain differs in batch 7: what the poison batch's blobs hold is written, and its root is none that is believed.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p1_p2_c1_a_rewrite_out_of_a_poison_batch_ends_the_same_whatever_contradicts_it_and_when() {
+async fn c1_p1_p2_a_rewrite_out_of_a_poison_batch_ends_the_same_whatever_contradicts_it_and_when() {
     let story = Story { local: Local::Forked(108), ..REVERTED };
     at_every_request(story, &[], &[(1, &[L1Grows(26), L1Replaces(24, 24), L2Falls(106), L2Swapped(104)])]).await;
 }
@@ -503,7 +503,7 @@ const CATCH_UP: Story =
     Story { polls: &[(31, 22), (31, 22), (31, 22)], fetch_range: 3, head: 126, end: 36, ..REVERTED };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p1_p2_m4_a_catch_up_ends_the_same_whatever_contradicts_its_second_and_third_poll() {
+async fn m4_p1_p2_a_catch_up_ends_the_same_whatever_contradicts_its_second_and_third_poll() {
     let polls: &[InPoll<'_>] = &[
         (1, &[L1Replaces(26, 30), L1Shrinks(25), L2Swapped(104)]),
         (2, &[L1Replaces(27, 27), L1Refuses, L2Falls(107)]),
@@ -513,7 +513,7 @@ async fn p1_p2_m4_a_catch_up_ends_the_same_whatever_contradicts_its_second_and_t
 
 /// What was contradicted once is contradicted again in the poll behind, at every request of that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn p1_p2_p4_a_second_contradiction_in_the_poll_after_the_first_changes_nothing() {
+async fn b1_e20_m3_p1_p2_p4_a_second_contradiction_in_the_poll_after_the_first_changes_nothing() {
     let replaced = Strike { what: L1Replaces(27, 27), poll: 3, nth: 8 };
     at_every_request(REVERTED, &[replaced], &[(4, &[L1Reorganises(24), L2Falls(107)])]).await;
     let swapped = Strike { what: L2Swapped(104), poll: 1, nth: 2 };

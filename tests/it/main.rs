@@ -9,6 +9,7 @@ mod citations;
 mod cli;
 mod contract_flow;
 mod contradiction;
+mod contradiction_devnet;
 mod devnet;
 mod docs;
 mod finality_flow;
