@@ -364,8 +364,10 @@ pub trait Progress: Send + Sync {
     /// stood there first, and takes over what it says of the node's tags; those of another batch hash are dropped: their batch is not the one being written any more.
     async fn open_writes(&self, writes: &[OpenWrite]) -> PortResult<()>;
 
-    /// Takes back notes of writes at `from` and above that the journal does not know of: the node refused them.
-    async fn withdraw_writes(&self, from: L2Number) -> PortResult<()>;
+    /// Takes back notes of writes at `from` and above that the journal does not know of: they were not made. What stood
+    /// there up to `standing` still does. A note of a block above it that stood there before stays, as one that was looked
+    /// at: the block is gone all the same, and the journal must come to hold it.
+    async fn withdraw_writes(&self, from: L2Number, standing: L2Number) -> PortResult<()>;
 
     /// Notes that the node was looked at: what the writes noted at `seen_to` and below did to its tags is known, and
     /// `mark` is all of it that is still to be put back.

@@ -280,7 +280,7 @@ watched!(Progress {
     reads async fn messages(&self, first: QueueIndex, count: u64) -> PortResult<Vec<L1Message>>;
     changes async fn set_lease(&self, lease: Option<Lease>) -> PortResult<()>;
     changes async fn open_writes(&self, writes: &[OpenWrite]) -> PortResult<()>;
-    changes async fn withdraw_writes(&self, from: L2Number) -> PortResult<()>;
+    changes async fn withdraw_writes(&self, from: L2Number, standing: L2Number) -> PortResult<()>;
     changes async fn looked(&self, seen_to: Option<L2Number>, mark: Option<OwnMark>) -> PortResult<()>;
     changes async fn journal(&self, entries: &[JournalEntry]) -> PortResult<()>;
     reads async fn journal_tail(&self, limit: u32) -> PortResult<Vec<JournalEntry>>;

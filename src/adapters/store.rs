@@ -1227,15 +1227,29 @@ impl Progress for SqliteStore {
         .await
     }
 
-    async fn withdraw_writes(&self, from: L2Number) -> PortResult<()> {
+    async fn withdraw_writes(&self, from: L2Number, standing: L2Number) -> PortResult<()> {
         let pool = self.pool.clone();
         bounded(async move {
-            sqlx::query("DELETE FROM open_writes WHERE number >= ? AND new_hash IS NULL")
+            let mut held = begin(&pool).await?;
+            let done = async {
+                let db = &mut *held;
+                sqlx::query(
+                    "DELETE FROM open_writes WHERE number >= ? AND new_hash IS NULL AND (old_hash IS NULL OR number <= ?)",
+                )
                 .bind(sql_bound(from.get()))
-                .execute(&pool)
+                .bind(sql_bound(standing.get()))
+                .execute(&mut *db)
                 .await
                 .map_err(sql_error)?;
-            Ok(())
+                sqlx::query("UPDATE open_writes SET seen = 1 WHERE number >= ? AND new_hash IS NULL")
+                    .bind(sql_bound(from.get()))
+                    .execute(&mut *db)
+                    .await
+                    .map_err(sql_error)?;
+                Ok(())
+            }
+            .await;
+            end(held, done).await
         })
         .await
     }
@@ -1570,10 +1584,15 @@ mod tests {
         assert_eq!(store.load().await.unwrap().open_writes.len(), 2);
         // A refusal takes back what it refused, and nothing that was written.
         store.open_writes(&[begun(12, 2)]).await.unwrap();
-        store.withdraw_writes(12.into()).await.unwrap();
+        store.withdraw_writes(12.into(), 20.into()).await.unwrap();
         assert_eq!(store.load().await.unwrap().open_writes, [first, begun(11, 2)]);
-        store.withdraw_writes(9.into()).await.unwrap();
+        store.withdraw_writes(9.into(), 20.into()).await.unwrap();
         assert_eq!(store.load().await.unwrap().open_writes, [first]);
+        // What stood above is gone all the same, and its note stays; nothing stood at 14.
+        store.open_writes(&[begun(11, 2), begun(12, 2), OpenWrite { old_hash: None, ..begun(14, 2) }]).await.unwrap();
+        store.withdraw_writes(11.into(), 11.into()).await.unwrap();
+        let gone = OpenWrite { seen: true, ..begun(12, 2) };
+        assert_eq!(store.load().await.unwrap().open_writes, [first, gone]);
         store.apply(&Step { batch: Some(record(2, 12)), ..Step::default() }).await.unwrap();
         assert!(store.load().await.unwrap().open_writes.is_empty());
     }

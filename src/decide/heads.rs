@@ -189,6 +189,14 @@ pub fn fallen_safe(ours: &Heads, shown: &L2Snapshot) -> Option<L2Ref> {
     [safe, finalized].into_iter().find(|block| block.number <= shown.head.number)
 }
 
+/// Where the node's safe tag may go when the block `orphan` that it was set to left the chain meanwhile, best first: to one
+/// of `known` or to the node's own `finalized`, and never below that (P2).
+pub fn below_orphan(orphan: L2Ref, known: [Option<L2Ref>; 2], finalized: Option<L2Ref>) -> Vec<L2Ref> {
+    let floor = finalized.map_or(L2Number::new(0), |f| f.number);
+    let fits = |tag: &L2Ref| tag.number < orphan.number && tag.number >= floor;
+    known.into_iter().chain([finalized]).flatten().filter(fits).collect()
+}
+
 /// Whether `block` is on a chain whose head is `head` high and that has the block `there` at its number. A node that was
 /// killed answers for blocks above its fallen head.
 pub fn stands_on(block: L2Ref, head: L2Number, there: Option<L2Ref>) -> bool {
@@ -473,6 +481,22 @@ mod tests {
         ];
         for (writes, head, expected) in table {
             assert_eq!(seen_to(&writes, head.into()).map(L2Number::get), expected, "{writes:?} under {head}");
+        }
+    }
+
+    #[test]
+    fn m18_h6_safe_leaves_an_orphan_for_a_lower_block_and_not_below_the_nodes_finalized() {
+        let table = [
+            ([Some(at(8)), Some(at(4))], None, vec![at(8), at(4)]),
+            ([Some(at(8)), Some(at(4))], Some(at(4)), vec![at(8), at(4), at(4)]),
+            ([Some(at(8)), Some(at(4))], Some(at(6)), vec![at(8), at(6)]),
+            ([Some(at(5)), Some(at(4))], Some(at(6)), vec![at(6)]),
+            ([None, Some(at(4))], Some(at(12)), vec![]),
+            ([Some(at(12)), Some(other(10))], Some(at(10)), vec![]),
+            ([Some(at(12)), None], None, vec![]),
+        ];
+        for (known, finalized, expected) in table {
+            assert_eq!(below_orphan(at(10), known, finalized), expected, "{known:?} {finalized:?}");
         }
     }
 

@@ -32,7 +32,7 @@ const INVALID_PARAMS: i64 = -32602;
 pub const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
 /// Wait for what only another node software ends. An upgrade shows by the node's version, and ends the wait; this is for
-/// a change that nothing shows.
+/// a change that nothing shows, where every try is a pause.
 pub const PROBE_EVERY: Duration = Duration::from_secs(3600);
 
 /// Least time between two waits that a changed node ends early: a node may come and go at every poll, and every such end
@@ -95,6 +95,7 @@ pub fn wait(refusal: Refusal, tries: u32, poll_interval: Duration, free: bool) -
             let doublings = tries.saturating_sub(1).min(31);
             poll_interval.saturating_mul(2_u32.saturating_pow(doublings)).min(longest)
         }
+        Refusal::CannotRewrite | Refusal::Permanent if free => longest,
         Refusal::CannotRewrite | Refusal::Permanent => PROBE_EVERY,
     }
 }
@@ -183,7 +184,9 @@ mod tests {
             (Refusal::NotPaused, 5, false, 240),
             (Refusal::NotPaused, 500, false, 600),
             (Refusal::Permanent, 1, false, 3600),
-            (Refusal::CannotRewrite, 9, true, 3600),
+            (Refusal::CannotRewrite, 9, false, 3600),
+            (Refusal::CannotRewrite, 9, true, 30),
+            (Refusal::Permanent, 1, true, 30),
         ];
         for (refusal, tries, free, expected) in table {
             let got = wait(refusal, tries, poll, free);

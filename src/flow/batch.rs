@@ -95,8 +95,12 @@ impl Worker {
         if let Some(stall) = self.roots.check(l2.as_ref(), &asked, self.settings.search_time).await? {
             return Ok(BatchEnd::Stands { stall, blocks });
         }
-        if let Some((case, rewritten)) = self.settle_writes(index, hash, resolved.last.number).await? {
+        let head = pull.head.number;
+        if let Some((case, rewritten)) = self.settle_writes(index, hash, resolved.last.number, head).await? {
             (resolved.case, resolved.rewritten) = (case, rewritten);
+        } else if let Some((row, _)) = self.written_again(index, hash).await? {
+            let case = row.case.unwrap_or(resolved.case);
+            resolved = Resolved { case, rewritten: row.rewritten, drift: row.encoder_drift, ..resolved };
         }
         let header = &bound.outline.header;
         Ok(BatchEnd::Verified(Box::new(BatchRecord {

@@ -37,8 +37,8 @@ pub struct PendingWrite {
 /// What is written, and for which batch.
 struct Job {
     index: BatchIndex,
-    hash: B256,
-    case: Case,
+    /// Under which batch the writes are noted: this one as a rule, a later one where its writing again was cut off.
+    noted: Noted,
     /// As it is written: with the equal blocks below it, where the state of its own parent is missing.
     plan: Plan,
     /// What differs from L1 begins here.
@@ -47,7 +47,35 @@ struct Job {
     finalized: Option<L2Ref>,
 }
 
+/// The batch under which writes are noted and entered in the journal.
+#[derive(Clone, Copy, Debug)]
+struct Noted {
+    batch: BatchIndex,
+    hash: B256,
+    case: Case,
+}
+
+impl From<OpenWrite> for Noted {
+    fn from(note: OpenWrite) -> Self {
+        Self { batch: note.batch, hash: note.batch_hash, case: note.case }
+    }
+}
+
+/// How far a writing came.
+struct Sent {
+    /// The last block that was asked for.
+    to: L2Number,
+    /// Up to here what is to be replaced stands for certain.
+    standing: L2Number,
+}
+
 impl Job {
+    /// Nothing was sent, or all of it was refused.
+    fn unsent(&self) -> Sent {
+        let standing = self.plan.replaces.last().map_or(self.plan.skip.number, |old| old.number);
+        Sent { to: self.plan.skip.number, standing }
+    }
+
     fn old_hash(&self, number: L2Number) -> Option<B256> {
         self.plan.replaces.iter().find(|old| old.number == number).map(|old| old.hash)
     }
@@ -93,8 +121,12 @@ impl Worker {
             Err(stall) => return Ok(Err(Stall { batch: Some(index), ..stall })),
         };
         // What an earlier, interrupted write left below is entered in the journal before anything that stands on it (P6).
-        self.settle_writes(index, hash, first.minus(1)).await?;
-        let job = Job { index, hash, case, plan, first, finalized: None };
+        let noted = match self.written_again(index, hash).await? {
+            Some((_, note)) => note.into(),
+            None => Noted { batch: index, hash, case },
+        };
+        self.settle_writes(noted.batch, noted.hash, first.minus(1), pull.head.number).await?;
+        let job = Job { index, noted, plan, first, finalized: None };
         let outcome = match self.pause_for(engine, &job.plan, pull).await {
             Ok(()) => self.write_inside_the_pause(engine, job, pull).await,
             Err(failure) => Err(failure),
@@ -161,7 +193,7 @@ impl Worker {
         }
         info!(
             batch = job.index.get(),
-            case = %job.case,
+            case = %job.noted.case,
             skip = plan.skip.number.get(),
             blocks = plan.blocks.len(),
             dropped_above = pull.head.number.above(plan.last()),
@@ -207,7 +239,11 @@ impl Worker {
                 return Err(error.into());
             }
         };
-        self.local.wrote(after.head.number);
+        // More may land of a write that was not answered: what it leaves is no growth either.
+        match pull.pause.as_ref().is_some_and(Quiesced::is_writing) {
+            true => self.local.wrote_unknown(),
+            false => self.local.wrote(after.head.number),
+        }
         pull.head = after.head.l2_ref();
         pull.pause.iter().for_each(|p: &Quiesced| p.wrote(after.head.number));
         pull.node = self.unmark(&after).await?;
@@ -260,18 +296,19 @@ impl Worker {
     }
 
     /// Writes the plan's blocks. What was noted and then not sent is noted no more: whatever comes to stand at those
-    /// heights is not our write, and a tag on it not the node's own mark (M9).
+    /// heights is not our write, and a tag on it not the node's own mark (M9). What left the chain with the first write
+    /// stays noted all the same, for the journal (P6).
     async fn write(&mut self, engine: &dyn L2Engine, job: &Job, pull: &mut Pull) -> Result<L2Header, Failure> {
-        let mut sent = job.plan.skip.number;
+        let mut sent = job.unsent();
         let outcome = self.write_in_chunks(engine, job, pull, &mut sent).await;
-        let unsent = |w: &OpenWrite| w.number > sent && w.new_hash.is_none();
+        let unsent = |w: &OpenWrite| w.number > sent.to && w.new_hash.is_none();
         if outcome.is_err() && self.ledger.writes().iter().any(unsent) {
-            self.ledger.withdraw_writes(sent.plus(1)).await?;
+            self.ledger.withdraw_writes(sent.to.plus(1), sent.standing).await?;
         }
         outcome
     }
 
-    /// Writes the plan's blocks in requests of a chunk each, and keeps in `sent` the height up to which it asked for.
+    /// Writes the plan's blocks in requests of a chunk each, and keeps in `sent` how far it came.
     ///
     /// A block that rewrites goes alone, and so does the first block on a parent that is not our own write of this pause.
     /// Only the first block of a request carries its parent's hash; the others follow as head + 1, and the node goes on
@@ -282,7 +319,7 @@ impl Worker {
         engine: &dyn L2Engine,
         job: &Job,
         pull: &mut Pull,
-        sent: &mut L2Number,
+        sent: &mut Sent,
     ) -> Result<L2Header, Failure> {
         let index = job.index;
         let mut parent = job.plan.skip;
@@ -303,9 +340,9 @@ impl Worker {
             }
             let begun = OpenWrite {
                 number: L2Number::default(),
-                batch: index,
-                batch_hash: job.hash,
-                case: job.case,
+                batch: job.noted.batch,
+                batch_hash: job.noted.hash,
+                case: job.noted.case,
                 old_hash: None,
                 new_hash: None,
                 finalized: job.finalized,
@@ -327,7 +364,8 @@ impl Worker {
                 return Err(out_of_budget(index, parent, written.is_some()));
             }
             writing(pull, true);
-            *sent = blocks.last().map_or(*sent, |last| last.number);
+            // From here on all that is to be replaced may be gone with the first block.
+            *sent = Sent { to: blocks.last().map_or(sent.to, |last| last.number), standing: job.plan.skip.number };
             let (headers, stopped) = match tokio::time::timeout(left, engine.write_blocks(&blocks)).await {
                 Ok(Ok(headers)) => (headers, None),
                 Ok(Err(WriteStopped { written, error })) => (written, Some(error)),
@@ -340,7 +378,10 @@ impl Worker {
             self.note_written(job, &headers, pull).await?;
             if let Some(error) = stopped {
                 if let (PortErrorKind::Refused { .. }, Some(refused)) = (&error.kind, blocks.get(headers.len())) {
-                    self.ledger.withdraw_writes(refused.number).await?;
+                    if written.is_none() && headers.is_empty() {
+                        sent.standing = job.unsent().standing;
+                    }
+                    self.ledger.withdraw_writes(refused.number, sent.standing).await?;
                 }
                 let progressed = written.is_some() || !headers.is_empty();
                 return Err(write_stopped(job, &blocks, &headers, error, progressed));
@@ -372,16 +413,17 @@ impl Worker {
         self.status.blocks_written = self.status.blocks_written.saturating_add(headers.len() as u64);
         let at = unix_now();
         // A run before this one may have dropped what stood there: its note tells (P6).
-        let noted = |number: L2Number| self.ledger.writes().iter().find(|w| w.number == number && w.batch == job.index);
+        let batch = job.noted.batch;
+        let noted = |number: L2Number| self.ledger.writes().iter().find(|w| w.number == number && w.batch == batch);
         let entries: Vec<_> = headers
             .iter()
             .map(|header| JournalEntry {
                 at,
-                batch: job.index,
+                batch,
                 number: header.number,
                 old_hash: noted(header.number).map_or_else(|| job.old_hash(header.number), |note| note.old_hash),
                 new_hash: header.hash,
-                why: job.case.as_str().to_owned(),
+                why: job.noted.case.as_str().to_owned(),
             })
             .collect();
         Ok(self.ledger.journal(&entries).await?)

@@ -53,8 +53,10 @@ impl Memory {
         self.writes.sort_unstable_by_key(|write| write.number);
     }
 
-    fn withdrawn(&mut self, from: L2Number) {
-        self.writes.retain(|write| write.number < from || write.new_hash.is_some());
+    fn withdrawn(&mut self, from: L2Number, standing: L2Number) {
+        let is_made = |write: &OpenWrite| write.number < from || write.new_hash.is_some();
+        self.writes.retain(|write| is_made(write) || (write.old_hash.is_some() && write.number > standing));
+        self.writes.iter_mut().filter(|write| !is_made(write)).for_each(|write| write.seen = true);
     }
 
     fn journaled(&mut self, entries: &[JournalEntry]) {
@@ -187,14 +189,15 @@ impl Ledger {
         Ok(())
     }
 
-    /// Takes back what was noted at `from` and above and is not in the journal: it was not written.
+    /// Takes back what was noted at `from` and above and is not in the journal: it was not written. What stood there up to
+    /// `standing` still does; the notes of what stood above stay, as looked at.
     ///
     /// # Errors
     /// As [`Ledger::commit`].
-    pub(crate) async fn withdraw_writes(&mut self, from: L2Number) -> PortResult<()> {
+    pub(crate) async fn withdraw_writes(&mut self, from: L2Number, standing: L2Number) -> PortResult<()> {
         let known = std::mem::replace(&mut self.unsure, true);
-        self.progress.withdraw_writes(from).await?;
-        self.memory.withdrawn(from);
+        self.progress.withdraw_writes(from, standing).await?;
+        self.memory.withdrawn(from, standing);
         self.unsure = known;
         Ok(())
     }
@@ -251,7 +254,7 @@ mod tests {
     enum Change {
         Step { safe: Option<u64>, finalized: Option<u64>, cursor: Option<u64>, clear: (bool, bool), batch: Option<u64> },
         Begin { batch: u64, from: u64, count: u64, seen: bool },
-        Withdraw(u64),
+        Withdraw(u64, u64),
         Journal { batch: u64, number: u64 },
         Looked { seen_to: Option<u64>, mark: Option<u64> },
         Rewind(u64),
@@ -320,7 +323,7 @@ mod tests {
                 count,
                 seen
             }),
-            number().prop_map(Change::Withdraw),
+            (number(), number()).prop_map(|(from, standing)| Change::Withdraw(from, standing)),
             (number(), number()).prop_map(|(batch, number)| Change::Journal { batch, number }),
             (maybe(), maybe()).prop_map(|(seen_to, mark)| Change::Looked { seen_to, mark }),
             number().prop_map(Change::Rewind),
@@ -348,7 +351,7 @@ mod tests {
                 let writes: Vec<_> = (from..from + count).map(|number| write(batch, number, seen)).collect();
                 ledger.begin_writes(&writes).await
             }
-            Change::Withdraw(from) => ledger.withdraw_writes(from.into()).await,
+            Change::Withdraw(from, standing) => ledger.withdraw_writes(from.into(), standing.into()).await,
             Change::Journal { batch, number } => {
                 let entry = JournalEntry {
                     at: 1,

@@ -8,7 +8,7 @@ use tracing::info;
 
 use crate::flow::worker::Worker;
 use crate::flow::{FlowError, unix_now};
-use crate::types::{B256, BatchIndex, Case, JournalEntry, L2Number, OpenWrite};
+use crate::types::{B256, BatchIndex, BatchRecord, Case, JournalEntry, L2Number, OpenWrite};
 
 impl Worker {
     /// Notes that the blocks `numbers` are about to be written. `template` says for which batch; `old_hash_of` what stands there.
@@ -23,31 +23,38 @@ impl Worker {
         Ok(self.ledger.begin_writes(&writes).await?)
     }
 
-    /// All writes that were made for this batch, whose blocks `..=last` now stand as L1 has them: its case and how many
-    /// blocks. None where it was never written. What the journal does not know of is entered now; a block that the
-    /// consensus node brought in the meantime cannot be told from ours and is taken for it.
+    /// All writes that were made for this batch, whose blocks `..=last` now stand as L1 has them under a head at `head`: its
+    /// case and how many blocks. None where it was never written. What the journal does not know of is entered now; a
+    /// block that the consensus node brought in the meantime cannot be told from ours and is taken for it. One that was
+    /// noted and never dropped is not entered.
     pub(crate) async fn settle_writes(
         &mut self,
         index: BatchIndex,
         hash: B256,
         last: L2Number,
+        head: L2Number,
     ) -> Result<Option<(Case, u64)>, FlowError> {
-        let of_batch = |w: &&OpenWrite| w.batch == index && w.batch_hash == hash && w.number <= last;
-        let writes: Vec<_> = self.ledger.writes().iter().filter(of_batch).copied().collect();
-        let Some(first) = writes.first() else { return Ok(None) };
-        let mut missing = Vec::new();
-        for write in writes.iter().filter(|w| w.new_hash.is_none()) {
+        let of_batch = |w: &&OpenWrite| w.batch == index && w.batch_hash == hash;
+        let noted: Vec<_> = self.ledger.writes().iter().filter(of_batch).copied().collect();
+        let (mut missing, mut unchanged) = (Vec::new(), Vec::new());
+        for write in noted.iter().filter(|w| w.number <= last && w.new_hash.is_none()) {
             let Some(header) = self.ports.l2.header(write.number).await? else {
                 return Err(FlowError::local_changed(format!("block {} is gone", write.number)));
             };
-            missing.push(JournalEntry {
+            let entry = JournalEntry {
                 at: unix_now(),
                 batch: index,
                 number: write.number,
                 old_hash: write.old_hash,
                 new_hash: header.hash,
                 why: write.case.as_str().to_owned(),
-            });
+            };
+            let entries = if write.old_hash == Some(header.hash) { &mut unchanged } else { &mut missing };
+            entries.push(entry);
+        }
+        if !unchanged.is_empty() && self.were_dropped(&noted, last, head).await? {
+            missing.append(&mut unchanged);
+            missing.sort_unstable_by_key(|entry| entry.number);
         }
         if !missing.is_empty() {
             info!(
@@ -57,6 +64,41 @@ impl Worker {
             );
             self.ledger.journal(&missing).await?;
         }
-        Ok(Some((first.case, writes.len() as u64)))
+        let known = noted.iter().filter(|w| w.number <= last && w.new_hash.is_some()).count();
+        let written = known.saturating_add(missing.len());
+        Ok(noted.first().filter(|_| written > 0).map(|first| (first.case, written as u64)))
+    }
+
+    /// Whether equal blocks that were `noted` left the chain and came back, because they are written again (M30): a write
+    /// among them was answered, or the noted block right above `last` has gone.
+    async fn were_dropped(&self, noted: &[OpenWrite], last: L2Number, head: L2Number) -> Result<bool, FlowError> {
+        if noted.iter().any(|w| w.new_hash.is_some()) {
+            return Ok(true);
+        }
+        let Some(above) = noted.iter().find(|w| w.number > last && w.old_hash.is_some()) else { return Ok(false) };
+        if above.number > head {
+            return Ok(true);
+        }
+        Ok(self.ports.l2.header(above.number).await?.map(|header| header.hash) != above.old_hash)
+    }
+
+    /// The row of a verified batch whose last block is noted to be written again, equal, for a later batch (M30), and that
+    /// note. What is missing of it goes on under the note, and the row stays as it is: a writing that was cut off in the
+    /// middle ends as if it had not been (P6).
+    pub(crate) async fn written_again(
+        &self,
+        index: BatchIndex,
+        hash: B256,
+    ) -> Result<Option<(BatchRecord, OpenWrite)>, FlowError> {
+        if self.ledger.writes().iter().all(|w| w.batch <= index) {
+            return Ok(None);
+        }
+        let row = self.ports.progress.batch(index).await?.filter(|row| row.hash == hash);
+        let Some((row, last)) = row.and_then(|row| row.last.map(|last| (row, last))) else { return Ok(None) };
+        let is_it = |w: &&OpenWrite| {
+            let equal = w.old_hash == Some(last.hash) && w.new_hash.is_none_or(|new| new == last.hash);
+            w.batch > index && w.number == last.number && equal
+        };
+        Ok(self.ledger.writes().iter().find(is_it).map(|note| (row, *note)))
     }
 }

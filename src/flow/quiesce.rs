@@ -693,7 +693,7 @@ mod tests {
         async fn open_writes(&self, _: &[OpenWrite]) -> PortResult<()> {
             unreachable!("not asked by the guard")
         }
-        async fn withdraw_writes(&self, _: L2Number) -> PortResult<()> {
+        async fn withdraw_writes(&self, _: L2Number, _: L2Number) -> PortResult<()> {
             unreachable!("not asked by the guard")
         }
         async fn journal(&self, _: &[JournalEntry]) -> PortResult<()> {

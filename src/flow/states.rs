@@ -24,9 +24,13 @@ impl Worker {
         if !plan.rewrites() {
             return Ok(Ok(plan));
         }
-        match self.ports.l2.has_states(&[skip]).await?.as_deref() {
-            Some([false]) => {}
-            Some(_) | None => return Ok(Ok(plan)),
+        let kept = match self.ports.l2.has_states(&[skip]).await {
+            Err(error) if error.is_transient() => return Err(error.into()),
+            // A node that will not tell is tried as it is: it refuses the block where the state is missing.
+            answer => answer.ok().flatten(),
+        };
+        if kept.as_deref() != Some(&[false]) {
+            return Ok(Ok(plan));
         }
         let floor = self.finalized_height().unwrap_or_default();
         let Some(from) = self.nearest_state(skip, floor).await? else {

@@ -11,7 +11,7 @@ use crate::decide::one_node::OneNode;
 use crate::flow::FlowError;
 use crate::flow::one_node::BothSides;
 use crate::flow::worker::Worker;
-use crate::ports::L2Engine;
+use crate::ports::{EngineView, L2Engine};
 use crate::types::{L2Number, L2Ref, L2Snapshot, OwnMark};
 
 impl Worker {
@@ -73,29 +73,38 @@ impl Worker {
     /// nothing is tagged, and the pull tells it. `node` is what the reader showed last.
     async fn prove_ground(&mut self, engine: &dyn L2Engine, node: &L2Snapshot) -> Result<bool, FlowError> {
         let number = self.ledger.heads().safe().map_or(L2Number::new(0), |safe| safe.number);
-        let mut view = engine.view(number).await?;
-        if view.head != node.head.l2_ref() {
-            let both = BothSides::read_behind(view, engine, self.ports.l2.as_ref(), number).await?;
-            match both.verdict {
-                OneNode::Same => view = both.engine,
-                // A node that imports fast never shows the same head twice. What is tagged lies far below: it is enough
-                // that both sides hold it.
-                OneNode::Moving => {
-                    let reader = self.ports.l2.header(number).await?.map(|header| header.l2_ref());
-                    if reader.is_none() || reader != both.engine.at {
-                        return Ok(false);
-                    }
-                    view = both.engine;
-                }
-                OneNode::Two => {
-                    self.two_nodes = Some(both.stall());
-                    return Ok(false);
-                }
-            }
-        }
+        let Some(view) = self.one_node_at(engine, node, number).await? else { return Ok(false) };
         match self.ledger.heads().safe().filter(|safe| !heads::stands_on(*safe, view.head.number, view.at)) {
             Some(safe) => Err(FlowError::local_changed(format!("block {safe} left the chain before it was tagged"))),
             None => Ok(true),
+        }
+    }
+
+    /// The engine's view of the block at `number`, where the engine is the node that the reader shows; none where it is not
+    /// or that cannot be told: then it is told nothing, and the pull says so. `node` is what the reader showed last.
+    async fn one_node_at(
+        &mut self,
+        engine: &dyn L2Engine,
+        node: &L2Snapshot,
+        number: L2Number,
+    ) -> Result<Option<EngineView>, FlowError> {
+        let view = engine.view(number).await?;
+        if view.head == node.head.l2_ref() {
+            return Ok(Some(view));
+        }
+        let both = BothSides::read_behind(view, engine, self.ports.l2.as_ref(), number).await?;
+        match both.verdict {
+            OneNode::Same => Ok(Some(both.engine)),
+            // A node that imports fast never shows the same head twice. What is tagged lies far below: it is enough that
+            // both sides hold it.
+            OneNode::Moving => {
+                let reader = self.ports.l2.header(number).await?.map(|header| header.l2_ref());
+                Ok(Some(both.engine).filter(|engine| reader.is_some() && reader == engine.at))
+            }
+            OneNode::Two => {
+                self.two_nodes = Some(both.stall());
+                Ok(None)
+            }
         }
     }
 
@@ -108,15 +117,16 @@ impl Worker {
             return Ok(after);
         }
         let left = || FlowError::local_changed(format!("block {safe} left the chain while it was tagged"));
-        for lower in
-            [before.safe, self.ledger.heads().finalized()].into_iter().flatten().filter(|tag| tag.number < safe.number)
-        {
+        let ours = self.ledger.heads().finalized();
+        for lower in heads::below_orphan(safe, [before.safe, ours], after.finalized) {
             if self.ports.l2.header(lower.number).await?.map(|h| h.l2_ref()) == Some(lower) {
                 engine.set_tags(Some(lower.hash), None).await?;
                 return Err(left());
             }
         }
-        if let Some(genesis) = self.ports.l2.header(0.into()).await? {
+        if after.finalized.is_none_or(|finalized| finalized.number.get() == 0)
+            && let Some(genesis) = self.ports.l2.header(0.into()).await?
+        {
             engine.set_tags(Some(genesis.hash), None).await?;
         }
         Err(left())
@@ -136,6 +146,9 @@ impl Worker {
         let Some(to) = heads::abandoned_safe(self.ledger.heads().safe(), node, anchor.l2_ref()) else {
             return Ok(*node);
         };
+        if self.one_node_at(engine.as_ref(), node, to.number).await?.is_none() {
+            return Ok(*node);
+        }
         self.asserted = None;
         engine.set_tags(Some(to.hash), None).await?;
         let after = self.ports.l2.snapshot().await?;
@@ -158,6 +171,9 @@ impl Worker {
         let Some(engine) = self.ports.engine.clone() else { return Ok(*node) };
         self.look_for_marks(node).await?;
         let Some(OwnMark { tag, before }) = self.ledger.mark() else { return Ok(*node) };
+        if self.one_node_at(engine.as_ref(), node, tag.number).await?.is_none() {
+            return Ok(*node);
+        }
         warn!(code = "own_mark", %tag, "the execution node moved its finalized tag by itself on a write; putting it back");
         self.status.el_marks_finalized = true;
         let mut finalized = self.ledger.heads().finalized();

@@ -8,11 +8,12 @@ use morph_deriver::devnet::Devnet;
 use morph_deriver::devnet::faults::{Fault, Rule, Server};
 use morph_deriver::devnet::jsonrpc::RpcError;
 use morph_deriver::devnet::world::ForkShape;
-use morph_deriver::types::Case;
+use morph_deriver::types::{B256, BatchRecord, Case};
 
-use crate::node_flow::{assert_chain, assert_promises, network, stall_of, synced};
-use crate::support::rig::{Rig, cases};
-use crate::writer_flow::{cannot_rewrite, steady};
+use crate::node_flow::{assert_chain, assert_promises, heights, network, stall_of, synced};
+use crate::support::late_store::LateStore;
+use crate::support::rig::{Rig, cases, devnet_ports, reason, settings};
+use crate::writer_flow::{cannot_rewrite, forked_behind_a_restart, steady};
 
 fn refused() -> Fault {
     Fault::Error(RpcError::server("the reactors are in no mood"))
@@ -128,4 +129,228 @@ async fn m13_e13_a_node_that_was_down_is_asked_again_within_two_polls_of_its_ret
     assert_eq!(cases(&rig.poll().await.unwrap()), [(2, Case::SelfHeal)]);
     assert_chain(&devnet, &rig, 16);
     assert_eq!(devnet.pauses(), 2);
+}
+
+/// What the journal holds: batch, height, old and new hash, why; by batch and height.
+async fn journal(rig: &Rig) -> Vec<(u64, u64, Option<B256>, B256, String)> {
+    let entries = rig.ports.progress.journal_tail(1000).await.unwrap().into_iter();
+    let mut all: Vec<_> = entries.map(|e| (e.batch.get(), e.number.get(), e.old_hash, e.new_hash, e.why)).collect();
+    all.sort();
+    all
+}
+
+async fn rows(rig: &Rig) -> Vec<BatchRecord> {
+    rig.ports.progress.batches_from(0.into(), 1000).await.unwrap()
+}
+
+fn hashes(devnet: &Devnet, numbers: std::ops::RangeInclusive<u64>) -> Vec<(u64, B256)> {
+    devnet.with(|w| numbers.map(|number| (number, w.node.at(number).unwrap().hash())).collect())
+}
+
+const NO_STATE: &str = "missing trie node 0x34 (path ) state 0x12 is not available";
+
+#[tokio::test]
+async fn p6_e21_what_a_rewrite_dropped_before_it_was_cut_off_ends_in_the_journal() {
+    let refused = Fault::Error(RpcError::server(NO_STATE));
+    for restarted in [false, true] {
+        for (nth, fault) in [
+            (1, refused.clone()),
+            (2, refused.clone()),
+            (3, refused.clone()),
+            (1, Fault::Drop),
+            (2, Fault::Drop),
+            (1, Fault::DropAfter),
+            (2, Fault::DropAfter),
+        ] {
+            let what = format!("{fault:?} at {nth}, restarted: {restarted}");
+            // Batch 2 ends on 16; what is written of it: 12 alone, then 13 to 16 in one request.
+            let devnet = synced(2).await;
+            devnet.with(|w| w.fork_at(12, ForkShape::OtherTransaction).unwrap());
+            let old = hashes(&devnet, 12..=16);
+            devnet.fault(Server::Engine, Rule::on("engine_newSafe", fault).after(nth - 1).times(1));
+            let mut rig = Rig::on(&devnet).await;
+            assert!(rig.poll().await.is_err(), "{what}");
+            if restarted {
+                rig.restart().await;
+            }
+            rig.settle_stopped().await;
+            assert_chain(&devnet, &rig, 16);
+            let new = hashes(&devnet, 12..=16);
+            let why = Case::SelfHeal.as_str();
+            let wanted: Vec<_> =
+                old.iter().zip(&new).map(|(old, new)| (2, old.0, Some(old.1), new.1, why.to_owned())).collect();
+            assert_eq!(journal(&rig).await, wanted, "{what}");
+            let rows = rows(&rig).await;
+            assert_eq!((rows[2].case, rows[2].rewritten), (Some(Case::SelfHeal), 5), "{what}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn p6_m1_what_was_not_dropped_is_not_in_the_journal() {
+    // Refused, and then put right by another writer.
+    let devnet = synced(2).await;
+    devnet.with(|w| {
+        w.fork_at(12, ForkShape::OtherTransaction).unwrap();
+        w.node.moods.write_error_at.insert(12, RpcError::server(NO_STATE));
+    });
+    let mut rig = Rig::on(&devnet).await;
+    assert!(rig.poll().await.is_err());
+    devnet.with(morph_deriver::devnet::world::World::sync);
+    rig.settle_stopped().await;
+    assert_chain(&devnet, &rig, 16);
+    assert_eq!(journal(&rig).await, []);
+    let rows = rows(&rig).await;
+    assert_eq!((rows[2].case, rows[2].rewritten), (Some(Case::Consistent), 0));
+}
+
+#[tokio::test]
+async fn m30_p6_cut_off_in_the_middle_it_ends_in_the_same_rows_and_the_same_journal() {
+    let undisturbed = {
+        let devnet = forked_behind_a_restart().await;
+        let mut rig = Rig::on(&devnet).await;
+        rig.settle_stopped().await;
+        assert_chain(&devnet, &rig, 200);
+        (rows(&rig).await, journal(&rig).await)
+    };
+    assert_eq!(undisturbed.1.len(), 126, "75 to 200");
+    let cuts = [(0, Fault::Drop), (0, Fault::DropAfter), (2, Fault::Drop), (2, Fault::DropAfter), (8, Fault::Drop)];
+    for (nth, fault) in cuts.into_iter().chain([(25, Fault::Drop), (60, Fault::DropAfter), (80, Fault::Drop)]) {
+        let devnet = forked_behind_a_restart().await;
+        let mut rig = Rig::on(&devnet).await;
+        devnet.fault(Server::Engine, Rule::on("engine_newSafe", fault.clone()).after(nth).times(1));
+        while rig.poll().await.is_ok() {}
+        rig.restart().await;
+        rig.settle_stopped().await;
+        assert_chain(&devnet, &rig, 200);
+        let (rows, journal) = (rows(&rig).await, journal(&rig).await);
+        for (got, wanted) in rows.iter().zip(&undisturbed.0) {
+            assert_eq!(got, wanted, "{fault:?} after {nth}");
+        }
+        for (got, wanted) in journal.iter().zip(&undisturbed.1) {
+            assert_eq!(got, wanted, "{fault:?} after {nth}");
+        }
+        assert_eq!((rows.len(), journal.len()), (undisturbed.0.len(), 126), "{fault:?} after {nth}");
+        assert!(devnet.unpaused_writes().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn m30_a_node_that_refuses_to_tell_its_states_is_tried_as_it_is() {
+    let devnet = forked_behind_a_restart().await;
+    let deaf = Fault::Error(RpcError::server("in no mood"));
+    devnet.fault(Server::L2, Rule::on("eth_getBalance", deaf));
+    let mut rig = steady(&devnet, true).await;
+    while rig.poll().await.is_ok() {}
+    assert_eq!(stall_of(&rig), Some(Reason::EngineUnavailable), "the engine's own words");
+    let numbers: Vec<_> = devnet.writes().iter().map(|w| w.number).collect();
+    assert_eq!(numbers, [150]);
+    // Where it cannot be asked for the moment, it is asked again.
+    let devnet = forked_behind_a_restart().await;
+    devnet.fault(Server::L2, Rule::on("eth_getBalance", Fault::Status(503, String::new())));
+    let mut rig = steady(&devnet, true).await;
+    while rig.poll().await.is_ok() {}
+    assert_eq!((stall_of(&rig), devnet.pauses()), (Some(Reason::L2Unavailable), 0));
+}
+
+#[tokio::test]
+async fn m13_p4_without_reactors_a_refusal_that_looks_permanent_is_tried_again_within_two_polls() {
+    for cannot in [true, false] {
+        let devnet = synced(2).await;
+        devnet.with(|w| {
+            w.fork_at(12, ForkShape::OtherTransaction).unwrap();
+            w.node.moods.refuses_rewrites = cannot;
+            w.node.moods.write_error = (!cannot).then(|| RpcError::server("invalid transaction 0: too short"));
+        });
+        let mut rig = steady(&devnet, false).await;
+        let expected = if cannot { Reason::ElCannotReorg } else { Reason::BlockRefused };
+        for _ in 0..12 {
+            assert_eq!(reason(&rig.poll().await.unwrap()), Some(expected));
+        }
+        devnet.with(|w| {
+            w.node.moods.refuses_rewrites = false;
+            w.node.moods.write_error = None;
+        });
+        for _ in 0..2 {
+            rig.poll().await.unwrap();
+        }
+        assert_chain(&devnet, &rig, 16);
+    }
+}
+
+#[tokio::test]
+async fn m8_g3_a_write_that_lands_after_it_was_given_up_is_no_growth() {
+    let devnet = network(2).await;
+    devnet.with(|w| w.sync_to(8));
+    devnet.fault(Server::Engine, Rule::on("engine_newSafe", Fault::Late(Duration::from_millis(900))).times(1));
+    let mut rig = Rig::with(&devnet, |s| {
+        s.pause_budget = Duration::from_millis(500);
+        s.pause_per_block = Duration::ZERO;
+        s.head_still = Duration::from_millis(1200);
+    })
+    .await;
+    let mut end = None;
+    for _ in 0..8 {
+        end = reason(&rig.poll().await.unwrap());
+        if end == Some(Reason::PauseBudget) {
+            break;
+        }
+    }
+    assert_eq!(end, Some(Reason::PauseBudget));
+    rig.worker.quiesce().idle(Duration::from_secs(20)).await;
+    assert_eq!(heights(&devnet).0, 9, "it landed before the reactors were resumed");
+    let _ = rig.poll().await;
+    let verdict = rig.worker.status().borrow().verdict;
+    assert_ne!(verdict, Some(morph_deriver::decide::liveness::Verdict::Alive));
+    assert_promises(&devnet);
+}
+
+#[tokio::test]
+async fn p5_g3_nothing_is_sent_for_which_the_database_left_no_room() {
+    let devnet = network(2).await;
+    devnet.with(|w| w.sync_to(8));
+    let mut ports = devnet_ports(&devnet).await;
+    let store = LateStore::over(ports.progress.clone());
+    store.slow_notes(700);
+    ports.progress = store.clone();
+    let mut settings = settings();
+    settings.rollup = devnet.rollup();
+    settings.assume = Some(morph_deriver::decide::liveness::Verdict::Stopped);
+    // Room for less than a quarter of the budget is none.
+    settings.pause_budget = Duration::from_millis(900);
+    settings.pause_per_block = Duration::ZERO;
+    let mut rig = Rig::start(ports, settings).await;
+    assert_eq!(reason(&rig.poll().await.unwrap()), Some(Reason::PauseBudget));
+    assert!(devnet.writes().is_empty());
+    store.slow_notes(0);
+    assert_eq!(cases(&rig.poll().await.unwrap()), [(2, Case::FillGap)]);
+    assert_promises(&devnet);
+}
+
+#[tokio::test]
+async fn m9_h6_a_note_of_a_block_that_was_never_sent_explains_no_tag() {
+    let devnet = synced(2).await;
+    devnet.with(|w| w.fork_at(12, ForkShape::OtherTransaction).unwrap());
+    devnet.fault(Server::Engine, Rule::on("engine_newSafe", Fault::Hang).times(1));
+    let mut rig = Rig::on(&devnet).await;
+    // Ended while block 12 is under way; blocks 13 to 16 are noted, and were not sent.
+    tokio::select! {
+        _ = rig.poll() => panic!("the write was answered"),
+        () = async { while devnet.calls(Server::Engine, "engine_newSafe") == 0 { tokio::task::yield_now().await; } } => {}
+    }
+    rig.worker.quiesce().idle(Duration::from_secs(20)).await;
+    let noted = rig.ports.progress.load().await.unwrap().open_writes;
+    assert_eq!(noted.iter().map(|w| (w.number.get(), w.seen)).collect::<Vec<_>>()[..2], [(12, false), (13, true)]);
+    rig.restart().await;
+    // Another writer puts the chain right and finalizes a part of it.
+    devnet.with(|w| {
+        w.sync();
+        let tag = w.node.at(14).unwrap().hash();
+        w.node.set_block_tags(tag, tag).unwrap();
+    });
+    devnet.clear_counts();
+    rig.settle_stopped().await;
+    assert_eq!(heights(&devnet), (16, Some(16), Some(14)));
+    assert!(devnet.moments().iter().all(|m| m.finalized.is_some_and(|f| f.number.get() == 14)));
+    assert!(!rig.worker.status().borrow().el_marks_finalized);
 }

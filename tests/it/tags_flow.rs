@@ -13,7 +13,8 @@ use morph_deriver::devnet::world::{ForkShape, World};
 use morph_deriver::types::{B256, Case};
 
 use crate::node_flow::{assert_chain, assert_promises, batch, finalize_l1, heights, network, synced};
-use crate::support::rig::{Rig, STEP, cases, reason};
+use crate::support::late_store::LateStore;
+use crate::support::rig::{Rig, STEP, cases, devnet_ports, reason, settings};
 
 /// A worker that has filled batches 2 and 3 by itself; L1 has finalized nothing.
 async fn filled() -> (Devnet, Rig) {
@@ -414,4 +415,112 @@ async fn m9_h6_another_writers_finalized_below_a_rewrite_is_where_it_was() {
     assert_chain(&devnet, &rig, 25);
     assert_eq!(heights(&devnet), (25, Some(25), Some(18)));
     assert!(devnet.with(|w: &mut World| w.node.finalized() == w.expected(18)));
+}
+
+#[tokio::test]
+async fn m7_m18_a_node_whose_head_never_stands_still_is_tagged_all_the_same() {
+    let devnet = network(2).await;
+    devnet.with(|w| {
+        w.build(200).unwrap();
+        w.sync_to(16);
+    });
+    // Every look shows another head.
+    for nth in 1..=60 {
+        devnet.on_call(Server::L2, "eth_syncing", nth, |w| w.grow(1));
+        devnet.on_call(Server::Engine, "eth_chainId", nth, |w| w.grow(1));
+    }
+    devnet.clear_counts();
+    let mut rig = Rig::on(&devnet).await;
+    rig.settle().await;
+    assert_eq!(rig.safe(), Some(16));
+    let (head, safe, _) = heights(&devnet);
+    assert!(head > 20, "it grew under every look: {head}");
+    assert_eq!(safe, Some(16));
+}
+
+/// A worker whose database begins at batch 3: below it stands no batch, so that a revert of it leaves no safe head.
+async fn begun_at_batch_3() -> (Devnet, Rig, std::sync::Arc<LateStore>) {
+    let devnet = synced(4).await;
+    let commit = devnet.with(|w| w.l1.find_tx(w.batches[2].tx).unwrap().0.header.number);
+    let mut ports = devnet_ports(&devnet).await;
+    let store = LateStore::over(ports.progress.clone());
+    ports.progress = store.clone();
+    let mut settings = settings();
+    (settings.rollup, settings.start) = (devnet.rollup(), commit.into());
+    let mut rig = Rig::start(ports, settings).await;
+    rig.settle().await;
+    assert_eq!(heights(&devnet), (32, Some(32), None));
+    devnet.with(|w| {
+        w.revert(3).unwrap();
+        w.mine(1);
+    });
+    devnet.clear_counts();
+    (devnet, rig, store)
+}
+
+#[tokio::test]
+async fn h2_c1_no_tag_follows_from_memory_that_may_not_be_what_is_stored() {
+    let (devnet, mut rig, store) = begun_at_batch_3().await;
+    store.refuse_reverts(true);
+    assert!(rig.poll().await.is_err());
+    assert_eq!(heights(&devnet).1, Some(16), "what L1 took away is not safe");
+    assert_eq!(devnet.tag_calls().len(), 1, "{:?}", devnet.tag_calls());
+    store.refuse_reverts(false);
+    rig.settle().await;
+    assert_eq!((heights(&devnet).1, rig.safe()), (Some(16), None));
+}
+
+/// Another devnet with the same chain, one block lower: its engine is another node.
+async fn another_engine(devnet: &Devnet, rig: &mut Rig) -> Devnet {
+    let other = network(0).await;
+    let head = heights(devnet).0;
+    other.with(|w| (0..head / 8).for_each(|_| batch(w)));
+    other.with(|w| w.sync_to(head - 1));
+    assert_eq!(other.with(|w| w.expected(8)), devnet.with(|w| w.expected(8)), "one chain");
+    other.clear_counts();
+    rig.ports.engine = devnet_ports(&other).await.engine;
+    rig.restart().await;
+    other
+}
+
+#[tokio::test]
+async fn m7_c1_an_engine_that_is_another_node_is_not_told_of_a_revert() {
+    let (devnet, mut rig, _) = begun_at_batch_3().await;
+    let other = another_engine(&devnet, &mut rig).await;
+    other.with(|w| {
+        let tag = w.node.at(31).unwrap().hash();
+        w.node.set_block_tags(tag, B256::zero()).unwrap();
+    });
+    other.clear_counts();
+    let report = rig.poll().await.unwrap();
+    assert_eq!(reason(&report), Some(Reason::EngineIsAnotherNode));
+    assert_eq!(other.tag_calls(), []);
+    assert_eq!(rig.safe(), None, "the revert is stored all the same");
+}
+
+#[tokio::test]
+async fn m7_m9_an_engine_that_is_another_node_is_told_of_no_mark() {
+    let devnet = network(2).await;
+    devnet.with(|w| {
+        w.sync_to(8);
+        w.node.moods.tags_what_it_writes = true;
+    });
+    let mut rig = Rig::with(&devnet, |s| s.assume = Some(Verdict::Stopped)).await;
+    devnet.on_call(Server::Engine, "engine_newSafeL2Block", 8, |w| {
+        w.node.moods.tags_error = Some(RpcError::server("in no mood"));
+    });
+    for _ in 0..3 {
+        let _ = rig.poll().await;
+    }
+    assert_eq!(heights(&devnet).2, Some(16), "a mark that is not put back yet");
+    let own = rig.ports.engine.clone();
+    let other = another_engine(&devnet, &mut rig).await;
+    assert_eq!(reason(&rig.poll().await.unwrap()), Some(Reason::EngineIsAnotherNode));
+    assert_eq!(other.tag_calls(), []);
+    // The right one, and the mark is put back.
+    devnet.with(|w| w.node.moods.tags_error = None);
+    rig.ports.engine = own;
+    rig.restart().await;
+    rig.poll().await.unwrap();
+    assert_eq!(heights(&devnet), (16, Some(16), Some(0)));
 }

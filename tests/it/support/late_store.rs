@@ -1,8 +1,9 @@
 //! A database that stores a step and then says that it took too long (what a full disk queue does to a deadline), or
-//! that refuses the step of a revert (a full disk).
+//! that refuses the step of a revert (a full disk), or that takes its time to note a write.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use morph_deriver::error::{PortError, PortErrorKind, Target};
@@ -19,12 +20,15 @@ pub struct LateStore {
     pass: AtomicU64,
     /// Steps of a RevertBatch log are refused, and nothing of them is stored.
     refuses_reverts: AtomicBool,
+    /// How long the note of a write takes, in milliseconds.
+    notes_take: AtomicU64,
 }
 
 impl LateStore {
     /// `inner`, where nothing is late yet.
     pub fn over(inner: Arc<dyn Progress>) -> Arc<Self> {
-        Arc::new(Self { inner, pass: AtomicU64::new(u64::MAX), refuses_reverts: AtomicBool::new(false) })
+        let (pass, refuses_reverts) = (AtomicU64::new(u64::MAX), AtomicBool::new(false));
+        Arc::new(Self { inner, pass, refuses_reverts, notes_take: AtomicU64::new(0) })
     }
 
     /// The step after the next `pass` ones is late.
@@ -35,6 +39,11 @@ impl LateStore {
     /// Whether the disk is full from now on whenever a revert is to be stored.
     pub fn refuse_reverts(&self, refuse: bool) {
         self.refuses_reverts.store(refuse, Ordering::SeqCst);
+    }
+
+    /// The note of a write takes `millis` milliseconds from now on.
+    pub fn slow_notes(&self, millis: u64) {
+        self.notes_take.store(millis, Ordering::SeqCst);
     }
 
     /// Whether the late step came.
@@ -114,11 +123,12 @@ impl Progress for LateStore {
     }
 
     async fn open_writes(&self, writes: &[OpenWrite]) -> PortResult<()> {
+        tokio::time::sleep(Duration::from_millis(self.notes_take.load(Ordering::SeqCst))).await;
         self.inner.open_writes(writes).await
     }
 
-    async fn withdraw_writes(&self, from: L2Number) -> PortResult<()> {
-        self.inner.withdraw_writes(from).await
+    async fn withdraw_writes(&self, from: L2Number, standing: L2Number) -> PortResult<()> {
+        self.inner.withdraw_writes(from, standing).await
     }
 
     async fn journal(&self, entries: &[JournalEntry]) -> PortResult<()> {
