@@ -38,6 +38,15 @@ pub struct FoundLogs {
     pub reached: L1Number,
 }
 
+/// An answer of L1 that cannot be all there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Suspect {
+    /// The logs that were given last.
+    Logs,
+    /// The block that was named last by a tag.
+    Tag,
+}
+
 /// The L1 execution chain, seen through the Rollup and L1MessageQueue contracts.
 ///
 /// An endpoint may serve only a few blocks of logs at a time, and only so often. So a call that asks for logs looks
@@ -47,6 +56,11 @@ pub struct FoundLogs {
 pub trait L1Chain: Send + Sync {
     /// The header that `tag` names; none where the node has no such block yet.
     async fn tagged(&self, tag: L1Tag) -> PortResult<Option<L1Header>>;
+
+    /// The newest header and the one that `tag` names, in one request where that can be.
+    async fn latest_and(&self, tag: L1Tag) -> PortResult<(Option<L1Header>, Option<L1Header>)> {
+        Ok((self.tagged(L1Tag::Latest).await?, self.tagged(tag).await?))
+    }
 
     /// Headers by number, in the order asked for; none where the node has no such block.
     async fn headers(&self, numbers: &[L1Number]) -> PortResult<Vec<Option<L1Header>>>;
@@ -109,10 +123,10 @@ pub trait L1Chain: Send + Sync {
     /// `getCrossDomainMessage(index)` of each index, newest state.
     async fn queue_hashes(&self, indices: &[QueueIndex]) -> PortResult<Vec<B256>>;
 
-    /// What was answered last cannot be all there is, says `why`: whoever answered is set aside for a while. False where
-    /// there is nobody else to ask.
-    fn distrust(&self, why: &str) -> bool {
-        let _ = why;
+    /// What was answered last about `suspect` cannot be all there is, says `why`: the endpoint that answered it is set
+    /// aside for a while. False where there is no other one to ask.
+    fn distrust(&self, suspect: Suspect, why: &str) -> bool {
+        let _ = (suspect, why);
         false
     }
 }

@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use crate::error::PortError;
 use crate::ports::{
     BlobSource, EngineView, FoundLogs, L1Chain, L2Engine, L2Reader, MessageRoot, PortResult, Progress, RangeLogs,
-    Reactors, Step, Stored, WriteStopped,
+    Reactors, Step, Stored, Suspect, WriteStopped,
 };
 use crate::types::{
     B256, BatchIndex, BatchRecord, Blob, Identity, JournalEntry, L1Event, L1Header, L1Message, L1Number, L1Ref, L1Tag,
@@ -206,6 +206,7 @@ macro_rules! watched {
 
 watched!(L1Chain {
     reads async fn tagged(&self, tag: L1Tag) -> PortResult<Option<L1Header>>;
+    reads async fn latest_and(&self, tag: L1Tag) -> PortResult<(Option<L1Header>, Option<L1Header>)>;
     reads async fn headers(&self, numbers: &[L1Number]) -> PortResult<Vec<Option<L1Header>>>;
     reads async fn events(&self, from: L1Number, to: L1Number) -> PortResult<RangeLogs>;
     reads async fn settlements(&self, from: L1Number, to: L1Number) -> PortResult<RangeLogs>;
@@ -221,8 +222,8 @@ watched!(L1Chain {
     reads async fn batch_last_block(&self, index: BatchIndex) -> PortResult<L2Number>;
     reads async fn queue_hashes(&self, indices: &[QueueIndex]) -> PortResult<Vec<B256>>;
 }
-    fn distrust(&self, why: &str) -> bool {
-        self.inner.distrust(why)
+    fn distrust(&self, suspect: Suspect, why: &str) -> bool {
+        self.inner.distrust(suspect, why)
     }
 );
 

@@ -25,7 +25,7 @@ use super::wire::{self, AtMost, Bounded};
 use crate::codec::event::{self, selectors, topics};
 use crate::decide::cursor::Walk;
 use crate::error::{PortError, PortErrorKind, Target};
-use crate::ports::{FoundLogs, L1Chain, PortResult, RangeLogs};
+use crate::ports::{FoundLogs, L1Chain, PortResult, RangeLogs, Suspect};
 use crate::types::{
     Address, B256, BatchIndex, L1Event, L1EventKind, L1Header, L1Number, L1Ref, L1Tag, L1Transaction, L2Number,
     QueueIndex, TracedCall,
@@ -76,8 +76,10 @@ pub struct L1Client {
     width: Mutex<Width>,
     /// The highest block that any endpoint has shown: a null below it is an endpoint that lags (J6).
     highest: AtomicU64,
-    /// The endpoint that last named a block by tag or gave logs.
-    answered_last: AtomicUsize,
+    /// The endpoint that gave logs last.
+    gave_logs: AtomicUsize,
+    /// The endpoint that named a block by a tag last.
+    named_block: AtomicUsize,
 }
 
 /// Which logs are asked for.
@@ -137,7 +139,15 @@ impl L1Client {
     /// The chain behind `pool`, seen through the contracts at `rollup` and `queue`.
     pub fn new(pool: Pool, rollup: Address, queue: Address) -> Self {
         let width = Mutex::new(Width { now: WIDEST, answers: 0 });
-        Self { pool, rollup, queue, width, highest: AtomicU64::new(0), answered_last: AtomicUsize::new(0) }
+        Self {
+            pool,
+            rollup,
+            queue,
+            width,
+            highest: AtomicU64::new(0),
+            gave_logs: AtomicUsize::new(0),
+            named_block: AtomicUsize::new(0),
+        }
     }
 
     /// The endpoints, for figures.
@@ -239,7 +249,7 @@ impl L1Client {
                 break;
             }
         }
-        self.answered_last.store(at, Ordering::Relaxed);
+        self.gave_logs.store(at, Ordering::Relaxed);
         answer.events = self.ordered(at, answer.events)?;
         Ok(answer)
     }
@@ -393,6 +403,14 @@ fn bad_view(why: impl std::fmt::Display) -> PortError {
 
 fn words(answers: &[Bytes]) -> PortResult<Vec<B256>> {
     answers.iter().map(|answer| event::view_word(answer, 0).map_err(bad_view)).collect()
+}
+
+const fn tag_name(tag: L1Tag) -> &'static str {
+    match tag {
+        L1Tag::Latest => "latest",
+        L1Tag::Safe => "safe",
+        L1Tag::Finalized => "finalized",
+    }
 }
 
 fn block_call(block: &str) -> Call {
@@ -559,14 +577,9 @@ fn no_trace_here(mut error: PortError) -> PortError {
 #[async_trait]
 impl L1Chain for L1Client {
     async fn tagged(&self, tag: L1Tag) -> PortResult<Option<L1Header>> {
-        let name = match tag {
-            L1Tag::Latest => "latest",
-            L1Tag::Safe => "safe",
-            L1Tag::Finalized => "finalized",
-        };
         let read = |at: usize| async move {
-            let reply = self.pool.call_on(at, block_call(name)).await?;
-            self.answered_last.store(at, Ordering::Relaxed);
+            let reply = self.pool.call_on(at, block_call(tag_name(tag))).await?;
+            self.named_block.store(at, Ordering::Relaxed);
             Ok(reply)
         };
         let header = read_header(self.pool.run(read).await)?;
@@ -574,6 +587,24 @@ impl L1Chain for L1Client {
             self.saw(header.number);
         }
         Ok(header)
+    }
+
+    async fn latest_and(&self, tag: L1Tag) -> PortResult<(Option<L1Header>, Option<L1Header>)> {
+        let calls = [L1Tag::Latest, tag].map(|tag| block_call(tag_name(tag)));
+        let calls = &calls;
+        let read = |at: usize| async move {
+            let mut replies = self.pool.batch_on(at, calls).await?.into_iter();
+            let (Some(latest), Some(tagged)) = (replies.next(), replies.next()) else {
+                let detail = format!("{}: eth_getBlockByNumber: no reply", self.pool.name(at));
+                return Err(PortError::malformed(Target::L1, detail));
+            };
+            let headers = (read_header(latest)?, read_header(tagged)?);
+            self.named_block.store(at, Ordering::Relaxed);
+            Ok(headers)
+        };
+        let (latest, tagged) = self.pool.run(read).await?;
+        latest.iter().chain(&tagged).for_each(|header| self.saw(header.number));
+        Ok((latest, tagged))
     }
 
     async fn headers(&self, numbers: &[L1Number]) -> PortResult<Vec<Option<L1Header>>> {
@@ -694,8 +725,11 @@ impl L1Chain for L1Client {
         words(&self.views(self.queue, calldata, None).await?)
     }
 
-    fn distrust(&self, why: &str) -> bool {
-        let at = self.answered_last.load(Ordering::Relaxed);
+    fn distrust(&self, suspect: Suspect, why: &str) -> bool {
+        let at = match suspect {
+            Suspect::Logs => self.gave_logs.load(Ordering::Relaxed),
+            Suspect::Tag => self.named_block.load(Ordering::Relaxed),
+        };
         let detail = format!("{}: {why}", self.pool.name(at));
         self.pool.set_aside(at, &PortError::new(Target::L1, PortErrorKind::NotFound, detail))
     }
@@ -904,6 +938,24 @@ mod tests {
 
         let error = client(&[&lagging.url]).events(n(201), n(400)).await.unwrap_err();
         assert_eq!(error.kind, PortErrorKind::NotFound, "alone, it is an error and not an empty range");
+    }
+
+    #[tokio::test]
+    async fn a1_who_gave_the_logs_is_distrusted_for_them_and_not_who_named_a_block_since() {
+        let answer = |method: &str, params: &Value| chain_answer(1000, u64::MAX, method, params);
+        let first = rpc(move |method, params| match (method, params.get(0)) {
+            ("eth_getBlockByNumber", Some(tag)) if tag == "finalized" => Err((-32603, "internal error")),
+            _ => answer(method, params),
+        })
+        .await;
+        let second = chain(1000, u64::MAX).await;
+        let l1 = client(&[&first.url, &second.url]);
+        l1.events(n(1), n(10)).await.unwrap();
+        // The first one does not name the block: the second one does, and answers from then on.
+        l1.tagged(L1Tag::Finalized).await.unwrap();
+        assert!(l1.distrust(Suspect::Logs, "a log is missing"));
+        l1.events(n(1), n(10)).await.unwrap();
+        assert_eq!(second.calls_of("eth_getLogs").len(), 1, "the one that named the block still counts");
     }
 
     #[tokio::test]

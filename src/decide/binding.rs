@@ -80,6 +80,11 @@ pub enum BindingFault {
         /// Calldata's.
         actual: L2Number,
     },
+    /// L1 gives more earlier commits than are tried for its blobs. Not a divergence: the right one may be among the others.
+    #[error(
+        "the batch takes the blobs of an earlier commit, which is none of the newest {0}; does an endpoint make up logs?"
+    )]
+    TooManyCommits(usize),
     /// The rebuilt header is not the committed one.
     #[error("{}: the rebuilt header hashes to {actual:?}, the event says {expected:?}", field.unwrap_or("one of version, lastBlockNumber, numL1Messages, roots, sequencerSets, blob hashes, L1 messages"))]
     Hash {

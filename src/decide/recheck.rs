@@ -31,6 +31,11 @@ pub const fn basis(reason: Reason) -> Option<Basis> {
     }
 }
 
+/// Whether what a search came to `age` ago must be looked for again: an endpoint may have left out a log.
+pub fn is_due(age: Duration) -> bool {
+    age >= KEEP_FOR
+}
+
 /// What a verdict was given on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grounds {
@@ -51,7 +56,7 @@ impl Grounds {
 
 /// Whether a verdict given `age` ago on `then` still holds on `now`.
 pub fn holds(then: &Grounds, now: &Grounds, age: Duration) -> bool {
-    then == now && age < KEEP_FOR
+    then == now && !is_due(age)
 }
 
 #[cfg(test)]

@@ -84,7 +84,7 @@ reasons! {
     WouldFillGap = "would-fill-gap", false;
     /// A batch index is missing between two commits.
     Gap = "gap", true;
-    /// The commit could not be found in its transaction.
+    /// The commit could not be found in its transaction, or the earlier one whose blobs it takes among those of its index.
     UnknownCommit = "unknown_commit", true;
     /// The commit does not give the event's hash, or does not continue the batch before.
     Unbound = "unbound", true;

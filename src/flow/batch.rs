@@ -92,7 +92,7 @@ impl Worker {
         };
         let l2 = self.ports.l2.clone();
         let asked = Asked::of(&batch, &resolved.last);
-        if let Some(stall) = self.roots.check(l2.as_ref(), &asked, self.settings.search_time).await? {
+        if let Some(stall) = self.roots.check(l2.as_ref(), &asked, self.settings.search_time, self.now).await? {
             return Ok(BatchEnd::Stands { stall, blocks });
         }
         let head = pull.head.number;

@@ -18,9 +18,13 @@ use crate::types::{B256, BatchIndex, BatchRecord, L1Event, L1EventKind, L1Ref, L
 /// More L1 messages than any batch can consume; what claims more is refused before anything is asked for.
 const MAX_MESSAGES: u64 = 65_535;
 
+/// Earlier commits of one index that are tried for the blobs of one without any. A batch is reverted and committed again
+/// a few times at the most; each further one is a log that was made up, and costs a request.
+const EARLIER_MAX: usize = 32;
+
 /// Versioned hashes, and the L1 block that carries their blobs.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct BlobList {
+pub(crate) struct BlobList {
     hashes: Vec<B256>,
     block: L1Ref,
 }
@@ -116,14 +120,16 @@ impl Worker {
             Err(fault) => fault,
         };
         if may_reuse_blobs(commit, &own) {
-            let mut nth = 0;
-            while let Some(commit_before) = self.commit_before(event, index, nth).await? {
-                nth += 1;
-                let Some(earlier) = self.blobs_of(&commit_before).await? else { continue };
+            for nth in 0..EARLIER_MAX {
+                let Some(earlier) = self.earlier_blobs(event, index, nth).await? else { break };
+                let Some(earlier) = earlier else { continue };
                 let reused = BindingFacts { versioned_hashes: &earlier.hashes, ..facts };
                 if let Ok(outline) = binding::bind(&reused) {
                     return Ok(Ok(BoundCommit { outline, blob_block: earlier.block }));
                 }
+            }
+            if self.commit_before(event, index, EARLIER_MAX).await?.is_some() {
+                return Ok(Err(BindingFault::TooManyCommits(EARLIER_MAX)));
             }
         }
         let BindingFault::Hash { expected, actual, .. } = first_fault else { return Ok(Err(first_fault)) };
@@ -153,6 +159,31 @@ impl Worker {
     ) -> Result<Option<L1Event>, FlowError> {
         let (block, low) = (event.block.number, self.settings.origin);
         self.nth_log(Sought::CommitsBefore(block, event.log_index), index, (low, block), nth).await
+    }
+
+    /// The blobs that the `nth` commit of `index` before `event` carried, none in it where it carried none; none where there
+    /// are not so many commits. One is asked for in every pull, more for as long as a pull may search.
+    async fn earlier_blobs(
+        &mut self,
+        event: &L1Event,
+        index: BatchIndex,
+        nth: usize,
+    ) -> Result<Option<Option<BlobList>>, FlowError> {
+        let sought = Sought::CommitsBefore(event.block.number, event.log_index);
+        if let Some(known) = self.searches.blobs(sought, index, nth) {
+            return Ok(Some(known));
+        }
+        let Some(commit) = self.commit_before(event, index, nth).await? else { return Ok(None) };
+        if !self.searches.may_try(self.settings.search_time) {
+            let detail = format!(
+                "looking for the blobs of batch {index} among its earlier commits, at L1 block {}",
+                commit.block
+            );
+            return Err(FlowError::Stall(Stall::at(index, Reason::SearchingL1, detail)));
+        }
+        let blobs = self.blobs_of(&commit).await?;
+        self.searches.tried(sought, index, blobs.clone());
+        Ok(Some(blobs))
     }
 
     /// The blobs that an earlier commit carried; none where it carried none or is gone.
@@ -241,6 +272,9 @@ fn without_trace(
             Reason::UnsupportedVersion,
             format!("transaction {transaction:?}: batch version {version} is not supported; upgrade this program"),
         ),
+        (Some(fault @ BindingFault::TooManyCommits(_)), _) => {
+            Stall::at(index, Reason::UnknownCommit, format!("transaction {transaction:?}: {fault}"))
+        }
         (Some(fault), _) => Stall::at(index, Reason::Unbound, format!("transaction {transaction:?}: {fault}")),
         (None, Some(Err(error))) => {
             Stall::at(index, Reason::UnknownCommit, format!("transaction {transaction:?}: {error}"))

@@ -7,13 +7,16 @@ use tracing::{info, warn};
 
 use crate::decide::cursor::{self, Range, Reorg};
 use crate::decide::stall::{Reason, Stall};
-use crate::flow::l1_range::{self, cursor_before};
+use crate::flow::l1_range::{self, Reading, cursor_before};
 use crate::flow::worker::Worker;
 use crate::flow::{Confirmations, FlowError, unix_now};
-use crate::ports::Step;
+use crate::ports::{Step, Suspect};
 use crate::types::{
     BatchRecord, Cursor, L1Event, L1EventKind, L1Header, L1Message, L1Number, L1Ref, L1Tag, L2Snapshot,
 };
+
+/// Parts in which a range is read whose batches may have moved to other L1 blocks.
+const PARTS_MAX: usize = 8;
 
 /// L1 as one pull sees it.
 #[derive(Clone, Copy, Debug)]
@@ -29,10 +32,10 @@ pub struct L1View {
 impl Worker {
     /// Reads L1's head, and deals with a reorg. Gives a stall where L1 cannot be followed for now.
     pub(crate) async fn view_l1(&mut self, node: &mut L2Snapshot) -> Result<Result<L1View, Stall>, FlowError> {
-        let Some(latest) = self.latest().await? else {
+        let (Some(latest), confirmed) = self.latest().await? else {
             return Ok(Err(Stall::new(Reason::L1Behind, "the L1 node has no block yet")));
         };
-        let Some(confirmed) = self.confirmed(&latest).await? else {
+        let Some(confirmed) = confirmed else {
             return Ok(Err(Stall::new(Reason::L1Behind, "the L1 node names no such block yet")));
         };
         let view = L1View { confirmed, stale: self.is_stale(&latest), reorged: false };
@@ -64,29 +67,32 @@ impl Worker {
         }
     }
 
-    /// L1's newest block. A stale one may be one endpoint's alone, so another is asked at once.
-    async fn latest(&self) -> Result<Option<L1Header>, FlowError> {
-        let l1 = &self.ports.l1;
-        let latest = l1.tagged(L1Tag::Latest).await?;
-        let stale = latest.is_some_and(|h| self.is_stale(&h));
-        if !stale || !l1.distrust("its newest block is too old") {
-            return Ok(latest);
+    /// L1's newest block, and the newest one that is settled enough to read. A stale one may be one endpoint's alone, so
+    /// another is asked at once.
+    async fn latest(&self) -> Result<(Option<L1Header>, Option<L1Number>), FlowError> {
+        let seen = self.newest_blocks().await?;
+        let stale = seen.0.is_some_and(|h| self.is_stale(&h));
+        if !stale || !self.ports.l1.distrust(Suspect::Tag, "its newest block is too old") {
+            return Ok(seen);
         }
-        Ok(l1.tagged(L1Tag::Latest).await?)
+        self.newest_blocks().await
+    }
+
+    async fn newest_blocks(&self) -> Result<(Option<L1Header>, Option<L1Number>), FlowError> {
+        let l1 = &self.ports.l1;
+        let (latest, tagged) = match self.settings.confirmations {
+            Confirmations::Depth(depth) => {
+                let latest = l1.tagged(L1Tag::Latest).await?;
+                return Ok((latest, latest.map(|h| h.number.minus(depth))));
+            }
+            Confirmations::Safe => l1.latest_and(L1Tag::Safe).await?,
+            Confirmations::Finalized => l1.latest_and(L1Tag::Finalized).await?,
+        };
+        Ok((latest, tagged.map(|h| h.number)))
     }
 
     fn is_stale(&self, latest: &L1Header) -> bool {
         cursor::is_stale(latest.timestamp, unix_now(), self.settings.l1_max_age)
-    }
-
-    async fn confirmed(&self, latest: &L1Header) -> Result<Option<L1Number>, FlowError> {
-        let l1 = &self.ports.l1;
-        let header = match self.settings.confirmations {
-            Confirmations::Depth(depth) => return Ok(Some(latest.number.minus(depth))),
-            Confirmations::Safe => l1.tagged(L1Tag::Safe).await?,
-            Confirmations::Finalized => l1.tagged(L1Tag::Finalized).await?,
-        };
-        Ok(header.map(|h| h.number))
     }
 
     async fn find_reorg(&self) -> Result<Reorg, FlowError> {
@@ -242,6 +248,24 @@ impl Worker {
         }
     }
 
+    /// The whole of `range`, in as many parts as an endpoint answers it. Of one that serves very few blocks at a time only
+    /// the first parts: what lies above them is verified again.
+    async fn read_whole(&self, range: Range, below: Option<L1Ref>) -> Result<Reading, FlowError> {
+        let (l1, window) = (self.ports.l1.as_ref(), self.settings.reorg_window);
+        let mut reading = l1_range::read(l1, range, below.as_slice(), window).await?;
+        for _ in 1..PARTS_MAX {
+            if reading.end.number >= range.to {
+                break;
+            }
+            let rest = Range { from: reading.end.number.plus(1), to: range.to };
+            let more = l1_range::read(l1, rest, &[reading.end], window).await?;
+            reading.events.extend(more.events);
+            reading.blocks.extend(more.blocks.into_iter().filter(|b| b.number >= rest.from));
+            reading.end = more.end;
+        }
+        Ok(reading)
+    }
+
     /// The longest run of `dropped` that the new chain commits to again, with their new positions. The batch hash
     /// binds everything about a batch but its place on L1, so what was verified stays verified.
     async fn rebind(
@@ -256,8 +280,7 @@ impl Worker {
         }
         let width = self.settings.fetch_range.max(self.settings.reorg_window);
         let range = Range { from: floor.plus(1), to: confirmed.min(floor.plus(width)) };
-        let reading =
-            l1_range::read(self.ports.l1.as_ref(), range, ancestor.as_slice(), self.settings.reorg_window).await?;
+        let reading = self.read_whole(range, ancestor).await?;
         // A range that reverts anything is read again in order: nothing is taken over ahead of a revert.
         if reading.events.iter().any(|e| matches!(e.kind, L1EventKind::Revert { .. })) {
             return Ok(Rebound::default());

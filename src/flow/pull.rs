@@ -18,7 +18,7 @@ use crate::flow::quiesce::Quiesced;
 use crate::flow::settlement;
 use crate::flow::worker::Worker;
 use crate::flow::{BatchReport, FlowError};
-use crate::ports::Step;
+use crate::ports::{Step, Suspect};
 use crate::types::{
     B256, BatchIndex, BatchRecord, Case, Cursor, L1Event, L1EventKind, L1Message, L1Number, L1Ref, L2Number, L2Ref,
     L2Snapshot, Outcome,
@@ -214,7 +214,7 @@ impl Worker {
         let mut end = self.read_range_once(view, pull).await?;
         for _ in 0..MAX_ASKED_AGAIN {
             let PullEnd::Stalled(stall) = &end else { break };
-            if stall.reason != Reason::Gap || !self.ports.l1.distrust(&stall.detail) {
+            if stall.reason != Reason::Gap || !self.ports.l1.distrust(Suspect::Logs, &stall.detail) {
                 break;
             }
             warn!(code = stall.reason.code(), detail = stall.detail, "asking another L1 endpoint");

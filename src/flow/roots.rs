@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::debug;
 
+use crate::decide::recheck;
 use crate::decide::roots::{self, EMPTY_WITHDRAWAL_ROOT, Roots as Verdict, RootsFacts, WithdrawalRoot};
 use crate::decide::stall::{Reason, Stall};
 use crate::error::{PortError, PortErrorKind};
@@ -37,6 +38,20 @@ struct Search {
     next: Option<L2Number>,
     piece: u64,
     found: Option<B256>,
+    /// When it came to its end.
+    ended: Option<Duration>,
+}
+
+impl Search {
+    const fn new(below: L2Ref) -> Self {
+        Self { below, next: Some(below.number), piece: FIRST_PIECE, found: None, ended: None }
+    }
+
+    /// Whether it still says something of `below` at `now`. What it came to counts for a while: the node may have left
+    /// out a log.
+    fn is_good(&self, below: L2Ref, now: Duration) -> bool {
+        self.below == below && self.ended.is_none_or(|ended| !recheck::is_due(now.saturating_sub(ended)))
+    }
 }
 
 /// What is known of the last message at or below a block.
@@ -85,12 +100,13 @@ impl Asked {
 
 impl Roots {
     /// Checks state root and withdrawal root at the batch's last block (P1). What has to be searched for is searched for
-    /// `time` and further at the next call.
+    /// `time` and further at the next call; `now` is the poll's time.
     pub(crate) async fn check(
         &mut self,
         l2: &dyn L2Reader,
         asked: &Asked,
         time: Duration,
+        now: Duration,
     ) -> Result<Option<Stall>, FlowError> {
         let mut facts = RootsFacts {
             expected_state: asked.state_root,
@@ -101,7 +117,7 @@ impl Roots {
         let mut searching = None;
         // A state root that differs is told also where the withdrawal root cannot be asked for.
         if roots::compare(&facts) == Verdict::Unknown {
-            (facts.actual_withdrawal, searching) = self.withdrawal_root(l2, asked, time).await.map_err(gone)?;
+            (facts.actual_withdrawal, searching) = self.withdrawal_root(l2, asked, time, now).await.map_err(gone)?;
         }
         let number = asked.last.number;
         let (reason, detail) = match roots::compare(&facts) {
@@ -134,6 +150,7 @@ impl Roots {
         l2: &dyn L2Reader,
         asked: &Asked,
         time: Duration,
+        now: Duration,
     ) -> PortResult<(WithdrawalRoot, Option<L2Number>)> {
         let last = asked.last.l2_ref();
         if let MessageRoot::Root(root) = l2.message_root(last).await? {
@@ -143,7 +160,7 @@ impl Roots {
         if let Some(root) = appended.or(asked.verified_below) {
             return Ok((WithdrawalRoot::Logs(root), None));
         }
-        Ok(match self.search(l2, asked.anchor, Instant::now() + time).await? {
+        Ok(match self.search(l2, asked.anchor, Instant::now() + time, now).await? {
             LastMessage::Root(root) => (WithdrawalRoot::Logs(root), None),
             // No message was ever appended, or the node has no such old logs: only the first agrees with an empty tree.
             LastMessage::NoLog => (WithdrawalRoot::Logs(EMPTY_WITHDRAWAL_ROOT), None),
@@ -152,17 +169,26 @@ impl Roots {
     }
 
     /// Goes on with the search at or below `below` until `until`, by one piece at least.
-    async fn search(&mut self, l2: &dyn L2Reader, below: L2Ref, until: Instant) -> PortResult<LastMessage> {
-        let fresh = || Search { below, next: Some(below.number), piece: FIRST_PIECE, found: None };
+    async fn search(
+        &mut self,
+        l2: &dyn L2Reader,
+        below: L2Ref,
+        until: Instant,
+        now: Duration,
+    ) -> PortResult<LastMessage> {
         let search = match &mut self.search {
-            Some(search) if search.below == below => search,
-            other => other.insert(fresh()),
+            Some(search) if search.is_good(below, now) => search,
+            other => other.insert(Search::new(below)),
         };
         loop {
             if let Some(root) = search.found {
+                search.ended.get_or_insert(now);
                 return Ok(LastMessage::Root(root));
             }
-            let Some(to) = search.next else { return Ok(LastMessage::NoLog) };
+            let Some(to) = search.next else {
+                search.ended.get_or_insert(now);
+                return Ok(LastMessage::NoLog);
+            };
             let from = to.minus(search.piece.saturating_sub(1));
             debug!(from = from.get(), to = to.get(), "looking for the last message");
             search.found = l2.last_appended_root(from, to, below).await?;

@@ -14,6 +14,7 @@ use tracing::{debug, info};
 use crate::decide::cursor::Walk;
 use crate::decide::stall::{Reason, Stall};
 use crate::flow::FlowError;
+use crate::flow::commit::BlobList;
 use crate::flow::worker::Worker;
 use crate::ports::FoundLogs;
 use crate::types::{BatchIndex, L1Event, L1Number, QueueIndex};
@@ -36,6 +37,8 @@ struct Search {
     index: BatchIndex,
     walk: Walk,
     found: Vec<L1Event>,
+    /// What the first of them carried, where that was asked for.
+    blobs: Vec<Option<BlobList>>,
 }
 
 /// The L1 messages that are looked for further back, as far as that came. What was found is stored already.
@@ -54,6 +57,8 @@ pub(crate) struct Searches {
     under_way: bool,
     /// When this pull has searched for long enough; none before its first window.
     until: Option<Instant>,
+    /// The transaction of an earlier commit was asked for in this pull.
+    has_tried: bool,
 }
 
 impl Searches {
@@ -64,6 +69,7 @@ impl Searches {
         }
         self.under_way = false;
         self.until = None;
+        self.has_tried = false;
     }
 
     /// L1 changed, or another endpoint is asked: what was found counts no more.
@@ -76,7 +82,7 @@ impl Searches {
         match self.open.iter().position(|s| s.sought == sought && s.index == index) {
             Some(place) => place,
             None => {
-                self.open.push(Search { sought, index, walk, found: Vec::new() });
+                self.open.push(Search { sought, index, walk, found: Vec::new(), blobs: Vec::new() });
                 self.open.len() - 1
             }
         }
@@ -92,6 +98,30 @@ impl Searches {
             Some(_) => {}
         }
         true
+    }
+
+    fn of(&mut self, sought: Sought, index: BatchIndex) -> Option<&mut Search> {
+        self.open.iter_mut().find(|s| s.sought == sought && s.index == index)
+    }
+
+    /// What the `nth` commit that was found carried, where that is known.
+    pub(crate) fn blobs(&mut self, sought: Sought, index: BatchIndex, nth: usize) -> Option<Option<BlobList>> {
+        self.of(sought, index)?.blobs.get(nth).cloned()
+    }
+
+    /// Whether the transaction of one more commit may be asked for in this pull: of the first one always. What was found
+    /// is kept until [`tried`](Self::tried) says that it was answered.
+    pub(crate) fn may_try(&mut self, time: Duration) -> bool {
+        let is_first = !std::mem::replace(&mut self.has_tried, true);
+        self.may_go_on(time) || is_first
+    }
+
+    /// The next commit that was found carried `blobs`.
+    pub(crate) fn tried(&mut self, sought: Sought, index: BatchIndex, blobs: Option<BlobList>) {
+        if let Some(search) = self.of(sought, index) {
+            search.blobs.push(blobs);
+        }
+        self.ended();
     }
 
     /// The search that was under way came to its end.

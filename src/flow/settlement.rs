@@ -15,10 +15,13 @@ use crate::decide::settlement::{self, ProofFacts, RevertFacts};
 use crate::decide::stall::{Reason, Stall};
 use crate::flow::FlowError;
 use crate::ports::{L1Chain, Progress, RangeLogs, Step};
-use crate::types::{B256, BatchIndex, Cursor, L1Event, L1EventKind, L1Number, L1Ref};
+use crate::types::{B256, BatchIndex, Cursor, L1Event, L1EventKind, L1Header, L1Number, L1Ref};
 
 /// Pieces that one poll asks for. A provider with narrow ranges is caught up with over many polls.
 const PIECES: usize = 4;
+
+/// Polls of a catch-up between two pieces where an endpoint answers no more than the batches read by themselves.
+const REST: u32 = 16;
 
 /// Widest piece, in L1 blocks: two weeks.
 const WIDEST: u64 = 100_000;
@@ -42,6 +45,16 @@ pub(crate) enum Settled {
     Contradicted,
 }
 
+/// One piece of the scan.
+enum Piece {
+    /// Its logs, and the block to which it reaches.
+    Read(Vec<L1Event>, L1Ref),
+    /// Its logs and L1's headers do not lie on one chain: it counts for nothing, and what was read before stays.
+    Torn,
+    /// The block to which the scan had come is not on L1's chain: what was read before counts for nothing.
+    OtherBase,
+}
+
 /// The scan of RevertBatch and FinalizeBatch logs. How far it came is stored, and nowhere else.
 pub(crate) struct Settlements {
     l1: Arc<dyn L1Chain>,
@@ -49,15 +62,17 @@ pub(crate) struct Settlements {
     start: L1Number,
     /// Width of the batches' own ranges, which bring the same logs.
     range: u64,
-    /// Width of the next piece: doubled with every piece that was answered whole.
+    /// Width of the next piece: doubled with every piece that was answered whole, and never less than twice the range.
     width: u64,
+    /// Polls of a catch-up in which nothing is read ahead: the last piece was answered no wider than a range.
+    rest: u32,
 }
 
 impl Settlements {
     /// Over these ports; `start` is the first L1 block that is ever read, `range` the width of the batches' ranges.
     pub(crate) fn new(l1: Arc<dyn L1Chain>, progress: Arc<dyn Progress>, start: L1Number, range: u64) -> Self {
         let range = range.clamp(1, WIDEST);
-        Self { l1, progress, start, range, width: range.saturating_mul(2).min(WIDEST) }
+        Self { l1, progress, start, range, width: range.saturating_mul(2).min(WIDEST), rest: 0 }
     }
 
     /// Reads on, at most up to `finalized`, and says how far all is known. The batches stand at `cursor`. Where they
@@ -74,20 +89,29 @@ impl Settlements {
         let mut known = passed.max(stored.map(|s| s.number));
         // The block to which the scan came must be the one it was, or what it read lies on another chain.
         let mut doubtful = stored.filter(|s| known == Some(s.number) && passed != known);
-        let pieces = match on {
-            true => usize::from(self.width > self.range),
-            false => PIECES,
+        let pieces = match (on, self.rest) {
+            (true, 0) => usize::from(self.width > self.range),
+            (true, _) => 0,
+            (false, _) => PIECES,
         };
+        self.rest = self.rest.saturating_sub(1);
         for _ in 0..pieces {
             if known.is_some_and(|to| to >= finalized.number) {
                 break;
             }
             let from = known.map_or(self.start, |to| to.plus(1)).min(finalized.number);
-            let Some((events, end)) = self.piece(from, finalized, doubtful.take()).await? else {
-                let above = passed.unwrap_or(self.start.minus(1));
-                warn!(finalized = %finalized, "L1 shows two chains below its finalized block; its reverts are read again");
-                self.forget_above(above).await?;
-                return Ok(Settled::Contradicted);
+            let (events, end) = match self.piece(from, finalized, doubtful.take()).await? {
+                Piece::Read(events, end) => (events, end),
+                Piece::Torn => {
+                    warn!(finalized = %finalized, "L1 shows two chains below its finalized block");
+                    return Ok(Settled::Contradicted);
+                }
+                Piece::OtherBase => {
+                    let above = passed.unwrap_or(self.start.minus(1));
+                    warn!(finalized = %finalized, "L1 shows two chains below its finalized block; its reverts are read again");
+                    self.forget_above(above).await?;
+                    return Ok(Settled::Contradicted);
+                }
             };
             debug!(from = from.get(), to = end.number.get(), logs = events.len(), "reverts and proofs read ahead");
             let step = Step { settlements: events, settled_to: Some(end), ..Step::default() };
@@ -103,24 +127,14 @@ impl Settlements {
         Ok(cursor.map(|cursor| cursor.block).into_iter().chain(stored).collect())
     }
 
-    /// One piece from `from` on, and the block to which it reaches; none where its blocks, or `base`, are not those that
-    /// L1's headers name.
-    async fn piece(
-        &mut self,
-        from: L1Number,
-        finalized: &L1Ref,
-        base: Option<L1Ref>,
-    ) -> Result<Option<(Vec<L1Event>, L1Ref)>, FlowError> {
+    /// One piece from `from` on. It must lie on the chain of L1's headers, and so must `base`.
+    async fn piece(&mut self, from: L1Number, finalized: &L1Ref, base: Option<L1Ref>) -> Result<Piece, FlowError> {
         let to = from.plus(self.width.saturating_sub(1)).min(finalized.number);
         let RangeLogs { mut events, ends } = self.l1.settlements(from, to).await?;
         let Some(mut end) = ends.last().copied().filter(|e| e.number >= from && e.number <= to) else {
             return Err(FlowError::l1_changed(format!("the logs from L1 block {from} on came without their end")));
         };
-        if end.number < to {
-            self.width = end.number.above(from).saturating_add(1);
-        } else if to < finalized.number {
-            self.width = self.width.saturating_mul(2).min(WIDEST);
-        }
+        self.learn(from, to, end.number, finalized.number);
         let mut blocks: Vec<L1Ref> = events.iter().map(|e| e.block).collect();
         blocks.dedup();
         if let (Some(last), true) = (blocks.get(BLOCKS_MAX.saturating_sub(1)).copied(), blocks.len() > BLOCKS_MAX) {
@@ -137,9 +151,25 @@ impl Settlements {
         if live.len() != blocks.len() || live.iter().any(Option::is_none) {
             return Err(FlowError::l1_changed(format!("an L1 endpoint does not know the blocks from {from} to {end}")));
         }
-        let canonical = blocks.iter().zip(&live).all(|(block, header)| header.is_some_and(|h| h.l1_ref() == *block));
+        let is_live = |(block, header): (&L1Ref, &Option<L1Header>)| header.is_some_and(|h| h.l1_ref() == *block);
+        if base.is_some() && !blocks.iter().zip(&live).next_back().is_some_and(is_live) {
+            return Ok(Piece::OtherBase);
+        }
+        let canonical = blocks.iter().zip(&live).all(is_live);
         let same_tip = end.number != finalized.number || end == *finalized;
-        Ok((canonical && same_tip).then_some((events, end)))
+        Ok(if canonical && same_tip { Piece::Read(events, end) } else { Piece::Torn })
+    }
+
+    /// A piece from `from` to `to` was answered up to `end`. A width that is asked for costs nothing where less is
+    /// answered: a single answer in part, as after a refusal, does not narrow the ones to come below what is worth it.
+    fn learn(&mut self, from: L1Number, to: L1Number, end: L1Number, finalized: L1Number) {
+        let answered = end.above(from).saturating_add(1);
+        if end < to {
+            self.width = answered.max(self.range.saturating_mul(2)).min(WIDEST);
+            self.rest = if answered > self.range { 0 } else { REST };
+        } else if to < finalized {
+            self.width = self.width.saturating_mul(2).min(WIDEST);
+        }
     }
 
     /// A range without a revert that is known to lie in it, between the log at `place` and its end block `to`: the

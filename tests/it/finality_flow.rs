@@ -7,6 +7,8 @@ use morph_deriver::devnet::faults::{Fault, Rule, Server};
 use morph_deriver::devnet::jsonrpc::RpcError;
 use morph_deriver::devnet::world::{World, WorldOptions};
 use morph_deriver::devnet::{Devnet, DevnetOptions};
+use morph_deriver::error::Severity;
+use morph_deriver::flow::FinalityMeaning;
 use morph_deriver::flow::pull::PullEnd;
 use morph_deriver::types::Case;
 
@@ -229,5 +231,166 @@ async fn m17_two_identical_recommits_and_a_loss_before_the_second_was_read() {
     assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
     assert_eq!((rig.safe(), tags(&devnet).0), (Some(32), Some(32)));
     assert!(rig.ports.progress.batch(4.into()).await.unwrap().unwrap().l1.number.get() > commit_block(&devnet, 2));
+    assert_ordered(&devnet);
+}
+
+/// L1 changes in the middle of a poll, and the new chain reverts the batch that would be final: what is known of reverts
+/// up to a block of the old chain vouches for nothing.
+#[tokio::test]
+async fn m2_b1_reverts_that_were_read_on_another_chain_vouch_for_nothing() {
+    for nth in 1..=6 {
+        let devnet = network(3).await;
+        devnet.with(|w| w.mine(6));
+        devnet.l1_knobs(0, |k| k.finalized = None);
+        let mut rig = Rig::on(&devnet).await;
+        rig.settle().await;
+        assert_eq!((rig.safe(), rig.finalized().unwrap_or(0)), (Some(24), 0));
+        devnet.clear_counts();
+        devnet.on_call(Server::L1(0), "eth_getBlockByNumber", nth, |w| {
+            w.reorg(5);
+            w.revert(3).unwrap();
+            w.mine(8);
+            w.l1.config.finalized_depth = 0;
+        });
+        for _ in 0..4 {
+            if let Err(error) = rig.poll().await {
+                assert!(error.severity() <= Severity::Reset, "call {nth}: {error}");
+            }
+            assert!(rig.finalized().is_none_or(|f| f <= 16), "call {nth}: finalized {:?}", rig.finalized());
+        }
+        assert_eq!((rig.safe(), rig.finalized()), (Some(16), Some(16)), "call {nth}");
+    }
+}
+
+/// After a revert and a loss of blocks L1 commits to other blocks in the place of finalized ones, with another end.
+#[tokio::test]
+async fn m3_p2_safe_goes_above_finalized_only_over_the_finalized_block() {
+    let devnet = network(3).await;
+    finalize_l1(&devnet);
+    let mut rig = Rig::on(&devnet).await;
+    rig.settle().await;
+    assert_eq!((rig.safe(), rig.finalized()), (Some(24), Some(24)));
+    devnet.with(|w| w.node.kill(12));
+    rig.poll().await.unwrap();
+    assert!(rig.safe() < Some(24));
+    devnet.with(|w| {
+        w.revert(3).unwrap();
+        w.mine(1);
+        w.sequencer.node.truncate(16);
+        w.build(9).unwrap();
+        w.commit(BatchSpec::default()).unwrap();
+        w.mine(1);
+        w.sync();
+    });
+    for _ in 0..4 {
+        let told = match rig.poll().await {
+            Ok(report) => reason(&report),
+            Err(error) => Some(error.stall().reason),
+        };
+        assert_eq!(rig.finalized(), Some(24));
+        assert!(rig.safe() <= Some(24), "safe {:?} over other blocks than the finalized ones, {told:?}", rig.safe());
+    }
+    let status = rig.worker.status().borrow().clone();
+    assert_eq!(status.stall.map(|stall| stall.reason), Some(Reason::DivergesBelowFinalized));
+}
+
+/// What happens while a finalized batch is reverted on L1 (M3).
+#[derive(Clone, Copy, Debug)]
+enum Meanwhile {
+    Restart,
+    NodeLoss,
+    ReorgAbove,
+    ReorgOfTheRevert,
+}
+
+#[tokio::test]
+async fn m3_e20_b3_what_happens_while_a_finalized_batch_is_uncommitted_ends_right() {
+    for what in [Meanwhile::Restart, Meanwhile::NodeLoss, Meanwhile::ReorgAbove, Meanwhile::ReorgOfTheRevert] {
+        let (devnet, mut rig) = finalized().await;
+        revert(&devnet, 2);
+        rig.settle().await;
+        assert!(rig.worker.status().borrow().uncommitted_finalized, "{what:?}");
+        match what {
+            Meanwhile::Restart => rig.restart().await,
+            Meanwhile::NodeLoss => {
+                devnet.with(|w| w.node.kill(12));
+                rig.poll().await.unwrap();
+                assert_eq!(rig.finalized(), Some(24), "{what:?}");
+                devnet.with(|w| w.sync());
+            }
+            Meanwhile::ReorgAbove => {
+                devnet.with(|w| w.mine(3));
+                rig.settle().await;
+                devnet.with(|w| {
+                    w.reorg(2);
+                    w.mine(4);
+                });
+            }
+            Meanwhile::ReorgOfTheRevert => devnet.with(|w| {
+                w.reorg(1);
+                w.mine(3);
+            }),
+        }
+        let gone = matches!(what, Meanwhile::ReorgOfTheRevert);
+        for _ in 0..3 {
+            rig.settle().await;
+            assert_eq!(rig.worker.status().borrow().uncommitted_finalized, !gone, "{what:?}");
+            let safe = if gone { 32 } else { 24 };
+            assert_eq!((rig.safe(), rig.finalized()), (Some(safe), Some(24)), "{what:?}");
+            assert_eq!(tags(&devnet), (Some(safe), Some(24)), "{what:?}");
+        }
+        if !gone {
+            for _ in 2..=4 {
+                devnet.with(|w| {
+                    w.recommit_state().unwrap();
+                    w.mine(1);
+                });
+            }
+            assert_eq!(rig.settle().await.end, PullEnd::CaughtUp, "{what:?}");
+        }
+        finalize_l1(&devnet);
+        rig.settle().await;
+        assert_eq!((rig.safe(), rig.finalized()), (Some(32), Some(32)), "{what:?}");
+        assert_eq!(tags(&devnet), (Some(32), Some(32)), "{what:?}");
+        assert!(!rig.worker.status().borrow().uncommitted_finalized, "{what:?}");
+        assert!(devnet.written().is_empty(), "{what:?}");
+    }
+}
+
+/// The proven meaning over HTTP: only what the contract proved at L1's finalized block, across reverts and a restart.
+#[tokio::test]
+async fn m3_in_the_proven_meaning_only_proved_batches_are_final() {
+    let devnet = network(3).await;
+    finalize_l1(&devnet);
+    let mut rig = Rig::with(&devnet, |s| (s.finality, s.fetch_range) = (FinalityMeaning::Proven, 3)).await;
+    rig.settle().await;
+    assert_eq!((rig.safe(), rig.finalized()), (Some(24), Some(0)), "no more than the genesis batch is proved");
+    devnet.with(|w| {
+        w.finalize(2).unwrap();
+        w.mine(1);
+    });
+    rig.settle().await;
+    assert_eq!((rig.safe(), rig.finalized()), (Some(24), Some(0)), "the proof is not final on L1");
+    finalize_l1(&devnet);
+    rig.settle().await;
+    assert_eq!(tags(&devnet), (Some(24), Some(16)));
+    // What is not proved may be reverted, and is nobody's finalized block.
+    revert(&devnet, 3);
+    rig.settle().await;
+    assert!(!rig.worker.status().borrow().uncommitted_finalized);
+    assert_eq!(tags(&devnet), (Some(16), Some(16)));
+    rig.restart().await;
+    devnet.with(|w| {
+        w.recommit_state().unwrap();
+        w.mine(1);
+        w.finalize(3).unwrap();
+        w.mine(1);
+    });
+    assert_eq!(cases(&rig.settle().await), [(3, Case::Consistent)]);
+    assert_eq!((rig.safe(), rig.finalized()), (Some(24), Some(16)));
+    finalize_l1(&devnet);
+    rig.settle().await;
+    assert_eq!(tags(&devnet), (Some(24), Some(24)));
+    assert!(devnet.written().is_empty());
     assert_ordered(&devnet);
 }

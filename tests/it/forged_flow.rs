@@ -3,6 +3,7 @@
 //! very log is forgotten; what it confirms counts.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use morph_deriver::decide::stall::Reason;
 use morph_deriver::devnet::world::WorldOptions;
@@ -11,7 +12,7 @@ use morph_deriver::flow::pull::PullEnd;
 use morph_deriver::flow::{FinalityMeaning, Settings};
 use morph_deriver::types::{B256, Case, L1Event, L1EventKind, L1Number, L1Ref};
 
-use crate::support::lying_l1::{In, Lies, LyingL1, forged_proof, forged_revert};
+use crate::support::lying_l1::{In, Lies, LyingL1, forged_commit, forged_proof, forged_revert};
 use crate::support::rig::{Rig, cases, devnet_ports, reason, settings};
 
 /// `batches` batches of 8 blocks on L1, the local node in step, and nothing final on L1 but what the tests say.
@@ -277,4 +278,186 @@ async fn m3_p2_a_forged_proof_finalizes_nothing_in_the_proven_meaning() {
             assert_eq!((rig.safe(), rig.finalized()), (Some(24), Some(8)), "{index} {wrong_hash} {views}");
         }
     }
+}
+
+/// Batch 3 is reverted and committed again without blobs, and `forged` commits of it were made up in between.
+async fn recommitted_among_forged(forged: u64) -> (Devnet, Vec<L1Event>) {
+    let devnet = network(3).await;
+    devnet.with(|w| {
+        w.revert(3).unwrap();
+        w.mine(20);
+    });
+    let block = l1_block(&devnet, l1_head(&devnet) - 5);
+    devnet.with(|w| {
+        w.recommit_state().unwrap();
+        w.mine(1);
+    });
+    let forged = (0..forged).map(|n| {
+        let event = forged_commit(block, 3, B256::repeat_byte(7));
+        L1Event { log_index: event.log_index + n, ..event }
+    });
+    (devnet, forged.collect())
+}
+
+#[tokio::test]
+async fn c2_a1_earlier_commits_that_were_made_up_are_not_tried_without_bound() {
+    let (devnet, forged) = recommitted_among_forged(500).await;
+    let (mut rig, l1) = lied_to(&devnet, |_| {}).await;
+    let searches = In { searches: true, ..In::NOTHING };
+    l1.lie(Lies { forged, forged_in: searches, ..Lies::default() });
+    assert_eq!(reason(&rig.settle().await), Some(Reason::UnknownCommit), "which says nothing of the chain");
+    assert!(l1.asked("transaction") < 60, "{} transactions", l1.asked("transaction"));
+    assert_eq!(rig.safe(), Some(16));
+    l1.be_honest();
+    assert_eq!(cases(&rig.settle().await), [(3, Case::Consistent)]);
+    assert_eq!(rig.safe(), Some(24));
+}
+
+#[tokio::test]
+async fn c2_p4_trying_earlier_commits_goes_on_where_the_pull_before_stopped() {
+    let (devnet, forged) = recommitted_among_forged(20).await;
+    let (mut rig, l1) = lied_to(&devnet, |s| s.search_time = Duration::ZERO).await;
+    let searches = In { searches: true, ..In::NOTHING };
+    l1.lie(Lies { forged, forged_in: searches, ..Lies::default() });
+    let (mut searching, mut verified) = (0, Vec::new());
+    for _ in 0..100 {
+        let before = l1.asked("transaction");
+        match rig.poll().await {
+            Ok(report) if report.end == PullEnd::Behind => verified.extend(cases(&report)),
+            Ok(report) => {
+                verified.extend(cases(&report));
+                assert_eq!(report.end, PullEnd::CaughtUp);
+                break;
+            }
+            Err(error) => {
+                assert_eq!(error.stall().reason, Reason::SearchingL1, "{error}");
+                searching += 1;
+            }
+        }
+        // Each batch's own, and one that is tried.
+        assert!(l1.asked("transaction") - before <= 4, "{} in one pull", l1.asked("transaction") - before);
+    }
+    assert!(searching >= 20, "{searching} pulls");
+    assert_eq!(verified.last(), Some(&(3, Case::Consistent)));
+    assert_eq!(rig.safe(), Some(24));
+}
+
+/// One more batch, reverted and committed again behind the finalized block, as the scan ahead sees it.
+async fn read_ahead_to_the_end(fetch_range: u64) -> (Devnet, Rig, Arc<LyingL1>) {
+    let devnet = network(3).await;
+    let (mut rig, l1) = lied_to(&devnet, |s| s.fetch_range = fetch_range).await;
+    rig.settle().await;
+    devnet.with(|w| {
+        w.mine(10);
+        w.revert(3).unwrap();
+        w.mine(10);
+    });
+    let final_to = l1_head(&devnet);
+    devnet.with(|w| w.mine(40));
+    devnet.l1_knobs(0, |k| k.finalized = Some(final_to));
+    until_read_ahead(&mut rig).await;
+    (devnet, rig, l1)
+}
+
+async fn known(rig: &Rig) -> (Option<L1Ref>, usize) {
+    let reverts = rig.ports.progress.reverts_within((0.into(), 0), L1Number::new(u64::MAX), 10).await.unwrap();
+    (rig.ports.progress.settled_to().await.unwrap(), reverts.len())
+}
+
+/// Only a base that is another one wipes what was read ahead; a piece that fits nothing is not taken, and that is all.
+#[tokio::test]
+async fn m2_a1_a_new_piece_that_is_torn_wipes_no_older_ones() {
+    let (devnet, mut rig, l1) = read_ahead_to_the_end(2).await;
+    let before = known(&rig).await;
+    let torn = L1Ref { number: (l1_head(&devnet) - 30).into(), hash: B256::repeat_byte(5) };
+    let last = l1_head(&devnet);
+    devnet.l1_knobs(0, |k| k.finalized = Some(last));
+    let forged = (0..40).map(|back| forged_revert(L1Ref { number: (last - back).into(), ..torn }, 2, B256::zero()));
+    l1.lie(Lies { forged: forged.collect(), forged_in: In::SCANS, ..Lies::default() });
+    rig.poll().await.unwrap();
+    let after = known(&rig).await;
+    assert!(after.0.map(|to| to.number) >= before.0.map(|to| to.number), "{before:?}, {after:?}");
+    assert_eq!(after.1, before.1);
+    assert!(rig.finalized().is_none_or(|f| f <= 16));
+    l1.be_honest();
+    assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+    assert_eq!((rig.safe(), rig.finalized()), (Some(16), Some(16)));
+}
+
+/// A header that is missing tells nothing: the scan stays where it is, and a known revert stays known.
+#[tokio::test]
+async fn m2_b8_a_missing_header_wipes_no_scan_and_forgets_no_revert() {
+    let (devnet, mut rig, l1) = read_ahead_to_the_end(6).await;
+    let before = known(&rig).await;
+    assert_eq!(before.1, 1);
+    let (Some(to), last) = (before.0, l1_head(&devnet)) else { panic!("nothing was read ahead") };
+    // The scan's base, which the next piece is held against.
+    devnet.l1_knobs(0, |k| k.finalized = Some(last));
+    l1.lie(Lies { lacks: vec![to.number.get()], ..Lies::default() });
+    for _ in 0..2 {
+        assert!(rig.poll().await.is_err());
+        assert_eq!(known(&rig).await, before);
+    }
+    // The block of a revert that the range does not have.
+    let revert = rig.ports.progress.reverts_within((0.into(), 0), L1Number::new(u64::MAX), 1).await.unwrap().remove(0);
+    let lacks = vec![revert.block.number.get()];
+    l1.lie(Lies { lacks, hides: Some(is_revert), hides_in: In::RANGES, ..Lies::default() });
+    for _ in 0..20 {
+        let _ = rig.poll().await;
+        assert_eq!(known(&rig).await.1, 1);
+        assert!(rig.finalized().is_none_or(|f| f <= 16));
+    }
+    l1.be_honest();
+    assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+    assert_eq!((rig.safe(), rig.finalized()), (Some(16), Some(16)));
+}
+
+/// One answer in part, after a refusal, does not end the reading ahead for the rest of a catch-up.
+#[tokio::test]
+async fn m2_m16_an_answer_in_part_does_not_end_the_scan_ahead_of_a_catch_up() {
+    let devnet = network(1).await;
+    devnet.with(|w| w.mine(400));
+    finalize_l1(&devnet);
+    let (mut rig, l1) = lied_to(&devnet, |s| s.fetch_range = 4).await;
+    let ahead = async |rig: &Rig| {
+        let settled = rig.ports.progress.settled_to().await.unwrap().map_or(0, |to| to.number.get());
+        settled.saturating_sub(rig.worker.status().borrow().l1_cursor.map_or(0, |n| n.get()))
+    };
+    l1.lie(Lies { most: Some(2), ..Lies::default() });
+    rig.poll().await.unwrap();
+    rig.poll().await.unwrap();
+    l1.be_honest();
+    for _ in 0..30 {
+        assert_eq!(rig.poll().await.unwrap().end, PullEnd::Behind);
+    }
+    assert!(ahead(&rig).await > 100, "{} blocks ahead of the batches", ahead(&rig).await);
+}
+
+/// What a reorg moved is taken over also from an endpoint that answers a range in parts: safe never dips.
+#[tokio::test]
+async fn b2_m16_a_range_that_is_answered_in_parts_rebinds_what_moved() {
+    let devnet = network(2).await;
+    devnet.with(|w| {
+        w.mine(20);
+        w.produce(8).unwrap();
+        w.mine(2);
+        w.sync();
+    });
+    let (mut rig, l1) = lied_to(&devnet, |_| {}).await;
+    rig.settle().await;
+    assert_eq!(rig.safe(), Some(24));
+    devnet.with(|w| {
+        let known = w.batches.clone();
+        let dropped = w.reorg(3);
+        w.mine(9);
+        w.resubmit(&dropped, &known).unwrap();
+        w.mine(6);
+    });
+    l1.lie(Lies { most: Some(4), ..Lies::default() });
+    let report = rig.poll().await.unwrap();
+    assert!(report.batches.is_empty(), "what was verified stays verified");
+    assert_eq!(rig.safe(), Some(24));
+    l1.be_honest();
+    assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+    assert_eq!((rig.safe(), rig.worker.status().borrow().verified), (Some(24), 3));
 }

@@ -437,3 +437,19 @@ async fn confirmations_by_tag_read_no_further_than_the_tag() {
         assert_eq!(rig.safe(), expected, "{confirmations:?}");
     }
 }
+
+/// Design, section 6: at most four requests in a poll that finds nothing new, whatever counts as confirmed.
+#[tokio::test]
+async fn a3_an_idle_poll_costs_four_requests_whatever_counts_as_confirmed() {
+    for confirmations in [Confirmations::Depth(0), Confirmations::Safe, Confirmations::Finalized] {
+        let devnet = devnet(3).await;
+        devnet.with(|w| w.mine(100));
+        let mut rig = Rig::with(&devnet, |s| s.confirmations = confirmations).await;
+        rig.settle().await;
+        rig.settle().await;
+        assert_eq!(rig.safe(), Some(24));
+        devnet.clear_counts();
+        assert_eq!(rig.poll().await.unwrap().end, PullEnd::CaughtUp);
+        assert!(devnet.all_http_requests() <= 4, "{confirmations:?}: {} requests", devnet.all_http_requests());
+    }
+}

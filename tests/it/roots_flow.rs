@@ -6,6 +6,7 @@ use std::time::Duration;
 use morph_deriver::codec::calldata::CommitCalldata;
 use morph_deriver::codec::header::BatchHeader;
 use morph_deriver::decide::liveness::Verdict;
+use morph_deriver::decide::recheck::KEEP_FOR;
 use morph_deriver::decide::stall::Reason;
 use morph_deriver::devnet::chain::{BatchSpec, BlockPlan};
 use morph_deriver::devnet::faults::Server;
@@ -216,6 +217,32 @@ async fn m19_a_found_root_is_kept_while_the_batch_waits() {
         at
     });
     let mut rig = Rig::with(&devnet, |s| s.start = commit.number).await;
+    assert_eq!(cases(&rig.settle().await), [(4, Case::Consistent)]);
+    assert_eq!(rig.safe(), Some(324));
+}
+
+/// A node that leaves out its logs for a while: what a search came to is looked for again, without a restart.
+#[tokio::test]
+async fn m19_p4_a_search_that_found_nothing_is_made_again() {
+    let devnet = network(3).await;
+    let commit = devnet.with(|w: &mut World| {
+        (0..300).for_each(|_| drop(w.build_planned(&BlockPlan { txs: 1, ..BlockPlan::default() }).unwrap()));
+        w.commit(BatchSpec::default()).unwrap();
+        (0..200).for_each(|_| drop(w.build_planned(&BlockPlan::empty()).unwrap()));
+        let at = w.mine(1);
+        w.sync();
+        w.node.moods.archive = false;
+        w.node.moods.logs_from = 1_000;
+        w.node.restart();
+        at
+    });
+    let mut rig = Rig::with(&devnet, |s| s.start = commit.number).await;
+    assert_eq!(reason(&rig.settle().await), Some(Reason::RootsUnavailable));
+    devnet.with(|w| w.node.moods.logs_from = 0);
+    devnet.clear_counts();
+    assert_eq!(reason(&rig.settle().await), Some(Reason::RootsUnavailable), "it was looked for just now");
+    assert!(devnet.calls(Server::L2, "eth_getLogs") <= 1, "only the batch's own blocks");
+    rig.now += KEEP_FOR;
     assert_eq!(cases(&rig.settle().await), [(4, Case::Consistent)]);
     assert_eq!(rig.safe(), Some(324));
 }

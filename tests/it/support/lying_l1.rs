@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use morph_deriver::error::{PortError, PortErrorKind, Target};
-use morph_deriver::ports::{FoundLogs, L1Chain, PortResult, RangeLogs};
+use morph_deriver::ports::{FoundLogs, L1Chain, PortResult, RangeLogs, Suspect};
 use morph_deriver::types::{
     B256, BatchIndex, L1Event, L1EventKind, L1Header, L1Number, L1Ref, L1Tag, L1Transaction, L2Number, QueueIndex,
     TracedCall,
@@ -224,7 +224,7 @@ impl L1Chain for LyingL1 {
         self.inner.queue_hashes(indices).await
     }
 
-    fn distrust(&self, _: &str) -> bool {
+    fn distrust(&self, _: Suspect, _: &str) -> bool {
         self.others.load(Ordering::SeqCst)
     }
 }
