@@ -148,9 +148,23 @@ pub enum MessageRoot {
     Pruned,
 }
 
+/// The head of the L2 node, for whoever needs nothing else of it.
+#[async_trait]
+pub trait HeadReader: Send + Sync {
+    /// The block that the node stands on.
+    async fn head(&self) -> PortResult<L2Ref>;
+}
+
+#[async_trait]
+impl<T: L2Reader + ?Sized> HeadReader for T {
+    async fn head(&self) -> PortResult<L2Ref> {
+        Ok(self.snapshot().await?.head.l2_ref())
+    }
+}
+
 /// The L2 node's unauthenticated side.
 #[async_trait]
-pub trait L2Reader: Send + Sync {
+pub trait L2Reader: HeadReader {
     /// Head, tags and sync state in one request. A tag that was never set is none.
     async fn snapshot(&self) -> PortResult<L2Snapshot>;
 
@@ -321,18 +335,9 @@ pub struct Step {
     pub clear_cursor: bool,
 }
 
-/// The worker's memory. Survives kill -9 at any point.
+/// What is stored of the chain, to be read.
 #[async_trait]
-pub trait Progress: Send + Sync {
-    /// Everything that a start needs.
-    async fn load(&self) -> PortResult<Stored>;
-
-    /// Stores the identity at first use; `StoreRefused` when another one is stored.
-    async fn claim(&self, identity: &Identity) -> PortResult<()>;
-
-    /// Applies `step` in one transaction.
-    async fn apply(&self, step: &Step) -> PortResult<()>;
-
+pub trait Rows: Send + Sync {
     /// The recorded L1 blocks, newest first.
     async fn l1_blocks(&self) -> PortResult<Vec<L1Ref>>;
 
@@ -371,8 +376,31 @@ pub trait Progress: Send + Sync {
     /// Stored L1 messages with index `first..first + count`; those that are not stored are left out.
     async fn messages(&self, first: QueueIndex, count: u64) -> PortResult<Vec<L1Message>>;
 
+    /// The newest `limit` journal entries, newest first.
+    async fn journal_tail(&self, limit: u32) -> PortResult<Vec<JournalEntry>>;
+}
+
+/// The lease of a pause of the reactors.
+#[async_trait]
+pub trait LeaseStore: Send + Sync {
+    /// The stored lease: a pause that a crash left open.
+    async fn lease(&self) -> PortResult<Option<Lease>>;
+
     /// Stores the lease of a pause, or removes it.
     async fn set_lease(&self, lease: Option<Lease>) -> PortResult<()>;
+}
+
+/// The worker's memory. Survives kill -9 at any point.
+#[async_trait]
+pub trait Progress: Rows + LeaseStore {
+    /// Everything that a start needs.
+    async fn load(&self) -> PortResult<Stored>;
+
+    /// Stores the identity at first use; `StoreRefused` when another one is stored.
+    async fn claim(&self, identity: &Identity) -> PortResult<()>;
+
+    /// Applies `step` in one transaction.
+    async fn apply(&self, step: &Step) -> PortResult<()>;
 
     /// Notes writes before they are made. One of the same height and batch hash keeps what it says of the block that
     /// stood there first, and takes over what it says of the node's tags; those of another batch hash are dropped: their batch is not the one being written any more.
@@ -389,9 +417,6 @@ pub trait Progress: Send + Sync {
 
     /// Appends to the journal of writes, and to each open write of the same height and batch what was written.
     async fn journal(&self, entries: &[JournalEntry]) -> PortResult<()>;
-
-    /// The newest `limit` journal entries, newest first.
-    async fn journal_tail(&self, limit: u32) -> PortResult<Vec<JournalEntry>>;
 
     /// Drops what is no longer needed: L1 blocks below `l1`, L1 messages below queue index `queue`, batch rows below
     /// index `batch`, reverts below `l1` that no row needs, proofs below index `batch`.

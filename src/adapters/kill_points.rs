@@ -15,8 +15,8 @@ use async_trait::async_trait;
 
 use crate::error::PortError;
 use crate::ports::{
-    BlobSource, EngineView, FoundLogs, L1Chain, L2Engine, L2Reader, MessageRoot, PortResult, Progress, RangeLogs,
-    Reactors, Step, Stored, Suspect, WriteStopped,
+    BlobSource, EngineView, FoundLogs, L1Chain, L2Engine, L2Reader, LeaseStore, MessageRoot, PortResult, Progress,
+    RangeLogs, Reactors, Rows, Step, Stored, Suspect, WriteStopped,
 };
 use crate::types::{
     B256, BatchIndex, BatchRecord, Blob, Identity, JournalEntry, L1Event, L1Header, L1Message, L1Number, L1Ref, L1Tag,
@@ -192,11 +192,14 @@ macro_rules! leaves_a_trace {
 /// Implements a port for [`Watched`]: the calls that are points, each with what it does outside this process, then what is
 /// only passed on. A method that is not listed does not compile, nor does one that does not say whether it changes anything.
 macro_rules! watched {
-    ($port:ident { $($does:ident async fn $method:ident(&self $(, $arg:ident: $of:ty)*) -> $answer:ty;)* } $($plain:tt)*) => {
+    ($port:ident { $($methods:tt)* } $($plain:tt)*) => {
+        watched!($port of $port { $($methods)* } $($plain)*);
+    };
+    ($port:ident of $whole:ident { $($does:ident async fn $method:ident(&self $(, $arg:ident: $of:ty)*) -> $answer:ty;)* } $($plain:tt)*) => {
         #[async_trait]
-        impl $port for Watched<dyn $port> {
+        impl $port for Watched<dyn $whole> {
             $(async fn $method(&self $(, $arg: $of)*) -> $answer {
-                let name = (stringify!($port), stringify!($method));
+                let name = (stringify!($whole), stringify!($method));
                 self.points.around(name, leaves_a_trace!($does), self.inner.$method($($arg),*)).await
             })*
             $($plain)*
@@ -264,10 +267,7 @@ watched!(Reactors {
     }
 );
 
-watched!(Progress {
-    reads async fn load(&self) -> PortResult<Stored>;
-    changes async fn claim(&self, identity: &Identity) -> PortResult<()>;
-    changes async fn apply(&self, step: &Step) -> PortResult<()>;
+watched!(Rows of Progress {
     reads async fn l1_blocks(&self) -> PortResult<Vec<L1Ref>>;
     reads async fn newest_l1_block(&self) -> PortResult<Option<L1Ref>>;
     reads async fn batch(&self, index: BatchIndex) -> PortResult<Option<BatchRecord>>;
@@ -279,11 +279,21 @@ watched!(Progress {
     reads async fn reverts_within(&self, place: (L1Number, u64), to: L1Number, limit: u32) -> PortResult<Vec<L1Event>>;
     reads async fn newest_proof(&self, number: L1Number) -> PortResult<Option<L1Event>>;
     reads async fn messages(&self, first: QueueIndex, count: u64) -> PortResult<Vec<L1Message>>;
+    reads async fn journal_tail(&self, limit: u32) -> PortResult<Vec<JournalEntry>>;
+});
+
+watched!(LeaseStore of Progress {
+    reads async fn lease(&self) -> PortResult<Option<Lease>>;
     changes async fn set_lease(&self, lease: Option<Lease>) -> PortResult<()>;
+});
+
+watched!(Progress {
+    reads async fn load(&self) -> PortResult<Stored>;
+    changes async fn claim(&self, identity: &Identity) -> PortResult<()>;
+    changes async fn apply(&self, step: &Step) -> PortResult<()>;
     changes async fn open_writes(&self, writes: &[OpenWrite]) -> PortResult<()>;
     changes async fn withdraw_writes(&self, from: L2Number, standing: L2Number) -> PortResult<()>;
     changes async fn looked(&self, seen_to: Option<L2Number>, mark: Option<OwnMark>) -> PortResult<()>;
     changes async fn journal(&self, entries: &[JournalEntry]) -> PortResult<()>;
-    reads async fn journal_tail(&self, limit: u32) -> PortResult<Vec<JournalEntry>>;
     changes async fn prune(&self, l1: L1Number, queue: QueueIndex, batch: BatchIndex) -> PortResult<()>;
 });

@@ -25,7 +25,7 @@ use sqlx::sqlite::{
 use sqlx::{QueryBuilder, Row, Sqlite, SqliteConnection};
 
 use crate::error::{PortError, PortErrorKind, Target};
-use crate::ports::{PortResult, Progress, Step, Stored};
+use crate::ports::{LeaseStore, PortResult, Progress, Rows, Step, Stored};
 use crate::types::{
     Address, B256, BatchIndex, BatchRecord, Case, Cursor, Identity, JournalEntry, L1Event, L1EventKind, L1Message,
     L1Number, L1Ref, L2Number, L2Ref, Lease, OpenWrite, Outcome, OwnMark, QueueIndex,
@@ -898,122 +898,7 @@ async fn tip(pool: &SqlitePool) -> PortResult<Option<BatchRecord>> {
 }
 
 #[async_trait]
-impl Progress for SqliteStore {
-    async fn load(&self) -> PortResult<Stored> {
-        let pool = self.pool.clone();
-        bounded(async move {
-            Ok(Stored {
-                cursor: cursor(&pool).await?,
-                safe: head(&pool, "safe").await?,
-                finalized: head(&pool, "finalized").await?,
-                lease: lease(&pool).await?,
-                tip: tip(&pool).await?,
-                open_writes: open_writes(&pool).await?,
-                mark: mark(&pool).await?,
-            })
-        })
-        .await
-    }
-
-    async fn claim(&self, configured: &Identity) -> PortResult<()> {
-        let configured = configured.clone();
-        let pool = self.pool.clone();
-        bounded(async move {
-            sqlx::query(
-                "INSERT INTO identity (id, l1_chain_id, l2_chain_id, rollup, queue, l2_genesis) \
-                 VALUES (1, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
-            )
-            .bind(sql_number(configured.l1_chain_id)?)
-            .bind(sql_number(configured.l2_chain_id)?)
-            .bind(configured.rollup.as_bytes())
-            .bind(configured.queue.as_bytes())
-            .bind(configured.l2_genesis.as_bytes())
-            .execute(&pool)
-            .await
-            .map_err(sql_error)?;
-            let row = sqlx::query("SELECT l1_chain_id, l2_chain_id, rollup, queue, l2_genesis FROM identity")
-                .fetch_one(&pool)
-                .await
-                .map_err(sql_error)?;
-            match identity_difference(&identity(&row)?, &configured) {
-                None => Ok(()),
-                Some((field, stored, configured)) => Err(refused(format!(
-                    "the database belongs to another network: its {field} is {stored}, configured is {configured}; \
-                     put the configuration right, or give this network a store.path of its own"
-                ))),
-            }
-        })
-        .await
-    }
-
-    async fn apply(&self, step: &Step) -> PortResult<()> {
-        let step = step.clone();
-        let pool = self.pool.clone();
-        bounded(async move {
-            let mut held = begin(&pool).await?;
-            let done = async {
-                let db = &mut *held;
-                if let Some(to) = step.rewind_to {
-                    rewind(db, to).await?;
-                }
-                if let Some(from) = step.revert_from {
-                    revert_batches(db, from, step.revert.as_ref()).await?;
-                }
-                if let Some(from) = step.forget_from {
-                    forget_batches(db, from).await?;
-                }
-                put_messages(db, &step.messages).await?;
-                if let Some(above) = step.forget_settled_above {
-                    forget_settled(db, above).await?;
-                }
-                if let Some(proof) = &step.forget_proof {
-                    forget_proof(db, proof).await?;
-                }
-                if let Some(event) = &step.revert {
-                    put_revert(db, event).await?;
-                }
-                for event in &step.settlements {
-                    put_settlement(db, event).await?;
-                }
-                if let Some(to) = step.settled_to {
-                    put_settled(db, to).await?;
-                }
-                for batch in &step.rebound {
-                    put_batch(db, batch, None).await?;
-                }
-                if let Some(batch) = &step.batch {
-                    put_batch(db, batch, step.reverted_by).await?;
-                }
-                if let Some(batch) = &step.batch {
-                    close_writes(db, batch.index).await?;
-                }
-                put_l1_blocks(db, &step.l1_blocks).await?;
-                if let Some(floor) = step.l1_floor {
-                    drop_l1_blocks(db, floor).await?;
-                }
-                if step.clear_safe {
-                    sqlx::query("DELETE FROM heads WHERE kind = 'safe'").execute(&mut *db).await.map_err(sql_error)?;
-                }
-                if step.clear_cursor {
-                    sqlx::query("DELETE FROM cursor").execute(&mut *db).await.map_err(sql_error)?;
-                }
-                if let Some(safe) = step.safe {
-                    put_head(db, "safe", safe).await?;
-                }
-                if let Some(finalized) = step.finalized {
-                    put_head(db, "finalized", finalized).await?;
-                }
-                if let Some(cursor) = step.cursor {
-                    put_cursor(db, cursor).await?;
-                }
-                Ok(())
-            }
-            .await;
-            end(held, done).await
-        })
-        .await
-    }
-
+impl Rows for SqliteStore {
     async fn l1_blocks(&self) -> PortResult<Vec<L1Ref>> {
         let pool = self.pool.clone();
         bounded(async move {
@@ -1177,6 +1062,29 @@ impl Progress for SqliteStore {
         .await
     }
 
+    async fn journal_tail(&self, limit: u32) -> PortResult<Vec<JournalEntry>> {
+        let pool = self.pool.clone();
+        bounded(async move {
+            let rows = sqlx::query(
+                "SELECT at, batch_index, number, old_hash, new_hash, why FROM journal ORDER BY id DESC LIMIT ?",
+            )
+            .bind(i64::from(limit))
+            .fetch_all(&pool)
+            .await
+            .map_err(sql_error)?;
+            rows.iter().map(journal_entry).collect()
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl LeaseStore for SqliteStore {
+    async fn lease(&self) -> PortResult<Option<Lease>> {
+        let pool = self.pool.clone();
+        bounded(async move { lease(&pool).await }).await
+    }
+
     async fn set_lease(&self, lease: Option<Lease>) -> PortResult<()> {
         let pool = self.pool.clone();
         bounded(async move {
@@ -1198,6 +1106,124 @@ impl Progress for SqliteStore {
             // Also after a failure; one that is cancelled here only leaves the connection slower.
             sqlx::query("PRAGMA synchronous = NORMAL").execute(&mut *db).await.map_err(sql_error)?;
             written.map(|_| ()).map_err(sql_error)
+        })
+        .await
+    }
+}
+
+#[async_trait]
+impl Progress for SqliteStore {
+    async fn load(&self) -> PortResult<Stored> {
+        let pool = self.pool.clone();
+        bounded(async move {
+            Ok(Stored {
+                cursor: cursor(&pool).await?,
+                safe: head(&pool, "safe").await?,
+                finalized: head(&pool, "finalized").await?,
+                lease: lease(&pool).await?,
+                tip: tip(&pool).await?,
+                open_writes: open_writes(&pool).await?,
+                mark: mark(&pool).await?,
+            })
+        })
+        .await
+    }
+
+    async fn claim(&self, configured: &Identity) -> PortResult<()> {
+        let configured = configured.clone();
+        let pool = self.pool.clone();
+        bounded(async move {
+            sqlx::query(
+                "INSERT INTO identity (id, l1_chain_id, l2_chain_id, rollup, queue, l2_genesis) \
+                 VALUES (1, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING",
+            )
+            .bind(sql_number(configured.l1_chain_id)?)
+            .bind(sql_number(configured.l2_chain_id)?)
+            .bind(configured.rollup.as_bytes())
+            .bind(configured.queue.as_bytes())
+            .bind(configured.l2_genesis.as_bytes())
+            .execute(&pool)
+            .await
+            .map_err(sql_error)?;
+            let row = sqlx::query("SELECT l1_chain_id, l2_chain_id, rollup, queue, l2_genesis FROM identity")
+                .fetch_one(&pool)
+                .await
+                .map_err(sql_error)?;
+            match identity_difference(&identity(&row)?, &configured) {
+                None => Ok(()),
+                Some((field, stored, configured)) => Err(refused(format!(
+                    "the database belongs to another network: its {field} is {stored}, configured is {configured}; \
+                     put the configuration right, or give this network a store.path of its own"
+                ))),
+            }
+        })
+        .await
+    }
+
+    async fn apply(&self, step: &Step) -> PortResult<()> {
+        let step = step.clone();
+        let pool = self.pool.clone();
+        bounded(async move {
+            let mut held = begin(&pool).await?;
+            let done = async {
+                let db = &mut *held;
+                if let Some(to) = step.rewind_to {
+                    rewind(db, to).await?;
+                }
+                if let Some(from) = step.revert_from {
+                    revert_batches(db, from, step.revert.as_ref()).await?;
+                }
+                if let Some(from) = step.forget_from {
+                    forget_batches(db, from).await?;
+                }
+                put_messages(db, &step.messages).await?;
+                if let Some(above) = step.forget_settled_above {
+                    forget_settled(db, above).await?;
+                }
+                if let Some(proof) = &step.forget_proof {
+                    forget_proof(db, proof).await?;
+                }
+                if let Some(event) = &step.revert {
+                    put_revert(db, event).await?;
+                }
+                for event in &step.settlements {
+                    put_settlement(db, event).await?;
+                }
+                if let Some(to) = step.settled_to {
+                    put_settled(db, to).await?;
+                }
+                for batch in &step.rebound {
+                    put_batch(db, batch, None).await?;
+                }
+                if let Some(batch) = &step.batch {
+                    put_batch(db, batch, step.reverted_by).await?;
+                }
+                if let Some(batch) = &step.batch {
+                    close_writes(db, batch.index).await?;
+                }
+                put_l1_blocks(db, &step.l1_blocks).await?;
+                if let Some(floor) = step.l1_floor {
+                    drop_l1_blocks(db, floor).await?;
+                }
+                if step.clear_safe {
+                    sqlx::query("DELETE FROM heads WHERE kind = 'safe'").execute(&mut *db).await.map_err(sql_error)?;
+                }
+                if step.clear_cursor {
+                    sqlx::query("DELETE FROM cursor").execute(&mut *db).await.map_err(sql_error)?;
+                }
+                if let Some(safe) = step.safe {
+                    put_head(db, "safe", safe).await?;
+                }
+                if let Some(finalized) = step.finalized {
+                    put_head(db, "finalized", finalized).await?;
+                }
+                if let Some(cursor) = step.cursor {
+                    put_cursor(db, cursor).await?;
+                }
+                Ok(())
+            }
+            .await;
+            end(held, done).await
         })
         .await
     }
@@ -1318,24 +1344,6 @@ impl Progress for SqliteStore {
         .await
     }
 
-    async fn journal_tail(&self, limit: u32) -> PortResult<Vec<JournalEntry>> {
-        let pool = self.pool.clone();
-        bounded(async move {
-            let rows = sqlx::query(
-                "SELECT at, batch_index, number, old_hash, new_hash, why FROM journal ORDER BY id DESC LIMIT ?",
-            )
-            .bind(i64::from(limit))
-            .fetch_all(&pool)
-            .await
-            .map_err(sql_error)?;
-            rows.iter().map(journal_entry).collect()
-        })
-        .await
-    }
-
-    /// Besides what the caller names, keeps: the newest L1 block (the next start compares with it), the newest
-    /// standing batch (the next one builds on it) and the messages that batch has not consumed, and the newest
-    /// 200,000 journal rows.
     async fn prune(&self, l1: L1Number, queue: QueueIndex, batch: BatchIndex) -> PortResult<()> {
         let pool = self.pool.clone();
         bounded(async move {
@@ -1489,7 +1497,7 @@ mod tests {
         assert_eq!(store.messages(QueueIndex::new(5), 9).await.unwrap(), vec![message(5), message(6)]);
         assert_eq!(store.messages(QueueIndex::new(6), u64::MAX).await.unwrap(), vec![message(6)]);
         store.set_lease(None).await.unwrap();
-        assert_eq!(store.load().await.unwrap().lease, None);
+        assert_eq!(store.lease().await.unwrap(), None);
         // A row without what only a verified batch has.
         let bare = BatchRecord { outcome: Outcome::Reverted, case: None, first: None, last: None, ..record(6, 60) };
         store.apply(&Step { batch: Some(bare), ..Step::default() }).await.unwrap();

@@ -12,7 +12,7 @@ use crate::adapters::store::SqliteStore;
 use crate::config::{Config, ConfigArgs, ConfigError, ReactorControl};
 use crate::error::{PortErrorKind, Severity};
 use crate::flow::worker::{Worker, contained};
-use crate::ports::{PortResult, Progress as _};
+use crate::ports::{LeaseStore as _, PortResult, Progress as _};
 use crate::types::Identity;
 
 /// Wait between two tries to ask everybody for their network.
@@ -91,7 +91,7 @@ async fn open(config: &Config, identity: &Identity, forget: bool) -> PortResult<
 
 /// Drops the pause that an earlier run left: nothing of it is resumed.
 async fn forget_pause(store: &SqliteStore) -> PortResult<()> {
-    match store.load().await?.lease {
+    match store.lease().await? {
         Some(lease) => warn!(height = lease.height.get(), "forgetting the pause that an earlier run left, as told"),
         None => info!("no earlier run left a pause"),
     }

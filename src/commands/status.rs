@@ -13,7 +13,7 @@ use super::{Exit, terminal};
 use crate::adapters::store::SqliteStore;
 use crate::config::{Config, ConfigArgs};
 use crate::decide::stall::Reason;
-use crate::ports::Progress as _;
+use crate::ports::Rows as _;
 use crate::types::JournalEntry;
 
 /// A worker answers from memory.

@@ -29,7 +29,7 @@ use tracing::{error, info, warn};
 use crate::decide::aftermath::{Aftermath, Next};
 use crate::error::{PortError, PortErrorKind, Target};
 use crate::flow::unix_now;
-use crate::ports::{L2Reader, PortResult, Progress, Reactors};
+use crate::ports::{HeadReader, LeaseStore, PortResult, Reactors};
 use crate::types::{L2Number, L2Ref, Lease};
 
 /// First wait before a failed resume is tried again; doubled up to [`RESUME_RETRY_CAP`].
@@ -66,8 +66,8 @@ pub struct Quiesce {
 
 struct Shared {
     reactors: Arc<dyn Reactors>,
-    progress: Arc<dyn Progress>,
-    l2: Arc<dyn L2Reader>,
+    leases: Arc<dyn LeaseStore>,
+    head: Arc<dyn HeadReader>,
     tasks: TaskTracker,
     stopping: CancellationToken,
     /// [`RESUME_RETRY`], but in tests.
@@ -105,24 +105,24 @@ impl Quiesce {
     /// `head_still`.
     pub fn new(
         reactors: Arc<dyn Reactors>,
-        progress: Arc<dyn Progress>,
-        l2: Arc<dyn L2Reader>,
+        leases: Arc<dyn LeaseStore>,
+        head: Arc<dyn HeadReader>,
         head_still: Duration,
     ) -> Self {
-        Self::retrying(reactors, progress, l2, head_still, RESUME_RETRY)
+        Self::retrying(reactors, leases, head, head_still, RESUME_RETRY)
     }
 
     fn retrying(
         reactors: Arc<dyn Reactors>,
-        progress: Arc<dyn Progress>,
-        l2: Arc<dyn L2Reader>,
+        leases: Arc<dyn LeaseStore>,
+        head: Arc<dyn HeadReader>,
         head_still: Duration,
         retry: Duration,
     ) -> Self {
         let shared = Shared {
             reactors,
-            progress,
-            l2,
+            leases,
+            head,
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             retry,
@@ -157,7 +157,7 @@ impl Quiesce {
     /// # Errors
     /// When the database cannot be read. A resume that fails goes on being tried in the background.
     pub async fn settle(&self) -> PortResult<()> {
-        let Some(lease) = self.shared.progress.load().await?.lease else { return Ok(()) };
+        let Some(lease) = self.shared.leases.lease().await? else { return Ok(()) };
         if !self.shared.reactors.can_resume() {
             self.shared.left_over.store(true, Ordering::SeqCst);
             error!(
@@ -200,7 +200,7 @@ impl Quiesce {
         // From here on a dropped future must undo what it began, so the guard exists before the first await.
         let mut guard = Quiesced { shared: self.shared.clone(), pause: Pause::new(height), watchdog: None };
         if self.shared.reactors.can_resume()
-            && let Err(error) = self.shared.progress.set_lease(Some(Lease { height, since: unix_now() })).await
+            && let Err(error) = self.shared.leases.set_lease(Some(Lease { height, since: unix_now() })).await
         {
             guard.forget();
             return Err(NoPause::NotAsked(error));
@@ -290,7 +290,7 @@ impl Shared {
         }
         let mut wait = self.retry;
         while self.reactors.can_resume()
-            && let Err(error) = self.progress.set_lease(None).await
+            && let Err(error) = self.leases.set_lease(None).await
         {
             error!(%error, "the lease of a pause that ended cannot be dropped; trying again until it works");
             first_outcome(&mut tell, Err(error));
@@ -371,8 +371,7 @@ impl Shared {
     }
 
     async fn head(&self) -> Option<L2Ref> {
-        let snapshot = tokio::time::timeout(HEAD_DEADLINE, self.l2.snapshot()).await.ok()?.ok()?;
-        Some(snapshot.head.l2_ref())
+        tokio::time::timeout(HEAD_DEADLINE, self.head.head()).await.ok()?.ok()
     }
 
     /// The head after an interrupted write, once it has not moved for `head_still`: a block that lands later would land
@@ -490,11 +489,7 @@ mod tests {
     use async_trait::async_trait;
 
     use super::*;
-    use crate::ports::{MessageRoot, Step, Stored};
-    use crate::types::{
-        B256, BatchIndex, BatchRecord, Identity, JournalEntry, L1Event, L1Message, L1Number, L1Ref, L2Block, L2Header,
-        L2Ref, L2Snapshot, OpenWrite, OwnMark, QueueIndex, U256,
-    };
+    use crate::types::B256;
 
     /// What happened, in order, across all the fakes.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -602,8 +597,8 @@ mod tests {
     }
 
     #[async_trait]
-    impl L2Reader for Fake {
-        async fn snapshot(&self) -> PortResult<L2Snapshot> {
+    impl HeadReader for Fake {
+        async fn head(&self) -> PortResult<L2Ref> {
             let look = held(&self.looks).pop_front();
             if look == Some(None) || (look.is_none() && self.blind.load(Ordering::SeqCst)) {
                 return Err(PortError::new(Target::L2, PortErrorKind::Unreachable, "blind"));
@@ -613,36 +608,15 @@ mod tests {
                 self.landing.store(left - 1, Ordering::SeqCst);
                 self.head.fetch_add(1, Ordering::SeqCst);
             }
-            let head = L2Header {
-                number: look.flatten().unwrap_or(self.head.load(Ordering::SeqCst)).into(),
-                hash: B256::zero(),
-                parent_hash: B256::zero(),
-                state_root: B256::zero(),
-                timestamp: 0,
-                base_fee: U256::zero(),
-                gas_limit: 0,
-            };
-            Ok(L2Snapshot { head, safe: None, finalized: None, syncing: false })
-        }
-
-        async fn header(&self, _: L2Number) -> PortResult<Option<L2Header>> {
-            unreachable!("not asked by the guard")
-        }
-        async fn blocks(&self, _: L2Number, _: L2Number) -> PortResult<Vec<L2Block>> {
-            unreachable!("not asked by the guard")
-        }
-        async fn message_root(&self, _: L2Ref) -> PortResult<MessageRoot> {
-            unreachable!("not asked by the guard")
-        }
-        async fn last_appended_root(&self, _: L2Number, _: L2Number, _: L2Ref) -> PortResult<Option<B256>> {
-            unreachable!("not asked by the guard")
+            let number = look.flatten().unwrap_or(self.head.load(Ordering::SeqCst)).into();
+            Ok(L2Ref { number, hash: B256::zero() })
         }
     }
 
     #[async_trait]
-    impl Progress for Fake {
-        async fn load(&self) -> PortResult<Stored> {
-            Ok(Stored { lease: *held(&self.lease), ..Stored::default() })
+    impl LeaseStore for Fake {
+        async fn lease(&self) -> PortResult<Option<Lease>> {
+            Ok(*held(&self.lease))
         }
 
         async fn set_lease(&self, lease: Option<Lease>) -> PortResult<()> {
@@ -652,61 +626,6 @@ mod tests {
             *held(&self.lease) = lease;
             self.note(lease.map_or(Event::NoLease, |l| Event::Lease(l.height.get())));
             Ok(())
-        }
-
-        async fn claim(&self, _: &Identity) -> PortResult<()> {
-            unreachable!("not asked by the guard")
-        }
-        async fn apply(&self, _: &Step) -> PortResult<()> {
-            unreachable!("not asked by the guard")
-        }
-        async fn l1_blocks(&self) -> PortResult<Vec<L1Ref>> {
-            unreachable!("not asked by the guard")
-        }
-        async fn batch(&self, _: BatchIndex) -> PortResult<Option<BatchRecord>> {
-            unreachable!("not asked by the guard")
-        }
-        async fn batches_from(&self, _: BatchIndex, _: u32) -> PortResult<Vec<BatchRecord>> {
-            unreachable!("not asked by the guard")
-        }
-        async fn newest_at_or_below(&self, _: L1Number) -> PortResult<Option<BatchRecord>> {
-            unreachable!("not asked by the guard")
-        }
-        async fn reverted_above(&self, _: L1Number) -> PortResult<Option<BatchRecord>> {
-            unreachable!("not asked by the guard")
-        }
-        async fn settled_to(&self) -> PortResult<Option<L1Ref>> {
-            unreachable!("not asked by the guard")
-        }
-        async fn revert_after(&self, _: BatchIndex, _: (L1Number, u64)) -> PortResult<Option<L1Event>> {
-            unreachable!("not asked by the guard")
-        }
-        async fn reverts_within(&self, _: (L1Number, u64), _: L1Number, _: u32) -> PortResult<Vec<L1Event>> {
-            unreachable!("not asked by the guard")
-        }
-        async fn newest_proof(&self, _: L1Number) -> PortResult<Option<L1Event>> {
-            unreachable!("not asked by the guard")
-        }
-        async fn messages(&self, _: QueueIndex, _: u64) -> PortResult<Vec<L1Message>> {
-            unreachable!("not asked by the guard")
-        }
-        async fn open_writes(&self, _: &[OpenWrite]) -> PortResult<()> {
-            unreachable!("not asked by the guard")
-        }
-        async fn withdraw_writes(&self, _: L2Number, _: L2Number) -> PortResult<()> {
-            unreachable!("not asked by the guard")
-        }
-        async fn journal(&self, _: &[JournalEntry]) -> PortResult<()> {
-            unreachable!("not asked by the guard")
-        }
-        async fn looked(&self, _: Option<L2Number>, _: Option<OwnMark>) -> PortResult<()> {
-            unreachable!("not asked by the guard")
-        }
-        async fn journal_tail(&self, _: u32) -> PortResult<Vec<JournalEntry>> {
-            unreachable!("not asked by the guard")
-        }
-        async fn prune(&self, _: L1Number, _: QueueIndex, _: BatchIndex) -> PortResult<()> {
-            unreachable!("not asked by the guard")
         }
     }
 

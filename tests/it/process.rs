@@ -10,7 +10,7 @@ use morph_deriver::adapters::store::SqliteStore;
 use morph_deriver::devnet::Devnet;
 use morph_deriver::devnet::faults::{Fault, Rule, Server};
 use morph_deriver::devnet::world::ForkShape;
-use morph_deriver::ports::Progress as _;
+use morph_deriver::ports::LeaseStore as _;
 use morph_deriver::types::Lease;
 use serde_json::Value;
 use sqlx::Connection as _;

@@ -47,7 +47,7 @@ fn stopped(settings: &mut Settings) {
 }
 
 async fn lease(rig: &Rig) -> Option<Lease> {
-    rig.ports.progress.load().await.unwrap().lease
+    rig.ports.progress.lease().await.unwrap()
 }
 
 fn refused() -> Fault {
@@ -392,7 +392,7 @@ async fn g6_told_to_stop_in_the_middle_of_a_heal_it_resumes_once_and_goes() {
     assert_balanced(&devnet, 1);
     let resumed_at = devnet.reactor_calls().last().unwrap().params.clone();
     assert_eq!(resumed_at, serde_json::json!([12]), "from the head, in the middle of the batch");
-    assert_eq!(ports.progress.load().await.unwrap().lease, None);
+    assert_eq!(ports.progress.lease().await.unwrap(), None);
     // A start later, it is as if nothing had happened.
     devnet.heal(Server::Engine);
     let mut settings = settings();
@@ -438,7 +438,7 @@ async fn g6_g8_a_node_that_hangs_in_the_middle_of_a_heal_is_resumed_from_the_las
     assert!(took < Duration::from_secs(10), "{took:?}");
     assert_balanced(&devnet, 1);
     assert_eq!(devnet.reactor_calls().last().unwrap().params, serde_json::json!([12]));
-    assert_eq!(ports.progress.load().await.unwrap().lease, None);
+    assert_eq!(ports.progress.lease().await.unwrap(), None);
 }
 
 #[tokio::test]
@@ -450,7 +450,7 @@ async fn g6_a_resume_that_hangs_ends_with_the_lease_kept_and_the_next_start_resu
     let took = run_and_stop(rig, || devnet.calls(Server::Reactors, "resume") > 0).await;
     assert!(took < Duration::from_secs(10), "{took:?}");
     assert!(devnet.is_paused());
-    assert!(ports.progress.load().await.unwrap().lease.is_some(), "the next start must know");
+    assert!(ports.progress.lease().await.unwrap().is_some(), "the next start must know");
     devnet.heal(Server::Reactors);
     let mut settings = settings();
     settings.rollup = devnet.rollup();
@@ -486,7 +486,7 @@ async fn g6_commands_that_hang_do_not_hold_the_exit() {
         let took = run_and_stop(rig, || if healing { healed() } else { began.exists() }).await;
         assert!(took < Duration::from_secs(10), "{took:?}");
         // A resume that did not happen, or a pause that may still: either way the next start resumes.
-        assert!(ports.progress.load().await.unwrap().lease.is_some());
+        assert!(ports.progress.lease().await.unwrap().is_some());
         assert!(!seen.is_degraded());
         if !healing {
             assert!(devnet.writes().is_empty());

@@ -121,7 +121,7 @@ async fn g4_a_panic_of_the_worker_resumes_the_reactors_before_the_program_ends()
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         let ended = runtime.block_on(async {
             let ended = contained(&worker.quiesce(), worker.run(CancellationToken::new())).await;
-            (ended, ports.progress.load().await.unwrap().lease)
+            (ended, ports.progress.lease().await.unwrap())
         });
         runtime.shutdown_background();
         ended

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use morph_deriver::error::{PortError, PortErrorKind, Target};
-use morph_deriver::ports::{PortResult, Progress, Step, Stored};
+use morph_deriver::ports::{LeaseStore, PortResult, Progress, Rows, Step, Stored};
 use morph_deriver::types::{
     BatchIndex, BatchRecord, Identity, JournalEntry, L1Event, L1Message, L1Number, L1Ref, L2Number, Lease, OpenWrite,
     OwnMark, QueueIndex,
@@ -53,31 +53,7 @@ impl LateStore {
 }
 
 #[async_trait]
-impl Progress for LateStore {
-    async fn apply(&self, step: &Step) -> PortResult<()> {
-        if step.revert.is_some() && self.refuses_reverts.load(Ordering::SeqCst) {
-            return Err(PortError::new(Target::Store, PortErrorKind::Storage, "no space left"));
-        }
-        self.inner.apply(step).await?;
-        let pass = self.pass.load(Ordering::SeqCst);
-        if pass == u64::MAX {
-            return Ok(());
-        }
-        self.pass.store(pass.wrapping_sub(1), Ordering::SeqCst);
-        if pass > 0 {
-            return Ok(());
-        }
-        Err(PortError::new(Target::Store, PortErrorKind::Timeout, "the database did not answer"))
-    }
-
-    async fn load(&self) -> PortResult<Stored> {
-        self.inner.load().await
-    }
-
-    async fn claim(&self, identity: &Identity) -> PortResult<()> {
-        self.inner.claim(identity).await
-    }
-
+impl Rows for LateStore {
     async fn l1_blocks(&self) -> PortResult<Vec<L1Ref>> {
         self.inner.l1_blocks().await
     }
@@ -118,8 +94,46 @@ impl Progress for LateStore {
         self.inner.messages(first, count).await
     }
 
+    async fn journal_tail(&self, limit: u32) -> PortResult<Vec<JournalEntry>> {
+        self.inner.journal_tail(limit).await
+    }
+}
+
+#[async_trait]
+impl LeaseStore for LateStore {
+    async fn lease(&self) -> PortResult<Option<Lease>> {
+        self.inner.lease().await
+    }
+
     async fn set_lease(&self, lease: Option<Lease>) -> PortResult<()> {
         self.inner.set_lease(lease).await
+    }
+}
+
+#[async_trait]
+impl Progress for LateStore {
+    async fn apply(&self, step: &Step) -> PortResult<()> {
+        if step.revert.is_some() && self.refuses_reverts.load(Ordering::SeqCst) {
+            return Err(PortError::new(Target::Store, PortErrorKind::Storage, "no space left"));
+        }
+        self.inner.apply(step).await?;
+        let pass = self.pass.load(Ordering::SeqCst);
+        if pass == u64::MAX {
+            return Ok(());
+        }
+        self.pass.store(pass.wrapping_sub(1), Ordering::SeqCst);
+        if pass > 0 {
+            return Ok(());
+        }
+        Err(PortError::new(Target::Store, PortErrorKind::Timeout, "the database did not answer"))
+    }
+
+    async fn load(&self) -> PortResult<Stored> {
+        self.inner.load().await
+    }
+
+    async fn claim(&self, identity: &Identity) -> PortResult<()> {
+        self.inner.claim(identity).await
     }
 
     async fn open_writes(&self, writes: &[OpenWrite]) -> PortResult<()> {
@@ -137,10 +151,6 @@ impl Progress for LateStore {
 
     async fn looked(&self, seen_to: Option<L2Number>, mark: Option<OwnMark>) -> PortResult<()> {
         self.inner.looked(seen_to, mark).await
-    }
-
-    async fn journal_tail(&self, limit: u32) -> PortResult<Vec<JournalEntry>> {
-        self.inner.journal_tail(limit).await
     }
 
     async fn prune(&self, l1: L1Number, queue: QueueIndex, batch: BatchIndex) -> PortResult<()> {

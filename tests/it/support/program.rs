@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use morph_deriver::adapters::store::SqliteStore;
 use morph_deriver::devnet::world::World;
 use morph_deriver::devnet::{Devnet, DevnetOptions};
-use morph_deriver::ports::{Progress as _, Stored};
+use morph_deriver::ports::{Progress as _, Rows as _, Stored};
 use morph_deriver::types::{BatchIndex, BatchRecord, JournalEntry};
 
 use super::servers;
