@@ -183,7 +183,8 @@ impl L1Header {
 }
 
 /// The L1 heights that a node names by tag.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum L1Tag {
     /// The newest block.
     Latest,

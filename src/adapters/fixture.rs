@@ -5,21 +5,28 @@
 //! bounded before anything is allocated, and a blob counts only if its commitment gives its name.
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::types::{
-    B256, BLOB_BYTES, BatchIndex, Blob, Identity, L1Event, L1Header, L1Number, L1Transaction, L2Block, L2Number,
-    QueueIndex, TracedCall,
+    B256, BLOB_BYTES, BatchIndex, Blob, Identity, L1Event, L1Header, L1Number, L1Ref, L1Tag, L1Transaction, L2Block,
+    L2Number, QueueIndex, TracedCall,
 };
 
-/// The format's version; another one is refused.
-const FORMAT: u32 = 1;
-/// Largest `fixture.json` that is read.
-const MAX_FACTS: u64 = 256 << 20;
-/// Largest `l2.json` after decompression: bounds the allocation before it happens.
-const MAX_L2: usize = 1 << 30;
+/// The format's version. The first one is read too; any other is refused.
+const FORMAT: u32 = 2;
+/// Largest `fixture.json` that is read or written.
+pub const MAX_FACTS: usize = 256 << 20;
+/// Largest `l2.json` before compression: bounds the allocation before it happens.
+pub const MAX_L2: usize = 1 << 30;
+/// Most blobs that are read or written: 512 MiB in memory.
+pub const MAX_BLOBS: usize = 4096;
+/// The file that is written last and read first: a folder without it is no fixture.
+const FACTS: &str = "fixture.json";
+/// The L2 side.
+const L2: &str = "l2.json.zst";
 
 /// A fixture that cannot be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -42,51 +49,221 @@ pub enum FixtureError {
     },
 }
 
-/// The L1 facts of a fixture.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// Which logs were asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Logs {
+    /// All of them.
+    All,
+    /// The CommitBatch logs of one batch.
+    Commits(BatchIndex),
+    /// The RevertBatch logs of one batch.
+    Reverts(BatchIndex),
+    /// The RevertBatch and FinalizeBatch logs.
+    Settlements,
+    /// The QueueTransaction logs.
+    Queued,
+}
+
+impl Logs {
+    /// Whether the answer to this question holds the answer to `other` as well.
+    fn holds(self, other: Self) -> bool {
+        self == other || self == Self::All || (self == Self::Settlements && matches!(other, Self::Reverts(_)))
+    }
+}
+
+/// L1 blocks of which the logs were asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stretch {
+    /// Which ones.
+    pub logs: Logs,
+    /// First block.
+    pub from: L1Number,
+    /// Last block.
+    pub to: L1Number,
+}
+
+/// What is recorded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Facts {
-    /// Format version.
-    pub format: u32,
+pub struct Range {
     /// The networks and contracts.
     pub identity: Identity,
     /// The single-sequencer switch in milliseconds since the Unix epoch.
     pub switch_ms: u64,
     /// First L1 block of the range.
     pub from: L1Number,
-    /// Last L1 block of the range.
+    /// Last L1 block of the range: the newest one there is, for whoever asks the fixture.
     pub to: L1Number,
-    /// Logs below `from` were read down to here, for L1 messages that the range's batches consume.
-    pub scanned_from: L1Number,
-    /// L1's finalized header when it was recorded, at most `to`.
-    pub finalized: Option<L1Header>,
-    /// Headers of the range and of every other block that something below lies in.
+    /// Nothing below this L1 block can hold a log.
+    pub origin: L1Number,
+    /// L1 blocks per request for logs.
+    pub fetch_range: u64,
+}
+
+/// The L1 facts of a fixture: what was answered, by what it is about.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Facts {
+    /// Format version.
+    pub format: u32,
+    /// What was recorded.
+    pub range: Range,
+    /// The headers that the tags named, none above `to`.
+    pub tags: Vec<(L1Tag, Option<L1Header>)>,
+    /// Headers of the range and of every other block that was asked for, ascending.
     pub headers: Vec<L1Header>,
-    /// Logs from `scanned_from` to `to`.
+    /// Which logs were asked for.
+    pub stretches: Vec<Stretch>,
+    /// Every log that was answered, ordered.
     pub events: Vec<L1Event>,
-    /// Commits of the range's indices that lie below `from` (blobs that a blobless commit reuses).
-    pub earlier_commits: Vec<L1Event>,
-    /// Every committing transaction.
+    /// The last block of every piece of an answer that names them.
+    pub ends: Vec<L1Ref>,
+    /// Transactions.
     pub transactions: Vec<L1Transaction>,
-    /// Calls to the Rollup contract inside transactions that reach it through another contract; none where no
-    /// endpoint traced.
+    /// Transactions that were asked for and that L1 does not have, by block and place.
+    pub no_transactions: Vec<(L1Ref, u64)>,
+    /// Calls to the Rollup contract inside transactions; none where no endpoint traced.
     pub traces: BTreeMap<B256, Option<Vec<TracedCall>>>,
     /// `committedBatches`, newest state.
     pub committed: BTreeMap<BatchIndex, B256>,
-    /// `lastCommittedBatchIndex` at `to`.
+    /// `committedBatches` at an L1 block.
+    pub committed_at: BTreeMap<L1Number, BTreeMap<BatchIndex, B256>>,
+    /// `lastCommittedBatchIndex`, newest state.
     pub last_committed: Option<BatchIndex>,
-    /// `getCrossDomainMessage` of the consumed messages.
+    /// `lastCommittedBatchIndex` at an L1 block.
+    pub last_committed_at: BTreeMap<L1Number, BatchIndex>,
+    /// `batchBlobVersionedHashes`, newest state.
+    pub blob_fields: BTreeMap<BatchIndex, B256>,
+    /// `batchDataStore(index).blockNumber`, newest state.
+    pub last_blocks: BTreeMap<BatchIndex, L2Number>,
+    /// `getCrossDomainMessage`, newest state.
     pub queue_hashes: BTreeMap<QueueIndex, B256>,
 }
 
+impl Facts {
+    /// Nothing answered yet about `range`.
+    pub const fn new(range: Range) -> Self {
+        Self {
+            format: FORMAT,
+            range,
+            tags: Vec::new(),
+            headers: Vec::new(),
+            stretches: Vec::new(),
+            events: Vec::new(),
+            ends: Vec::new(),
+            transactions: Vec::new(),
+            no_transactions: Vec::new(),
+            traces: BTreeMap::new(),
+            committed: BTreeMap::new(),
+            committed_at: BTreeMap::new(),
+            last_committed: None,
+            last_committed_at: BTreeMap::new(),
+            blob_fields: BTreeMap::new(),
+            last_blocks: BTreeMap::new(),
+            queue_hashes: BTreeMap::new(),
+        }
+    }
+
+    /// Whether `logs` of blocks `from..=to` were asked for, in however many pieces.
+    pub fn holds(&self, logs: Logs, from: L1Number, to: L1Number) -> bool {
+        let mut next = from;
+        loop {
+            if next > to {
+                return true;
+            }
+            let here = |s: &&Stretch| s.logs.holds(logs) && s.from <= next && s.to >= next;
+            match self.stretches.iter().filter(here).map(|s| s.to).max() {
+                None => return false,
+                // The highest number has none after it.
+                Some(reached) if reached >= to => return true,
+                Some(reached) => next = reached.plus(1),
+            }
+        }
+    }
+
+    /// The header of an L1 block.
+    pub fn header(&self, number: L1Number) -> Option<L1Header> {
+        let place = self.headers.binary_search_by_key(&number, |h| h.number).ok()?;
+        self.headers.get(place).copied()
+    }
+
+    /// Puts in order what is looked for by its place.
+    fn sort(&mut self) {
+        self.headers.sort_by_key(|h| h.number);
+        self.events.sort_by_key(|e| (e.block.number, e.log_index));
+        self.events.dedup();
+    }
+}
+
+/// The facts as the first format had them: by batch and range, not by question.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FirstFacts {
+    #[serde(rename = "format")]
+    _format: u32,
+    identity: Identity,
+    switch_ms: u64,
+    from: L1Number,
+    to: L1Number,
+    scanned_from: L1Number,
+    finalized: Option<L1Header>,
+    headers: Vec<L1Header>,
+    events: Vec<L1Event>,
+    earlier_commits: Vec<L1Event>,
+    transactions: Vec<L1Transaction>,
+    traces: BTreeMap<B256, Option<Vec<TracedCall>>>,
+    committed: BTreeMap<BatchIndex, B256>,
+    last_committed: Option<BatchIndex>,
+    queue_hashes: BTreeMap<QueueIndex, B256>,
+}
+
+impl From<FirstFacts> for Facts {
+    fn from(first: FirstFacts) -> Self {
+        let stretch = |logs, from| Stretch { logs, from, to: first.to };
+        let mut stretches = vec![stretch(Logs::All, first.scanned_from)];
+        for index in first.committed.keys() {
+            // Below the range such a fixture holds every commit, and no revert was left out that matters.
+            stretches.extend([Logs::Commits(*index), Logs::Reverts(*index)].map(|logs| stretch(logs, 0.into())));
+        }
+        let events = first.earlier_commits.into_iter().chain(first.events).collect();
+        let range = Range {
+            identity: first.identity,
+            switch_ms: first.switch_ms,
+            from: first.from,
+            to: first.to,
+            origin: first.scanned_from,
+            fetch_range: 500,
+        };
+        Self {
+            tags: [L1Tag::Safe, L1Tag::Finalized].map(|tag| (tag, first.finalized)).to_vec(),
+            headers: first.headers,
+            stretches,
+            events,
+            transactions: first.transactions,
+            traces: first.traces,
+            committed_at: std::iter::once((first.to, first.committed.clone())).collect(),
+            committed: first.committed,
+            last_committed: first.last_committed,
+            last_committed_at: first.last_committed.map(|index| (first.to, index)).into_iter().collect(),
+            queue_hashes: first.queue_hashes,
+            ..Self::new(range)
+        }
+    }
+}
+
 /// The L2 side of a fixture.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct L2Facts {
-    /// The chain from the block below the first batch to the last batch's end and what was recorded above it.
+    /// The chain from the block below the first batch to the last block that was asked for. Of the first one the header
+    /// may be all there is.
     pub blocks: Vec<L2Block>,
-    /// `messageRoot()` at those blocks where it was asked.
+    /// `messageRoot()` at those blocks where it was asked and the node still had it.
     pub message_roots: BTreeMap<L2Number, B256>,
+    /// The root of the last AppendMessage log in the blocks from the first to the second number, where it was asked.
+    #[serde(default)]
+    pub appended_roots: Vec<(L2Number, L2Number, Option<B256>)>,
 }
 
 /// A whole fixture.
@@ -109,75 +286,100 @@ fn content(file: &str, detail: impl std::fmt::Display) -> FixtureError {
 }
 
 impl Fixture {
-    /// A new set of facts in the present format.
-    pub const fn format() -> u32 {
-        FORMAT
-    }
-
     /// Reads the fixture in folder `dir`.
     ///
     /// # Errors
-    /// Unreadable or oversized files, another format, a blob that does not hash to its name.
+    /// Unreadable or oversized files, an unknown format, a blob that does not hash to its name.
     pub fn read(dir: &Path) -> Result<Self, FixtureError> {
-        let name = "fixture.json";
-        let path = dir.join(name);
-        let size = std::fs::metadata(&path).map_err(io(name))?.len();
-        if size > MAX_FACTS {
-            return Err(content(name, format!("{size} bytes are more than {MAX_FACTS}")));
-        }
-        let text = std::fs::read(&path).map_err(io(name))?;
-        let facts: Facts = serde_json::from_slice(&text).map_err(|e| content(name, e))?;
-        if facts.format != FORMAT {
-            return Err(content(name, format!("format {} is not {FORMAT}", facts.format)));
-        }
+        let text = read_file(dir, FACTS, MAX_FACTS)?;
+        let mut facts = read_facts(&text).map_err(|e| content(FACTS, e))?;
+        facts.sort();
         Ok(Self { facts, l2: read_l2(dir)?, blobs: read_blobs(dir)? })
     }
 
-    /// Writes the fixture into folder `dir`, which is created.
+    /// Writes the fixture into folder `dir`, which is created. An interrupted write leaves no `dir`, only a folder
+    /// beside it that is no fixture.
     ///
     /// # Errors
-    /// Files that cannot be written.
+    /// Files that cannot be written, a folder that exists, a fixture that is larger than what is read.
     pub fn write(&self, dir: &Path) -> Result<(), FixtureError> {
+        let name = dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let partial = dir.with_file_name(format!(".{name}.{}.partial", std::process::id()));
+        let written = self.write_files(&partial).and_then(|()| std::fs::rename(&partial, dir).map_err(io(&name)));
+        if written.is_err() {
+            // What cannot be removed is no fixture either.
+            let _ = std::fs::remove_dir_all(&partial);
+        }
+        written
+    }
+
+    fn write_files(&self, dir: &Path) -> Result<(), FixtureError> {
         std::fs::create_dir_all(dir.join("blobs")).map_err(io("blobs"))?;
-        let facts = serde_json::to_vec_pretty(&self.facts).map_err(|e| content("fixture.json", e))?;
-        std::fs::write(dir.join("fixture.json"), facts).map_err(io("fixture.json"))?;
-        if let Some(l2) = &self.l2 {
-            let name = "l2.json.zst";
-            let text = serde_json::to_vec(l2).map_err(|e| content(name, e))?;
-            let packed = zstd::bulk::compress(&text, 19).map_err(io(name))?;
-            std::fs::write(dir.join(name), packed).map_err(io(name))?;
-        }
         for (hash, blob) in &self.blobs {
-            let name = format!("blobs/{hash:?}.zst");
-            let packed = zstd::bulk::compress(blob.as_bytes(), 19).map_err(io(&name))?;
-            std::fs::write(dir.join(&name), packed).map_err(io(&name))?;
+            write_packed(dir, &format!("blobs/{hash:?}.zst"), blob.as_bytes(), BLOB_BYTES)?;
         }
-        Ok(())
+        if let Some(l2) = &self.l2 {
+            let text = serde_json::to_vec(l2).map_err(|e| content(L2, e))?;
+            write_packed(dir, L2, &text, MAX_L2)?;
+        }
+        let text = serde_json::to_vec_pretty(&self.facts).map_err(|e| content(FACTS, e))?;
+        if text.len() > MAX_FACTS {
+            return Err(content(FACTS, format!("{} bytes are more than {MAX_FACTS}", text.len())));
+        }
+        std::fs::write(dir.join(FACTS), text).map_err(io(FACTS))
+    }
+}
+
+/// Writes `bytes`, at most `limit` of them, compressed.
+fn write_packed(dir: &Path, name: &str, bytes: &[u8], limit: usize) -> Result<(), FixtureError> {
+    if bytes.len() > limit {
+        return Err(content(name, format!("{} bytes are more than {limit}", bytes.len())));
+    }
+    let packed = zstd::bulk::compress(bytes, 19).map_err(io(name))?;
+    std::fs::write(dir.join(name), packed).map_err(io(name))
+}
+
+fn read_facts(text: &[u8]) -> Result<Facts, String> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        format: u32,
+    }
+    let Versioned { format } = serde_json::from_slice(text).map_err(|e| e.to_string())?;
+    match format {
+        1 => serde_json::from_slice::<FirstFacts>(text).map(Facts::from).map_err(|e| e.to_string()),
+        FORMAT => serde_json::from_slice(text).map_err(|e| e.to_string()),
+        other => Err(format!("format {other} is neither 1 nor {FORMAT}; was it recorded by a newer program?")),
     }
 }
 
 fn read_l2(dir: &Path) -> Result<Option<L2Facts>, FixtureError> {
-    let name = "l2.json.zst";
-    let path = dir.join(name);
-    if !path.exists() {
+    if !dir.join(L2).exists() {
         return Ok(None);
     }
-    let packed = std::fs::read(path).map_err(io(name))?;
-    let text = unpack(&packed, MAX_L2).map_err(io(name))?;
-    serde_json::from_slice(&text).map(Some).map_err(|e| content(name, e))
+    let packed = read_file(dir, L2, MAX_L2)?;
+    let text = unpack(&packed, MAX_L2).map_err(io(L2))?;
+    serde_json::from_slice(&text).map(Some).map_err(|e| content(L2, e))
+}
+
+/// The bytes of a file of at most `limit` bytes.
+fn read_file(dir: &Path, name: &str, limit: usize) -> Result<Vec<u8>, FixtureError> {
+    let file = std::fs::File::open(dir.join(name)).map_err(io(name))?;
+    at_most(file, limit).map_err(io(name))
 }
 
 /// Decompresses at most `limit` bytes, allocating only for what really comes out.
 fn unpack(packed: &[u8], limit: usize) -> std::io::Result<Vec<u8>> {
-    use std::io::Read;
-    let mut text = Vec::new();
+    at_most(zstd::stream::Decoder::new(packed)?, limit)
+}
+
+fn at_most(from: impl Read, limit: usize) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
     let bound = u64::try_from(limit).unwrap_or(u64::MAX);
-    let mut decoder = zstd::stream::Decoder::new(packed)?.take(bound.saturating_add(1));
-    decoder.read_to_end(&mut text)?;
-    if text.len() > limit {
-        return Err(std::io::Error::other(format!("more than {limit} bytes after decompression")));
+    from.take(bound.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() > limit {
+        return Err(std::io::Error::other(format!("more than {limit} bytes")));
     }
-    Ok(text)
+    Ok(bytes)
 }
 
 fn read_blobs(dir: &Path) -> Result<BTreeMap<B256, Blob>, FixtureError> {
@@ -191,14 +393,92 @@ fn read_blobs(dir: &Path) -> Result<BTreeMap<B256, Blob>, FixtureError> {
         let file = entry.file_name().to_string_lossy().into_owned();
         let Some(stem) = file.strip_suffix(".zst") else { continue };
         let hash: B256 = stem.parse().map_err(|e| content(&file, e))?;
-        let packed = std::fs::read(entry.path()).map_err(io(&file))?;
+        let packed = read_file(&dir.join("blobs"), &file, 2 * BLOB_BYTES)?;
         let bytes = unpack(&packed, BLOB_BYTES).map_err(io(&file))?;
         let blob = Blob::new(bytes).ok_or_else(|| content(&file, "not 131072 bytes"))?;
         let actual = crate::codec::blob::blob_hash(&blob).map_err(|e| content(&file, e))?;
         if actual != hash {
             return Err(content(&file, format!("its versioned hash is {actual:?}")));
         }
+        if blobs.len() >= MAX_BLOBS {
+            return Err(content("blobs", format!("more than {MAX_BLOBS} blobs")));
+        }
         blobs.insert(hash, blob);
     }
     Ok(blobs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Address;
+
+    fn fixture() -> Fixture {
+        let identity = Identity {
+            l1_chain_id: 1,
+            l2_chain_id: 2,
+            rollup: Address::repeat_byte(1),
+            queue: Address::repeat_byte(2),
+            l2_genesis: B256::zero(),
+        };
+        let range = Range { identity, switch_ms: 0, from: 1.into(), to: 9.into(), origin: 0.into(), fetch_range: 500 };
+        Fixture { facts: Facts::new(range), l2: Some(L2Facts::default()), blobs: BTreeMap::new() }
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let entries = std::fs::read_dir(dir).unwrap();
+        entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
+    }
+
+    #[test]
+    fn p6_a_fixture_is_written_whole_or_not_at_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let out = folder.path().join("below").join("fixture");
+        fixture().write(&out).unwrap();
+        assert_eq!(Fixture::read(&out).unwrap().l2, Some(L2Facts::default()));
+        assert_eq!(names(&folder.path().join("below")), ["fixture"]);
+        // What stands there is not written over, and nothing is left beside it.
+        let mut other = fixture();
+        other.l2 = None;
+        other.write(&out).unwrap_err();
+        assert_eq!(Fixture::read(&out).unwrap().l2, Some(L2Facts::default()));
+        assert_eq!(names(&folder.path().join("below")), ["fixture"]);
+    }
+
+    /// The file that makes a fixture is the last one: an interrupted write left what is not read.
+    #[test]
+    fn p6_what_an_interrupted_write_leaves_is_no_fixture() {
+        let folder = tempfile::tempdir().unwrap();
+        let partial = folder.path().join("partial");
+        // In its way stands a folder of the last file's name.
+        std::fs::create_dir_all(partial.join(FACTS)).unwrap();
+        fixture().write_files(&partial).unwrap_err();
+        assert!(partial.join(L2).exists(), "the others were written before");
+        std::fs::remove_dir(partial.join(FACTS)).unwrap();
+        let error = Fixture::read(&partial).unwrap_err().to_string();
+        assert!(error.starts_with("fixture.json: "), "{error}");
+    }
+
+    #[test]
+    fn p7_no_file_is_read_beyond_its_bound() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("file"), vec![0; 11]).unwrap();
+        assert_eq!(read_file(folder.path(), "file", 11).unwrap().len(), 11);
+        read_file(folder.path(), "file", 10).unwrap_err();
+        let packed = zstd::bulk::compress(&[0; 5000], 1).unwrap();
+        assert_eq!(unpack(&packed, 5000).unwrap().len(), 5000);
+        unpack(&packed, 4999).unwrap_err();
+        write_packed(folder.path(), "packed", &[0; 11], 10).unwrap_err();
+    }
+
+    #[test]
+    fn another_format_is_refused_by_its_number() {
+        let text = serde_json::to_string(&fixture().facts).unwrap();
+        assert!(text.contains("\"format\":2"), "{text}");
+        read_facts(text.as_bytes()).unwrap();
+        let newer = text.replace("\"format\":2", "\"format\":3");
+        assert!(read_facts(newer.as_bytes()).unwrap_err().contains("format 3"));
+        let unnumbered = text.replace("\"format\":2,", "");
+        assert!(read_facts(unnumbered.as_bytes()).unwrap_err().contains("format"));
+    }
 }

@@ -1,13 +1,14 @@
 //! L1 and beacon out of a recorded fixture.
 //!
-//! Every question is answered from the recorded facts alone; one that they hold no answer to is an error that names
+//! Every question is answered from the recorded answers alone; one that they hold no answer to is an error that names
 //! the question, never a guess.
 
+use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::adapters::fixture::Fixture;
+use crate::adapters::fixture::{Fixture, Logs};
 use crate::error::{PortError, PortErrorKind, Target};
 use crate::ports::{BlobSource, FoundLogs, L1Chain, PortResult, RangeLogs};
 use crate::types::{
@@ -21,8 +22,13 @@ pub struct Replay {
     fixture: Arc<Fixture>,
 }
 
-fn unanswered(question: impl std::fmt::Display) -> PortError {
+fn unanswered(question: impl fmt::Display) -> PortError {
     PortError::new(Target::Fixture, PortErrorKind::NotFound, format!("the fixture holds no answer to: {question}"))
+}
+
+/// A state of the contract, for a text.
+fn state(at: Option<L1Number>) -> String {
+    at.map_or_else(String::new, |at| format!(" at L1 block {at}"))
 }
 
 impl Replay {
@@ -31,95 +37,86 @@ impl Replay {
         Self { fixture }
     }
 
-    fn header(&self, number: L1Number) -> Option<L1Header> {
-        self.fixture.facts.headers.iter().find(|h| h.number == number).copied()
+    /// The last block of a range, as the recorded header or the recorded logs name it.
+    fn end(&self, number: L1Number) -> Option<L1Ref> {
+        let facts = &self.fixture.facts;
+        let header = facts.header(number).map(|h| h.l1_ref());
+        header.or_else(|| facts.ends.iter().find(|end| end.number == number).copied())
     }
 
-    fn matching(&self, from: L1Number, to: L1Number, wanted: impl Fn(&L1EventKind) -> bool) -> Vec<L1Event> {
+    /// The recorded logs of `from..=to` that `wanted` takes.
+    fn logs(
+        &self,
+        logs: Logs,
+        (from, to): (L1Number, L1Number),
+        question: impl fmt::Display,
+        wanted: impl Fn(&L1EventKind) -> bool,
+    ) -> PortResult<Vec<L1Event>> {
         let facts = &self.fixture.facts;
-        let mut found: Vec<_> = facts
-            .earlier_commits
-            .iter()
-            .chain(&facts.events)
-            .filter(|e| e.block.number >= from && e.block.number <= to && wanted(&e.kind))
-            .cloned()
-            .collect();
-        found.sort_by_key(|e| (e.block.number, e.log_index));
-        found.dedup();
-        found
+        if !facts.holds(logs, from, to) {
+            return Err(unanswered(format!("{question} in L1 blocks {from} to {to}")));
+        }
+        let inside = |e: &&L1Event| e.block.number >= from && e.block.number <= to && wanted(&e.kind);
+        Ok(facts.events.iter().filter(inside).cloned().collect())
     }
 }
 
+// Whatever the flow comes to ask is answered from the fixture.
+#[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl L1Chain for Replay {
     async fn tagged(&self, tag: L1Tag) -> PortResult<Option<L1Header>> {
         let facts = &self.fixture.facts;
-        match tag {
-            L1Tag::Latest => match self.header(facts.to) {
-                Some(header) => Ok(Some(header)),
-                None => Err(unanswered(format!("header of L1 block {}", facts.to))),
-            },
-            L1Tag::Safe | L1Tag::Finalized => Ok(facts.finalized),
-        }
+        let found = match tag {
+            L1Tag::Latest => facts.header(facts.range.to).map(Some),
+            L1Tag::Safe | L1Tag::Finalized => facts.tags.iter().find(|(known, _)| *known == tag).map(|(_, h)| *h),
+        };
+        found.ok_or_else(|| unanswered(format!("{tag:?} L1 block")))
     }
 
     async fn headers(&self, numbers: &[L1Number]) -> PortResult<Vec<Option<L1Header>>> {
-        let answer = |number: &L1Number| match self.header(*number) {
+        let answer = |number: &L1Number| match self.fixture.facts.header(*number) {
             Some(header) => Ok(Some(header)),
-            None if *number > self.fixture.facts.to => Ok(None),
+            None if *number > self.fixture.facts.range.to => Ok(None),
             None => Err(unanswered(format!("header of L1 block {number}"))),
         };
         numbers.iter().map(answer).collect()
     }
 
     async fn events(&self, from: L1Number, to: L1Number) -> PortResult<RangeLogs> {
-        let facts = &self.fixture.facts;
-        if from < facts.scanned_from || to > facts.to {
-            return Err(unanswered(format!("logs of L1 blocks {from} to {to}")));
-        }
-        let inside = |e: &&L1Event| e.block.number >= from && e.block.number <= to;
-        let events = facts.events.iter().filter(inside).cloned().collect();
-        let ends = self.header(to).map(|h| h.l1_ref()).into_iter().collect();
-        Ok(RangeLogs { events, ends })
+        let events = self.logs(Logs::All, (from, to), "logs", |_| true)?;
+        Ok(RangeLogs { events, ends: self.end(to).into_iter().collect() })
     }
 
     async fn settlements(&self, from: L1Number, to: L1Number) -> PortResult<RangeLogs> {
-        let RangeLogs { mut events, ends } = self.events(from, to).await?;
-        events.retain(|e| matches!(e.kind, L1EventKind::Revert { .. } | L1EventKind::Finalize { .. }));
-        Ok(RangeLogs { events, ends })
+        let wanted = |kind: &L1EventKind| matches!(kind, L1EventKind::Revert { .. } | L1EventKind::Finalize { .. });
+        let events = self.logs(Logs::Settlements, (from, to), "reverts and proofs", wanted)?;
+        Ok(RangeLogs { events, ends: self.end(to).into_iter().collect() })
     }
 
     async fn commits_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<FoundLogs> {
-        if !self.fixture.facts.committed.contains_key(&index) {
-            return Err(unanswered(format!("commits of batch {index}")));
-        }
-        let events =
-            self.matching(from, to, |kind| matches!(kind, L1EventKind::Commit { index: i, .. } if *i == index));
+        let wanted = |kind: &L1EventKind| matches!(kind, L1EventKind::Commit { index: i, .. } if *i == index);
+        let events = self.logs(Logs::Commits(index), (from, to), format!("commits of batch {index}"), wanted)?;
         Ok(FoundLogs { events, reached: from })
     }
 
     async fn reverts_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<FoundLogs> {
-        if !self.fixture.facts.committed.contains_key(&index) {
-            return Err(unanswered(format!("reverts of batch {index}")));
-        }
-        let events =
-            self.matching(from, to, |kind| matches!(kind, L1EventKind::Revert { index: i, .. } if *i == index));
+        let wanted = |kind: &L1EventKind| matches!(kind, L1EventKind::Revert { index: i, .. } if *i == index);
+        let events = self.logs(Logs::Reverts(index), (from, to), format!("reverts of batch {index}"), wanted)?;
         Ok(FoundLogs { events, reached: to })
     }
 
     async fn queued(&self, from: L1Number, to: L1Number) -> PortResult<FoundLogs> {
-        let facts = &self.fixture.facts;
-        if from < facts.scanned_from || to > facts.to {
-            return Err(unanswered(format!("logs of L1 blocks {from} to {to}")));
-        }
-        let events = self.matching(from, to, |kind| matches!(kind, L1EventKind::Message(_)));
+        let wanted = |kind: &L1EventKind| matches!(kind, L1EventKind::Message(_));
+        let events = self.logs(Logs::Queued, (from, to), "L1 messages", wanted)?;
         Ok(FoundLogs { events, reached: from })
     }
 
     async fn transaction(&self, block: L1Ref, index: u64) -> PortResult<Option<L1Transaction>> {
-        let found = self.fixture.facts.transactions.iter().find(|t| t.block == block && t.index == index);
-        match found {
+        let facts = &self.fixture.facts;
+        match facts.transactions.iter().find(|t| t.block == block && t.index == index) {
             Some(transaction) => Ok(Some(transaction.clone())),
+            None if facts.no_transactions.contains(&(block, index)) => Ok(None),
             None => Err(unanswered(format!("transaction {index} of L1 block {}", block.number))),
         }
     }
@@ -131,23 +128,35 @@ impl L1Chain for Replay {
         }
     }
 
-    async fn committed_hashes(&self, indices: &[BatchIndex], _at: Option<L1Number>) -> PortResult<Vec<B256>> {
-        let committed = &self.fixture.facts.committed;
-        let answer =
-            |i: &BatchIndex| committed.get(i).copied().ok_or_else(|| unanswered(format!("committedBatches({i})")));
+    async fn committed_hashes(&self, indices: &[BatchIndex], at: Option<L1Number>) -> PortResult<Vec<B256>> {
+        let facts = &self.fixture.facts;
+        let answer = |i: &BatchIndex| {
+            let known = match at {
+                None => facts.committed.get(i),
+                Some(at) => facts.committed_at.get(&at).and_then(|committed| committed.get(i)),
+            };
+            known.copied().ok_or_else(|| unanswered(format!("committedBatches({i}){}", state(at))))
+        };
         indices.iter().map(answer).collect()
     }
 
-    async fn last_committed_index(&self, _at: Option<L1Number>) -> PortResult<BatchIndex> {
-        self.fixture.facts.last_committed.ok_or_else(|| unanswered("lastCommittedBatchIndex()"))
+    async fn last_committed_index(&self, at: Option<L1Number>) -> PortResult<BatchIndex> {
+        let facts = &self.fixture.facts;
+        let known = match at {
+            None => facts.last_committed,
+            Some(at) => facts.last_committed_at.get(&at).copied(),
+        };
+        known.ok_or_else(|| unanswered(format!("lastCommittedBatchIndex(){}", state(at))))
     }
 
     async fn blob_field(&self, index: BatchIndex) -> PortResult<B256> {
-        Err(unanswered(format!("batchBlobVersionedHashes({index})")))
+        let known = self.fixture.facts.blob_fields.get(&index).copied();
+        known.ok_or_else(|| unanswered(format!("batchBlobVersionedHashes({index})")))
     }
 
     async fn batch_last_block(&self, index: BatchIndex) -> PortResult<L2Number> {
-        Err(unanswered(format!("batchDataStore({index})")))
+        let known = self.fixture.facts.last_blocks.get(&index).copied();
+        known.ok_or_else(|| unanswered(format!("batchDataStore({index})")))
     }
 
     async fn queue_hashes(&self, indices: &[QueueIndex]) -> PortResult<Vec<B256>> {
@@ -156,8 +165,18 @@ impl L1Chain for Replay {
             |i: &QueueIndex| hashes.get(i).copied().ok_or_else(|| unanswered(format!("getCrossDomainMessage({i})")));
         indices.iter().map(answer).collect()
     }
+
+    async fn every_commit_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<Vec<L1Event>> {
+        Ok(self.commits_of(index, from, to).await?.events)
+    }
+
+    /// There is no other fixture to ask.
+    fn distrust(&self, _why: &str) -> bool {
+        false
+    }
 }
 
+#[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl BlobSource for Replay {
     async fn blobs(&self, _header: &L1Header, versioned_hashes: &[B256]) -> PortResult<Vec<Blob>> {

@@ -1,14 +1,38 @@
-//! `record`: asks the real endpoints everything that a replay of a range may ask, and writes the answers to a folder.
+//! `record`: runs the flow over a range of L1 with the real ports recorded, and writes what they answered to a folder.
+//!
+//! The flow runs as in `run --observe`, on an empty database in memory, once in each mode: in `local` it asks what it
+//! asks of equal chains, in `blob` what it asks to repair others as well. Then it gathers every commit of the range, those
+//! that it had no need to look at included: reverted ones, those behind the place where it stands still, and without an
+//! L2 node all of them. Where the flow stands still over the chain itself, a replay stands still in the same place: that
+//! is no failure to record.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 
-use super::{Exit, terminal, wiring};
-use crate::adapters::record::{Request, Sources, record};
+use super::{Exit, replay, terminal, wiring};
+use crate::adapters::fixture::{Fixture, Range};
+use crate::adapters::reactors::NoReactors;
+use crate::adapters::record::{Recorder, Sources};
+use crate::adapters::store::SqliteStore;
 use crate::config::{Config, ConfigArgs, Need};
-use crate::ports::L2Reader;
-use crate::types::L1Number;
+use crate::decide::liveness::Verdict;
+use crate::decide::stall::{Reason, Stall};
+use crate::error::Target;
+use crate::flow::pull::PullEnd;
+use crate::flow::worker::Worker;
+use crate::flow::{FlowError, Mode, Ports};
+use crate::ports::{L1Chain as _, L2Reader};
+use crate::types::{L1Event, L1Number, L1Tag};
+
+/// What fails is tried again this often: an operator is waiting.
+const PATIENCE: u32 = 3;
+/// Wait between two tries.
+const RETRY: Duration = Duration::from_secs(1);
+/// Most L1 blocks of a range: their headers are all kept, and take up to 160 MB of the 256 MiB that the facts may.
+const MAX_L1_BLOCKS: u64 = 500_000;
 
 /// Arguments of `record`.
 #[derive(Debug, clap::Args)]
@@ -30,7 +54,7 @@ pub struct Args {
 /// Records a range.
 ///
 /// # Errors
-/// Configuration that cannot be used, an endpoint that does not answer, a folder that exists.
+/// Configuration that cannot be used, an endpoint that does not answer, a folder that exists, a range that holds too much.
 pub async fn execute(args: Args) -> anyhow::Result<Exit> {
     let config = Config::load(&args.config)?;
     let mut needs = vec![Need::L1, Need::Beacon];
@@ -41,32 +65,41 @@ pub async fn execute(args: Args) -> anyhow::Result<Exit> {
     if args.from > args.to {
         bail!("--from {} lies above --to {}", args.from, args.to);
     }
+    if args.to - args.from >= MAX_L1_BLOCKS {
+        bail!("--from {} to --to {} are more than {MAX_L1_BLOCKS} L1 blocks; record them in parts", args.from, args.to);
+    }
     if args.out.exists() {
         bail!("{} exists already", args.out.display());
     }
     let identity = config.identity()?;
-    let clients = wiring::clients(&config)?;
-    let clients = wiring::Clients { engine: None, ..clients };
+    let clients = wiring::Clients { engine: None, ..wiring::clients(&config)? };
     wiring::check_identity(&clients, &identity).await?;
     let settings = wiring::settings(&config);
     let sources = Sources {
         l1: clients.l1.clone(),
         blobs: clients.beacon.clone().context("no beacon endpoint is configured")?,
-        l2: clients.l2.clone().map(|l2| l2 as std::sync::Arc<dyn L2Reader>),
+        l2: clients.l2.clone().map(|l2| l2 as Arc<dyn L2Reader>),
     };
-    let request = Request {
-        rollup: identity.rollup,
+    let from = L1Number::new(args.from);
+    let range = Range {
         identity,
         switch_ms: settings.switch_ms,
-        from: L1Number::new(args.from),
+        from,
         to: L1Number::new(args.to),
-        origin: settings.origin,
+        origin: settings.origin.min(from),
         fetch_range: settings.fetch_range,
     };
     let progress = terminal::spinner(false);
-    let tell = |what: &str, done: u64, total: u64| progress.set_message(format!("{what} {done}/{total}"));
-    let fixture = record(&sources, &request, &tell).await?;
+    let recorded = record(sources, &range, &|text| progress.set_message(text)).await;
     progress.finish_and_clear();
+    let (fixture, stall) = match recorded {
+        Ok(recorded) => recorded,
+        Err(FlowError::Port(error)) if error.target == Target::Fixture => return Err(error.into()),
+        Err(error) => {
+            eprintln!("error: {}", crate::telemetry::scrub(&error.to_string()));
+            return Ok(Exit::from(error.stall().reason));
+        }
+    };
     fixture.write(&args.out)?;
     let blocks = fixture.l2.as_ref().map_or(0, |l2| l2.blocks.len());
     println!(
@@ -77,5 +110,110 @@ pub async fn execute(args: Args) -> anyhow::Result<Exit> {
         fixture.facts.events.len(),
         fixture.blobs.len(),
     );
+    if let Some(stall) = stall {
+        println!("the flow stands still before the end, and a replay will too: {stall}");
+    }
     Ok(Exit::Done)
+}
+
+/// Records `range` from `sources`; `tell` is given what is being done. Gives too why the flow stands still before the
+/// end, where it does.
+///
+/// # Errors
+/// What could not be asked, also after a few tries; a chain that changed under way; more than a fixture may hold.
+pub async fn record(
+    sources: Sources,
+    range: &Range,
+    tell: &(dyn Fn(String) + Send + Sync),
+) -> Result<(Fixture, Option<Stall>), FlowError> {
+    let has_l2 = sources.l2.is_some();
+    let recording = Recording { recorder: Arc::new(Recorder::new(sources, range.clone())), range, tell };
+    if recording.recorder.tagged(L1Tag::Latest).await?.is_none() {
+        let detail = format!("L1 has no block {} yet", range.to);
+        return Err(FlowError::Stall(Stall::new(Reason::L1Behind, detail)));
+    }
+    let mut worker = recording.worker(Mode::Blob).await?;
+    let mut stall = None;
+    if has_l2 {
+        recording.follow(&mut recording.worker(Mode::Local).await?).await?;
+        stall = recording.follow(&mut worker).await?;
+    }
+    recording.gather(&mut worker).await?;
+    Ok((recording.recorder.fixture()?, stall))
+}
+
+struct Recording<'a> {
+    recorder: Arc<Recorder>,
+    range: &'a Range,
+    tell: &'a (dyn Fn(String) + Send + Sync),
+}
+
+impl Recording<'_> {
+    /// A worker with an empty database. For it the head stands still: what is missing is asked for and not waited for.
+    async fn worker(&self, mode: Mode) -> Result<Worker, FlowError> {
+        let ports = Ports {
+            l1: self.recorder.clone(),
+            blobs: self.recorder.clone(),
+            l2: self.recorder.clone(),
+            engine: None,
+            reactors: Arc::new(NoReactors),
+            progress: Arc::new(SqliteStore::in_memory().await?),
+        };
+        Worker::start(ports, replay::settings(self.range, mode, Some(Verdict::Stopped))).await
+    }
+
+    /// Asks again while there is hope: what is still being searched for, and what fails a few times.
+    async fn patiently<T>(&self, mut ask: impl AsyncFnMut() -> Result<T, FlowError>) -> Result<T, FlowError> {
+        let mut faults = 0;
+        loop {
+            let answer = ask().await;
+            self.recorder.fault()?;
+            match answer {
+                // It goes on where it stopped.
+                Err(FlowError::Stall(stall)) if stall.reason == Reason::SearchingL1 => {}
+                Err(_) if faults < PATIENCE => {
+                    faults += 1;
+                    tokio::time::sleep(RETRY).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Runs the flow to the end of the range. Gives why it stands still before.
+    async fn follow(&self, worker: &mut Worker) -> Result<Option<Stall>, FlowError> {
+        let began = Instant::now();
+        let mut waited = 0;
+        loop {
+            let report = self.patiently(async || worker.poll(began.elapsed()).await).await?;
+            if let Some(batch) = report.batches.last() {
+                (self.tell)(format!("batch {}", batch.index));
+            }
+            let stall = match report.end {
+                PullEnd::CaughtUp | PullEnd::Reached => return Ok(None),
+                PullEnd::Behind => {
+                    waited = 0;
+                    continue;
+                }
+                PullEnd::Stalled(stall) => stall,
+            };
+            if stall.reason.is_halt() || stall.reason.is_divergence() || waited >= PATIENCE {
+                return Ok(Some(stall));
+            }
+            waited += 1;
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+
+    /// Asks for the whole range, and for what rebuilding every commit in it takes.
+    async fn gather(&self, worker: &mut Worker) -> Result<(), FlowError> {
+        let events = self.patiently(async || Ok(self.recorder.read_whole_range().await?)).await?;
+        let mut messages: Vec<_> = events.iter().cloned().filter_map(L1Event::into_message).collect();
+        worker.store_messages(&mut messages).await?;
+        for event in &events {
+            (self.tell)(format!("commits in L1 block {}", event.block.number));
+            self.patiently(async || worker.gather_commit(event).await).await?;
+        }
+        Ok(())
+    }
 }

@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use serde::Serialize;
 
 use super::Exit;
-use crate::adapters::fixture::{Fixture, L2Facts};
+use crate::adapters::fixture::{Fixture, L2Facts, Range};
 use crate::adapters::reactors::NoReactors;
 use crate::adapters::replay::Replay;
 use crate::adapters::store::SqliteStore;
@@ -111,7 +111,7 @@ pub async fn execute(args: Args) -> anyhow::Result<Exit> {
     let Some(l2) = &fixture.l2 else {
         bail!("the fixture was recorded without an L2 node: there is nothing to verify");
     };
-    let node = Embedded::new(local_node(fixture.facts.identity.l2_chain_id, l2, &args.faults)?);
+    let node = Embedded::new(local_node(fixture.facts.range.identity.l2_chain_id, l2, &args.faults)?);
     let replay = Arc::new(Replay::new(fixture.clone()));
     let ports = Ports {
         l1: replay.clone(),
@@ -121,7 +121,8 @@ pub async fn execute(args: Args) -> anyhow::Result<Exit> {
         reactors: Arc::new(NoReactors),
         progress: Arc::new(SqliteStore::in_memory().await?),
     };
-    let worker = Worker::start(ports, settings(&fixture, &args)).await?;
+    let settings = settings(&fixture.facts.range, args.mode, assumed(&args.faults));
+    let worker = Worker::start(ports, Settings { finality: args.finality, ..settings }).await?;
     let name =
         args.fixture.file_name().map_or_else(|| args.fixture.display().to_string(), |n| n.to_string_lossy().into());
     let (report, exit) = drive(worker, name, args.json).await;
@@ -129,37 +130,51 @@ pub async fn execute(args: Args) -> anyhow::Result<Exit> {
     Ok(exit)
 }
 
-fn settings(fixture: &Fixture, args: &Args) -> Settings {
-    let facts = &fixture.facts;
-    let assume = args.faults.iter().find_map(|fault| match fault {
-        Fault::Stopped => Some(Verdict::Stopped),
-        Fault::Alive => Some(Verdict::Alive),
-        Fault::MissingTail(_) | Fault::ForkAt(_) => None,
-    });
+/// The flow's settings over a recorded range: the same when it is recorded and when it is replayed, so that the same
+/// questions are asked.
+pub(super) fn settings(range: &Range, mode: Mode, assume: Option<Verdict>) -> Settings {
     Settings {
-        mode: args.mode,
-        finality: args.finality,
-        rollup: facts.identity.rollup,
-        start: facts.from,
-        origin: facts.scanned_from,
+        mode,
+        rollup: range.identity.rollup,
+        start: range.from,
+        origin: range.origin,
+        fetch_range: range.fetch_range,
         confirmations: Confirmations::Depth(0),
-        switch_ms: facts.switch_ms,
+        switch_ms: range.switch_ms,
         observation_window: STEP,
         assume,
         ..Settings::default()
     }
 }
 
+fn assumed(faults: &[Fault]) -> Option<Verdict> {
+    faults.iter().find_map(|fault| match fault {
+        Fault::Stopped => Some(Verdict::Stopped),
+        Fault::Alive => Some(Verdict::Alive),
+        Fault::MissingTail(_) | Fault::ForkAt(_) => None,
+    })
+}
+
+/// The recorded chain with its roots. Of a root below its first block, which says what was last appended there, that
+/// block tells: nothing lies between that anybody could ask for.
+pub fn oracle(l2: &L2Facts) -> Oracle {
+    let first = l2.blocks.first().map(|block| block.header.number).unwrap_or_default();
+    let mut found: Vec<_> = l2.appended_roots.iter().filter_map(|(_, last, root)| Some((*last, (*root)?))).collect();
+    found.sort_unstable_by_key(|(last, _)| *last);
+    let appended: BTreeMap<_, _> = found.into_iter().map(|(last, root)| (last.max(first), root)).collect();
+    let mut oracle = Oracle::new();
+    for block in &l2.blocks {
+        let number = &block.header.number;
+        oracle.insert_light(block, l2.message_roots.get(number).copied(), appended.get(number).copied());
+    }
+    oracle
+}
+
 /// The embedded node with the recorded chain, bent as the faults say. Recorded content gives recorded results, any
 /// other content gives made-up ones: nothing is right on trust.
 fn local_node(chain_id: u64, l2: &L2Facts, faults: &[Fault]) -> anyhow::Result<Node> {
-    let mut oracle = Oracle::new();
-    for block in &l2.blocks {
-        let root = l2.message_roots.get(&block.header.number).copied();
-        oracle.insert_light(block.header, block.transactions.clone(), root);
-    }
     let Some(first) = l2.blocks.first() else { bail!("the fixture holds no L2 block") };
-    let oracle = Arc::new(oracle);
+    let oracle = Arc::new(oracle(l2));
     let stored = |block: &L2Block| oracle.at(block.header.number.get()).context("a recorded block");
     let mut node = Node::new(chain_id, stored(first)?.as_ref().clone()).with_oracle(oracle.clone());
     let missing = faults.iter().find_map(|f| if let Fault::MissingTail(n) = f { Some(*n) } else { None });

@@ -10,7 +10,7 @@ use serde_json::Value;
 use super::block::{Appended, Content, StoredBlock};
 use super::headers::Header;
 use super::jsonrpc::{parse_data, parse_hash, parse_quantity};
-use crate::types::{B256, L2Header, RawTx, U256};
+use crate::types::{B256, L2Block, RawTx, U256};
 
 /// Recorded blocks by the hash of what a writer says of them.
 #[derive(Debug, Default)]
@@ -41,15 +41,17 @@ impl Oracle {
     }
 
     /// Adds a recorded block of which only what the worker reads is known, for `replay`. The withdrawal root is none
-    /// where it was not recorded.
-    pub fn insert_light(&mut self, header: L2Header, transactions: Vec<RawTx>, withdrawal_root: Option<B256>) {
+    /// where it was not recorded; `appended` is the root that the last AppendMessage log up to here carries, where that
+    /// was.
+    pub fn insert_light(&mut self, block: &L2Block, withdrawal_root: Option<B256>, appended: Option<B256>) {
+        let log = |root| Appended { index: 0, message_hash: B256::zero(), root, tx_index: 0, log_index: 0 };
         self.insert(StoredBlock {
-            header,
+            header: block.header,
             full: None,
             batch_hash: B256::zero(),
-            transactions,
+            transactions: block.transactions.clone(),
             withdrawal_root,
-            appended: Vec::new(),
+            appended: appended.map(log).into_iter().collect(),
             messages_total: 0,
             next_l1_index: 0,
         });

@@ -360,6 +360,21 @@ impl Worker {
         }
     }
 
+    /// Asks for all that rebuilding the commit of `event` takes, whatever the local chain holds and whether or not L1 took
+    /// it back since: its calldata, its blobs, its L1 messages. For a recording: over what L1 lacks or the blobs do not say,
+    /// every worker stands still alike.
+    pub(crate) async fn gather_commit(&mut self, event: &L1Event) -> Result<(), FlowError> {
+        let L1EventKind::Commit { index, hash } = event.kind else { return Ok(()) };
+        if index.get() == 0 {
+            return Ok(());
+        }
+        self.searches.begin();
+        let Ok(bound) = self.bound_commit(event, index, hash, None).await? else { return Ok(()) };
+        let _decoded = self.gatherer.payload(&bound).await?;
+        self.messages(bound.outline.first_message, bound.outline.messages).await?;
+        Ok(())
+    }
+
     /// L1 messages `first..first + count` with their bytes: the stored ones, else looked for further back on L1.
     async fn messages(&mut self, first: QueueIndex, count: u64) -> Result<Vec<L1Message>, FlowError> {
         if count == 0 {

@@ -27,6 +27,7 @@ mod process;
 mod quiesce_flow;
 mod recorded_flow;
 mod recorded_support;
+mod recordings;
 mod recover;
 mod reorg_flow;
 mod review_flow;

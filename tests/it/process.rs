@@ -83,7 +83,7 @@ fn p6_thirty_batches_through_a_sigterm_and_a_restart_and_none_is_verified_twice(
     assert!(devnet.moments().iter().all(morph_deriver::devnet::node::Moment::is_ordered));
 }
 
-fn replay(fixture: &Path, more: &[&str]) -> (Option<i32>, Value) {
+pub fn replay(fixture: &Path, more: &[&str]) -> (Option<i32>, Value) {
     let output = program().arg("replay").arg(fixture).arg("--json").args(more).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let report = serde_json::from_str(&text)
@@ -97,7 +97,7 @@ fn keys(value: &Value) -> Vec<&str> {
     keys
 }
 
-fn cases(report: &Value) -> Vec<(u64, &str, u64, u64)> {
+pub fn cases(report: &Value) -> Vec<(u64, &str, u64, u64)> {
     let of = |b: &'_ Value, key: &str| b[key].as_u64().unwrap();
     let batches = report["batches"].as_array().unwrap();
     batches.iter().map(|b| (of(b, "index"), b["case"].as_str().unwrap(), of(b, "blocks"), of(b, "rewritten"))).collect()
@@ -105,14 +105,19 @@ fn cases(report: &Value) -> Vec<(u64, &str, u64, u64)> {
 
 /// A devnet of three batches of 4 blocks, recorded through the command line into `out`.
 fn recorded(site: &Site) -> std::path::PathBuf {
+    recorded_to(site, 20)
+}
+
+/// L1 blocks 0 to `to`, recorded through the command line.
+pub fn recorded_to(site: &Site, to: u64) -> std::path::PathBuf {
     let out = site.path().join("fixture");
-    let mut command = site.command(&["record", "--from", "0", "--to", "20"]);
+    let mut command = site.command(&["record", "--from", "0", "--to", &to.to_string()]);
     let output = command.arg("--out").arg(&out).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     out
 }
 
-fn three_batches() -> Devnet {
+pub fn three_batches() -> Devnet {
     devnet(|w| {
         for _ in 0..3 {
             w.produce(4).unwrap();
@@ -214,7 +219,7 @@ fn a_question_without_an_answer_is_named_with_exit_code_4() {
 }
 
 /// A local node with a fork in batch 2 of 3: the worker has to pause and write.
-fn forked() -> Devnet {
+pub fn forked() -> Devnet {
     devnet(|w| {
         for _ in 0..3 {
             w.produce(4).unwrap();

@@ -8,14 +8,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use async_trait::async_trait;
-use morph_deriver::adapters::fixture::Fixture;
+use morph_deriver::adapters::fixture::{Fixture, Range};
 use morph_deriver::adapters::reactors::NoReactors;
-use morph_deriver::adapters::record::{Request, Sources, record};
+use morph_deriver::adapters::record::Sources;
 use morph_deriver::adapters::replay::Replay;
 use morph_deriver::adapters::store::SqliteStore;
+use morph_deriver::commands::record::record;
+use morph_deriver::commands::replay::oracle;
 use morph_deriver::devnet::embedded::Embedded;
 use morph_deriver::devnet::node::Node;
-use morph_deriver::devnet::oracle::Oracle;
 use morph_deriver::error::{PortError, PortErrorKind, Target};
 use morph_deriver::flow::{FinalityMeaning, Ports, Settings};
 use morph_deriver::ports::{BlobSource, FoundLogs, L1Chain, L2Reader, PortResult, RangeLogs};
@@ -50,8 +51,7 @@ impl Played {
     }
 
     fn header(&self, number: L1Number) -> Option<L1Header> {
-        let found = self.fixture.facts.headers.iter().find(|h| h.number == number).copied();
-        found.filter(|h| h.number <= self.head())
+        self.fixture.facts.header(number).filter(|h| h.number <= self.head())
     }
 
     fn logs(&self, from: L1Number, to: L1Number, wanted: impl Fn(&L1EventKind) -> bool) -> PortResult<RangeLogs> {
@@ -251,21 +251,17 @@ pub async fn recorded(
 ) -> Arc<Fixture> {
     let identity =
         Identity { l1_chain_id: 1, l2_chain_id: 2, rollup, queue: Address::zero(), l2_genesis: B256::zero() };
-    let request =
-        Request { identity, rollup, switch_ms: 0, from: 0.into(), to: to.into(), origin: 0.into(), fetch_range: 500 };
-    let fixture = record(&Sources { l1, blobs, l2: Some(l2) }, &request, &|_, _, _| {}).await;
-    Arc::new(fixture.expect("the network is recorded"))
+    let range = Range { identity, switch_ms: 0, from: 0.into(), to: to.into(), origin: 0.into(), fetch_range: 500 };
+    let recorded = record(Sources { l1, blobs, l2: Some(l2) }, &range, &|_| {}).await;
+    let (fixture, stall) = recorded.expect("the network is recorded");
+    assert_eq!(stall, None, "to its end");
+    Arc::new(fixture)
 }
 
 /// Ports over `played`, with a fresh database and a fresh node that holds the whole recorded L2 chain.
 pub async fn ports(played: &Arc<Played>) -> Ports {
     let l2 = played.fixture.l2.as_ref().expect("the L2 chain is recorded");
-    let mut oracle = Oracle::new();
-    for block in &l2.blocks {
-        let root = l2.message_roots.get(&block.header.number).copied();
-        oracle.insert_light(block.header, block.transactions.clone(), root);
-    }
-    let oracle = Arc::new(oracle);
+    let oracle = Arc::new(oracle(l2));
     let stored = |n: L2Number| oracle.at(n.get()).expect("a recorded block");
     let mut node = Node::new(2, stored(0.into()).as_ref().clone()).with_oracle(oracle.clone());
     for block in l2.blocks.iter().skip(1) {
@@ -284,5 +280,5 @@ pub async fn ports(played: &Arc<Played>) -> Ports {
 
 /// Settings for such a network.
 pub fn settings(fixture: &Fixture, base: Settings) -> Settings {
-    Settings { rollup: fixture.facts.identity.rollup, ..base }
+    Settings { rollup: fixture.facts.range.identity.rollup, ..base }
 }

@@ -92,6 +92,13 @@ impl Site {
         self
     }
 
+    /// Takes `key` ("l2.eth") away.
+    pub fn unset(&mut self, key: &str) -> &mut Self {
+        let (section, name) = key.split_once('.').expect("a key in a section");
+        self.settings.get_mut(section).and_then(toml::Value::as_table_mut).expect("the section").remove(name);
+        self
+    }
+
     /// Takes `section` away and puts `table` in its place.
     pub fn replace(&mut self, section: &str, table: &str) -> &mut Self {
         let table: toml::Table = table.parse().unwrap();
