@@ -107,8 +107,7 @@ pub trait L1Chain: Send + Sync {
     /// `lastCommittedBatchIndex()` at L1 block `at` (its newest state when none).
     async fn last_committed_index(&self, at: Option<L1Number>) -> PortResult<BatchIndex>;
 
-    /// `lastFinalizedBatchIndex()` at L1 block `at` (its newest state when none). `Unsupported` where it cannot be asked:
-    /// a recording need not hold it.
+    /// `lastFinalizedBatchIndex()` at L1 block `at` (its newest state when none). `Unsupported` where it cannot be asked.
     async fn last_finalized_index(&self, at: Option<L1Number>) -> PortResult<BatchIndex> {
         let _ = at;
         Err(PortError::new(Target::L1, PortErrorKind::Unsupported, "lastFinalizedBatchIndex() cannot be asked here"))

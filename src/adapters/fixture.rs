@@ -83,6 +83,30 @@ pub struct Stretch {
     pub to: L1Number,
 }
 
+/// What the contract said in several of its states.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct States<T> {
+    /// In its newest state.
+    pub newest: T,
+    /// After an L1 block.
+    pub at: BTreeMap<L1Number, T>,
+}
+
+impl<T: Default> States<T> {
+    /// In the state after L1 block `at`, in the newest one when none.
+    pub fn get(&self, at: Option<L1Number>) -> Option<&T> {
+        at.map_or(Some(&self.newest), |at| self.at.get(&at))
+    }
+
+    /// As [`States::get`], to be filled.
+    pub fn get_mut(&mut self, at: Option<L1Number>) -> &mut T {
+        match at {
+            None => &mut self.newest,
+            Some(at) => self.at.entry(at).or_default(),
+        }
+    }
+}
+
 /// What is recorded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -125,14 +149,12 @@ pub struct Facts {
     pub no_transactions: Vec<(L1Ref, u64)>,
     /// Calls to the Rollup contract inside transactions; none where no endpoint traced.
     pub traces: BTreeMap<B256, Option<Vec<TracedCall>>>,
-    /// `committedBatches`, newest state.
-    pub committed: BTreeMap<BatchIndex, B256>,
-    /// `committedBatches` at an L1 block.
-    pub committed_at: BTreeMap<L1Number, BTreeMap<BatchIndex, B256>>,
-    /// `lastCommittedBatchIndex`, newest state.
-    pub last_committed: Option<BatchIndex>,
-    /// `lastCommittedBatchIndex` at an L1 block.
-    pub last_committed_at: BTreeMap<L1Number, BatchIndex>,
+    /// `committedBatches`.
+    pub committed: States<BTreeMap<BatchIndex, B256>>,
+    /// `lastCommittedBatchIndex`.
+    pub last_committed: States<Option<BatchIndex>>,
+    /// `lastFinalizedBatchIndex`.
+    pub last_finalized: States<Option<BatchIndex>>,
     /// `batchBlobVersionedHashes`, newest state.
     pub blob_fields: BTreeMap<BatchIndex, B256>,
     /// `batchDataStore(index).blockNumber`, newest state.
@@ -143,7 +165,7 @@ pub struct Facts {
 
 impl Facts {
     /// Nothing answered yet about `range`.
-    pub const fn new(range: Range) -> Self {
+    pub fn new(range: Range) -> Self {
         Self {
             format: FORMAT,
             range,
@@ -155,10 +177,9 @@ impl Facts {
             transactions: Vec::new(),
             no_transactions: Vec::new(),
             traces: BTreeMap::new(),
-            committed: BTreeMap::new(),
-            committed_at: BTreeMap::new(),
-            last_committed: None,
-            last_committed_at: BTreeMap::new(),
+            committed: States::default(),
+            last_committed: States::default(),
+            last_finalized: States::default(),
             blob_fields: BTreeMap::new(),
             last_blocks: BTreeMap::new(),
             queue_hashes: BTreeMap::new(),
@@ -221,6 +242,9 @@ struct FirstFacts {
 impl From<FirstFacts> for Facts {
     fn from(first: FirstFacts) -> Self {
         let stretch = |logs, from| Stretch { logs, from, to: first.to };
+        fn of<T: Clone>(newest: T, to: L1Number) -> States<T> {
+            States { at: std::iter::once((to, newest.clone())).collect(), newest }
+        }
         let mut stretches = vec![stretch(Logs::All, first.scanned_from)];
         for index in first.committed.keys() {
             // Below the range such a fixture holds every commit, and no revert was left out that matters.
@@ -242,10 +266,8 @@ impl From<FirstFacts> for Facts {
             events,
             transactions: first.transactions,
             traces: first.traces,
-            committed_at: std::iter::once((first.to, first.committed.clone())).collect(),
-            committed: first.committed,
-            last_committed: first.last_committed,
-            last_committed_at: first.last_committed.map(|index| (first.to, index)).into_iter().collect(),
+            committed: of(first.committed, first.to),
+            last_committed: of(first.last_committed, first.to),
             queue_hashes: first.queue_hashes,
             ..Self::new(range)
         }

@@ -196,6 +196,8 @@ macro_rules! watched {
         watched!($port of $port { $($methods)* } $($plain)*);
     };
     ($port:ident of $whole:ident { $($does:ident async fn $method:ident(&self $(, $arg:ident: $of:ty)*) -> $answer:ty;)* } $($plain:tt)*) => {
+        // One that has a default body compiles without being listed.
+        #[deny(clippy::missing_trait_methods)]
         #[async_trait]
         impl $port for Watched<dyn $whole> {
             $(async fn $method(&self $(, $arg: $of)*) -> $answer {
@@ -216,6 +218,7 @@ watched!(L1Chain {
     reads async fn commits_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<FoundLogs>;
     reads async fn reverts_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<FoundLogs>;
     reads async fn queued(&self, from: L1Number, to: L1Number) -> PortResult<FoundLogs>;
+    reads async fn every_commit_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<Vec<L1Event>>;
     reads async fn transaction(&self, block: L1Ref, index: u64) -> PortResult<Option<L1Transaction>>;
     reads async fn rollup_calls(&self, tx: B256) -> PortResult<Option<Vec<TracedCall>>>;
     reads async fn committed_hashes(&self, indices: &[BatchIndex], at: Option<L1Number>) -> PortResult<Vec<B256>>;

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use crate::adapters::fixture::{Facts, Fixture, L2Facts, Logs, MAX_BLOBS, MAX_FACTS, MAX_L2, Range, Stretch};
 use crate::decide::cursor::Walk;
 use crate::error::{PortError, PortErrorKind, Target};
-use crate::ports::{BlobSource, FoundLogs, L1Chain, L2Reader, MessageRoot, PortResult, RangeLogs};
+use crate::ports::{BlobSource, FoundLogs, L1Chain, L2Reader, MessageRoot, PortResult, RangeLogs, Suspect};
 use crate::types::{
     B256, BatchIndex, Blob, L1Event, L1EventKind, L1Header, L1Number, L1Ref, L1Tag, L1Transaction, L2Block, L2Header,
     L2Number, L2Ref, L2Snapshot, QueueIndex, TracedCall,
@@ -352,6 +352,10 @@ impl L1Chain for Recorder {
         self.keep(header, |kept, header| kept.keep_tag(tag, *header))
     }
 
+    async fn latest_and(&self, tag: L1Tag) -> PortResult<(Option<L1Header>, Option<L1Header>)> {
+        Ok((self.tagged(L1Tag::Latest).await?, self.tagged(tag).await?))
+    }
+
     async fn headers(&self, numbers: &[L1Number]) -> PortResult<Vec<Option<L1Header>>> {
         let headers = self.sources.l1.headers(numbers).await?;
         self.keep(headers, |kept, headers| headers.iter().flatten().for_each(|header| kept.keep_header(*header)))
@@ -401,11 +405,7 @@ impl L1Chain for Recorder {
         let hashes = self.sources.l1.committed_hashes(indices, at).await?;
         self.keep(hashes, |kept, hashes| {
             kept.take(ENTRY_TEXT.saturating_mul(hashes.len()), 0);
-            let committed = match at {
-                None => &mut kept.facts.committed,
-                Some(at) => kept.facts.committed_at.entry(at).or_default(),
-            };
-            committed.extend(indices.iter().copied().zip(hashes.iter().copied()));
+            kept.facts.committed.get_mut(at).extend(indices.iter().copied().zip(hashes.iter().copied()));
         })
     }
 
@@ -413,10 +413,15 @@ impl L1Chain for Recorder {
         let index = self.sources.l1.last_committed_index(at).await?;
         self.keep(index, |kept, index| {
             kept.take(ENTRY_TEXT, 0);
-            match at {
-                None => kept.facts.last_committed = Some(*index),
-                Some(at) => drop(kept.facts.last_committed_at.insert(at, *index)),
-            }
+            *kept.facts.last_committed.get_mut(at) = Some(*index);
+        })
+    }
+
+    async fn last_finalized_index(&self, at: Option<L1Number>) -> PortResult<BatchIndex> {
+        let index = self.sources.l1.last_finalized_index(at).await?;
+        self.keep(index, |kept, index| {
+            kept.take(ENTRY_TEXT, 0);
+            *kept.facts.last_finalized.get_mut(at) = Some(*index);
         })
     }
 
@@ -447,8 +452,8 @@ impl L1Chain for Recorder {
         })
     }
 
-    fn distrust(&self, why: &str) -> bool {
-        self.sources.l1.distrust(why)
+    fn distrust(&self, suspect: Suspect, why: &str) -> bool {
+        self.sources.l1.distrust(suspect, why)
     }
 }
 
@@ -630,6 +635,10 @@ mod tests {
             Ok(at.map_or(40, L1Number::get).into())
         }
 
+        async fn last_finalized_index(&self, at: Option<L1Number>) -> PortResult<BatchIndex> {
+            Ok(at.map_or(30, |at| at.get() + 1).into())
+        }
+
         async fn blob_field(&self, index: BatchIndex) -> PortResult<B256> {
             Ok(hash("field", index.get()))
         }
@@ -642,7 +651,7 @@ mod tests {
             Ok(indices.iter().map(|index| hash("message", index.get())).collect())
         }
 
-        fn distrust(&self, _: &str) -> bool {
+        fn distrust(&self, _: Suspect, _: &str) -> bool {
             true
         }
     }
@@ -710,6 +719,7 @@ mod tests {
         for tag in [L1Tag::Latest, L1Tag::Safe, L1Tag::Finalized] {
             answers.push(format!("{:?}", l1.tagged(tag).await));
         }
+        answers.push(format!("{:?}", l1.latest_and(L1Tag::Safe).await));
         answers.push(format!("{:?}", l1.headers(&[from, 12.into(), 5.into()]).await));
         answers.push(format!("{:?}", l1.events(from, to).await));
         answers.push(format!("{:?}", l1.commits_of(7.into(), low, 9.into()).await));
@@ -724,6 +734,9 @@ mod tests {
         answers.push(format!("{:?}", l1.committed_hashes(&[7.into()], Some(to)).await));
         answers.push(format!("{:?}", l1.last_committed_index(None).await));
         answers.push(format!("{:?}", l1.last_committed_index(Some(to)).await));
+        answers.push(format!("{:?}", l1.last_finalized_index(None).await));
+        answers.push(format!("{:?}", l1.last_finalized_index(Some(to)).await));
+        answers.push(format!("{:?}", l1.every_commit_of(7.into(), low, 9.into()).await));
         answers.push(format!("{:?}", l1.blob_field(7.into()).await));
         answers.push(format!("{:?}", l1.batch_last_block(7.into()).await));
         answers.push(format!("{:?}", l1.queue_hashes(&[4.into(), 5.into()]).await));
@@ -736,7 +749,7 @@ mod tests {
         let versioned = crate::codec::blob::blob_hash(&blob()).unwrap();
         let said = ask_l1(&recorder).await;
         assert!(said.iter().all(|answer| answer.starts_with("Ok")), "{said:?}");
-        assert!(recorder.distrust("x"), "passed on");
+        assert!(recorder.distrust(Suspect::Logs, "x"), "passed on");
         let blobs = recorder.blobs(&header(11), &[versioned]).await.unwrap();
         recorder.snapshot().await.unwrap();
         assert_eq!(recorder.has_states(&[50.into()]).await.unwrap(), Some(vec![true]), "passed on");
@@ -812,6 +825,7 @@ mod tests {
             ("committedBatches(7)", replay.committed_hashes(&[7.into()], None).await.unwrap_err()),
             ("at L1 block 20", replay.committed_hashes(&[7.into()], Some(20.into())).await.unwrap_err()),
             ("lastCommittedBatchIndex()", replay.last_committed_index(None).await.unwrap_err()),
+            ("lastFinalizedBatchIndex()", replay.last_finalized_index(None).await.unwrap_err()),
             ("batchBlobVersionedHashes(7)", replay.blob_field(7.into()).await.unwrap_err()),
             ("batchDataStore(7)", replay.batch_last_block(7.into()).await.unwrap_err()),
             ("getCrossDomainMessage(4)", replay.queue_hashes(&[4.into()]).await.unwrap_err()),

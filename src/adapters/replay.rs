@@ -10,7 +10,7 @@ use async_trait::async_trait;
 
 use crate::adapters::fixture::{Fixture, Logs};
 use crate::error::{PortError, PortErrorKind, Target};
-use crate::ports::{BlobSource, FoundLogs, L1Chain, PortResult, RangeLogs};
+use crate::ports::{BlobSource, FoundLogs, L1Chain, PortResult, RangeLogs, Suspect};
 use crate::types::{
     B256, BatchIndex, Blob, L1Event, L1EventKind, L1Header, L1Number, L1Ref, L1Tag, L1Transaction, L2Number,
     QueueIndex, TracedCall,
@@ -74,6 +74,10 @@ impl L1Chain for Replay {
         found.ok_or_else(|| unanswered(format!("{tag:?} L1 block")))
     }
 
+    async fn latest_and(&self, tag: L1Tag) -> PortResult<(Option<L1Header>, Option<L1Header>)> {
+        Ok((self.tagged(L1Tag::Latest).await?, self.tagged(tag).await?))
+    }
+
     async fn headers(&self, numbers: &[L1Number]) -> PortResult<Vec<Option<L1Header>>> {
         let answer = |number: &L1Number| match self.fixture.facts.header(*number) {
             Some(header) => Ok(Some(header)),
@@ -129,24 +133,22 @@ impl L1Chain for Replay {
     }
 
     async fn committed_hashes(&self, indices: &[BatchIndex], at: Option<L1Number>) -> PortResult<Vec<B256>> {
-        let facts = &self.fixture.facts;
+        let committed = self.fixture.facts.committed.get(at);
         let answer = |i: &BatchIndex| {
-            let known = match at {
-                None => facts.committed.get(i),
-                Some(at) => facts.committed_at.get(&at).and_then(|committed| committed.get(i)),
-            };
-            known.copied().ok_or_else(|| unanswered(format!("committedBatches({i}){}", state(at))))
+            let known = committed.and_then(|committed| committed.get(i)).copied();
+            known.ok_or_else(|| unanswered(format!("committedBatches({i}){}", state(at))))
         };
         indices.iter().map(answer).collect()
     }
 
     async fn last_committed_index(&self, at: Option<L1Number>) -> PortResult<BatchIndex> {
-        let facts = &self.fixture.facts;
-        let known = match at {
-            None => facts.last_committed,
-            Some(at) => facts.last_committed_at.get(&at).copied(),
-        };
+        let known = self.fixture.facts.last_committed.get(at).copied().flatten();
         known.ok_or_else(|| unanswered(format!("lastCommittedBatchIndex(){}", state(at))))
+    }
+
+    async fn last_finalized_index(&self, at: Option<L1Number>) -> PortResult<BatchIndex> {
+        let known = self.fixture.facts.last_finalized.get(at).copied().flatten();
+        known.ok_or_else(|| unanswered(format!("lastFinalizedBatchIndex(){}", state(at))))
     }
 
     async fn blob_field(&self, index: BatchIndex) -> PortResult<B256> {
@@ -171,7 +173,7 @@ impl L1Chain for Replay {
     }
 
     /// There is no other fixture to ask.
-    fn distrust(&self, _why: &str) -> bool {
+    fn distrust(&self, _suspect: Suspect, _why: &str) -> bool {
         false
     }
 }

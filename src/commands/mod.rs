@@ -37,7 +37,7 @@ pub enum Command {
     Run(run::Args),
     /// Rebuild from L1 what a stopped sequencer left missing
     Recover(recover::Args),
-    /// Record L1, beacon and L2 answers of a range into a folder
+    /// Run the worker's flow over a range of L1, writing nothing to the node, and keep every answer in a folder
     Record(record::Args),
     /// Run the worker's flow on a recorded folder
     Replay(replay::Args),

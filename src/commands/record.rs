@@ -1,7 +1,7 @@
 //! `record`: runs the flow over a range of L1 with the real ports recorded, and writes what they answered to a folder.
 //!
-//! The flow runs as in `run --observe`, on an empty database in memory, once in each mode: in `local` it asks what it
-//! asks of equal chains, in `blob` what it asks to repair others as well. Then it gathers every commit of the range, those
+//! The flow runs as in `run --observe`, on an empty database in memory, once in each mode and each meaning of finality: in
+//! `local` it asks what it asks of equal chains, in `blob` what it asks to repair others as well. Then it gathers every commit of the range, those
 //! that it had no need to look at included: reverted ones, those behind the place where it stands still, and without an
 //! L2 node all of them. Where the flow stands still over the chain itself, a replay stands still in the same place: that
 //! is no failure to record.
@@ -23,7 +23,7 @@ use crate::decide::stall::{Reason, Stall};
 use crate::error::Target;
 use crate::flow::pull::PullEnd;
 use crate::flow::worker::Worker;
-use crate::flow::{FlowError, Mode, Ports};
+use crate::flow::{FinalityMeaning, FlowError, Mode, Ports};
 use crate::ports::{L1Chain as _, L2Reader};
 use crate::types::{L1Event, L1Number, L1Tag};
 
@@ -132,10 +132,10 @@ pub async fn record(
         let detail = format!("L1 has no block {} yet", range.to);
         return Err(FlowError::Stall(Stall::new(Reason::L1Behind, detail)));
     }
-    let mut worker = recording.worker(Mode::Blob).await?;
+    let mut worker = recording.worker(Mode::Blob, FinalityMeaning::Proven).await?;
     let mut stall = None;
     if has_l2 {
-        recording.follow(&mut recording.worker(Mode::Local).await?).await?;
+        recording.follow(&mut recording.worker(Mode::Local, FinalityMeaning::Committed).await?).await?;
         stall = recording.follow(&mut worker).await?;
     }
     recording.gather(&mut worker).await?;
@@ -150,7 +150,7 @@ struct Recording<'a> {
 
 impl Recording<'_> {
     /// A worker with an empty database. For it the head stands still: what is missing is asked for and not waited for.
-    async fn worker(&self, mode: Mode) -> Result<Worker, FlowError> {
+    async fn worker(&self, mode: Mode, finality: FinalityMeaning) -> Result<Worker, FlowError> {
         let ports = Ports {
             l1: self.recorder.clone(),
             blobs: self.recorder.clone(),
@@ -159,7 +159,7 @@ impl Recording<'_> {
             reactors: Arc::new(NoReactors),
             progress: Arc::new(SqliteStore::in_memory().await?),
         };
-        Worker::start(ports, replay::settings(self.range, mode, Some(Verdict::Stopped))).await
+        Worker::start(ports, replay::settings(self.range, mode, finality, Some(Verdict::Stopped))).await
     }
 
     /// Asks again while there is hope: what is still being searched for, and what fails a few times.

@@ -121,8 +121,8 @@ pub async fn execute(args: Args) -> anyhow::Result<Exit> {
         reactors: Arc::new(NoReactors),
         progress: Arc::new(SqliteStore::in_memory().await?),
     };
-    let settings = settings(&fixture.facts.range, args.mode, assumed(&args.faults));
-    let worker = Worker::start(ports, Settings { finality: args.finality, ..settings }).await?;
+    let settings = settings(&fixture.facts.range, args.mode, args.finality, assumed(&args.faults));
+    let worker = Worker::start(ports, settings).await?;
     let name =
         args.fixture.file_name().map_or_else(|| args.fixture.display().to_string(), |n| n.to_string_lossy().into());
     let (report, exit) = drive(worker, name, args.json).await;
@@ -132,9 +132,10 @@ pub async fn execute(args: Args) -> anyhow::Result<Exit> {
 
 /// The flow's settings over a recorded range: the same when it is recorded and when it is replayed, so that the same
 /// questions are asked.
-pub(super) fn settings(range: &Range, mode: Mode, assume: Option<Verdict>) -> Settings {
+pub(super) fn settings(range: &Range, mode: Mode, finality: FinalityMeaning, assume: Option<Verdict>) -> Settings {
     Settings {
         mode,
+        finality,
         rollup: range.identity.rollup,
         start: range.from,
         origin: range.origin,

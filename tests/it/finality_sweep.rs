@@ -154,7 +154,7 @@ async fn recorded_network() -> Network {
 }
 
 fn genesis_hash(fixture: &Fixture) -> B256 {
-    let standing = fixture.facts.committed.first_key_value();
+    let standing = fixture.facts.committed.newest.first_key_value();
     *standing.expect("the genesis batch is recorded").1
 }
 

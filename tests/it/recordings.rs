@@ -107,6 +107,8 @@ fn c2_c7_one_fixture_with_a_revert_a_recommit_and_a_forwarded_commit_serves_ever
     let site = Site::new(&devnet);
     let fixture = recorded_to(&site, devnet.with(|w| w.l1.head()));
     drop(devnet);
+    let facts = Fixture::read(&fixture).unwrap().facts;
+    assert!(!facts.last_finalized.at.is_empty(), "what is asked in the other meaning of finality");
     Replays { fixture: &fixture, safe }.every_fault(1);
 }
 
