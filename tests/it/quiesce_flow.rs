@@ -142,8 +142,9 @@ async fn m24_p5_a_resume_that_lands_late_does_not_end_the_next_pause() {
     // The first resume is given up after the 2 s of the rig's clients, and lands when a pause could have begun.
     devnet.fault(Server::Reactors, Rule::on("resume", Fault::Late(Duration::from_millis(3000))).times(1));
     assert!(rig.poll().await.is_err());
-    // Something to write again as soon as writing is possible.
+    // Something to write again as soon as writing is possible, slowly: the next pause lasts until the resume lands.
     devnet.with(|w| w.truncate_to(9));
+    devnet.fault(Server::Engine, Rule::on("engine_newSafeL2Block", Fault::Delay(Duration::from_millis(200))));
     let began = Instant::now();
     while rig.safe() != Some(16) || devnet.written().len() < 14 {
         assert!(began.elapsed() < PATIENCE, "never written");
