@@ -138,10 +138,7 @@ fn settled(devnet: &Devnet, wanted: &World) -> bool {
 
 fn ending(devnet: &Devnet, site: &Site) -> Ending {
     let stored = site.stored();
-    // By height: what was written without being heard of is entered when its batch is stored, after the blocks above it.
-    let mut journal = site.journal();
-    journal.sort_by_key(|entry| (entry.batch, entry.number));
-    let journal = journal.into_iter();
+    let journal = site.journal().into_iter();
     Ending {
         heads: devnet.heads(),
         stored_safe: stored.safe.map(|s| s.number.get()),
