@@ -218,9 +218,31 @@ impl Scene {
         let mut notes = lock(&self.notes);
         let poll = notes.poll;
         self.observe(&mut notes, None);
+        self.look_through(&mut notes);
         for strike in self.strikes.iter().filter(|strike| strike.poll == poll) {
             self.strike(&mut notes, *strike);
         }
+    }
+
+    /// What the node noted after each write and each tag. What it noted while its order was broken counts for nothing.
+    fn look_through(&self, notes: &mut Notes) {
+        let told = self.l2.tag_calls();
+        for hash in told.iter().flat_map(|tags| [tags.safe, tags.finalized]).flatten() {
+            if !(0..=self.story.head.max(end_at(self.story.end))).any(|n| self.recording.l2_hash(n) == hash) {
+                notes.seen.push(format!("a tag on {hash:?}, which L1 never committed to"));
+            }
+        }
+        if !notes.is_broken() {
+            notes.seen.extend(self.l2.disorder());
+        }
+        self.l2.forget();
+    }
+
+    /// Everything that was seen and must not be.
+    fn all_seen(&self) -> Vec<String> {
+        let mut notes = lock(&self.notes);
+        self.look_through(&mut notes);
+        notes.seen.clone()
     }
 
     fn on_request(&self, asked: Asked) {
@@ -241,6 +263,9 @@ impl Scene {
     fn strike(&self, notes: &mut Notes, strike: Strike) {
         if notes.struck.contains(&strike) {
             return;
+        }
+        if !notes.is_broken() {
+            self.look_through(notes);
         }
         notes.struck.push(strike);
         let salt = 7 + u8::try_from(notes.struck.len()).expect("few strikes");
@@ -356,7 +381,7 @@ async fn run(recording: &Arc<Recording>, story: Story, strikes: &[Strike]) -> (E
     let stall = rig.worker.status().borrow().stall.clone();
     assert_eq!((rig.safe(), rig.finalized()), (Some(last), Some(last)), "{what}: {stall:?}");
     assert_eq!(lock(&scene.notes).struck.len(), strikes.len(), "{what}: a strike that never came");
-    let seen = lock(&scene.notes).seen.clone();
+    let seen = scene.all_seen();
     assert!(seen.is_empty(), "{what}: {seen:#?}");
     for number in 0..=last {
         assert_eq!(scene.l2.hash_at(number), Some(recording.l2_hash(number)), "{what}: block {number}");

@@ -1,10 +1,9 @@
 //! `recorded/` of the real data (tests/vectors), a whole small network, as L1 JSON-RPC and beacon API over HTTP.
 //!
 //! What a worker must be told of it: L1 chain id [`L1_CHAIN_ID`], L2 chain id [`L2_CHAIN_ID`], the contracts of
-//! [`Recording::rollup`] and [`Recording::queue`], beacon genesis [`GENESIS_TIME`], first L1 block 0, L2 genesis
-//! [`Recording::l2_genesis`], no switch time. The beacon server has no `config/spec` (404, as recorded) until
-//! [`RecordedNetwork::set_spec`], so the seconds of a slot must be configured: 12, or what
-//! [`RecordedNetwork::set_slot_seconds`] was given.
+//! [`Recording::rollup`] and [`Recording::queue`], beacon genesis [`GENESIS_TIME`], first L1 block 0, the hash of L2 block
+//! 0, no switch time. The beacon server has no `config/spec` (404, as recorded), so the seconds of a slot must be
+//! configured: [`SLOT_SECONDS`].
 //!
 //! The recorded L1 blocks stand closer than a slot (block 15 at genesis + 19 s, 16 at + 28 s, 17 at + 33 s). So the
 //! server gives, for a slot, the blobs of *all* L1 blocks whose timestamp falls into it: at most three here.
@@ -26,7 +25,7 @@ pub const L2_CHAIN_ID: u64 = 53077;
 pub const GENESIS_TIME: u64 = 1_763_600_000;
 /// The last recorded L1 block.
 pub const L1_END: u64 = 36;
-/// Seconds of a slot unless a test says otherwise.
+/// Seconds of a slot.
 pub const SLOT_SECONDS: u64 = 12;
 
 const COMMIT: &str = "0x2c32d4ae151744d0bf0b9464a3e897a1d17ed2f1af71f7c9a75f12ce0d28238f";
@@ -43,16 +42,10 @@ pub struct RecordedBatch {
     pub first: u64,
     /// Last L2 block.
     pub last: u64,
-    /// L1 messages consumed up to and with this batch.
-    pub popped_total: u64,
     /// The header's bytes.
     pub header: Vec<u8>,
     /// Its keccak.
     pub hash: B256,
-    /// State root after it.
-    pub post_root: B256,
-    /// Withdrawal root after it.
-    pub withdraw_root: B256,
     /// The commit's transaction; none for the genesis batch.
     pub tx: Option<B256>,
     /// The blobs' versioned hashes.
@@ -66,8 +59,6 @@ pub struct Recording {
     pub rollup: String,
     /// L1MessageQueue contract.
     pub queue: String,
-    /// Hash of L2 block 0.
-    pub l2_genesis: B256,
     /// Batches that stand at the end, index 0 (genesis) first.
     pub standing: Vec<RecordedBatch>,
     /// The two that were reverted.
@@ -118,7 +109,6 @@ impl Recording {
         Self {
             rollup: batches["rollup"].as_str().expect("rollup").to_owned(),
             queue: batches["l1_message_queue"].as_str().expect("queue").to_owned(),
-            l2_genesis: hash(batches["l2_genesis_hash"].as_str().expect("genesis")),
             standing: list("standing"),
             reverted: list("reverted"),
             headers: array("l1/headers.json"),
@@ -246,11 +236,8 @@ fn batch(value: &Value) -> RecordedBatch {
         index: number("Index"),
         first: number("First"),
         last: number("Last"),
-        popped_total: number("PoppedTotal"),
         header: bytes(text("Header")),
         hash: hash(text("Hash")),
-        post_root: hash(text("PostRoot")),
-        withdraw_root: hash(text("WithdrawRoot")),
         tx: (!text("Tx").is_empty()).then(|| hash(text("Tx"))),
         blob_hashes: value["BlobHashes"]
             .as_array()
@@ -271,11 +258,8 @@ struct Shown {
     finalized: Option<u64>,
     traces: bool,
     archive: bool,
-    code: bool,
     chain_id: u64,
     log_range_limit: Option<u64>,
-    slot_seconds: u64,
-    spec: Option<Value>,
     blobs: bool,
     sidecars: bool,
 }
@@ -308,11 +292,8 @@ impl RecordedNetwork {
             finalized: None,
             traces: true,
             archive: true,
-            code: true,
             chain_id: L1_CHAIN_ID,
             log_range_limit: None,
-            slot_seconds: SLOT_SECONDS,
-            spec: None,
             blobs: true,
             sidecars: false,
         };
@@ -323,11 +304,6 @@ impl RecordedNetwork {
     /// A second L1 endpoint on the same chain, with faults of its own.
     pub fn another_l1(&self) -> FakeServer {
         serve_l1(&self.state)
-    }
-
-    /// A second beacon endpoint with the same blobs, with faults of its own.
-    pub fn another_beacon(&self) -> FakeServer {
-        serve_beacon(&self.state)
     }
 
     /// Changes what is served. Blocks are left as they are: their hashes are the recorded ones unless changed too.
@@ -376,11 +352,6 @@ impl RecordedNetwork {
         self.set(|shown| shown.archive = archive);
     }
 
-    /// Whether there is code at the contracts.
-    pub fn set_code(&self, code: bool) {
-        self.set(|shown| shown.code = code);
-    }
-
     /// Another chain id.
     pub fn set_chain_id(&self, chain_id: u64) {
         self.set(|shown| shown.chain_id = chain_id);
@@ -389,16 +360,6 @@ impl RecordedNetwork {
     /// How many blocks one `eth_getLogs` may span (inclusive count); none: any.
     pub fn set_log_range_limit(&self, blocks: Option<u64>) {
         self.set(|shown| shown.log_range_limit = blocks);
-    }
-
-    /// Seconds of a slot.
-    pub fn set_slot_seconds(&self, seconds: u64) {
-        self.set(|shown| shown.slot_seconds = seconds);
-    }
-
-    /// `data` of `config/spec`; none: 404.
-    pub fn set_spec(&self, spec: Option<Value>) {
-        self.set(|shown| shown.spec = spec);
     }
 
     /// Which of the two blob endpoints there are: `blobs` (else 404), `blob_sidecars` (else 410).
@@ -482,7 +443,7 @@ impl State {
             }
             "eth_getCode" => {
                 let to = param(params, 0).as_str().unwrap_or_default().to_lowercase();
-                let has = self.shown.code && (to == self.recording.rollup || to == self.recording.queue);
+                let has = to == self.recording.rollup || to == self.recording.queue;
                 Ok(json!(if has { "0x6080604052" } else { "0x" }))
             }
             "eth_call" => self.call(param(params, 0), param(params, 1)),
@@ -587,7 +548,7 @@ impl State {
         }
         let to = call["to"].as_str().unwrap_or_default().to_lowercase();
         let input = call["data"].as_str().or_else(|| call["input"].as_str()).map(bytes).unwrap_or_default();
-        if !self.shown.code || (to != self.recording.rollup && to != self.recording.queue) {
+        if to != self.recording.rollup && to != self.recording.queue {
             return Ok(json!("0x"));
         }
         let selector = input.get(..4).map(hex::encode).unwrap_or_default();
@@ -622,7 +583,7 @@ impl State {
                 "genesis_fork_version": "0x00000000"}}));
         }
         if route == "/eth/v1/config/spec" {
-            return self.shown.spec.as_ref().map_or((404, Vec::new()), |spec| ok(&json!({"data": spec})));
+            return (404, Vec::new());
         }
         if route.starts_with("/eth/v1/beacon/blobs/") && self.shown.blobs {
             return self.blobs(asked, query);
@@ -649,7 +610,7 @@ impl State {
         let in_slot = |number: &u64| {
             let header = usize::try_from(*number).ok().and_then(|number| self.recording.headers.get(number));
             let time = header.and_then(|header| quantity(&header["timestamp"]));
-            time.is_some_and(|time| time.saturating_sub(GENESIS_TIME) / self.shown.slot_seconds == slot)
+            time.is_some_and(|time| time.saturating_sub(GENESIS_TIME) / SLOT_SECONDS == slot)
         };
         let blocks: Vec<u64> = (0..=self.shown.head).filter(in_slot).collect();
         (!blocks.is_empty()).then_some(blocks)

@@ -59,12 +59,8 @@ pub enum RawBlocks {
 pub struct Write {
     /// Height.
     pub number: u64,
-    /// Its hash.
-    pub hash: B256,
     /// Whether the caller pinned the parent.
     pub pinned: bool,
-    /// Head before the write.
-    pub head_before: u64,
 }
 
 /// A call of `engine_setBlockTags`; none where the hash was zero.
@@ -108,8 +104,6 @@ struct Node {
     syncing: bool,
     pruned_below: Option<u64>,
     raw_blocks: RawBlocks,
-    chain_id: u64,
-    max_logs_range: Option<u64>,
     writes: Vec<Write>,
     refused_writes: usize,
     tags: Vec<Tags>,
@@ -159,12 +153,6 @@ impl RecordedL2 {
         node.safe = node.finalized.clone();
     }
 
-    /// A clean restart: finalized stays, safe falls to finalized.
-    pub fn restart(&self) {
-        let mut node = lock(&self.node);
-        node.safe = node.finalized.clone();
-    }
-
     /// From block `number` up to the head, the chain is another one: `alter` says how block `number` differs; the ones
     /// above have the recorded content on it, with state roots of their own (but for the content-preserving kinds all
     /// roots from there on differ).
@@ -193,16 +181,6 @@ impl RecordedL2 {
     /// Which raw block method there is; `debug_getBlockRlp` at first.
     pub fn set_raw_blocks(&self, offered: RawBlocks) {
         lock(&self.node).raw_blocks = offered;
-    }
-
-    /// Another chain id.
-    pub fn set_chain_id(&self, chain_id: u64) {
-        lock(&self.node).chain_id = chain_id;
-    }
-
-    /// How many blocks one `eth_getLogs` may span; none: any.
-    pub fn set_log_range_limit(&self, blocks: Option<u64>) {
-        lock(&self.node).max_logs_range = blocks;
     }
 
     /// The head's number.
@@ -310,8 +288,6 @@ impl Node {
             syncing: false,
             pruned_below: None,
             raw_blocks: RawBlocks::GetBlockRlp,
-            chain_id: L2_CHAIN_ID,
-            max_logs_range: None,
             writes: Vec::new(),
             refused_writes: 0,
             tags: Vec::new(),
@@ -477,7 +453,7 @@ impl Node {
     fn eth(&mut self, method: &str, params: &[Value]) -> RpcResult {
         let full = param(params, 1) == &json!(true);
         match method {
-            "eth_chainId" => Ok(json!(hex_quantity(self.chain_id))),
+            "eth_chainId" => Ok(json!(hex_quantity(L2_CHAIN_ID))),
             "web3_clientVersion" => Ok(json!("Geth/v2.2.4-recorded")),
             "eth_blockNumber" => Ok(json!(hex_quantity(self.head))),
             "eth_syncing" if self.syncing => {
@@ -548,9 +524,6 @@ impl Node {
         };
         if from > to {
             return Err(refused("invalid block range params"));
-        }
-        if self.max_logs_range.is_some_and(|limit| to - from + 1 > limit) {
-            return Err((-32005, "query exceeds max block range".to_owned()));
         }
         let mut found = Vec::new();
         for log in &self.append_logs {
@@ -626,7 +599,6 @@ impl Node {
         let Some(name) = recorded.into_iter().chain(self.blocks.keys()).find(same).cloned() else {
             return Err(refused(format!("could not apply: block {number} on {parent} is not the recorded one")));
         };
-        let head_before = self.head;
         self.canonical.retain(|height, _| *height < number);
         // The parent's own ancestors become canonical with it.
         let mut ancestor = parent;
@@ -639,7 +611,7 @@ impl Node {
         }
         self.canonical.insert(number, name.clone());
         self.head = number;
-        self.writes.push(Write { number, hash: hash(&name), pinned: pinned.is_some(), head_before });
+        self.writes.push(Write { number, pinned: pinned.is_some() });
         self.watch(&format!("writing block {number}"));
         let mut header = self.blocks[&name].json.clone();
         let fields = header.as_object_mut().expect("an object");

@@ -4,10 +4,9 @@
 //! serves the healthy and the faulty half of a test.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, Request, State};
@@ -31,31 +30,21 @@ type Rewrite = dyn Fn(&[Value], &mut RpcResult) + Send + Sync;
 /// Something that goes wrong.
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// The answer comes this much later.
-    Latency(Duration),
     /// The request is taken and never answered.
     Hang,
     /// The connection ends without an answer.
     Drop,
     /// This status with this text, instead of an answer.
     Status(u16, String),
-    /// As `Status`, with one more header.
-    StatusWithHeader(u16, &'static str, String, String),
-    /// Status 200 with this body, instead of an answer.
-    Body(Vec<u8>),
-    /// Status 200 and a body that never ends.
-    Endless,
     /// A JSON-RPC error for this call; the others of its batch are answered.
     Error(i64, String),
-    /// A JSON-RPC result for this call, whatever the handler says.
-    Answer(Value),
     /// The call's answer is left out of its batch; on its own, an empty body.
     LeaveOut,
 }
 
 impl Fault {
     fn is_per_call(&self) -> bool {
-        matches!(self, Self::Error(..) | Self::Answer(_) | Self::LeaveOut)
+        matches!(self, Self::Error(..) | Self::LeaveOut)
     }
 }
 
@@ -71,14 +60,8 @@ struct Rule {
 pub struct Call {
     /// JSON-RPC method; for plain HTTP, path and query.
     pub method: String,
-    /// JSON-RPC parameters.
-    pub params: Vec<Value>,
-    /// Which HTTP request it came in, counted from zero: calls of one batch share it.
-    pub request: usize,
     /// Its `Authorization` header.
     pub authorization: Option<String>,
-    /// When.
-    pub at: Instant,
 }
 
 enum Kind {
@@ -103,8 +86,6 @@ struct Inner {
 pub struct FakeServer {
     /// `http://127.0.0.1:PORT`.
     pub url: String,
-    /// Where it listens.
-    pub addr: SocketAddr,
     inner: Arc<Inner>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -166,7 +147,7 @@ impl FakeServer {
             let listener = tokio::net::TcpListener::from_std(listener).expect("a listener for tokio");
             let _ = axum::serve(listener, app).await;
         });
-        Self { url: format!("http://{addr}"), addr, inner, task }
+        Self { url: format!("http://{addr}"), inner, task }
     }
 
     /// Every call of `method` (`*`: of any; for plain HTTP, every path that contains it) meets `fault` from now on.
@@ -208,11 +189,6 @@ impl FakeServer {
         lock(&self.inner.rewrites).insert(method.to_owned(), Arc::new(rewrite));
     }
 
-    /// Ends all rewriting.
-    pub fn stop_rewriting(&self) {
-        lock(&self.inner.rewrites).clear();
-    }
-
     /// How many calls a batch may hold; above, one element with error −32600 answers for all. 1,000 at first.
     pub fn set_batch_limit(&self, limit: usize) {
         self.inner.batch_limit.store(limit, Ordering::SeqCst);
@@ -230,11 +206,6 @@ impl FakeServer {
     /// All calls, in the order in which they came.
     pub fn calls(&self) -> Vec<Call> {
         lock(&self.inner.log).clone()
-    }
-
-    /// All calls of `method`.
-    pub fn calls_of(&self, method: &str) -> Vec<Call> {
-        self.calls().into_iter().filter(|call| call.method == method).collect()
     }
 
     /// How many HTTP requests came.
@@ -285,11 +256,9 @@ impl Inner {
         met
     }
 
-    fn note(&self, method: &str, params: &[Value], request: usize, headers: &HeaderMap) {
+    fn note(&self, method: &str, headers: &HeaderMap) {
         let authorization = headers.get("authorization").and_then(|value| value.to_str().ok()).map(str::to_owned);
-        let call =
-            Call { method: method.to_owned(), params: params.to_vec(), request, authorization, at: Instant::now() };
-        lock(&self.log).push(call);
+        lock(&self.log).push(Call { method: method.to_owned(), authorization });
     }
 
     fn answer(&self, handler: &RpcHandler, method: &str, params: &[Value]) -> RpcResult {
@@ -303,7 +272,7 @@ impl Inner {
 }
 
 async fn serve(State(inner): State<Arc<Inner>>, request: Request) -> Response {
-    let number = inner.requests.fetch_add(1, Ordering::SeqCst);
+    inner.requests.fetch_add(1, Ordering::SeqCst);
     let before = lock(&inner.before).clone();
     if let Some(hook) = before {
         hook();
@@ -317,13 +286,13 @@ async fn serve(State(inner): State<Arc<Inner>>, request: Request) -> Response {
         return reply(413, b"too large".to_vec(), "text/plain");
     };
     match &inner.kind {
-        Kind::Http(handler) => serve_http(&inner, handler, &path, number, &headers).await,
-        Kind::Rpc(handler) => serve_rpc(&inner, handler, &body, number, &headers).await,
+        Kind::Http(handler) => serve_http(&inner, handler, &path, &headers).await,
+        Kind::Rpc(handler) => serve_rpc(&inner, handler, &body, &headers).await,
     }
 }
 
-async fn serve_http(inner: &Inner, handler: &HttpHandler, path: &str, number: usize, headers: &HeaderMap) -> Response {
-    inner.note(path, &[], number, headers);
+async fn serve_http(inner: &Inner, handler: &HttpHandler, path: &str, headers: &HeaderMap) -> Response {
+    inner.note(path, headers);
     for fault in inner.faults(path) {
         if let Some(response) = transport_fault(fault).await {
             return response;
@@ -333,7 +302,7 @@ async fn serve_http(inner: &Inner, handler: &HttpHandler, path: &str, number: us
     reply(status, body, "application/json")
 }
 
-async fn serve_rpc(inner: &Inner, handler: &RpcHandler, body: &[u8], number: usize, headers: &HeaderMap) -> Response {
+async fn serve_rpc(inner: &Inner, handler: &RpcHandler, body: &[u8], headers: &HeaderMap) -> Response {
     let parsed = serde_json::from_slice::<Value>(body);
     let calls: Vec<&Value> = match &parsed {
         Ok(Value::Array(calls)) => calls.iter().collect(),
@@ -349,7 +318,7 @@ async fn serve_rpc(inner: &Inner, handler: &RpcHandler, body: &[u8], number: usi
     let mut per_call = Vec::new();
     for call in &calls {
         let method = call["method"].as_str().unwrap_or_default();
-        inner.note(method, params_of(call), number, headers);
+        inner.note(method, headers);
         let (own, transport): (Vec<Fault>, Vec<Fault>) = inner.faults(method).into_iter().partition(Fault::is_per_call);
         for fault in transport {
             if let Some(response) = transport_fault(fault).await {
@@ -374,7 +343,6 @@ async fn serve_rpc(inner: &Inner, handler: &RpcHandler, body: &[u8], number: usi
         let result = match fault {
             Some(Fault::LeaveOut) => continue,
             Some(Fault::Error(code, message)) => Err((code, message)),
-            Some(Fault::Answer(value)) => Ok(value),
             _ => inner.answer(handler, method, params_of(call)),
         };
         answers.push(match result {
@@ -399,25 +367,10 @@ fn params_of(call: &Value) -> &[Value] {
 /// Lives through `fault`; a response where it stands in for the answer.
 async fn transport_fault(fault: Fault) -> Option<Response> {
     match fault {
-        Fault::Latency(time) => {
-            tokio::time::sleep(time).await;
-            None
-        }
         Fault::Hang => std::future::pending().await,
         Fault::Drop => Some(dropped()),
         Fault::Status(status, text) => Some(reply(status, text.into_bytes(), "text/plain")),
-        Fault::StatusWithHeader(status, name, value, text) => {
-            let mut response = reply(status, text.into_bytes(), "text/plain");
-            response.headers_mut().insert(name, HeaderValue::from_str(&value).expect("a header value"));
-            Some(response)
-        }
-        Fault::Body(body) => Some(reply(200, body, "application/json")),
-        Fault::Endless => {
-            let chunks =
-                futures::stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from_static(&[b' '; 64 * 1024])));
-            Some(Response::new(Body::from_stream(chunks)))
-        }
-        Fault::Error(..) | Fault::Answer(_) | Fault::LeaveOut => None,
+        Fault::Error(..) | Fault::LeaveOut => None,
     }
 }
 
