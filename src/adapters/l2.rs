@@ -474,7 +474,7 @@ fn read_snapshot([latest, safe, finalized, syncing]: [PortResult<Json>; 4]) -> P
         Err(error) if error.kind == PortErrorKind::Unsupported => false,
         Err(error) => return Err(error),
     };
-    let tag = |reply| Ok(read_header(reply)?.map(|header| header.l2_ref()));
+    let tag = |reply| PortResult::Ok(read_header(reply)?.map(|header| header.l2_ref()));
     Ok(L2Snapshot { head, safe: tag(safe)?, finalized: tag(finalized)?, syncing })
 }
 
