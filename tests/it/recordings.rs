@@ -112,12 +112,14 @@ fn c2_c7_one_fixture_with_a_revert_a_recommit_and_a_forwarded_commit_serves_ever
     Replays { fixture: &fixture, safe }.every_fault(1);
 }
 
-/// Its L1 messages, the commits whose blobs are taken again, and the batch before lie below the range.
+/// Its L1 messages, the commits whose blobs are taken again, and the batch before lie below the range. L1 is read in narrow
+/// pieces, and a replay that waits begins them elsewhere.
 #[test]
 fn c2_a_fixture_that_begins_in_the_middle_serves_every_fault() {
     let (devnet, from) = four_batches_with_a_history();
     let safe = serde_json::to_value(devnet.with(|w| w.expected(16))).unwrap();
-    let site = Site::new(&devnet);
+    let mut site = Site::new(&devnet);
+    site.set("l1.fetch_block_range", 5);
     let head = devnet.with(|w| w.l1.head());
     let (fixture, _) = record(&site, from, head);
     drop(devnet);
