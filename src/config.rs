@@ -5,7 +5,7 @@
 //! the keys of `config.toml` all come from it, so they cannot drift apart. Not decided here: whether an endpoint answers
 //! and belongs to the right network; that is seen at start.
 //!
-//! URLs hold credentials. They live in [`SecretUrl`], which shows scheme, host and port and nothing else (P10).
+//! URLs hold credentials. They live in [`SecretUrl`], which shows no more than scheme, host and port (P10).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches};
 use serde::Serialize;
-use url::Url;
 
+use crate::redact::SecretUrl;
 use crate::types::{Address, B256, Confirmations, FinalityMeaning, HeightParam, Identity, L1Number, Mode};
 
 /// Prefix of our own environment names.
@@ -71,46 +71,6 @@ pub enum ConfigError {
     /// Settings that the command needs and that nothing sets.
     #[error("not configured: {}", .0.join("; "))]
     Missing(Vec<String>),
-}
-
-/// A URL whose user info, path and query may hold credentials. Shows scheme, host and port only.
-#[derive(Clone, PartialEq, Eq)]
-pub struct SecretUrl(Url);
-
-impl SecretUrl {
-    /// The whole URL, for the one who connects.
-    pub const fn expose(&self) -> &Url {
-        &self.0
-    }
-}
-
-impl fmt::Display for SecretUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}", self.0.scheme(), self.0.host_str().unwrap_or("?"))?;
-        self.0.port().map_or(Ok(()), |port| write!(f, ":{port}"))
-    }
-}
-
-impl fmt::Debug for SecretUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl FromStr for SecretUrl {
-    type Err = String;
-
-    /// An http or https URL with a host. The error does not repeat the text.
-    fn from_str(text: &str) -> Result<Self, String> {
-        let url = Url::parse(text).map_err(|e| format!("not a URL ({e})"))?;
-        if !matches!(url.scheme(), "http" | "https") {
-            return Err("a URL must start with http:// or https://".to_owned());
-        }
-        if url.host_str().is_none_or(str::is_empty) {
-            return Err("the URL has no host".to_owned());
-        }
-        Ok(Self(url))
-    }
 }
 
 /// A network whose numbers are known (protocol.md, section 1).

@@ -32,6 +32,7 @@ pub mod devnet;
 pub mod error;
 pub mod flow;
 pub mod ports;
+pub mod redact;
 pub mod server;
 pub mod telemetry;
 pub mod types;

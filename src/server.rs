@@ -40,7 +40,7 @@ use tracing::{info, warn};
 
 use crate::decide::stall::{Reason, Stall};
 use crate::flow::Status;
-use crate::telemetry::scrub;
+use crate::redact::cut_urls;
 use crate::types::{B256, L1Number, L2Ref};
 
 /// Longest body of a request. A call of `optimism_syncStatus` takes 80 bytes.
@@ -192,8 +192,8 @@ fn is_caught_up(status: &Status) -> bool {
 /// What a stall is about, in one line, without credentials (P10).
 fn detail_of(stall: &Stall) -> String {
     match stall.batch {
-        Some(index) => scrub(&format!("batch {index}: {}", stall.detail)).into_owned(),
-        None => scrub(&stall.detail).into_owned(),
+        Some(index) => cut_urls(&format!("batch {index}: {}", stall.detail)).into_owned(),
+        None => cut_urls(&stall.detail).into_owned(),
     }
 }
 
@@ -202,7 +202,7 @@ fn snapshot(receiver: &watch::Receiver<Status>) -> (Status, bool) {
     let alive = receiver.has_changed().is_ok();
     let mut status = receiver.borrow().clone();
     if let Some(stall) = &mut status.stall {
-        stall.detail = scrub(&stall.detail).into_owned();
+        stall.detail = cut_urls(&stall.detail).into_owned();
     }
     (status, alive)
 }

@@ -12,7 +12,6 @@
 //! tracing::info!(entity = host, recovered = true, "L1 endpoint answers again");
 //! ```
 
-use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt::{self, Write as _};
@@ -31,6 +30,8 @@ use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
 use crate::config::{LogConfig, LogFormat};
+use crate::redact;
+pub use crate::redact::cut_urls as scrub;
 
 /// A repeated fault logs once in this time. At a poll of 15 s an hour's fault makes 1 + 12 lines.
 pub const WINDOW: Duration = Duration::from_secs(5 * 60);
@@ -280,7 +281,7 @@ impl<S> Filter<S> for Deduplicate {
     }
 }
 
-/// Adds what de-duplication counted to a formatted line, and scrubs the whole of it.
+/// Adds what de-duplication counted to a formatted line, and cuts the credentials out of the whole of it.
 struct Finish<F> {
     inner: F,
     json: bool,
@@ -296,7 +297,7 @@ where
         let mut line = String::new();
         self.inner.format_event(context, Writer::new(&mut line), event)?;
         let decided = DECIDED.replace(Decision::Log);
-        out.write_str(&scrub(&with_counts(&line, decided, self.json)))
+        out.write_str(&redact::cut_urls(&with_counts(&line, decided, self.json)))
     }
 }
 
@@ -327,48 +328,6 @@ fn with_counts(line: &str, decided: Decision, json: bool) -> String {
         text.push('\n');
     }
     text
-}
-
-/// Cuts every URL in `text` to scheme, host and port, and every bearer token away (P10).
-///
-/// The last guard, not the first: who makes an error or a log line names endpoints by host already.
-pub fn scrub(text: &str) -> Cow<'_, str> {
-    if !text.contains("://") && !text.contains("Bearer ") {
-        return Cow::Borrowed(text);
-    }
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    loop {
-        let url = rest.find("://").map(|at| (at, at.saturating_add(3), true));
-        let token = rest.find("Bearer ").map(|at| (at, at.saturating_add(7), false));
-        let next = [url, token].into_iter().flatten().min_by_key(|(at, ..)| *at);
-        let Some((_, end, is_url)) = next else { break };
-        let (before, after) = rest.split_at(end);
-        out.push_str(before);
-        let span = after.split(ends_secret).next().unwrap_or_default();
-        let secret = span.trim_end_matches(|c: char| c.is_ascii_punctuation() && c != '/');
-        let (secret, tail) = after.split_at(secret.len());
-        if is_url {
-            out.push_str(host_of(secret))
-        } else {
-            out.push_str("<redacted>")
-        }
-        rest = tail;
-    }
-    out.push_str(rest);
-    Cow::Owned(out)
-}
-
-/// Whether a URL or token in running text ends before this character. Not at a comma or a bracket: those may stand
-/// inside a path or a password, and only at the very end are they punctuation.
-fn ends_secret(c: char) -> bool {
-    c.is_whitespace() || matches!(c, '"' | '`' | '<' | '>' | '\\' | '\u{1b}')
-}
-
-/// Host and port of what stands behind `://`.
-fn host_of(rest: &str) -> &str {
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
-    authority.rsplit('@').next().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -507,7 +466,7 @@ mod tests {
     #[test]
     fn k4_no_credential_reaches_a_line() {
         let url = "https://user:canary@l1.example:8443/v3/canary?key=canary#canary";
-        let secret: crate::config::SecretUrl = url.parse().unwrap();
+        let secret: crate::redact::SecretUrl = url.parse().unwrap();
         for format in [LogFormat::Text, LogFormat::Json] {
             let lines = logged(format, "trace", || {
                 tracing::error!(%secret, ?secret, "configured");
@@ -523,24 +482,6 @@ mod tests {
             if format == LogFormat::Json {
                 lines.iter().for_each(|line| drop(serde_json::from_str::<serde_json::Value>(line).unwrap()));
             }
-        }
-    }
-
-    #[test]
-    fn k4_scrub_leaves_the_rest_alone() {
-        let table = [
-            ("plain text: a/b?c=d user@host", "plain text: a/b?c=d user@host"),
-            ("http://h", "http://h"),
-            ("http://h/a, then ws://u:p@h:1/x.", "http://h, then ws://h:1."),
-            ("(https://h:8545/key)", "(https://h:8545)"),
-            ("https://u:p,'w)d@h/k,ey), and", "https://h), and"),
-            ("{\"url\":\"https://h/key\"}", "{\"url\":\"https://h\"}"),
-            ("Bearer abc", "Bearer <redacted>"),
-            ("https://a/Bearer x", "https://a x"),
-            ("://", "://"),
-        ];
-        for (text, expected) in table {
-            assert_eq!(scrub(text), expected, "{text}");
         }
     }
 }

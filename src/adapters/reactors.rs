@@ -12,10 +12,11 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 
-use super::rpc::{Call, Pool, scrub};
+use super::rpc::{Call, Pool};
 use super::wire::hex_quantity;
 use crate::error::{PortError, PortErrorKind, Target};
 use crate::ports::{PortResult, Reactors};
+use crate::redact::scrub;
 use crate::types::{HeightParam, L2Number};
 
 /// How much of a command's output is kept for the error text, in bytes.

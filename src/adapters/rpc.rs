@@ -32,12 +32,7 @@ use super::width::Width;
 use super::wire;
 use crate::error::{PortError, PortErrorKind, Target};
 use crate::ports::PortResult;
-
-/// How much of a server's text a refusal is judged by, in characters.
-const WORDS: usize = 1_000;
-
-/// How much of a server's text is shown, in characters.
-const SHOWN: usize = 200;
+use crate::redact::{self, SHOWN, scrub, tidy};
 
 /// How much of an error page is read before it is shortened, in bytes.
 const ERROR_PAGE: usize = 64 * 1024;
@@ -899,7 +894,7 @@ impl Pool {
 
     /// A server's text, made fit to be judged: as [`Self::show`], but long enough for what stands at its end.
     fn words(&self, at: usize, text: &str) -> String {
-        scrub_to(text, self.secrets(at), WORDS)
+        redact::scrub_to(text, self.secrets(at), redact::WORDS)
     }
 
     fn secrets(&self, at: usize) -> &[String] {
@@ -1017,7 +1012,7 @@ impl Endpoint {
         }
         let client = client.build().map_err(|_| bad("gives no HTTP client"))?;
         Ok(Self {
-            secrets: secrets_of(&url),
+            secrets: redact::secrets_of(&url),
             url,
             name,
             client,
@@ -1044,75 +1039,6 @@ fn is_loopback(url: &Url) -> bool {
         Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
         None => false,
     }
-}
-
-/// The parts of a URL that may be credentials: user, password, path segments, query values, and a query that is a bare
-/// word. Short path segments (`v1`, `rpc`) are left: they occur in every text.
-fn secrets_of(url: &Url) -> Vec<String> {
-    let user = Some(url.username().to_owned());
-    let password = url.password().map(str::to_owned);
-    let segments = url.path_segments().into_iter().flatten().filter(|part| part.len() >= 6).map(str::to_owned);
-    let values = url.query_pairs().map(|(_, value)| value.into_owned());
-    let pairs = url.query().unwrap_or_default().split('&');
-    let raw_values = pairs.map(|pair| pair.split_once('=').map_or(pair, |(_, value)| value).to_owned());
-    let mut secrets: Vec<String> = user
-        .into_iter()
-        .chain(password)
-        .chain(segments)
-        .chain(values)
-        .chain(raw_values)
-        .filter(|part| part.len() >= 3)
-        .collect();
-    secrets.sort_by_key(|part| std::cmp::Reverse(part.len()));
-    secrets.dedup();
-    secrets
-}
-
-/// Strikes `secrets`, URLs and tokens out of `text`, and makes it one short line.
-pub fn scrub(text: &str, secrets: &[String]) -> String {
-    scrub_to(text, secrets, SHOWN)
-}
-
-fn scrub_to(text: &str, secrets: &[String], limit: usize) -> String {
-    let mut clean = tidy_to(text, limit.saturating_mul(4));
-    for secret in secrets {
-        if clean.contains(secret.as_str()) {
-            clean = clean.replace(secret.as_str(), "***");
-        }
-    }
-    let word = |word: &str| -> String {
-        match () {
-            () if word.contains("://") => String::from("<url>"),
-            () if word.contains("eyJ") => String::from("<token>"),
-            () => word.to_owned(),
-        }
-    };
-    let words: Vec<String> = clean.split(' ').map(word).collect();
-    tidy_to(&words.join(" "), limit)
-}
-
-/// `text` on one line of printable characters, shortened.
-pub fn tidy(text: &str) -> String {
-    tidy_to(text, SHOWN)
-}
-
-fn tidy_to(text: &str, limit: usize) -> String {
-    let mut line = String::new();
-    let mut length = 0_usize;
-    let printable = text.chars().map(|c| if c.is_control() || c.is_whitespace() { ' ' } else { c });
-    for c in printable {
-        if c == ' ' && (line.is_empty() || line.ends_with(' ')) {
-            continue;
-        }
-        if length >= limit {
-            line.push('…');
-            break;
-        }
-        line.push(c);
-        length = length.saturating_add(1);
-    }
-    line.truncate(line.trim_end().len());
-    line
 }
 
 #[derive(Deserialize)]
@@ -1337,20 +1263,6 @@ mod tests {
         ] {
             assert_eq!(classify(target, code, message), None, "{message}");
         }
-    }
-
-    #[test]
-    fn k4_texts_are_scrubbed_and_shortened() {
-        let url = Url::parse("https://user:hunter22@host.example/v3/canary0123456789?apikey=topsecret%21").unwrap();
-        let secrets = secrets_of(&url);
-        let text =
-            "bad key canary0123456789 for user hunter22, topsecret! or topsecret%21 at https://h/x \n eyJhbGciOi.x.y";
-        let shown = scrub(text, &secrets);
-        for secret in ["canary", "hunter22", "topsecret", "https", "eyJ"] {
-            assert!(!shown.contains(secret), "{shown}");
-        }
-        assert!(scrub(&"x".repeat(5000), &[]).chars().count() <= SHOWN + 1);
-        assert_eq!(tidy("a\n\t b\u{7}c"), "a b c");
     }
 
     #[tokio::test]

@@ -10,7 +10,8 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{Exit, wiring};
-use crate::config::{Config, ConfigArgs, ConfigError, SecretUrl, Shown, ShownValue};
+use crate::config::{Config, ConfigArgs, ConfigError, Shown, ShownValue};
+use crate::redact::SecretUrl;
 use crate::types::Identity;
 
 /// Longest time for one endpoint, retries included.
@@ -125,7 +126,7 @@ async fn probe_one((key, url, alone): Alone, identity: &Identity) -> Probe {
     let asked = tokio::time::timeout(PROBE_LIMIT, ask(&alone, identity)).await;
     let problem = match asked {
         Ok(Ok(())) => None,
-        Ok(Err(error)) => Some(crate::telemetry::scrub(&format!("{error:#}")).into_owned()),
+        Ok(Err(error)) => Some(crate::redact::cut_urls(&format!("{error:#}")).into_owned()),
         Err(_) => Some(format!("no answer within {} s", PROBE_LIMIT.as_secs())),
     };
     let url = url.expose();

@@ -81,7 +81,7 @@ pub async fn execute(args: Args) -> anyhow::Result<Exit> {
             Ok(Exit::Done)
         }
         Err(error) if is_unavailable(&error) => {
-            eprintln!("error: {}", crate::telemetry::scrub(&format!("{error:#}")));
+            eprintln!("error: {}", crate::redact::cut_urls(&format!("{error:#}")));
             Ok(Exit::Unavailable)
         }
         Err(error) => Err(error),

@@ -116,7 +116,7 @@ pub async fn execute(cli: Cli) -> Exit {
     match outcome {
         Ok(exit) => exit,
         Err(error) => {
-            eprintln!("error: {}", crate::telemetry::scrub(&format!("{error:#}")));
+            eprintln!("error: {}", crate::redact::cut_urls(&format!("{error:#}")));
             exit_of(&error)
         }
     }

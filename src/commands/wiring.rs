@@ -13,10 +13,11 @@ use crate::adapters::l2::{L2Client, L2Config};
 use crate::adapters::reactors::{CommandReactors, JsonRpcReactors, NoReactors};
 use crate::adapters::rpc::{Check, Pool, PoolConfig};
 use crate::adapters::store::SqliteStore;
-use crate::config::{Config, ReactorControl, SecretUrl};
+use crate::config::{Config, ReactorControl};
 use crate::error::{PortError, PortErrorKind, Target};
 use crate::flow::{Ports, Settings};
 use crate::ports::{L2Engine, L2Reader as _, PortResult, Reactors};
+use crate::redact::SecretUrl;
 use crate::types::{Identity, L2Number};
 
 /// The clients behind the ports, for what only start-up and figures need.
