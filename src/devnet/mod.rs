@@ -21,6 +21,7 @@ pub mod headers;
 pub mod jsonrpc;
 pub mod l1;
 pub mod node;
+mod node_rpc;
 pub mod oracle;
 pub mod serve;
 pub mod signing;
