@@ -295,8 +295,6 @@ pub struct Step {
     pub rewind_to: Option<L1Number>,
     /// Standing batches from this index on become `reverted`. Applied before `batch`.
     pub revert_from: Option<BatchIndex>,
-    /// Standing batches from this index on are forgotten, to be verified again. Applied before `batch`.
-    pub forget_from: Option<BatchIndex>,
     /// L1 messages to keep, each with the L1 block that enqueued it.
     pub messages: Vec<(L1Ref, L1Message)>,
     /// A RevertBatch log and what became of it.

@@ -132,11 +132,6 @@ pub fn decode_appended_root(topics: &[B256]) -> Result<Option<B256>, EventError>
     }
 }
 
-/// The topics of the AppendMessage log that carries `root`; its data is empty.
-pub fn encode_appended_root(index: u64, message_hash: B256, root: B256) -> Vec<B256> {
-    vec![topics::APPEND_MESSAGE, number_word(index), message_hash, root]
-}
-
 /// A number as topic or argument.
 pub fn number_word(number: u64) -> B256 {
     word_of(U256::from(number))
@@ -348,7 +343,7 @@ mod tests {
             let (topics, _) = log_parts(log);
             let root = decode_appended_root(&topics).unwrap().unwrap();
             let index = view_number(topics[1].as_bytes(), 0).unwrap();
-            assert_eq!(encode_appended_root(index, topics[2], root), topics);
+            assert_eq!(vec![topics::APPEND_MESSAGE, number_word(index), topics[2], root], topics);
         }
     }
 

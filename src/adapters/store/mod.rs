@@ -304,14 +304,6 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn forgotten_batches_can_be_stored_again_within_the_step() {
-        let store = store_with(3).await;
-        let step = Step { forget_from: Some(BatchIndex::new(2)), batch: Some(record(2, 2)), ..Step::default() };
-        store.apply(&step).await.unwrap();
-        assert_eq!(indices(&store).await, [1, 2]);
-    }
-
-    #[tokio::test]
     async fn steps_can_be_repeated() {
         let store = store_with(2).await;
         let before = store.load().await.unwrap();

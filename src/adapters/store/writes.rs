@@ -27,9 +27,6 @@ pub(super) async fn apply(db: &mut SqliteConnection, step: &Step) -> PortResult<
     if let Some(from) = step.revert_from {
         revert_batches(db, from, step.revert.as_ref()).await?;
     }
-    if let Some(from) = step.forget_from {
-        forget_batches(db, from).await?;
-    }
     put_messages(db, &step.messages).await?;
     if let Some(above) = step.forget_settled_above {
         forget_settled(db, above).await?;
@@ -251,14 +248,6 @@ async fn revert_batches(db: &mut SqliteConnection, from: BatchIndex, revert: Opt
     .bind(sql_bound(from.get()))
     .execute(db)
     .await?;
-    Ok(())
-}
-
-async fn forget_batches(db: &mut SqliteConnection, from: BatchIndex) -> PortResult<()> {
-    sqlx::query(concat!("DELETE FROM batches WHERE batch_index >= ? AND ", standing!()))
-        .bind(sql_bound(from.get()))
-        .execute(db)
-        .await?;
     Ok(())
 }
 
