@@ -23,7 +23,7 @@ use serde_json::{Map, Value, json};
 
 use super::l2::{block_call, read_header};
 use super::rpc::{Call, Json, Pool, PoolConfig, Posted, TokenSource};
-use super::wire::{hex_bytes, hex_hash, hex_quantity, hex_u256};
+use super::wire::{hex_bytes, hex_hash, hex_quantity};
 use crate::codec::block;
 use crate::error::{PortError, PortErrorKind, Target};
 use crate::ports::{EngineView, L2Engine, PortResult, WriteStopped};
@@ -233,7 +233,7 @@ fn new_block_call(block: &NewBlock) -> Call {
     fields.insert("number".into(), json!(hex_quantity(block.number.get())));
     fields.insert("gasLimit".into(), json!(hex_quantity(block.gas_limit)));
     if !block.base_fee.is_zero() {
-        fields.insert("baseFeePerGas".into(), json!(hex_u256(block.base_fee)));
+        fields.insert("baseFeePerGas".into(), json!(hex_quantity(block.base_fee)));
     }
     fields.insert("timestamp".into(), json!(hex_quantity(block.timestamp)));
     let transactions: Vec<String> = block.transactions.iter().map(|raw| hex_bytes(raw)).collect();
@@ -410,14 +410,14 @@ mod tests {
     }
 
     fn from_recorded(blocks: &[Value], params: &Value) -> Answer {
-        let number = crate::adapters::wire::field_quantity(&params[0], "number").unwrap();
+        let number = crate::adapters::testing::field_quantity(&params[0], "number").unwrap();
         Ok(blocks[usize::try_from(number).unwrap()].clone())
     }
 
     #[tokio::test]
     async fn e17_write_blocks_is_one_batch_and_replies_are_checked() {
         let blocks = recorded();
-        let parent = crate::adapters::wire::field_hash(&blocks[10], "parentHash").unwrap();
+        let parent = crate::adapters::testing::field_hash(&blocks[10], "parentHash").unwrap();
         let chain = blocks.clone();
         let server = rpc(move |_, params| from_recorded(&chain, params)).await;
         let mut batch: Vec<NewBlock> = (10..20).map(|number| new_block(number, None)).collect();
@@ -497,7 +497,7 @@ mod tests {
         };
         let server = serve(blocks.clone(), 5).await;
         let view = engine(&server.url).view(L2Number::new(5)).await.unwrap();
-        let hash_of = |n: usize| crate::adapters::wire::field_hash(&blocks[n], "hash").unwrap();
+        let hash_of = |n: usize| crate::adapters::testing::field_hash(&blocks[n], "hash").unwrap();
         assert_eq!((view.chain_id, view.head.number.get(), view.head.hash), (0xcf55, 20, hash_of(20)));
         assert_eq!(view.at.map(|at| (at.number.get(), at.hash)), Some((5, hash_of(5))));
         assert_eq!(server.hits().len(), 1);

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use super::rpc::{Call, Json, Pool};
+use super::rpc::{Call, Json, Pool, found};
 use super::wire::{self, AtMost, Bounded};
 use crate::codec::event::{self, selectors, topics};
 use crate::decide::cursor::Walk;
@@ -419,11 +419,7 @@ fn block_call(block: &str) -> Call {
 
 /// A header; none for null and for the errors by which nodes say that there is no such block.
 fn read_header(reply: PortResult<Json>) -> PortResult<Option<L1Header>> {
-    let json = match reply {
-        Ok(json) => json,
-        Err(error) if error.kind == PortErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
+    let Some(json) = found(reply)? else { return Ok(None) };
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Header<'a> {
@@ -432,7 +428,7 @@ fn read_header(reply: PortResult<Json>) -> PortResult<Option<L1Header>> {
         parent_hash: &'a str,
         timestamp: &'a str,
     }
-    let Some(header) = json.parse::<Option<Header<'_>>>()? else { return Ok(None) };
+    let header: Header<'_> = json.parse()?;
     let read = || {
         Some(L1Header {
             number: L1Number::new(wire::quantity(header.number)?),
@@ -799,7 +795,10 @@ mod tests {
 
     fn range_of(params: &Value) -> (u64, u64) {
         let filter = &params[0];
-        (wire::field_quantity(filter, "fromBlock").unwrap(), wire::field_quantity(filter, "toBlock").unwrap())
+        (
+            crate::adapters::testing::field_quantity(filter, "fromBlock").unwrap(),
+            crate::adapters::testing::field_quantity(filter, "toBlock").unwrap(),
+        )
     }
 
     /// A chain up to `head` with a commit in every 100th block; `getLogs` wider than `cap` is refused.

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tracing::warn;
 
-use super::rpc::{Call, Json, Pool};
+use super::rpc::{Call, Json, Pool, found};
 use super::wire::{self, Bounded};
 use crate::codec::block;
 use crate::codec::event::{self, selectors, topics};
@@ -434,16 +434,8 @@ fn read_root(json: &Json) -> PortResult<B256> {
 
 /// A header with its hash recomputed; none for null and for the errors by which nodes say that there is none (E22).
 pub(super) fn read_header(reply: PortResult<Json>) -> PortResult<Option<L2Header>> {
-    let json = match reply {
-        Ok(json) => json,
-        Err(error) if error.kind == PortErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    let value = json.tree()?;
-    if value.is_null() {
-        return Ok(None);
-    }
-    block::header_from_json(&value).map(Some).map_err(|error| json.malformed(error))
+    let Some(json) = found(reply)? else { return Ok(None) };
+    block::header_from_json(&json.tree()?).map(Some).map_err(|error| json.malformed(error))
 }
 
 /// The header at `number`.
@@ -747,12 +739,13 @@ mod tests {
                 let newest = blocks.as_array().unwrap().last().unwrap();
                 return Ok(if params[0] == "latest" { newest.clone() } else { blocks[place(params)].clone() });
             }
-            let edge = |key| wire::field_quantity(&params[0], key).unwrap();
+            let edge = |key| crate::adapters::testing::field_quantity(&params[0], key).unwrap();
             let range = edge("fromBlock")..=edge("toBlock");
             if range.end() - range.start() + 1 > cap {
                 return Err((-32005, "exceeds the range allowed"));
             }
-            let inside = |log: &&Value| range.contains(&wire::field_quantity(log, "blockNumber").unwrap());
+            let inside =
+                |log: &&Value| range.contains(&crate::adapters::testing::field_quantity(log, "blockNumber").unwrap());
             Ok(logs.as_array().unwrap().iter().filter(inside).rev().cloned().collect())
         })
         .await
@@ -802,7 +795,7 @@ mod tests {
         assert_eq!(found(&fallen, &json!([]), tip).await, Err(PortErrorKind::NotFound));
         // The newest log is one of a block that left the chain.
         let mut stray = logs.clone();
-        let below = |log: &&mut Value| wire::field_quantity(log, "blockNumber").unwrap() <= 60;
+        let below = |log: &&mut Value| crate::adapters::testing::field_quantity(log, "blockNumber").unwrap() <= 60;
         for log in stray.as_array_mut().unwrap().iter_mut().filter(below) {
             log["blockHash"] = json!(wire::hex_hash(&B256::repeat_byte(2)));
         }

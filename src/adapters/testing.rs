@@ -12,7 +12,9 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use super::rpc::{Check, Pool, PoolConfig};
+use super::wire;
 use crate::error::Target;
+use crate::types::B256;
 
 /// One HTTP request as a test server saw it.
 #[derive(Clone, Debug)]
@@ -193,4 +195,14 @@ pub(crate) fn config() -> PoolConfig {
 pub(crate) fn pool(target: Target, urls: &[&str]) -> Pool {
     let urls: Vec<String> = urls.iter().map(|url| (*url).to_owned()).collect();
     Pool::new(target, &urls, config()).unwrap()
+}
+
+/// The quantity under `key` of a JSON object.
+pub(crate) fn field_quantity(object: &Value, key: &str) -> Option<u64> {
+    wire::quantity(object.get(key)?.as_str()?)
+}
+
+/// The hash under `key` of a JSON object.
+pub(crate) fn field_hash(object: &Value, key: &str) -> Option<B256> {
+    wire::hash(object.get(key)?.as_str()?)
 }

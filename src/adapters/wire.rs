@@ -10,73 +10,12 @@ use bytes::Bytes;
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use crate::types::{Address, B256, U256};
+use crate::codec::hex_text;
+pub use crate::codec::hex_text::{address, hash, hex_address, hex_bytes, hex_hash, hex_quantity, number as quantity};
 
-/// `0x…` as a u64; JSON-RPC's quantity. Upper-case digits and leading zeros are accepted, as some servers send them.
-pub fn quantity(text: &str) -> Option<u64> {
-    let digits = text.strip_prefix("0x")?;
-    let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_hexdigit());
-    plain.then(|| u64::from_str_radix(digits, 16).ok()).flatten()
-}
-
-/// A u64 as JSON-RPC's quantity.
-pub fn hex_quantity(number: u64) -> String {
-    format!("{number:#x}")
-}
-
-/// A U256 as JSON-RPC's quantity.
-pub fn hex_u256(number: U256) -> String {
-    format!("{number:#x}")
-}
-
-/// `0x…` with an even number of digits as bytes.
+/// Hex bytes, as a buffer that is cheap to share.
 pub fn bytes(text: &str) -> Option<Bytes> {
-    let digits = text.strip_prefix("0x")?;
-    let mut bytes = vec![0; digits.len() / 2];
-    hex::decode_to_slice(digits, &mut bytes).ok()?;
-    Some(bytes.into())
-}
-
-/// Bytes as `0x…`.
-pub fn hex_bytes(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len().saturating_mul(2).saturating_add(2));
-    text.push_str("0x");
-    text.push_str(&hex::encode(bytes));
-    text
-}
-
-/// `0x…` of exactly 32 bytes as a hash.
-pub fn hash(text: &str) -> Option<B256> {
-    let mut hash = B256::zero();
-    hex::decode_to_slice(text.strip_prefix("0x")?, &mut hash.0).ok()?;
-    Some(hash)
-}
-
-/// A hash as `0x…`.
-pub fn hex_hash(hash: &B256) -> String {
-    hex_bytes(&hash.0)
-}
-
-/// `0x…` of exactly 20 bytes as an address.
-pub fn address(text: &str) -> Option<Address> {
-    let mut address = Address::zero();
-    hex::decode_to_slice(text.strip_prefix("0x")?, &mut address.0).ok()?;
-    Some(address)
-}
-
-/// An address as `0x…`.
-pub fn hex_address(address: &Address) -> String {
-    hex_bytes(&address.0)
-}
-
-/// The quantity under `key` of a JSON object.
-pub fn field_quantity(object: &Value, key: &str) -> Option<u64> {
-    quantity(object.get(key)?.as_str()?)
-}
-
-/// The hash under `key` of a JSON object.
-pub fn field_hash(object: &Value, key: &str) -> Option<B256> {
-    hash(object.get(key)?.as_str()?)
+    hex_text::bytes(text).map(Bytes::from)
 }
 
 /// A JSON list of at most `MAX` elements. A body of a few megabytes can hold millions of elements that take far more

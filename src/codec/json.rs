@@ -1,10 +1,9 @@
-//! The hex notations of Ethereum JSON-RPC: quantities, byte strings, hashes, addresses.
-//!
-//! A quantity is read with or without leading zeros and with an odd number of digits; whoever needs it exact holds
-//! what comes out against a hash. Null counts as absent.
+//! Fields of JSON objects in the hex notations of [`hex_text`]. Null counts as absent.
 
 use serde_json::Value;
 
+use super::hex_text;
+pub use super::hex_text::{hex_bytes as to_hex, hex_quantity as to_quantity};
 use crate::types::{Address, B256, U256};
 
 /// A field of a JSON object that is not there or is not what it must be.
@@ -40,50 +39,32 @@ pub fn required<T>(object: &Value, name: &'static str, read: impl Fn(&Value) -> 
 
 /// A number of at most 256 bits.
 pub fn quantity(value: &Value) -> Option<U256> {
-    let digits = value.as_str()?.strip_prefix("0x").filter(|digits| !digits.is_empty())?;
-    let digits = digits.trim_start_matches('0');
-    let bytes = match digits.len() {
-        0..=64 => hex::decode(format!("{digits:0>64}")).ok()?,
-        _ => return None,
-    };
-    Some(U256::from_big_endian(&bytes))
+    hex_text::quantity(value.as_str()?)
 }
 
 /// A number of at most 64 bits.
 pub fn number(value: &Value) -> Option<u64> {
-    u64::try_from(quantity(value)?).ok()
+    hex_text::number(value.as_str()?)
 }
 
 /// A byte string.
 pub fn bytes(value: &Value) -> Option<Vec<u8>> {
-    hex::decode(value.as_str()?.strip_prefix("0x")?).ok()
+    hex_text::bytes(value.as_str()?)
 }
 
 /// Exactly `N` bytes.
 pub fn array<const N: usize>(value: &Value) -> Option<[u8; N]> {
-    let mut out = [0; N];
-    hex::decode_to_slice(value.as_str()?.strip_prefix("0x")?, &mut out).ok()?;
-    Some(out)
+    hex_text::array(value.as_str()?)
 }
 
 /// A hash.
 pub fn hash(value: &Value) -> Option<B256> {
-    array(value).map(B256)
+    hex_text::hash(value.as_str()?)
 }
 
 /// An address.
 pub fn address(value: &Value) -> Option<Address> {
-    array(value).map(Address::from)
-}
-
-/// A byte string in JSON's notation.
-pub fn to_hex(bytes: &[u8]) -> String {
-    format!("0x{}", hex::encode(bytes))
-}
-
-/// A number in JSON's notation: hex without leading zeros.
-pub fn to_quantity(number: impl Into<U256>) -> String {
-    format!("0x{:x}", number.into())
+    hex_text::address(value.as_str()?)
 }
 
 #[cfg(test)]

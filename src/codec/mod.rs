@@ -18,6 +18,7 @@ pub mod event;
 mod exact;
 pub mod frame;
 pub mod header;
+pub mod hex_text;
 pub mod json;
 pub mod payload;
 pub mod rlp;

@@ -85,6 +85,16 @@ impl Json {
     }
 }
 
+/// The result of a question that may have none: none for null, and for the errors by which nodes say that there is no such
+/// thing (E22).
+pub fn found(reply: PortResult<Json>) -> PortResult<Option<Json>> {
+    match reply {
+        Ok(json) => Ok(Some(json).filter(|json| !json.is_null())),
+        Err(error) if error.kind == PortErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 /// What one HTTP exchange of several requests gave.
 #[derive(Debug)]
 pub enum Posted {

@@ -10,5 +10,5 @@ mod pool;
 mod words;
 
 pub use http::{HttpReply, TokenSource};
-pub use jsonrpc::{Call, Json, Posted};
+pub use jsonrpc::{Call, Json, Posted, found};
 pub use pool::{Check, EndpointStats, Pool, PoolConfig};
