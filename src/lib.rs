@@ -7,6 +7,9 @@
 //! types, error ← codec ← decide ← ports ← { adapters | flow } ← commands ← main
 //! ```
 //!
+//! Beside them stand `redact` (what may be shown of a URL or of a server's text), `config` (the settings), `telemetry` (the
+//! log), `server` (status, health and metrics) and `devnet` (a simulated network, for tests and for trying out).
+//!
 //! Promises, cited where they are kept and where tests try to break them:
 //!
 //! - **P1** Safe moves only over a batch whose event, calldata, blobs, L1 messages, block contents, state root and

@@ -302,12 +302,6 @@ impl Devnet {
         self.shared.control().latency.insert(server, latency);
     }
 
-    /// Delays every answer of every server.
-    pub fn latency_everywhere(&self, latency: Duration) {
-        let servers: Vec<Server> = self.addresses.keys().copied().collect();
-        servers.into_iter().for_each(|server| self.latency(server, latency));
-    }
-
     /// Runs `f` on the world just before the `nth` call of `method` from now on (1 is the next) is answered: a reorg
     /// between two calls, a node that dies under way.
     pub fn on_call(&self, server: Server, method: &str, nth: u64, f: impl FnOnce(&mut World) + Send + 'static) {
