@@ -157,7 +157,7 @@ pub trait HeadReader: Send + Sync {
 #[async_trait]
 impl<T: L2Reader + ?Sized> HeadReader for T {
     async fn head(&self) -> PortResult<L2Ref> {
-        Ok(self.snapshot().await?.head.l2_ref())
+        Ok(self.snapshot().await?.head)
     }
 }
 

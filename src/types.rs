@@ -142,7 +142,7 @@ pub struct L1Ref {
 }
 
 /// An L2 block by number and hash.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct L2Ref {
     /// Height.
     pub number: L2Number,
@@ -221,7 +221,43 @@ pub struct L1Event {
     pub kind: L1EventKind,
 }
 
+/// A CommitBatch log, with what it says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommitEvent {
+    /// The batch.
+    pub index: BatchIndex,
+    /// Its hash.
+    pub hash: B256,
+    /// The L1 block.
+    pub block: L1Ref,
+    /// The transaction.
+    pub tx_hash: B256,
+    /// Place of the transaction in the block.
+    pub tx_index: u64,
+    /// Place of the log in the block.
+    pub log_index: u64,
+}
+
+impl CommitEvent {
+    /// Its place on L1: block and log index.
+    pub const fn place(&self) -> (L1Number, u64) {
+        (self.block.number, self.log_index)
+    }
+}
+
 impl L1Event {
+    /// Its place on L1: block and log index.
+    pub const fn place(&self) -> (L1Number, u64) {
+        (self.block.number, self.log_index)
+    }
+
+    /// The commit that it tells of; none where it is another event.
+    pub const fn as_commit(&self) -> Option<CommitEvent> {
+        let L1EventKind::Commit { index, hash } = self.kind else { return None };
+        let Self { block, tx_hash, tx_index, log_index, .. } = *self;
+        Some(CommitEvent { index, hash, block, tx_hash, tx_index, log_index })
+    }
+
     /// The L1 message that it enqueued, with its L1 block; none where it is another log.
     pub fn into_message(self) -> Option<(L1Ref, L1Message)> {
         match self.kind {
@@ -383,11 +419,11 @@ pub fn is_l1_message(raw: &[u8]) -> bool {
     raw.first() == Some(&L1_MESSAGE_TYPE)
 }
 
-/// One read of the L2 node's heads: taken once a pull, never read again in it.
+/// One read of the L2 node's heads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct L2Snapshot {
     /// The newest block.
-    pub head: L2Header,
+    pub head: L2Ref,
     /// The node's `safe` tag; none when never set.
     pub safe: Option<L2Ref>,
     /// The node's `finalized` tag; none when never set.
@@ -413,7 +449,7 @@ pub struct NewBlock {
     pub parent_hash: Option<B256>,
 }
 
-/// What the contract stores of a batch besides its hash.
+/// What was done about a batch: a row of the case table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Case {
@@ -498,6 +534,13 @@ pub struct BatchRecord {
     pub rewritten: u64,
     /// The blobs' bytes differed under equal content.
     pub encoder_drift: bool,
+}
+
+impl BatchRecord {
+    /// The place of its commit on L1: block and log index.
+    pub const fn place(&self) -> (L1Number, u64) {
+        (self.l1.number, self.log_index)
+    }
 }
 
 /// How far L1 has been read: everything up to and with `log_index` of `block`, or the whole of `block`.

@@ -467,7 +467,7 @@ fn read_snapshot([latest, safe, finalized, syncing]: [PortResult<Json>; 4]) -> P
         Err(error) => return Err(error),
     };
     let tag = |reply| PortResult::Ok(read_header(reply)?.map(|header| header.l2_ref()));
-    Ok(L2Snapshot { head, safe: tag(safe)?, finalized: tag(finalized)?, syncing })
+    Ok(L2Snapshot { head: head.l2_ref(), safe: tag(safe)?, finalized: tag(finalized)?, syncing })
 }
 
 #[async_trait]

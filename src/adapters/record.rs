@@ -666,7 +666,7 @@ mod tests {
     #[async_trait]
     impl L2Reader for Everything {
         async fn snapshot(&self) -> PortResult<L2Snapshot> {
-            Ok(L2Snapshot { head: l2_header(70), safe: None, finalized: None, syncing: false })
+            Ok(L2Snapshot { head: l2_header(70).l2_ref(), safe: None, finalized: None, syncing: false })
         }
 
         async fn header(&self, number: L2Number) -> PortResult<Option<L2Header>> {

@@ -9,8 +9,7 @@ use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, bail, ensure};
-use bytes::Bytes;
+use anyhow::{Context as _, anyhow, ensure};
 use comfy_table::Table;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -19,16 +18,16 @@ use sha2::{Digest as _, Sha256};
 use super::{Exit, terminal, wiring};
 use crate::adapters::l1::L1Client;
 use crate::codec::batch::{self, Closed, Contexts};
-use crate::codec::calldata::{self, CommitCalldata};
 use crate::codec::{blob, frame, payload};
 use crate::config::{Config, ConfigArgs, Need};
-use crate::decide::binding::{self, BindingFacts, Outline};
+use crate::decide::binding::BoundCommit;
 use crate::decide::stall::Reason;
 use crate::error::PortError;
+use crate::flow::FlowError;
+use crate::flow::commit::{self, Contract};
 use crate::ports::{BlobSource as _, L1Chain as _};
 use crate::types::{
-    Address, B256, BLOB_BYTES, BatchIndex, Blob, L1Event, L1EventKind, L1Number, L1Ref, L1Tag, L2Number, QueueIndex,
-    keccak,
+    Address, B256, BLOB_BYTES, BatchIndex, Blob, CommitEvent, L1Event, L1Number, L1Ref, L1Tag, L2Number, keccak,
 };
 
 /// A blob file as text: `0x`, two digits a byte, and room for line ends.
@@ -258,24 +257,16 @@ struct BatchReport {
     content: Option<BlobReport>,
 }
 
-/// A commit that hashes to its event, and the L1 block that carries its blobs.
-struct Found {
-    event: L1Event,
-    form: &'static str,
-    outline: Outline,
-    blob_block: L1Ref,
-}
-
 async fn of_chain(args: &Args) -> anyhow::Result<Value> {
     let config = Config::load(&args.config)?;
     config.require(&[Need::L1, Need::Beacon])?;
     let clients = wiring::clients(&config)?;
     let origin = wiring::settings(&config).origin;
-    let event = match args.tx {
+    let commit = match args.tx {
         Some(tx) => commit_in(&clients.l1, tx).await?,
         None => newest_commit(&clients.l1, args.index.unwrap_or_default(), origin).await?,
     };
-    let found = find(&clients.l1, config.l1.rollup.unwrap_or_default(), event, origin).await?;
+    let found = bind(&clients.l1, config.l1.rollup.unwrap_or_default(), &commit, origin).await?;
     let outline = &found.outline;
     let content = if outline.versioned_hashes.is_empty() {
         None
@@ -294,10 +285,10 @@ async fn of_chain(args: &Args) -> anyhow::Result<Value> {
         index: header.index,
         batch_hash: outline.hash,
         standing: kept.first() == Some(&outline.hash),
-        l1_block: found.event.block,
-        log_index: found.event.log_index,
-        tx: found.event.tx_hash,
-        form: found.form,
+        l1_block: commit.block,
+        log_index: commit.log_index,
+        tx: commit.tx_hash,
+        form: found.form.name(),
         version: header.version,
         l1_messages_popped: header.l1_message_popped,
         total_l1_messages_popped: header.total_l1_message_popped,
@@ -314,120 +305,44 @@ async fn of_chain(args: &Args) -> anyhow::Result<Value> {
     Ok(serde_json::to_value(report)?)
 }
 
-async fn newest_commit(l1: &L1Client, index: u64, origin: L1Number) -> anyhow::Result<L1Event> {
+async fn newest_commit(l1: &L1Client, index: u64, origin: L1Number) -> anyhow::Result<CommitEvent> {
     let latest = l1.tagged(L1Tag::Latest).await?.context("the L1 node has no block")?;
     let commits = l1.every_commit_of(BatchIndex::new(index), origin, latest.number).await?;
-    commits.into_iter().next_back().with_context(|| format!("no commit of batch {index} on L1"))
+    commits.iter().rev().find_map(L1Event::as_commit).with_context(|| format!("no commit of batch {index} on L1"))
 }
 
-async fn commit_in(l1: &L1Client, tx: B256) -> anyhow::Result<L1Event> {
+async fn commit_in(l1: &L1Client, tx: B256) -> anyhow::Result<CommitEvent> {
     let reply: Value = l1.pool().call("eth_getTransactionByHash", json!([tx])).await?.parse()?;
     let number = reply.get("blockNumber").and_then(Value::as_str).and_then(|text| text.strip_prefix("0x"));
     let number = number.and_then(|digits| u64::from_str_radix(digits, 16).ok()).map(L1Number::new);
     let number = number.with_context(|| format!("transaction {tx:?} is in no L1 block"))?;
     let events = l1.events(number, number).await?.events;
-    let is_commit = |event: &L1Event| event.tx_hash == tx && matches!(event.kind, L1EventKind::Commit { .. });
-    let found = events.into_iter().find(is_commit);
+    let found = events.iter().filter_map(L1Event::as_commit).find(|commit| commit.tx_hash == tx);
     found.with_context(|| format!("transaction {tx:?} committed no batch"))
 }
 
-/// The calldata and blobs that the event speaks of: whatever hashes to it. Looked for in the transaction itself, then
-/// in its call trace; with its own blobs, then with those of an earlier commit of the index.
-async fn find(l1: &L1Client, rollup: Address, event: L1Event, origin: L1Number) -> anyhow::Result<Found> {
-    let L1EventKind::Commit { index, hash } = event.kind else { bail!("the event is no commit") };
-    ensure!(index.get() != 0, "batch 0 is the genesis import and carries no batch");
-    let transaction = l1.transaction(event.block, event.tx_index).await?;
-    let transaction =
-        transaction.filter(|found| found.hash == event.tx_hash).context("L1 changed while it was read")?;
-    let own = vec![(transaction.blob_hashes.clone(), event.block)];
-    let mut fault = format!("no commit was found in transaction {:?}", event.tx_hash);
-    for traced in [false, true] {
-        let inputs = match traced {
-            false => vec![transaction.input.clone()].into_iter().filter(|_| transaction.to == Some(rollup)).collect(),
-            true => inputs_in_trace(l1, transaction.hash).await?,
-        };
-        for commit in decoded(&inputs, &mut fault) {
-            let message_hashes = message_hashes(l1, &commit).await?;
-            let facts =
-                BindingFacts { index, hash, commit: &commit, versioned_hashes: &[], message_hashes: &message_hashes };
-            let bound = match bind(&facts, &own) {
-                Ok(bound) => Ok(bound),
-                Err(first) => bind(&facts, &earlier_blobs(l1, &event, index, origin).await?).map_err(|_| first),
-            };
-            match bound {
-                Ok((outline, blob_block)) => {
-                    return Ok(Found { event, form: commit.form.name(), outline, blob_block });
-                }
-                Err(Some(why)) => fault = why.to_string(),
-                Err(None) => {}
-            }
-        }
+/// The commit, bound to its event's hash by what L1 alone tells.
+async fn bind(l1: &L1Client, rollup: Address, commit: &CommitEvent, origin: L1Number) -> anyhow::Result<BoundCommit> {
+    ensure!(commit.index.get() != 0, "batch 0 is the genesis import and carries no batch");
+    let mut contract = Contract::new(l1, origin);
+    let bound = commit::bind(l1, rollup, commit, &mut contract).await.map_err(unanswered)?;
+    bound.map_err(|stall| anyhow!("batch {}: {}", commit.index, stall.detail))
+}
+
+/// The port's own failure, by which the exit code is told.
+fn unanswered(error: FlowError) -> anyhow::Error {
+    match error {
+        FlowError::Port(error) => error.into(),
+        FlowError::Stall(stall) => anyhow!("L1 changed while it was read: {}", stall.detail),
     }
-    bail!("batch {index}: {fault}")
 }
 
-async fn inputs_in_trace(l1: &L1Client, transaction: B256) -> anyhow::Result<Vec<Bytes>> {
-    Ok(l1.rollup_calls(transaction).await?.unwrap_or_default().into_iter().map(|call| call.input).collect())
-}
-
-/// The commits among `inputs`; why the last of the others is none goes to `fault`.
-fn decoded(inputs: &[Bytes], fault: &mut String) -> Vec<CommitCalldata> {
-    let mut commits = Vec::new();
-    for input in inputs {
-        match calldata::decode_commit(input) {
-            Ok(commit) => commits.push(commit),
-            Err(error) => *fault = error.to_string(),
-        }
-    }
-    commits
-}
-
-/// Binds with the first list of blobs that fits; the first fault where none does.
-fn bind(
-    facts: &BindingFacts<'_>,
-    lists: &[(Vec<B256>, L1Ref)],
-) -> Result<(Outline, L1Ref), Option<binding::BindingFault>> {
-    let mut first = None;
-    for (hashes, block) in lists {
-        match binding::bind(&BindingFacts { versioned_hashes: hashes, ..*facts }) {
-            Ok(outline) => return Ok((outline, *block)),
-            Err(fault) => first = first.or(Some(fault)),
-        }
-    }
-    Err(first)
-}
-
-async fn message_hashes(l1: &L1Client, commit: &CommitCalldata) -> anyhow::Result<Vec<B256>> {
-    let (first, count) = binding::messages_of(commit)?;
-    ensure!(count <= u64::from(u16::MAX), "calldata claims {count} L1 messages");
-    let indices: Vec<QueueIndex> = (0..count).map(|n| first.plus(n)).collect();
-    if indices.is_empty() { Ok(Vec::new()) } else { Ok(l1.queue_hashes(&indices).await?) }
-}
-
-/// Blobs of earlier commits of the index, newest first: a commit without blobs takes them over.
-async fn earlier_blobs(
-    l1: &L1Client,
-    event: &L1Event,
-    index: BatchIndex,
-    origin: L1Number,
-) -> anyhow::Result<Vec<(Vec<B256>, L1Ref)>> {
-    let mut lists = Vec::new();
-    for earlier in l1.every_commit_of(index, origin, event.block.number).await?.iter().rev() {
-        if (earlier.block.number, earlier.log_index) >= (event.block.number, event.log_index) {
-            continue;
-        }
-        let found = l1.transaction(earlier.block, earlier.tx_index).await?;
-        lists.extend(found.filter(|tx| !tx.blob_hashes.is_empty()).map(|tx| (tx.blob_hashes, earlier.block)));
-    }
-    Ok(lists)
-}
-
-async fn fetch_blobs(clients: &wiring::Clients, found: &Found) -> anyhow::Result<Vec<Blob>> {
+async fn fetch_blobs(clients: &wiring::Clients, bound: &BoundCommit) -> anyhow::Result<Vec<Blob>> {
     let beacon = clients.beacon.as_ref().context("no beacon endpoint is configured")?;
-    let headers = clients.l1.headers(&[found.blob_block.number]).await?;
-    let header = headers.first().copied().flatten().filter(|header| header.l1_ref() == found.blob_block);
+    let headers = clients.l1.headers(&[bound.blob_block.number]).await?;
+    let header = headers.first().copied().flatten().filter(|header| header.l1_ref() == bound.blob_block);
     let header = header.context("L1 changed while it was read")?;
-    Ok(beacon.blobs(&header, &found.outline.versioned_hashes).await?)
+    Ok(beacon.blobs(&header, &bound.outline.versioned_hashes).await?)
 }
 
 fn print(report: &Value, json: bool) -> anyhow::Result<()> {

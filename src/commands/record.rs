@@ -21,7 +21,7 @@ use crate::config::{Config, ConfigArgs, Need};
 use crate::decide::liveness::Verdict;
 use crate::decide::stall::{Reason, Stall};
 use crate::error::Target;
-use crate::flow::pull::PullEnd;
+use crate::flow::PollEnd;
 use crate::flow::worker::Worker;
 use crate::flow::{FinalityMeaning, FlowError, Mode, Ports};
 use crate::ports::{L1Chain as _, L2Reader};
@@ -190,12 +190,12 @@ impl Recording<'_> {
                 (self.tell)(format!("batch {}", batch.index));
             }
             let stall = match report.end {
-                PullEnd::CaughtUp | PullEnd::Reached => return Ok(None),
-                PullEnd::Behind => {
+                PollEnd::CaughtUp | PollEnd::Reached => return Ok(None),
+                PollEnd::Behind => {
                     waited = 0;
                     continue;
                 }
-                PullEnd::Stalled(stall) => stall,
+                PollEnd::Stalled(stall) => stall,
             };
             if stall.reason.is_halt() || stall.reason.is_divergence() || waited >= PATIENCE {
                 return Ok(Some(stall));
@@ -208,8 +208,8 @@ impl Recording<'_> {
     /// Asks for the whole range, and for what rebuilding every commit in it takes.
     async fn gather(&self, worker: &mut Worker) -> Result<(), FlowError> {
         let events = self.patiently(async || Ok(self.recorder.read_whole_range().await?)).await?;
-        let mut messages: Vec<_> = events.iter().cloned().filter_map(L1Event::into_message).collect();
-        worker.store_messages(&mut messages).await?;
+        let messages: Vec<_> = events.iter().cloned().filter_map(L1Event::into_message).collect();
+        worker.keep_messages(messages).await?;
         for event in &events {
             (self.tell)(format!("commits in L1 block {}", event.block.number));
             self.patiently(async || worker.gather_commit(event).await).await?;

@@ -19,10 +19,10 @@ use crate::config::{Config, ConfigArgs};
 use crate::decide::liveness::Verdict;
 use crate::decide::recovery::{self, RecoveryExtent, RecoveryFacts};
 use crate::decide::stall::{Reason, Stall};
-use crate::flow::derive::PendingWrite;
-use crate::flow::pull::PullEnd;
+use crate::flow::PollEnd;
 use crate::flow::quiesce::Quiesce;
 use crate::flow::worker::{Worker, contained};
+use crate::flow::writer::PendingWrite;
 use crate::flow::{Ports, Settings};
 use crate::ports::Progress as _;
 use crate::types::{BatchIndex, L2Number, L2Ref};
@@ -221,7 +221,7 @@ impl Recovery<'_> {
     }
 
     async fn plan(&self, worker: &mut Worker, pending: PendingWrite, blobs_from: Vec<String>) -> anyhow::Result<Plan> {
-        let head = self.ports.l2.snapshot().await?.head.l2_ref();
+        let head = self.ports.l2.snapshot().await?.head;
         let committed = self.ports.l1.last_committed_index(None).await?;
         let last_batch = self.settings.to_batch.map_or(committed, |to| to.min(committed));
         let last_block = worker.last_block_of(last_batch).await?;
@@ -258,7 +258,7 @@ impl Recovery<'_> {
         stall: Option<Stall>,
         exit: Exit,
     ) -> (Summary, Exit) {
-        let head = self.ports.l2.snapshot().await.ok().map(|s| s.head.l2_ref());
+        let head = self.ports.l2.snapshot().await.ok().map(|s| s.head);
         let reason = stall.map(|s| s.to_string());
         (Summary { plan, outcome, batches, rewritten, safe: worker.heads().safe(), head, reason }, exit)
     }
@@ -280,12 +280,12 @@ async fn poll(stop: &CancellationToken, worker: &mut Worker, mut tell: impl FnMu
                 let verified = report.batches.iter().filter(|b| b.case != crate::types::Case::Wait);
                 verified.for_each(|b| tell(b.index, b.rewritten));
                 match report.end {
-                    PullEnd::Behind => {
+                    PollEnd::Behind => {
                         faults = 0;
                         continue;
                     }
-                    PullEnd::CaughtUp | PullEnd::Reached => return End::Done,
-                    PullEnd::Stalled(stall) => stall,
+                    PollEnd::CaughtUp | PollEnd::Reached => return End::Done,
+                    PollEnd::Stalled(stall) => stall,
                 }
             }
             Err(error) => error.stall(),

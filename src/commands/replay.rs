@@ -19,7 +19,7 @@ use crate::devnet::embedded::Embedded;
 use crate::devnet::node::{Node, SafeL2Data};
 use crate::devnet::oracle::Oracle;
 use crate::error::Severity;
-use crate::flow::pull::PullEnd;
+use crate::flow::PollEnd;
 use crate::flow::worker::Worker;
 use crate::flow::{BatchReport, Confirmations, FinalityMeaning, Mode, Ports, Settings};
 use crate::types::{BatchIndex, Case, L2Block, L2Number, L2Ref, NewBlock};
@@ -224,12 +224,12 @@ async fn drive(mut worker: Worker, fixture: String, quiet: bool) -> (Report, Exi
                     batches.insert(batch.index, batch.clone());
                 }
                 match &report.end {
-                    PullEnd::Behind => {
+                    PollEnd::Behind => {
                         waited = 0;
                         continue;
                     }
-                    PullEnd::CaughtUp | PullEnd::Reached => break None,
-                    PullEnd::Stalled(stall) => (Some(stall.clone()), stall.reason.is_halt()),
+                    PollEnd::CaughtUp | PollEnd::Reached => break None,
+                    PollEnd::Stalled(stall) => (Some(stall.clone()), stall.reason.is_halt()),
                 }
             }
             Err(error) => (Some(error.stall()), error.severity() == Severity::Halt),

@@ -5,8 +5,9 @@
 //! transaction and whatever it looked like (C7, C8). Then parent hash, index and `prevStateRoot` must continue the
 //! batch before.
 
-use crate::codec::calldata::CommitCalldata;
+use crate::codec::calldata::{CalldataError, CommitCalldata, CommitForm};
 use crate::codec::header::{self, BatchHeader};
+use crate::decide::stall::{Reason, Stall};
 use crate::types::{B256, BatchIndex, BatchRecord, BlockContext, L1Ref, L2Number, QueueIndex};
 
 /// What a bound commit says, all of it vouched for by the event's hash.
@@ -97,6 +98,16 @@ pub enum BindingFault {
     },
 }
 
+/// More L1 messages than any batch can consume; what claims more is refused before anything is asked for.
+pub const MAX_MESSAGES: u64 = 65_535;
+
+impl BindingFault {
+    /// `count` L1 messages are more than [`MAX_MESSAGES`].
+    pub fn too_many_messages(count: u64) -> Self {
+        Self::Header(format!("numL1Messages: {count} is more than a batch can hold"))
+    }
+}
+
 /// A commit that was bound to its event.
 #[derive(Clone, Debug)]
 pub struct BoundCommit {
@@ -104,6 +115,52 @@ pub struct BoundCommit {
     pub outline: Outline,
     /// The L1 block whose blobs hold the content.
     pub blob_block: L1Ref,
+    /// The function that committed it.
+    pub form: CommitForm,
+}
+
+/// Versioned hashes, and the L1 block that carries their blobs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BlobList {
+    /// The hashes, in order.
+    pub hashes: Vec<B256>,
+    /// The block.
+    pub block: L1Ref,
+}
+
+/// Whether `commit` may take the blobs of an earlier commit of its batch, where its own transaction carries `own`:
+/// `commitState` never carries a blob, `commitBatchWithProof` may go without (protocol.md, section 1).
+pub fn may_reuse_blobs(form: CommitForm, own: &BlobList) -> bool {
+    match form {
+        CommitForm::CommitState => true,
+        CommitForm::CommitBatchWithProof => own.hashes.is_empty(),
+        CommitForm::CommitBatch | CommitForm::LegacyContexts | CommitForm::LegacySkipBitmap => false,
+    }
+}
+
+/// The verdict on a commit of batch `index` of which no calldata binds: `direct` is what the transaction's own input
+/// decoded to, where it calls the Rollup contract itself, `fault` the first fault of a candidate that decoded.
+pub fn unbound(
+    index: BatchIndex,
+    transaction: B256,
+    direct: Option<CalldataError>,
+    fault: Option<BindingFault>,
+) -> Stall {
+    let at = |reason, detail: String| Stall::at(index, reason, format!("transaction {transaction:?}{detail}"));
+    match (fault, direct) {
+        (Some(BindingFault::Version(version)), _) => {
+            at(Reason::UnsupportedVersion, format!(": batch version {version} is not supported; upgrade this program"))
+        }
+        (Some(fault @ BindingFault::TooManyCommits(_)), _) => at(Reason::UnknownCommit, format!(": {fault}")),
+        (Some(fault), _) => at(Reason::Unbound, format!(": {fault}")),
+        (None, Some(error)) => at(Reason::UnknownCommit, format!(": {error}")),
+        (None, None) => at(
+            Reason::UnknownCommit,
+            " commits through another contract and no commit that fits was found in it; an L1 endpoint that can trace \
+             it (debug_traceTransaction) is needed"
+                .to_owned(),
+        ),
+    }
 }
 
 /// The queue indices `first..first + count`.

@@ -99,16 +99,37 @@ pub fn is_ahead(cursor: Option<&Cursor>, event: &L1Event) -> bool {
 }
 
 /// Whether reading on from `cursor`, or from `start` where there is none, comes to `event`.
-pub fn is_unread(cursor: Option<&Cursor>, start: L1Number, event: &L1Event) -> bool {
+pub fn is_unread(cursor: Option<&Cursor>, start: L1Number, place: (L1Number, u64)) -> bool {
     match cursor {
-        None => event.block.number >= start,
-        Some(_) => is_ahead(cursor, event),
+        None => place.0 >= start,
+        Some(_) => !has_passed(cursor, place),
     }
 }
 
 /// Whether a log at `place` (block, log index) was dealt with already.
 pub fn has_passed(cursor: Option<&Cursor>, place: (L1Number, u64)) -> bool {
     cursor.is_some_and(|c| place <= (c.block.number, c.log_index.unwrap_or(u64::MAX)))
+}
+
+/// What the contract's own count says of logs that an endpoint left out at the end of what is confirmed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hidden {
+    /// Nothing is missing.
+    Nothing,
+    /// The revert that takes down this batch, or a lower one that stands.
+    RevertFrom(BatchIndex),
+    /// The commit of this batch.
+    Commit(BatchIndex),
+}
+
+/// Compares the contract's last committed index `there` with `ours`, the highest that stands here: logs that were left out
+/// leave no hole when they were the last ones (A1).
+pub fn hidden(there: BatchIndex, ours: BatchIndex) -> Hidden {
+    match there.cmp(&ours) {
+        std::cmp::Ordering::Less => Hidden::RevertFrom(there.plus(1)),
+        std::cmp::Ordering::Equal => Hidden::Nothing,
+        std::cmp::Ordering::Greater => Hidden::Commit(ours.plus(1)),
+    }
 }
 
 /// Whether the newest L1 block, made at `timestamp`, is older than `max_age` at `now` (both in seconds since the Unix
@@ -204,6 +225,15 @@ mod tests {
 
     fn header(number: u64, salt: u8) -> Option<L1Header> {
         Some(L1Header { number: number.into(), hash: B256::repeat_byte(salt), parent_hash: B256::zero(), timestamp: 0 })
+    }
+
+    #[test]
+    fn a1_logs_that_are_missing_at_the_end_show_in_the_contracts_count() {
+        let hidden = |there: u64, ours: u64| hidden(there.into(), ours.into());
+        assert_eq!(hidden(7, 7), Hidden::Nothing);
+        assert_eq!(hidden(4, 7), Hidden::RevertFrom(5.into()));
+        assert_eq!(hidden(9, 7), Hidden::Commit(8.into()));
+        assert_eq!(hidden(0, 0), Hidden::Nothing);
     }
 
     #[test]

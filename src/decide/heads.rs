@@ -240,7 +240,7 @@ pub fn seen_to(writes: &[OpenWrite], head: L2Number) -> Option<L2Number> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{B256, Case, L2Header, U256};
+    use crate::types::{B256, Case};
 
     fn at(number: u64) -> L2Ref {
         L2Ref { number: number.into(), hash: B256::from_low_u64_be(number) }
@@ -255,16 +255,7 @@ mod tests {
     }
 
     fn node(head: u64, safe: Option<L2Ref>, finalized: Option<L2Ref>) -> L2Snapshot {
-        let head = L2Header {
-            number: head.into(),
-            hash: B256::from_low_u64_be(head),
-            parent_hash: B256::zero(),
-            state_root: B256::zero(),
-            timestamp: 0,
-            base_fee: U256::zero(),
-            gas_limit: 0,
-        };
-        L2Snapshot { head, safe, finalized, syncing: false }
+        L2Snapshot { head: at(head), safe, finalized, syncing: false }
     }
 
     #[test]

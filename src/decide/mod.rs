@@ -12,10 +12,12 @@
 //! | The node refused a block: for good, or for now? | [`refusal`] |
 //! | Are the roots those of the calldata? | [`roots`] |
 //! | May this head move, and which tags does the node lack? | [`heads`] |
+//! | Does L1 still hold this commit? | [`standing`] |
 //! | What has become final? | [`finality`] |
 //! | Does L1 confirm a revert or a proof that is stored? | [`settlement`] |
 //! | Where does the next L1 range begin and end, and did L1 reorganise? | [`cursor`] |
 //! | Do the logs of an L1 range lie on one chain that builds on what is recorded? | [`range`] |
+//! | Which batches does L1 hold again after a reorg? | [`rebind`] |
 //! | Does reading on at once still get anywhere? | [`pace`] |
 //! | Must a batch that could not be passed be judged again? | [`recheck`] |
 //! | Is a pause of the reactors over? | [`aftermath`] |
@@ -39,6 +41,7 @@ pub mod local_chain;
 pub mod one_node;
 pub mod pace;
 pub mod range;
+pub mod rebind;
 pub mod recheck;
 pub mod reconcile;
 pub mod recovery;
@@ -46,3 +49,4 @@ pub mod refusal;
 pub mod roots;
 pub mod settlement;
 pub mod stall;
+pub mod standing;

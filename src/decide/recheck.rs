@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use crate::decide::stall::Reason;
-use crate::types::{B256, L1Event, L1Ref, L2Ref};
+use crate::types::{B256, CommitEvent, L1Ref, L2Ref};
 
 /// A kept verdict is judged again after this long: nothing known changes it, and this bounds what is not known.
 pub const KEEP_FOR: Duration = Duration::from_secs(600);
@@ -48,9 +48,9 @@ pub struct Grounds {
 }
 
 impl Grounds {
-    /// Whether they are about the commit of `event` with batch hash `hash`.
-    pub fn are_of(&self, event: &L1Event, hash: B256) -> bool {
-        self.commit == (hash, event.block, event.log_index)
+    /// Whether they are about `commit`.
+    pub fn are_of(&self, commit: &CommitEvent) -> bool {
+        self.commit == (commit.hash, commit.block, commit.log_index)
     }
 }
 

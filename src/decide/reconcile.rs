@@ -231,6 +231,43 @@ pub fn write_again(plan: Plan, equal: &[L2Block], switch_ms: u64) -> Result<Plan
     })
 }
 
+/// Which blocks tell that `plan` still fits a head that moved from `before` to `now`: all of them must be there still. None
+/// where it does not fit. Blocks that landed on top of what is replaced change nothing but what is dropped; anything else is
+/// decided anew (G5).
+pub fn tells_that_it_holds(plan: &Plan, before: L2Ref, now: L2Ref) -> Option<Vec<L2Ref>> {
+    if now == before {
+        return Some(Vec::new());
+    }
+    let first = plan.replaces.first().filter(|first| first.number <= now.number)?;
+    Some([plan.skip, *first].into_iter().chain(plan.again.last().copied()).collect())
+}
+
+/// Compares what was sent with the headers that came back. The node makes blocks of nearly anything (protocol.md,
+/// section 7), but it must make them of what it was given, and an equal block that is written `again` must get the hash
+/// that it had. Gives the first block that it did not, and that one's parent.
+pub fn mismatch<'a>(
+    sent: &'a [NewBlock],
+    made: &[L2Header],
+    anchor: B256,
+    again: &[L2Ref],
+) -> Option<(&'a NewBlock, B256)> {
+    let mut parent = anchor;
+    for (block, header) in sent.iter().zip(made) {
+        let known = again.iter().find(|known| known.number == block.number);
+        let same = block.number == header.number
+            && block.timestamp == header.timestamp
+            && block.base_fee == header.base_fee
+            && block.gas_limit == header.gas_limit
+            && header.parent_hash == parent
+            && known.is_none_or(|known| known.hash == header.hash);
+        if !same {
+            return Some((block, parent));
+        }
+        parent = header.hash;
+    }
+    None
+}
+
 /// What a block's content takes in memory, roughly: equal content counts the same.
 pub fn held_bytes(transactions: &[RawTx]) -> usize {
     let each = |raw: &RawTx| raw.len().saturating_add(size_of::<RawTx>());
@@ -277,6 +314,81 @@ mod tests {
 
     fn anchor_ref() -> L2Ref {
         L2Ref { number: 9.into(), hash: hash(9, 0) }
+    }
+
+    #[test]
+    fn g5_what_must_still_stand_where_the_head_moved() {
+        let at = |number: u64| L2Ref { number: number.into(), hash: B256::from_low_u64_be(number) };
+        let plan = |replaces: &[u64], again: &[u64]| Plan {
+            skip: at(8),
+            blocks: Vec::new(),
+            replaces: replaces.iter().map(|n| at(*n)).collect(),
+            again: again.iter().map(|n| at(*n)).collect(),
+            drops_above: 0,
+        };
+        let table = [
+            (plan(&[9, 10], &[]), 10, 10, Some(vec![])),
+            (plan(&[], &[]), 8, 8, Some(vec![])),
+            // Grown: what is replaced and what stays below it must be the same.
+            (plan(&[9, 10], &[]), 10, 12, Some(vec![at(8), at(9)])),
+            (plan(&[9, 10], &[9, 10]), 10, 12, Some(vec![at(8), at(9), at(10)])),
+            // Fallen, but not below the first block that is replaced.
+            (plan(&[9, 10], &[]), 10, 9, Some(vec![at(8), at(9)])),
+            (plan(&[9, 10], &[]), 10, 8, None),
+            // Nothing was to be replaced, and now there would be.
+            (plan(&[], &[]), 8, 9, None),
+        ];
+        for (plan, before, now, expected) in table {
+            assert_eq!(tells_that_it_holds(&plan, at(before), at(now)), expected, "{before} to {now}");
+        }
+    }
+
+    #[test]
+    fn e13_e17_a_block_that_was_made_otherwise_is_named_with_its_parent() {
+        let anchor = B256::repeat_byte(8);
+        let sent = |number: u64| NewBlock {
+            number: number.into(),
+            timestamp: 100 + number,
+            base_fee: 7.into(),
+            gas_limit: 30,
+            transactions: Vec::new(),
+            parent_hash: None,
+        };
+        let blocks = [sent(9), sent(10)];
+        let made = |change: fn(&mut L2Header)| {
+            let header = |block: &NewBlock, parent_hash| L2Header {
+                number: block.number,
+                hash: B256::from_low_u64_be(block.number.get()),
+                parent_hash,
+                state_root: B256::zero(),
+                timestamp: block.timestamp,
+                base_fee: block.base_fee,
+                gas_limit: block.gas_limit,
+            };
+            let mut headers = vec![header(&blocks[0], anchor), header(&blocks[1], B256::from_low_u64_be(9))];
+            change(&mut headers[1]);
+            headers
+        };
+        let fault = |headers: &[L2Header], again: &[L2Ref]| {
+            mismatch(&blocks, headers, anchor, again).map(|(block, parent)| (block.number.get(), parent))
+        };
+        let second = Some((10, B256::from_low_u64_be(9)));
+        assert_eq!(fault(&made(|_| {}), &[]), None);
+        assert_eq!(fault(&made(|h| h.number = 11.into()), &[]), second);
+        assert_eq!(fault(&made(|h| h.timestamp += 1), &[]), second);
+        assert_eq!(fault(&made(|h| h.base_fee += 1.into()), &[]), second);
+        assert_eq!(fault(&made(|h| h.gas_limit += 1), &[]), second);
+        assert_eq!(fault(&made(|h| h.parent_hash = B256::zero()), &[]), second);
+        assert_eq!(fault(&made(|_| {})[..1], &[]), None, "what did not come back is another matter");
+        // An equal block that is written again must get the hash that it had.
+        let again = |hash| [L2Ref { number: 10.into(), hash }];
+        assert_eq!(fault(&made(|_| {}), &again(B256::from_low_u64_be(10))), None);
+        assert_eq!(fault(&made(|_| {}), &again(B256::zero())), second);
+        let parent: fn(&mut L2Header) = |_| {};
+        assert_eq!(
+            mismatch(&blocks, &made(parent), B256::zero(), &[]).map(|(b, p)| (b.number.get(), p)),
+            Some((9, B256::zero()))
+        );
     }
 
     #[test]

@@ -44,7 +44,7 @@ impl L2Reader for Embedded {
     async fn snapshot(&self) -> PortResult<L2Snapshot> {
         let node = self.node();
         Ok(L2Snapshot {
-            head: node.head().header,
+            head: node.head().header.l2_ref(),
             safe: node.safe(),
             finalized: node.finalized(),
             syncing: node.moods.syncing,

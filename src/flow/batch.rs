@@ -3,25 +3,30 @@
 //! Outline → anchor → first look → (blob → second look → plan → `derive_force`) → roots. What comes out is either a
 //! record to be stored with the heads and the cursor, or the reason to stop at this batch.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use tracing::{info, warn};
 
 use crate::codec::batch;
 use crate::decide::binding::{self, BoundCommit, queue_range};
 use crate::decide::content::{self, ContentFault};
 use crate::decide::dispatch::{self, FirstFacts, FirstLook, SecondFacts, SecondLook};
+use crate::decide::liveness::Verdict;
 use crate::decide::local_chain::Lost;
 use crate::decide::reconcile::{self, Anchor, AnchorFacts, held_bytes};
 use crate::decide::stall::{Reason, Stall};
-use crate::error::{PortError, Target};
-use crate::flow::gather::BatchContext;
-use crate::flow::pull::Pull;
-use crate::flow::roots::Asked;
-use crate::flow::search::Sought;
-use crate::flow::worker::Worker;
-use crate::flow::{FlowError, Mode};
+use crate::error::{PortError, PortErrorKind, Target};
+use crate::flow::commit::{self, Everything};
+use crate::flow::gather::{BatchContext, Gatherer};
+use crate::flow::l1_search::L1Search;
+use crate::flow::ledger::Ledger;
+use crate::flow::roots::{Asked, Roots};
+use crate::flow::writer::{Hands, Order, Writer};
+use crate::flow::{FlowError, Mode, Ports, Settings, intents};
+use crate::ports::{L1Chain, L2Reader, Rows};
 use crate::types::{
-    B256, BatchIndex, BatchRecord, Case, L1Event, L1EventKind, L1Message, L2Header, L2Number, NewBlock, Outcome,
-    QueueIndex,
+    Address, BatchIndex, BatchRecord, Case, CommitEvent, L1Message, L2Header, L2Number, NewBlock, Outcome, QueueIndex,
 };
 
 /// How one batch ended.
@@ -37,7 +42,7 @@ pub(crate) enum BatchEnd {
         blocks: u64,
     },
     /// The anchor is wrong: the batch of this commit must be verified first.
-    WalkBack(Box<L1Event>),
+    WalkBack(CommitEvent),
 }
 
 impl BatchEnd {
@@ -54,17 +59,80 @@ struct Resolved {
     drift: bool,
 }
 
-impl Worker {
-    /// Judges the batch of `event`, repairs the local chain where the table says so, and verifies the roots.
+/// What a batch's turn may change, and what its poll decides by.
+pub(crate) struct Turn<'a> {
+    /// What a write may change.
+    pub(crate) hands: Hands<'a>,
+    /// L1's history.
+    pub(crate) search: &'a mut L1Search,
+    /// Whether the head grows.
+    pub(crate) verdict: Verdict,
+}
+
+/// The case table: one batch after another.
+pub(crate) struct Batches {
+    l1: Arc<dyn L1Chain>,
+    l2: Arc<dyn L2Reader>,
+    rows: Arc<dyn Rows>,
+    rollup: Address,
+    mode: Mode,
+    switch_ms: u64,
+    local_bytes: usize,
+    search_time: Duration,
+    gatherer: Gatherer,
+    roots: Roots,
+    /// Who writes.
+    pub(crate) writer: Writer,
+    /// Batches whose bytes differed under equal content.
+    drift: u64,
+}
+
+impl Batches {
+    /// No batch yet.
+    pub(crate) fn new(ports: &Ports, writer: Writer, settings: &Settings) -> Self {
+        Self {
+            l1: ports.l1.clone(),
+            l2: ports.l2.clone(),
+            rows: ports.progress.clone(),
+            rollup: settings.rollup,
+            mode: settings.mode,
+            switch_ms: settings.switch_ms,
+            local_bytes: settings.local_bytes,
+            search_time: settings.search_time,
+            gatherer: Gatherer::new(ports.l1.clone(), ports.blobs.clone(), ports.l2.clone()),
+            roots: Roots::default(),
+            writer,
+            drift: 0,
+        }
+    }
+
+    /// Batches whose bytes differed under equal content.
+    pub(crate) const fn drift(&self) -> u64 {
+        self.drift
+    }
+
+    /// Finds the commit and binds it to its event's hash.
+    pub(crate) async fn bind(
+        &self,
+        commit: &CommitEvent,
+        before: Option<&BatchRecord>,
+        search: &mut L1Search,
+        ledger: &mut Ledger,
+    ) -> Result<Result<BoundCommit, Stall>, FlowError> {
+        let (l1, l2, rows) = (self.l1.as_ref(), self.l2.as_ref(), self.rows.as_ref());
+        let mut elsewhere = Everything { l1, l2, rows, search, ledger, before };
+        commit::bind(l1, self.rollup, commit, &mut elsewhere).await
+    }
+
+    /// Judges the batch of `commit`, repairs the local chain where the table says so, and verifies the roots.
     pub(crate) async fn judge(
         &mut self,
-        event: &L1Event,
-        index: BatchIndex,
-        hash: B256,
+        commit: &CommitEvent,
         before: Option<&BatchRecord>,
-        pull: &mut Pull,
+        turn: &mut Turn<'_>,
     ) -> Result<BatchEnd, FlowError> {
-        let bound = match self.bound_commit(event, index, hash, before).await? {
+        let CommitEvent { index, hash, .. } = *commit;
+        let bound = match self.bind(commit, before, turn.search, turn.hands.ledger).await? {
             Ok(bound) => bound,
             Err(stall) => return Ok(BatchEnd::stands(stall)),
         };
@@ -81,24 +149,25 @@ impl Worker {
             Ok(blocks) => blocks,
             Err(fault) => return Ok(BatchEnd::stands(poison(index, &fault))),
         };
-        let anchor = match self.anchor(&bound, before, first, pull).await? {
+        let anchor = match self.anchor(&bound, before, first, turn).await? {
             Ok(anchor) => anchor,
             Err(end) => return Ok(end),
         };
         let batch = BatchContext { bound: &bound, before, first, blocks, anchor };
-        let mut resolved = match self.resolve_case(&batch, pull).await? {
+        let mut resolved = match self.resolve_case(&batch, turn).await? {
             Ok(resolved) => resolved,
             Err(stall) => return Ok(BatchEnd::Stands { stall, blocks }),
         };
-        let l2 = self.ports.l2.clone();
         let asked = Asked::of(&batch, &resolved.last);
-        if let Some(stall) = self.roots.check(l2.as_ref(), &asked, self.settings.search_time, self.now).await? {
+        let now = turn.hands.now;
+        if let Some(stall) = self.roots.check(self.l2.as_ref(), &asked, self.search_time, now).await? {
             return Ok(BatchEnd::Stands { stall, blocks });
         }
-        let head = pull.head.number;
-        if let Some((case, rewritten)) = self.settle_writes(index, hash, resolved.last.number, head).await? {
+        let (ledger, height) = (&mut *turn.hands.ledger, turn.hands.node.height());
+        let noted = intents::close(ledger, self.l2.as_ref(), (index, hash), resolved.last.number, height).await?;
+        if let Some((case, rewritten)) = noted {
             (resolved.case, resolved.rewritten) = (case, rewritten);
-        } else if let Some((row, _)) = self.written_again(index, hash).await? {
+        } else if let Some((row, _)) = intents::written_again(ledger, self.rows.as_ref(), index, hash).await? {
             let case = row.case.unwrap_or(resolved.case);
             resolved = Resolved { case, rewritten: row.rewritten, drift: row.encoder_drift, ..resolved };
         }
@@ -106,9 +175,9 @@ impl Worker {
         Ok(BatchEnd::Verified(Box::new(BatchRecord {
             index,
             hash,
-            l1: event.block,
-            log_index: event.log_index,
-            tx_hash: event.tx_hash,
+            l1: commit.block,
+            log_index: commit.log_index,
+            tx_hash: commit.tx_hash,
             outcome: Outcome::Verified,
             case: Some(resolved.case),
             first: Some(first),
@@ -147,25 +216,25 @@ impl Worker {
         bound: &BoundCommit,
         before: Option<&BatchRecord>,
         first: L2Number,
-        pull: &Pull,
+        turn: &mut Turn<'_>,
     ) -> Result<Result<L2Header, BatchEnd>, FlowError> {
         let index = bound.outline.index();
         let number = first.minus(1);
-        if !dispatch::is_present(number, pull.head.number) {
+        if !dispatch::is_present(number, turn.hands.node.height()) {
             // Not even the block below is there. Behind a verified batch that is a chain that changed under way.
             if before.is_some() {
                 return Err(FlowError::local_changed(format!("block {number} is gone")));
             }
-            let facts = self.first_facts(bound.outline.last, pull, false, None);
+            let facts = first_facts(bound.outline.last, turn, false, None);
             return Ok(Err(match dispatch::first_look(&facts) {
-                FirstLook::FetchBlob => self.walk_back(index, number, false).await?,
+                FirstLook::FetchBlob => walk_back(index, number, false, turn).await?,
                 FirstLook::Wait | FirstLook::WaitBeforeSwitch | FirstLook::Consistent => BatchEnd::Stands {
-                    stall: self.waiting(index, bound.outline.last, pull),
+                    stall: waiting(index, bound.outline.last, turn),
                     blocks: bound.outline.last.above(first).saturating_add(1),
                 },
             }));
         }
-        let Some(local) = self.ports.l2.header(number).await? else {
+        let Some(local) = self.l2.header(number).await? else {
             return Err(FlowError::local_changed(format!("block {number} is gone")));
         };
         let facts = AnchorFacts {
@@ -189,68 +258,8 @@ impl Worker {
                     ?actual,
                     "the local chain differs below this batch; going back one batch"
                 );
-                Ok(Err(self.walk_back(index, number, true).await?))
+                Ok(Err(walk_back(index, number, true, turn).await?))
             }
-        }
-    }
-
-    /// The anchor at `number` below batch `index` is wrong and nothing is stored of the batch before: it is looked for
-    /// on L1 and verified first; a block that is `present` at most down to the finalized head (E5).
-    async fn walk_back(&mut self, index: BatchIndex, number: L2Number, present: bool) -> Result<BatchEnd, FlowError> {
-        if present && self.finalized_floor(number) {
-            let detail = format!("block {number} lies at or below the finalized head and is not what L1 committed to");
-            return Ok(BatchEnd::stands(Stall::at(index, Reason::DivergesBelowFinalized, detail)));
-        }
-        if index.get() <= 1 {
-            let detail = "the local chain differs from L1 at the genesis block";
-            return Ok(BatchEnd::stands(Stall::at(index, Reason::DivergesBelowFinalized, detail)));
-        }
-        match self.standing_commit(index.minus(1)).await? {
-            Some(event) => Ok(BatchEnd::WalkBack(Box::new(event))),
-            None => {
-                let detail = format!("the commit of batch {} was not found on L1", index.minus(1));
-                Ok(BatchEnd::stands(Stall::at(index, Reason::Gap, detail)))
-            }
-        }
-    }
-
-    /// The newest commit of `index` that stands on L1, within what is confirmed.
-    pub(crate) async fn standing_commit(&mut self, index: BatchIndex) -> Result<Option<L1Event>, FlowError> {
-        let confirmed = self.status.l1_confirmed.unwrap_or(self.settings.start);
-        let hashes = self.ports.l1.committed_hashes(&[index], None).await?;
-        let Some(standing) = hashes.first().copied().filter(|hash| !hash.is_zero()) else { return Ok(None) };
-        // Nothing was committed below the batch before it.
-        let before = self.ports.progress.batch(index.minus(1)).await?.filter(|b| b.index < index);
-        let low = before.map_or(self.settings.origin, |b| b.l1.number);
-        let mut nth = 0;
-        while let Some(event) = self.nth_log(Sought::Commits, index, (low, confirmed), nth).await? {
-            if matches!(event.kind, L1EventKind::Commit { hash, .. } if hash == standing) {
-                return Ok(Some(event));
-            }
-            nth += 1;
-        }
-        Ok(None)
-    }
-
-    fn first_facts(&self, last: L2Number, pull: &Pull, before_switch: bool, same_bytes: Option<bool>) -> FirstFacts {
-        FirstFacts { last, head: pull.head.number, verdict: pull.verdict, before_switch, same_bytes }
-    }
-
-    fn waiting(&self, index: BatchIndex, last: L2Number, pull: &Pull) -> Stall {
-        match self.local.lost() {
-            Some(Lost { from, .. }) => Stall::at(
-                index,
-                Reason::NodeLostBlocks,
-                format!(
-                    "the node lost its blocks from {from} on; its head is {}, the batch ends on {last}",
-                    pull.head.number
-                ),
-            ),
-            None => Stall::at(
-                index,
-                Reason::WaitingForBlocks,
-                format!("the local head is {}, the batch ends on {last}", pull.head.number),
-            ),
         }
     }
 
@@ -258,38 +267,38 @@ impl Worker {
     async fn resolve_case(
         &mut self,
         batch: &BatchContext<'_>,
-        pull: &mut Pull,
+        turn: &mut Turn<'_>,
     ) -> Result<Result<Resolved, Stall>, FlowError> {
         let (index, last) = (batch.index(), batch.last());
-        let before_switch = dispatch::is_before_switch(batch.anchor.timestamp, self.settings.switch_ms);
-        let present = dispatch::is_present(last, pull.head.number);
+        let before_switch = dispatch::is_before_switch(batch.anchor.timestamp, self.switch_ms);
+        let present = dispatch::is_present(last, turn.hands.node.height());
         let mut local = Vec::new();
         if present {
-            local = self.gatherer.local_blocks(batch, last, self.settings.local_bytes).await?;
+            local = self.gatherer.local_blocks(batch, last, self.local_bytes).await?;
         }
         let whole = local.len() as u64 == batch.blocks;
-        let same_bytes = if present && whole && self.settings.mode == Mode::Local {
+        let same_bytes = if present && whole && self.mode == Mode::Local {
             Some(self.gatherer.same_bytes(batch, &local).await?)
         } else {
             None
         };
-        match dispatch::first_look(&self.first_facts(last, pull, before_switch, same_bytes)) {
+        match dispatch::first_look(&first_facts(last, turn, before_switch, same_bytes)) {
             FirstLook::Consistent => {
                 let Some(block) = local.last() else { return Err(FlowError::local_changed("no block was read")) };
                 return Ok(Ok(Resolved { case: Case::Consistent, last: block.header, rewritten: 0, drift: false }));
             }
-            FirstLook::Wait => return Ok(Err(self.waiting(index, last, pull))),
+            FirstLook::Wait => return Ok(Err(waiting(index, last, turn))),
             FirstLook::WaitBeforeSwitch => {
                 let detail = "its blocks lie before the single-sequencer switch and are never derived from L1";
                 return Ok(Err(Stall::at(index, Reason::BeforeSwitch, detail)));
             }
             FirstLook::FetchBlob => {}
         }
-        let expected = match self.expected_blocks(batch).await? {
+        let expected = match self.expected_blocks(batch, turn).await? {
             Ok(expected) => expected,
             Err(fault) => return Ok(Err(poison(index, &fault))),
         };
-        let top = last.min(pull.head.number);
+        let top = last.min(turn.hands.node.height());
         if !whole && top >= batch.first {
             drop(local);
             local = self
@@ -307,7 +316,7 @@ impl Worker {
             SecondLook::Consistent { drift } => {
                 if drift {
                     warn!(batch = index.get(), "same content under other bytes than our encoder's (encoder drift)");
-                    self.status.encoder_drift = self.status.encoder_drift.saturating_add(1);
+                    self.drift = self.drift.saturating_add(1);
                 }
                 let Some(block) = local.last() else { return Err(FlowError::local_changed("no block was read")) };
                 return Ok(Ok(Resolved { case: Case::Consistent, last: block.header, rewritten: 0, drift }));
@@ -321,16 +330,16 @@ impl Worker {
             SecondLook::FillGap => Case::FillGap,
         };
         let hash = batch.bound.outline.header.hash();
-        let case = self.ledger.case_begun(index, hash).unwrap_or(case);
+        let case = turn.hands.ledger.case_begun(index, hash).unwrap_or(case);
         if let Some(difference) = difference {
             info!(batch = index.get(), %difference, "the local chain differs from L1");
         }
-        let head = pull.head.number;
+        let head = turn.hands.node.height();
         let Some(plan) = reconcile::plan(batch.anchor.l2_ref(), expected, &local, equal, head) else {
             return Err(FlowError::local_changed("nothing is left to write"));
         };
         let rewritten = plan.blocks.len() as u64;
-        match self.derive_force(index, hash, case, plan, pull).await? {
+        match self.writer.derive_force(Order { index, hash, case, plan }, &mut turn.hands).await? {
             Ok(last) => Ok(Ok(Resolved { case, last, rewritten, drift: false })),
             Err(stall) => Ok(Err(stall)),
         }
@@ -340,6 +349,7 @@ impl Worker {
     async fn expected_blocks(
         &mut self,
         batch: &BatchContext<'_>,
+        turn: &mut Turn<'_>,
     ) -> Result<Result<Vec<NewBlock>, ContentFault>, FlowError> {
         let outline = &batch.bound.outline;
         let blocks = match self.gatherer.content(batch).await? {
@@ -349,7 +359,7 @@ impl Worker {
         if let Err(fault) = content::check(&blocks, &batch.demands()) {
             return Ok(Err(fault));
         }
-        let messages = self.messages(outline.first_message, outline.messages).await?;
+        let messages = self.messages(turn.search, turn.hands.ledger, outline.first_message, outline.messages).await?;
         let hashes_fit = messages.iter().map(|m| m.hash).eq(outline.message_hashes.iter().copied());
         if !hashes_fit {
             return Err(FlowError::l1_changed("the stored L1 messages are not those that the batch is bound to"));
@@ -360,38 +370,92 @@ impl Worker {
         }
     }
 
-    /// Asks for all that rebuilding the commit of `event` takes, whatever the local chain holds and whether or not L1 took
-    /// it back since: its calldata, its blobs, its L1 messages. For a recording: over what L1 lacks or the blobs do not say,
-    /// every worker stands still alike.
-    pub(crate) async fn gather_commit(&mut self, event: &L1Event) -> Result<(), FlowError> {
-        let L1EventKind::Commit { index, hash } = event.kind else { return Ok(()) };
-        if index.get() == 0 {
-            return Ok(());
-        }
-        self.searches.begin();
-        let Ok(bound) = self.bound_commit(event, index, hash, None).await? else { return Ok(()) };
+    /// Asks for all that rebuilding `commit` takes, whatever the local chain holds and whether or not L1 took it back since:
+    /// its calldata, its blobs, its L1 messages. For a recording: over what L1 lacks or the blobs do not say, every worker
+    /// stands still alike.
+    pub(crate) async fn ask_for_all(
+        &self,
+        commit: &CommitEvent,
+        search: &mut L1Search,
+        ledger: &mut Ledger,
+    ) -> Result<(), FlowError> {
+        let Ok(bound) = self.bind(commit, None, search, ledger).await? else { return Ok(()) };
         let _decoded = self.gatherer.payload(&bound).await?;
-        self.messages(bound.outline.first_message, bound.outline.messages).await?;
+        let outline = &bound.outline;
+        self.messages(search, ledger, outline.first_message, outline.messages).await?;
         Ok(())
     }
 
     /// L1 messages `first..first + count` with their bytes: the stored ones, else looked for further back on L1.
-    async fn messages(&mut self, first: QueueIndex, count: u64) -> Result<Vec<L1Message>, FlowError> {
+    async fn messages(
+        &self,
+        search: &mut L1Search,
+        ledger: &mut Ledger,
+        first: QueueIndex,
+        count: u64,
+    ) -> Result<Vec<L1Message>, FlowError> {
         if count == 0 {
             return Ok(Vec::new());
         }
-        let stored = self.ports.progress.messages(first, count).await?;
+        let stored = self.rows.messages(first, count).await?;
         if stored.len() as u64 == count {
             return Ok(stored);
         }
-        self.scan_back(first, count).await?;
-        let stored = self.ports.progress.messages(first, count).await?;
+        search.scan_back(ledger, first, count).await?;
+        let stored = self.rows.messages(first, count).await?;
         if stored.len() as u64 == count {
             return Ok(stored);
         }
         let missing = queue_range(first, count).into_iter().find(|i| stored.iter().all(|m| m.index != *i));
         let detail = format!("L1 message {} was not found on L1", missing.unwrap_or(first));
-        Err(FlowError::Port(PortError::new(Target::L1, crate::error::PortErrorKind::NotFound, detail)))
+        Err(FlowError::Port(PortError::new(Target::L1, PortErrorKind::NotFound, detail)))
+    }
+}
+
+/// The anchor at `number` below batch `index` is wrong and nothing is stored of the batch before: it is looked for
+/// on L1 and verified first; a block that is `present` at most down to the finalized head (E5).
+async fn walk_back(
+    index: BatchIndex,
+    number: L2Number,
+    present: bool,
+    turn: &mut Turn<'_>,
+) -> Result<BatchEnd, FlowError> {
+    if present && turn.hands.node.tags.is_final(turn.hands.ledger, number) {
+        let detail = format!("block {number} lies at or below the finalized head and is not what L1 committed to");
+        return Ok(BatchEnd::stands(Stall::at(index, Reason::DivergesBelowFinalized, detail)));
+    }
+    if index.get() <= 1 {
+        let detail = "the local chain differs from L1 at the genesis block";
+        return Ok(BatchEnd::stands(Stall::at(index, Reason::DivergesBelowFinalized, detail)));
+    }
+    match turn.search.standing_commit(index.minus(1)).await? {
+        Some(commit) => Ok(BatchEnd::WalkBack(commit)),
+        None => {
+            let detail = format!("the commit of batch {} was not found on L1", index.minus(1));
+            Ok(BatchEnd::stands(Stall::at(index, Reason::Gap, detail)))
+        }
+    }
+}
+
+fn first_facts(last: L2Number, turn: &Turn<'_>, before_switch: bool, same_bytes: Option<bool>) -> FirstFacts {
+    FirstFacts { last, head: turn.hands.node.height(), verdict: turn.verdict, before_switch, same_bytes }
+}
+
+fn waiting(index: BatchIndex, last: L2Number, turn: &Turn<'_>) -> Stall {
+    match turn.hands.node.local.lost() {
+        Some(Lost { from, .. }) => Stall::at(
+            index,
+            Reason::NodeLostBlocks,
+            format!(
+                "the node lost its blocks from {from} on; its head is {}, the batch ends on {last}",
+                turn.hands.node.height()
+            ),
+        ),
+        None => Stall::at(
+            index,
+            Reason::WaitingForBlocks,
+            format!("the local head is {}, the batch ends on {last}", turn.hands.node.height()),
+        ),
     }
 }
 

@@ -2,14 +2,16 @@
 //!
 //! What is final follows from stored rows, known reverts and proofs, and two hashes (`decide/finality`).
 
+use std::sync::Arc;
+
 use tracing::{debug, error, info};
 
 use crate::decide::finality::{self, Finality, FinalityFacts, Held, Standing, StandingFacts};
 use crate::decide::heads::Move;
-use crate::flow::FlowError;
-use crate::flow::settlement::Settled;
-use crate::flow::worker::Worker;
-use crate::ports::Step;
+use crate::flow::ledger::Ledger;
+use crate::flow::settlement::{Settled, Settlements};
+use crate::flow::{FlowError, Ports, Settings};
+use crate::ports::{L1Chain, L2Reader, Rows, Step};
 use crate::types::{BatchIndex, BatchRecord, FinalityMeaning, L1Event, L1Header, L1Number, L1Ref, L1Tag};
 
 /// Rows of this many batches below the finalized one are kept for questions.
@@ -18,18 +20,63 @@ const KEEP_BATCHES: u64 = 64;
 /// Target and code of the one thing that is alerted here.
 const UNCOMMITTED: &str = "uncommitted_finalized";
 
-impl Worker {
+/// What is told of finality to whoever looks at the worker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FinalityShown {
+    /// L1's finalized block.
+    pub(crate) l1_finalized: Option<L1Number>,
+    /// Up to which L1 block every revert and proof is known.
+    pub(crate) settled_to: Option<L1Number>,
+    /// Why finalized is held.
+    pub(crate) held: Option<Held>,
+    /// L1 reverted a batch that is finalized here and has not committed to those blocks again yet.
+    pub(crate) uncommitted: bool,
+}
+
+/// Finality, as it is advanced poll by poll.
+pub(crate) struct Finalizer {
+    l1: Arc<dyn L1Chain>,
+    l2: Arc<dyn L2Reader>,
+    rows: Arc<dyn Rows>,
+    meaning: FinalityMeaning,
+    reorg_window: u64,
+    shown: FinalityShown,
+}
+
+impl Finalizer {
+    /// Nothing looked at yet.
+    pub(crate) fn new(ports: &Ports, settings: &Settings) -> Self {
+        Self {
+            l1: ports.l1.clone(),
+            l2: ports.l2.clone(),
+            rows: ports.progress.clone(),
+            meaning: settings.finality,
+            reorg_window: settings.reorg_window,
+            shown: FinalityShown::default(),
+        }
+    }
+
+    /// What is told of it.
+    pub(crate) const fn shown(&self) -> FinalityShown {
+        self.shown
+    }
+
     /// Advances finalized as far as L1 finality, the reverts and proofs on L1, and the local chain allow. `on` says that
     /// the next range of L1 is read at once.
-    pub(crate) async fn finalize(&mut self, on: bool) -> Result<(), FlowError> {
+    pub(crate) async fn advance(
+        &mut self,
+        ledger: &mut Ledger,
+        settlements: &mut Settlements,
+        on: bool,
+    ) -> Result<(), FlowError> {
         // A step failed: the rows may not be what memory says, and a revert that was read may not be among them (M2).
-        if self.ledger.is_unsure() || self.ledger.heads().safe().is_none() {
+        if ledger.is_unsure() || ledger.heads().safe().is_none() {
             return Ok(());
         }
-        self.note_uncommitted().await?;
-        let Some(l1_finalized) = self.ports.l1.tagged(L1Tag::Finalized).await? else { return Ok(()) };
-        self.status.l1_finalized = Some(l1_finalized.number);
-        let settled = self.settlements.read_ahead(self.ledger.cursor().as_ref(), &l1_finalized.l1_ref(), on).await?;
+        self.note_uncommitted(ledger).await?;
+        let Some(l1_finalized) = self.l1.tagged(L1Tag::Finalized).await? else { return Ok(()) };
+        self.shown.l1_finalized = Some(l1_finalized.number);
+        let settled = settlements.read_ahead(ledger, &l1_finalized.l1_ref(), on).await?;
         let settled_to = match settled {
             Settled::To(to) => to,
             Settled::Contradicted => {
@@ -37,8 +84,8 @@ impl Worker {
                 return Ok(());
             }
         };
-        self.status.settled_to = settled_to;
-        let candidate = match self.final_candidate(l1_finalized.number, settled_to).await? {
+        self.shown.settled_to = settled_to;
+        let candidate = match self.final_candidate(ledger, settlements, l1_finalized.number, settled_to).await? {
             Ok(candidate) => candidate,
             Err(held) => {
                 self.hold(held);
@@ -46,118 +93,112 @@ impl Worker {
             }
         };
         let Some(last) = candidate.last else { return Ok(()) };
-        if self.ledger.heads().finalized().is_some_and(|f| f.number >= last.number)
-            || self.ledger.heads().safe().is_none_or(|s| s.number < last.number)
-        {
+        if !matches!(ledger.heads().advance_finalized(last), Move::To(_)) {
             self.hold(None);
             return Ok(());
         }
-        let to = match self.ask_chains(&candidate, l1_finalized.l1_ref()).await? {
+        let to = match self.ask_chains(ledger, settlements, &candidate, l1_finalized.l1_ref()).await? {
             Finality::Final(to) => to,
             Finality::Held(held) => {
                 self.hold(Some(held));
                 if held == Held::L1Contradicts {
                     let batch = candidate.index.get();
-                    error!(batch, finalized = %l1_finalized.l1_ref(), "L1 contradicts itself about finality; finalized is held");
+                    let (code, finalized) = ("l1_finality_contradicted", l1_finalized.l1_ref());
+                    error!(code, batch, %finalized, "L1 contradicts itself about finality; finalized is held");
                 }
                 return Ok(());
             }
         };
         self.hold(None);
-        let Move::To(heads) = self.ledger.heads().advance_finalized(to) else { return Ok(()) };
+        let Move::To(heads) = ledger.heads().advance_finalized(to) else { return Ok(()) };
         let step = Step { finalized: heads.finalized(), ..Step::default() };
-        self.ledger.commit(&step).await?;
+        ledger.commit(&step).await?;
         info!(number = to.number.get(), batch = candidate.index.get(), "finalized");
-        self.prune(&candidate).await
+        self.prune(ledger, &candidate).await
     }
 
     /// The highest verified batch that stands, or is proved, at L1's finalized block by what is stored.
     async fn final_candidate(
         &self,
+        ledger: &mut Ledger,
+        settlements: &Settlements,
         finalized_l1: L1Number,
         settled_to: Option<L1Number>,
     ) -> Result<Result<BatchRecord, Option<Held>>, FlowError> {
-        let progress = &self.ports.progress;
-        let meaning = self.settings.finality;
+        let (rows, meaning) = (&self.rows, self.meaning);
         let proof = match meaning {
             FinalityMeaning::Committed => None,
-            FinalityMeaning::Proven => progress.newest_proof(finalized_l1).await?,
+            FinalityMeaning::Proven => rows.newest_proof(finalized_l1).await?,
         };
-        let mut candidate = progress.newest_at_or_below(finalized_l1).await?;
+        let mut candidate = rows.newest_at_or_below(finalized_l1).await?;
         while let Some(record) = candidate {
-            let revert = progress.revert_after(record.index, (record.l1.number, record.log_index)).await?;
+            let revert = rows.revert_after(record.index, (record.l1.number, record.log_index)).await?;
             let (revert, proof) = (revert.as_ref(), proof.as_ref());
             let facts = StandingFacts { meaning, candidate: &record, finalized_l1, settled_to, revert, proof };
             match finality::standing(&facts) {
                 Standing::Candidate => return Ok(Ok(record)),
                 // A proof that contradicts the commits may be false: what L1 does not confirm contradicts nothing.
                 Standing::Held(Held::L1Contradicts) => {
-                    let holds = self.is_proved(proof, record.index, finalized_l1).await?;
+                    let holds = is_proved(ledger, settlements, proof, record.index, finalized_l1).await?;
                     return Ok(Err(Some(if holds { Held::L1Contradicts } else { Held::NotProven })));
                 }
                 Standing::Held(held) => return Ok(Err(Some(held))),
                 // Always a lower index: it ends.
-                Standing::LookAt(index) => candidate = progress.batch(index).await?,
+                Standing::LookAt(index) => candidate = rows.batch(index).await?,
             }
         }
         Ok(Err(None))
     }
 
-    async fn ask_chains(&self, candidate: &BatchRecord, finalized_l1: L1Ref) -> Result<Finality, FlowError> {
+    async fn ask_chains(
+        &self,
+        ledger: &mut Ledger,
+        settlements: &Settlements,
+        candidate: &BatchRecord,
+        finalized_l1: L1Ref,
+    ) -> Result<Finality, FlowError> {
         let Some(last) = candidate.last else { return Ok(Finality::Held(Held::Unknown)) };
         // Reverts and proofs are known up to these blocks: on another chain than L1's they tell nothing.
-        let mut grounds = self.settlements.known_to(self.ledger.cursor().as_ref()).await?;
-        let proof = match self.settings.finality {
+        let mut grounds = settlements.known_to(ledger.cursor().as_ref()).await?;
+        let proof = match self.meaning {
             FinalityMeaning::Committed => None,
-            FinalityMeaning::Proven => self.ports.progress.newest_proof(finalized_l1.number).await?,
+            FinalityMeaning::Proven => self.rows.newest_proof(finalized_l1.number).await?,
         };
         grounds.extend(proof.as_ref().map(|proof| proof.block));
         let asked = [candidate.l1.number, finalized_l1.number];
         let asked: Vec<_> = asked.into_iter().chain(grounds.iter().map(|block| block.number)).collect();
-        let live = self.ports.l1.headers(&asked).await?;
+        let live = self.l1.headers(&asked).await?;
         let is_live = |(block, header): (&L1Ref, &Option<L1Header>)| header.is_some_and(|h| h.l1_ref() == *block);
         let known = live.len() == asked.len() && grounds.iter().zip(live.iter().skip(2)).all(is_live);
         let live_l1 = live.first().copied().flatten();
         let live_finalized = live.get(1).copied().flatten();
-        let local = self.ports.l2.header(last.number).await?;
+        let local = self.l2.header(last.number).await?;
         let facts = FinalityFacts { candidate, live_l1, finalized_l1, live_finalized, local };
         Ok(match finality::finality(&facts) {
             Finality::Final(_) if !known => Finality::Held(Held::Unknown),
-            Finality::Final(_) if !self.is_proved(proof.as_ref(), candidate.index, finalized_l1.number).await? => {
+            Finality::Final(_)
+                if !is_proved(ledger, settlements, proof.as_ref(), candidate.index, finalized_l1.number).await? =>
+            {
                 Finality::Held(Held::NotProven)
             }
             verdict => verdict,
         })
     }
 
-    /// Whether L1 confirms the `proof` by which batch `index` is proved at its finalized block; so where none is needed.
-    async fn is_proved(
-        &self,
-        proof: Option<&L1Event>,
-        index: BatchIndex,
-        finalized_l1: L1Number,
-    ) -> Result<bool, FlowError> {
-        match proof {
-            None => Ok(true),
-            Some(proof) => self.settlements.holds_proof(proof, index, finalized_l1).await,
-        }
-    }
-
     fn hold(&mut self, held: Option<Held>) {
-        self.status.finality_held = held;
-        self.status.l1_finality_contradicted = held == Some(Held::L1Contradicts);
+        self.shown.held = held;
         if let Some(held) = held {
-            debug!(?held, settled_to = ?self.status.settled_to, "finalized is held");
+            debug!(?held, settled_to = ?self.shown.settled_to, "finalized is held");
         }
     }
 
     /// Tells whether our finalized head stands on a batch that L1 reverted since: ordinary, and to be looked at (M3).
-    async fn note_uncommitted(&mut self) -> Result<(), FlowError> {
-        let standing = self.ports.progress.newest_at_or_below(L1Number::new(u64::MAX)).await?;
+    async fn note_uncommitted(&mut self, ledger: &Ledger) -> Result<(), FlowError> {
+        let standing = self.rows.newest_at_or_below(L1Number::new(u64::MAX)).await?;
         let last = standing.as_ref().and_then(|record| record.last);
-        self.status.uncommitted_finalized = finality::is_uncommitted(self.ledger.heads().finalized(), last);
-        if self.status.uncommitted_finalized {
-            let finalized = self.ledger.heads().finalized().map(|f| f.number.get());
+        self.shown.uncommitted = finality::is_uncommitted(ledger.heads().finalized(), last);
+        if self.shown.uncommitted {
+            let finalized = ledger.heads().finalized().map(|f| f.number.get());
             let committed = last.map(|last| last.number.get());
             error!(
                 target: UNCOMMITTED,
@@ -173,12 +214,26 @@ impl Worker {
     }
 
     /// What lies below finality and outside the reorg window is not needed any more (H5).
-    async fn prune(&self, finalized: &BatchRecord) -> Result<(), FlowError> {
-        let Some(cursor) = self.ledger.cursor() else { return Ok(()) };
-        let l1 = cursor.block.number.minus(self.settings.reorg_window).min(finalized.l1.number);
+    async fn prune(&self, ledger: &Ledger, finalized: &BatchRecord) -> Result<(), FlowError> {
+        let Some(cursor) = ledger.cursor() else { return Ok(()) };
+        let l1 = cursor.block.number.minus(self.reorg_window).min(finalized.l1.number);
         let queue = finalized.total_l1_popped.into();
         let batch = BatchIndex::new(finalized.index.get()).minus(KEEP_BATCHES);
-        self.ledger.prune(l1, queue, batch).await?;
+        ledger.prune(l1, queue, batch).await?;
         Ok(())
+    }
+}
+
+/// Whether L1 confirms the `proof` by which batch `index` is proved at its finalized block; so where none is needed.
+async fn is_proved(
+    ledger: &mut Ledger,
+    settlements: &Settlements,
+    proof: Option<&L1Event>,
+    index: BatchIndex,
+    finalized_l1: L1Number,
+) -> Result<bool, FlowError> {
+    match proof {
+        None => Ok(true),
+        Some(proof) => settlements.holds_proof(ledger, proof, index, finalized_l1).await,
     }
 }

@@ -3,7 +3,7 @@
 //! Everything here only asks, and takes `&self`: it may be done ahead of the batch's turn. What the answers mean is
 //! decided in `decide/`, in the batch's turn.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use tracing::debug;
@@ -15,10 +15,13 @@ use crate::decide::reconcile::held_bytes;
 use crate::error::PortError;
 use crate::flow::FlowError;
 use crate::ports::{BlobSource, L1Chain, L2Reader};
-use crate::types::{BatchIndex, BatchRecord, BlockContent, L2Block, L2Header, L2Number};
+use crate::types::{B256, BatchIndex, BatchRecord, BlockContent, L2Block, L2Header, L2Number};
 
 /// Local blocks read at a time: as many as the L2 client asks for at once, so that reading in pieces costs no time.
 const READ_AT_ONCE: u64 = 200;
+
+/// The largest payload that is kept for the next poll, in bytes: twelve times what six full blobs hold of real ones.
+const KEPT_MAX: usize = 8 << 20;
 
 /// A batch whose commit is bound, on the local block below it.
 pub(crate) struct BatchContext<'a> {
@@ -61,12 +64,15 @@ pub(crate) struct Gatherer {
     l1: Arc<dyn L1Chain>,
     blobs: Arc<dyn BlobSource>,
     l2: Arc<dyn L2Reader>,
+    /// The payload that was decoded last: a batch at which the worker stands is not fetched again at every poll. What
+    /// hashes to the same versioned hashes is the same.
+    last: Mutex<Option<(Vec<B256>, Bytes)>>,
 }
 
 impl Gatherer {
     /// Over these ports.
     pub(crate) const fn new(l1: Arc<dyn L1Chain>, blobs: Arc<dyn BlobSource>, l2: Arc<dyn L2Reader>) -> Self {
-        Self { l1, blobs, l2 }
+        Self { l1, blobs, l2, last: Mutex::new(None) }
     }
 
     /// Local blocks from the batch's first to `to`, standing on the anchor that was read; fewer where they hold more
@@ -166,6 +172,9 @@ impl Gatherer {
         let Some(header) = headers.first().copied().flatten().filter(|h| h.l1_ref() == bound.blob_block) else {
             return Err(FlowError::l1_changed(format!("L1 block {} is no longer canonical", bound.blob_block)));
         };
+        if let Some(bytes) = self.kept(&outline.versioned_hashes) {
+            return Ok(Ok(bytes));
+        }
         let blobs = match self.blobs.blobs(&header, &outline.versioned_hashes).await {
             Ok(blobs) => blobs,
             Err(error) => return Err(self.missing_blob(bound, error).await),
@@ -173,7 +182,22 @@ impl Gatherer {
         debug!(batch = outline.index().get(), blobs = blobs.len(), "blobs fetched");
         let decoded = tokio::task::spawn_blocking(move || batch::payload_of(&blobs)).await;
         let decoded = decoded.map_err(|e| FlowError::local_changed(format!("decoding was cut off: {e}")))?;
-        Ok(decoded.map(|d| d.payload).map_err(|e| ContentFault::Malformed(e.to_string())))
+        let decoded = decoded.map(|d| d.payload).map_err(|e| ContentFault::Malformed(e.to_string()));
+        if let Ok(bytes) = decoded.as_ref()
+            && bytes.len() <= KEPT_MAX
+        {
+            self.keep(&outline.versioned_hashes, bytes.clone());
+        }
+        Ok(decoded)
+    }
+
+    fn kept(&self, hashes: &[B256]) -> Option<Bytes> {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.as_ref().filter(|(of, _)| of == hashes).map(|(_, bytes)| bytes.clone())
+    }
+
+    fn keep(&self, hashes: &[B256], bytes: Bytes) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((hashes.to_vec(), bytes));
     }
 
     /// A missed slot may be a reorg: the L1 block is looked at once more before the beacon node is blamed (D3).

@@ -182,7 +182,7 @@ impl LocalChain {
 
     /// Whether the node has `block` on its chain.
     async fn holds(&self, block: L2Ref, node: &L2Snapshot) -> Result<bool, FlowError> {
-        if node.head.l2_ref() == block {
+        if node.head == block {
             return Ok(true);
         }
         if !is_present(block.number, node.head.number) {

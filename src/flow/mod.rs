@@ -1,59 +1,64 @@
-//! Ask, decide, act.
+//! Ask, decide, act: by owners under one loop.
 //!
-//! | file | what it drives |
-//! | --- | --- |
-//! | [`worker`] | the loop: polls, severities, shutdown, status |
-//! | [`pull`] | one poll: snapshot, L1 view, logs, batches, finality, tags |
-//! | [`ledger`] | heads, cursor and notes of writes, in memory as in the database |
-//! | [`l1_view`] | where L1 stands, and what a reorg takes away |
-//! | [`local_chain`] | whether the local head grows, and what of the verified chain the node still holds |
-//! | [`l1_range`] | a range of L1, on one chain that builds on what is recorded |
-//! | [`commit`] | from an event to a bound outline |
-//! | [`batch`] | one batch through the case table |
-//! | [`gather`] | what a batch is judged by; only asks |
-//! | [`roots`] | the roots at a batch's end |
-//! | [`settlement`] | what L1 took back or proved, ahead of the batches |
-//! | [`search`] | logs that lie far from what is being read |
-//! | [`derive`] | `derive_force`: the only place that writes blocks |
-//! | [`open_writes`] | writes that were begun and whose batch is not stored yet |
-//! | [`one_node`] | the proof that the node that is read is the node that is written |
-//! | [`patience`] | how long a plan that could not be written waits |
-//! | [`states`] | a parent whose state the node still has |
-//! | [`quiesce`] | the guard that pauses the reactors |
-//! | [`finalize`] | finality |
-//! | [`stall_log`] | what the log says of stalls |
-//! | [`tags`] | the node's tags: what it was told, what it showed, whose mark a tag is |
+//! [`worker`] is the loop, [`poll`] the order of one poll; nothing else here knows them. Below them every fact has one
+//! owner, and only the owner changes it. Who may change what:
 //!
-//! No SQL, no JSON, no HTTP: everything outside is reached through `ports`.
+//! | what | owner | its doors | only it uses |
+//! | --- | --- | --- | --- |
+//! | heads, cursor, write intents, a spurious mark of the node | [`ledger`] | `commit`, `begin_writes`, `withdraw_writes`, `journal`, `looked`, `prune` | `Progress` |
+//! | the node's tags | [`tags`] | `sync`, `lower`, `unmark`, `abandon_safe` | `set_tags` |
+//! | the node's blocks | [`writer`] | `derive_force` | `write_blocks` |
+//! | when a write is tried again | [`patience`] | `failed`, `succeeded`, `node_changed` | |
+//! | pauses of the reactors, their lease | [`quiesce`] | `acquire`, `release`, `settle` | `LeaseStore` |
+//! | whether the local head grows, what the node lost | [`local_chain`] | `observe`, `wrote`, `check_safe` | `Liveness` |
+//! | the head by which a poll decides | [`node`] | `poll_begins`, `stands_on` | |
+//! | what L1 is this poll, and reorgs | [`l1_view`] | `look` | `Reorg` |
+//! | what is looked for far away on L1, and how far that came | [`l1_search`] | `nth_log`, `scan_back`, `begin`, `forget` | `Walk` |
+//! | the log to which reading went back | [`continuity`] | `batch_before`, `hidden_logs`, `go_back_to` | `gone_back` |
+//! | a verdict that is kept | [`events`] | `read_range` | `Grounds` |
+//! | how far reverts and proofs are known | [`settlement`] | `read_ahead`, `left_out`, `holds_proof` | `BLOCKS_MAX` |
+//! | why finalized is held | [`finalize`] | `advance` | `StandingFacts` |
+//! | a search for a withdrawal root | [`roots`] | `check` | `last_appended_root` |
+//! | what the faces show | [`worker`] | `poll` | `Pace` |
+//!
+//! The other files own nothing: [`commit`] (from an event to a bound commit), [`gather`] (what a batch is judged by; only
+//! asks), [`batch`] (one batch through the case table), [`l1_range`] (a range of L1, on one chain), [`intents`] (write
+//! intents, begun and closed), [`states`] (a parent whose state the node still has), [`one_node`] (the proof that reader and
+//! engine are one node), [`stall_log`] (what the log says of stalls), [`status`].
+//!
+//! No SQL, no JSON, no HTTP: everything outside is reached through `ports`. A test holds the table to the sources.
 
 pub(crate) use self::clock::unix_now;
 pub use self::error::FlowError;
 pub use self::settings::{Ports, Settings};
-pub use self::status::{BatchReport, Status};
+pub use self::status::{BatchReport, PollEnd, PollReport, Status};
 pub use crate::types::{Confirmations, FinalityMeaning, Mode};
 
-pub mod batch;
+pub(crate) mod batch;
 mod clock;
 pub mod commit;
-pub mod derive;
+pub(crate) mod continuity;
 mod error;
-pub mod finalize;
+pub(crate) mod events;
+pub(crate) mod finalize;
 pub(crate) mod gather;
+pub(crate) mod intents;
 pub(crate) mod l1_range;
-pub mod l1_view;
+pub(crate) mod l1_search;
+pub(crate) mod l1_view;
 pub(crate) mod ledger;
 pub(crate) mod local_chain;
-pub mod one_node;
-pub mod open_writes;
+pub(crate) mod node;
+pub(crate) mod one_node;
 pub(crate) mod patience;
-pub mod pull;
+pub(crate) mod poll;
 pub mod quiesce;
-pub mod roots;
-pub mod search;
+pub(crate) mod roots;
 mod settings;
-pub mod settlement;
+pub(crate) mod settlement;
 pub mod stall_log;
 pub(crate) mod states;
 pub mod status;
-pub mod tags;
+pub(crate) mod tags;
 pub mod worker;
+pub mod writer;

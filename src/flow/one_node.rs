@@ -37,14 +37,14 @@ impl BothSides {
         number: L2Number,
     ) -> PortResult<Self> {
         let node = l2.snapshot().await?;
-        let reader = node.head.l2_ref();
+        let reader = node.head;
         let after = if before.head == reader { before } else { engine.view(number).await? };
         Ok(Self { node, engine: after, verdict: one_node(before.head, reader, after.head) })
     }
 
     /// The stall that names both heads.
     pub(crate) fn stall(&self) -> Stall {
-        two_nodes(self.node.head.l2_ref(), self.engine.head)
+        two_nodes(self.node.head, self.engine.head)
     }
 }
 

@@ -14,7 +14,8 @@ use crate::decide::finality;
 use crate::decide::settlement::{self, ProofFacts, RevertFacts};
 use crate::decide::stall::{Reason, Stall};
 use crate::flow::FlowError;
-use crate::ports::{L1Chain, Progress, RangeLogs, Step};
+use crate::flow::ledger::Ledger;
+use crate::ports::{L1Chain, RangeLogs, Rows, Step};
 use crate::types::{B256, BatchIndex, Cursor, L1Event, L1EventKind, L1Header, L1Number, L1Ref};
 
 /// Pieces that one poll asks for. A provider with narrow ranges is caught up with over many polls.
@@ -58,7 +59,7 @@ enum Piece {
 /// The scan of RevertBatch and FinalizeBatch logs. How far it came is stored, and nowhere else.
 pub(crate) struct Settlements {
     l1: Arc<dyn L1Chain>,
-    progress: Arc<dyn Progress>,
+    rows: Arc<dyn Rows>,
     start: L1Number,
     /// Width of the batches' own ranges, which bring the same logs.
     range: u64,
@@ -70,22 +71,22 @@ pub(crate) struct Settlements {
 
 impl Settlements {
     /// Over these ports; `start` is the first L1 block that is ever read, `range` the width of the batches' ranges.
-    pub(crate) fn new(l1: Arc<dyn L1Chain>, progress: Arc<dyn Progress>, start: L1Number, range: u64) -> Self {
+    pub(crate) fn new(l1: Arc<dyn L1Chain>, rows: Arc<dyn Rows>, start: L1Number, range: u64) -> Self {
         let range = range.clamp(1, WIDEST);
-        Self { l1, progress, start, range, width: range.saturating_mul(2).min(WIDEST), rest: 0 }
+        Self { l1, rows, start, range, width: range.saturating_mul(2).min(WIDEST), rest: 0 }
     }
 
-    /// Reads on, at most up to `finalized`, and says how far all is known. The batches stand at `cursor`. Where they
+    /// Reads on, at most up to `finalized`, and says how far all is known. Where the batches
     /// read `on` at once they come to the same logs by themselves: then only pieces that are wider than theirs are worth
     /// a request.
     pub(crate) async fn read_ahead(
         &mut self,
-        cursor: Option<&Cursor>,
+        ledger: &mut Ledger,
         finalized: &L1Ref,
         on: bool,
     ) -> Result<Settled, FlowError> {
-        let passed = cursor.and_then(whole_blocks);
-        let stored = self.progress.settled_to().await?;
+        let passed = ledger.cursor().as_ref().and_then(whole_blocks);
+        let stored = self.rows.settled_to().await?;
         let mut known = passed.max(stored.map(|s| s.number));
         // The block to which the scan came must be the one it was, or what it read lies on another chain.
         let mut doubtful = stored.filter(|s| known == Some(s.number) && passed != known);
@@ -109,13 +110,13 @@ impl Settlements {
                 Piece::OtherBase => {
                     let above = passed.unwrap_or(self.start.minus(1));
                     warn!(finalized = %finalized, "L1 shows two chains below its finalized block; its reverts are read again");
-                    self.forget_above(above).await?;
+                    self.forget_above(ledger, above).await?;
                     return Ok(Settled::Contradicted);
                 }
             };
             debug!(from = from.get(), to = end.number.get(), logs = events.len(), "reverts and proofs read ahead");
             let step = Step { settlements: events, settled_to: Some(end), ..Step::default() };
-            self.progress.apply(&step).await?;
+            ledger.commit(&step).await?;
             known = Some(end.number);
         }
         Ok(Settled::To(known))
@@ -123,7 +124,7 @@ impl Settlements {
 
     /// The blocks that vouch for what is known: up to them all was read, by the batches or ahead of them.
     pub(crate) async fn known_to(&self, cursor: Option<&Cursor>) -> Result<Vec<L1Ref>, FlowError> {
-        let stored = self.progress.settled_to().await?;
+        let stored = self.rows.settled_to().await?;
         Ok(cursor.map(|cursor| cursor.block).into_iter().chain(stored).collect())
     }
 
@@ -177,11 +178,12 @@ impl Settlements {
     /// there any more (B8).
     pub(crate) async fn left_out(
         &self,
+        ledger: &mut Ledger,
         events: &[L1Event],
         place: (L1Number, u64),
         to: L1Number,
     ) -> Result<Option<Stall>, FlowError> {
-        let known = self.progress.reverts_within(place, to, REVERTS_MAX).await?;
+        let known = self.rows.reverts_within(place, to, REVERTS_MAX).await?;
         // By block and content: providers differ in how they count logs and transactions.
         let is_there = |known: &L1Event| events.iter().any(|e| e.block == known.block && e.kind == known.kind);
         let missing: Vec<_> = known.into_iter().filter(|known| !is_there(known)).take(MISSING_MAX).collect();
@@ -201,14 +203,14 @@ impl Settlements {
         warn!(l1_block = %first.block, "L1 does not confirm a revert that was read ahead; it is forgotten");
         let whole = place.1 == u64::MAX;
         let above = if whole { place.0 } else { place.0.minus(1) };
-        self.forget_above(above).await?;
+        self.forget_above(ledger, above).await?;
         Ok(None)
     }
 
     /// Forgets the reverts and proofs above block `above`, and how far they were read: they came from the same endpoint,
     /// perhaps.
-    pub(crate) async fn forget_above(&self, above: L1Number) -> Result<(), FlowError> {
-        Ok(self.progress.apply(&Step { forget_settled_above: Some(above), ..Step::default() }).await?)
+    pub(crate) async fn forget_above(&self, ledger: &mut Ledger, above: L1Number) -> Result<(), FlowError> {
+        Ok(ledger.commit(&Step { forget_settled_above: Some(above), ..Step::default() }).await?)
     }
 
     /// Whether L1, asked for this very revert, says that it happened.
@@ -231,13 +233,18 @@ impl Settlements {
 
     /// Whether L1 proved batch `index` before the revert at the log `at`. A stored proof that L1 does not confirm is
     /// forgotten, and the next one counts.
-    pub(crate) async fn was_proved(&self, index: BatchIndex, at: &L1Event) -> Result<bool, FlowError> {
+    pub(crate) async fn was_proved(
+        &self,
+        ledger: &mut Ledger,
+        index: BatchIndex,
+        at: &L1Event,
+    ) -> Result<bool, FlowError> {
         for _ in 0..MISSING_MAX {
-            let proof = self.progress.newest_proof(at.block.number).await?;
+            let proof = self.rows.newest_proof(at.block.number).await?;
             let Some(proof) = proof.filter(|proof| !finality::may_be_reverted(index, at, Some(proof))) else {
                 return Ok(false);
             };
-            if self.holds_proof(&proof, index, at.block.number).await? {
+            if self.holds_proof(ledger, &proof, index, at.block.number).await? {
                 return Ok(true);
             }
         }
@@ -247,6 +254,7 @@ impl Settlements {
     /// Whether L1 confirms that `proof` proves batch `index` at block `at`. A proof that it does not confirm is forgotten.
     pub(crate) async fn holds_proof(
         &self,
+        ledger: &mut Ledger,
         proof: &L1Event,
         index: BatchIndex,
         at: L1Number,
@@ -261,7 +269,7 @@ impl Settlements {
         let holds = settlement::is_proof(&ProofFacts { told, index, proved });
         if !holds {
             warn!(l1_block = %proof.block, told, ?proved, "L1 does not confirm a proof that it gave; it is forgotten");
-            self.progress.apply(&Step { forget_proof: Some(proof.clone()), ..Step::default() }).await?;
+            ledger.commit(&Step { forget_proof: Some(proof.clone()), ..Step::default() }).await?;
         }
         Ok(holds)
     }

@@ -4,27 +4,42 @@
 //! (protocol.md, section 7), and refuses a rewrite anywhere else. The way round: begin at the nearest older block whose
 //! state is there, and write the equal blocks above it again. Asked before anything is paused.
 
+use std::sync::Arc;
+
 use tracing::info;
 
 use crate::decide::reconcile::{self, Again, Plan};
 use crate::decide::stall::{Reason, Stall};
 use crate::flow::FlowError;
-use crate::flow::worker::Worker;
+use crate::ports::L2Reader;
 use crate::types::{L2Block, L2Number};
 
 /// Blocks read at a time.
 const READ_AT_ONCE: u64 = 200;
 
-impl Worker {
+/// Where the node still has states, and the blocks above them.
+pub(crate) struct KeptStates {
+    l2: Arc<dyn L2Reader>,
+    switch_ms: u64,
+    /// Blocks that are written again hold at most this many bytes.
+    local_bytes: usize,
+}
+
+impl KeptStates {
+    /// Of this node; blocks before `switch_ms` are never written.
+    pub(crate) const fn new(l2: Arc<dyn L2Reader>, switch_ms: u64, local_bytes: usize) -> Self {
+        Self { l2, switch_ms, local_bytes }
+    }
+
     /// `plan`, on a parent whose state the node has: as it is where that is its own, or where the node cannot be asked;
-    /// else with the equal blocks from the nearest older one on. None is looked for below finalized: the head falls
+    /// else with the equal blocks from the nearest older one on. None is looked for below `floor`, the finalized height: the head falls
     /// while they are written.
-    pub(crate) async fn on_kept_state(&self, plan: Plan) -> Result<Result<Plan, Stall>, FlowError> {
+    pub(crate) async fn on_kept_state(&self, plan: Plan, floor: L2Number) -> Result<Result<Plan, Stall>, FlowError> {
         let skip = plan.skip.number;
         if !plan.rewrites() {
             return Ok(Ok(plan));
         }
-        let kept = match self.ports.l2.has_states(&[skip]).await {
+        let kept = match self.l2.has_states(&[skip]).await {
             Err(error) if error.is_transient() => return Err(error.into()),
             // A node that will not tell is tried as it is: it refuses the block where the state is missing.
             answer => answer.ok().flatten(),
@@ -32,7 +47,6 @@ impl Worker {
         if kept.as_deref() != Some(&[false]) {
             return Ok(Ok(plan));
         }
-        let floor = self.finalized_height().unwrap_or_default();
         let Some(from) = self.nearest_state(skip, floor).await? else {
             let detail = format!(
                 "the node no longer has the state of block {skip}, which must be built on, nor of one of the {} blocks \
@@ -46,7 +60,7 @@ impl Worker {
             let detail = format!("blocks {from} to {skip} would be written again, and hold more than can be kept");
             return Ok(Err(Stall::new(Reason::StateMissing, detail)));
         };
-        match reconcile::write_again(plan, &blocks, self.settings.switch_ms) {
+        match reconcile::write_again(plan, &blocks, self.switch_ms) {
             Ok(extended) => {
                 info!(
                     from = from.get(),
@@ -72,7 +86,7 @@ impl Worker {
         if older.is_empty() {
             return Ok(None);
         }
-        let kept = self.ports.l2.has_states(&older).await?.unwrap_or_default();
+        let kept = self.l2.has_states(&older).await?.unwrap_or_default();
         Ok(older.into_iter().zip(kept).find(|(_, kept)| *kept).map(|(number, _)| number))
     }
 
@@ -83,11 +97,11 @@ impl Worker {
         let mut next = from.plus(1);
         while next <= to {
             let end = next.plus(READ_AT_ONCE - 1).min(to);
-            for block in self.ports.l2.blocks(next, end).await? {
+            for block in self.l2.blocks(next, end).await? {
                 held = held.saturating_add(block.transactions.iter().map(bytes::Bytes::len).sum());
                 blocks.push(block);
             }
-            if held > self.settings.local_bytes {
+            if held > self.local_bytes {
                 return Ok(None);
             }
             next = end.plus(1);

@@ -23,6 +23,28 @@ pub struct BatchReport {
     pub encoder_drift: bool,
 }
 
+/// How a poll ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PollEnd {
+    /// There is more confirmed L1 to read: the next poll starts at once.
+    Behind,
+    /// Everything confirmed was read.
+    CaughtUp,
+    /// The last batch that was asked for was reached.
+    Reached,
+    /// It stands still, for this reason.
+    Stalled(Stall),
+}
+
+/// What one poll did.
+#[derive(Clone, Debug)]
+pub struct PollReport {
+    /// The batches that were decided, in order; one that is waited for included.
+    pub batches: Vec<BatchReport>,
+    /// How it ended.
+    pub end: PollEnd,
+}
+
 /// What the faces show. Written by the flow, read by anybody.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Status {

@@ -15,19 +15,12 @@ use crate::decide::heads::Heads;
 use crate::decide::pace::Pace;
 use crate::decide::stall::{Reason, Stall};
 use crate::error::Severity;
-use crate::flow::derive::PendingWrite;
-use crate::flow::gather::Gatherer;
-use crate::flow::ledger::Ledger;
-use crate::flow::local_chain::LocalChain;
-use crate::flow::patience::Patience;
-use crate::flow::pull::{Kept, PullEnd, PullReport};
+use crate::flow::poll::Poll;
 use crate::flow::quiesce::Quiesce;
-use crate::flow::roots::Roots;
-use crate::flow::search::Searches;
-use crate::flow::settlement::Settlements;
 use crate::flow::stall_log::{Doing, StallLog};
-use crate::flow::{FlowError, Ports, Settings, Status};
-use crate::types::{Cursor, L1Ref, L2Ref};
+use crate::flow::writer::PendingWrite;
+use crate::flow::{FlowError, PollEnd, PollReport, Ports, Settings, Status};
+use crate::types::{BatchIndex, Cursor, L1Event, L1Message, L1Ref, L2Number};
 
 /// First wait after a failed poll; doubled up to the poll interval.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
@@ -58,41 +51,15 @@ pub async fn contained<T: Send + 'static>(
     }
 }
 
-/// The worker: its memory of the chain, and the ports.
+/// The worker: the loop over its polls, and what it tells of them.
 pub struct Worker {
-    pub(crate) ports: Ports,
-    pub(crate) settings: Settings,
-    pub(crate) quiesce: Quiesce,
-    pub(crate) local: LocalChain,
-    pub(crate) ledger: Ledger,
-    /// The heads that the node was told in this poll.
-    pub(crate) asserted: Option<Heads>,
-    /// The node's tags as they were read back last.
-    pub(crate) confirmed: Option<Heads>,
-    /// What the last try to write failed on.
-    pub(crate) patience: Patience,
-    /// Seen in this poll when the tags were to be set: the reader and the engine are two nodes.
-    pub(crate) two_nodes: Option<Stall>,
-    /// The node's own finalized tag. Above a fallen head too: what it stood on may come back, and not another block.
-    pub(crate) node_finalized: Option<L2Ref>,
-    /// Without an engine: the first write that would have been made.
-    pub(crate) pending: Option<PendingWrite>,
-    /// The verdict on the batch at which it stands, while it need not be given again.
-    pub(crate) kept: Option<Kept>,
-    /// What is being looked for on L1.
-    pub(crate) searches: Searches,
-    pub(crate) roots: Roots,
-    pub(crate) gatherer: Gatherer,
-    /// What L1 took back or proved, ahead of the batches.
-    pub(crate) settlements: Settlements,
+    poll: Poll,
+    poll_interval: Duration,
+    quiesce: Quiesce,
     /// The polls that followed each other at once.
     pace: Pace,
     stall_log: StallLog,
-    /// The log to which the cursor was sent back, until it is read.
-    pub(crate) gone_back: Option<(L1Ref, u64)>,
-    /// The poll's time.
-    pub(crate) now: Duration,
-    pub(crate) status: Status,
+    status: Status,
     publish: watch::Sender<Status>,
 }
 
@@ -113,38 +80,15 @@ impl Worker {
     /// # Errors
     /// When the database cannot be read.
     pub async fn under(quiesce: Quiesce, ports: Ports, settings: Settings) -> Result<Self, FlowError> {
-        let (ledger, tip) = Ledger::load(ports.progress.clone()).await?;
-        let mut local = LocalChain::new(ports.l1.clone(), ports.l2.clone(), settings.observation_window);
-        local.loaded(&ledger, tip.as_ref());
+        let poll = Poll::new(quiesce.clone(), &ports, &settings).await?;
         let (publish, _) = watch::channel(Status::default());
-        let settlements = {
-            let (l1, progress) = (ports.l1.clone(), ports.progress.clone());
-            Settlements::new(l1, progress, settings.start, settings.fetch_range)
-        };
-        let finality = settings.finality;
-        let gatherer = Gatherer::new(ports.l1.clone(), ports.blobs.clone(), ports.l2.clone());
         let mut worker = Self {
-            ports,
-            settings,
+            poll,
+            poll_interval: settings.poll_interval,
             quiesce,
-            local,
-            ledger,
-            asserted: None,
-            confirmed: None,
-            patience: Patience::default(),
-            two_nodes: None,
-            node_finalized: None,
-            pending: None,
-            kept: None,
-            searches: Searches::default(),
-            roots: Roots::default(),
-            gatherer,
-            settlements,
             pace: Pace::default(),
             stall_log: StallLog::default(),
-            gone_back: None,
-            now: Duration::ZERO,
-            status: Status { last_batch: tip.map(|t| t.index), finality, ..Status::default() },
+            status: Status::default(),
             publish,
         };
         worker.publish();
@@ -153,12 +97,40 @@ impl Worker {
 
     /// Our heads.
     pub const fn heads(&self) -> Heads {
-        self.ledger.heads()
+        self.poll.heads()
     }
 
     /// The first write that a worker without an engine would have made, where the last poll ended on one.
     pub const fn pending_write(&self) -> Option<PendingWrite> {
-        self.pending
+        self.poll.pending()
+    }
+
+    /// The last L2 block of the batch `index` that stands on L1; none where no confirmed commit of it was found or
+    /// what was found does not bind.
+    ///
+    /// # Errors
+    /// When L1 cannot be asked.
+    pub async fn last_block_of(&mut self, index: BatchIndex) -> Result<Option<L2Number>, FlowError> {
+        self.poll.last_block_of(index).await
+    }
+
+    /// Keeps L1 messages that a recording read.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub(crate) async fn keep_messages(&mut self, messages: Vec<(L1Ref, L1Message)>) -> Result<(), FlowError> {
+        self.poll.keep_messages(messages).await
+    }
+
+    /// Asks for all that rebuilding the commit of `event` takes, for a recording.
+    ///
+    /// # Errors
+    /// When L1 or the beacon node cannot be asked.
+    pub(crate) async fn gather_commit(&mut self, event: &L1Event) -> Result<(), FlowError> {
+        match event.as_commit() {
+            Some(commit) => self.poll.ask_for_all(&commit).await,
+            None => Ok(()),
+        }
     }
 
     /// The status, as it changes.
@@ -171,40 +143,26 @@ impl Worker {
         self.quiesce.clone()
     }
 
-    /// Takes heads and cursor from the database again where a step failed since.
-    pub(crate) async fn reload(&mut self) -> Result<(), FlowError> {
-        if let Some(tip) = self.ledger.refresh().await? {
-            self.local.loaded(&self.ledger, tip.as_ref());
-        }
-        Ok(())
-    }
-
     fn publish(&mut self) {
-        self.status.safe = self.ledger.heads().safe();
-        self.status.finalized = self.ledger.heads().finalized();
-        self.status.l1_cursor = self.ledger.cursor().map(|c| c.block.number);
-        self.status.reactors_degraded = self.quiesce.is_degraded();
-        self.status.pause_left_over = self.quiesce.has_left_over();
-        self.status.pauses = self.quiesce.pauses();
+        self.poll.show(&mut self.status);
         self.publish.send_replace(self.status.clone());
     }
 
     /// One poll with its outcome in the status.
     ///
     /// # Errors
-    /// As [`Worker::pull`].
-    pub async fn poll(&mut self, now: Duration) -> Result<PullReport, FlowError> {
+    /// When something could not be read or written. What was stored before stays; the next poll goes on from there.
+    pub async fn poll(&mut self, now: Duration) -> Result<PollReport, FlowError> {
         self.status.polls = self.status.polls.saturating_add(1);
-        self.pending = None;
-        let before = self.ledger.cursor();
-        let mut outcome = self.pull(now).await;
+        let before = self.poll.cursor();
+        let mut outcome = self.poll.run(now).await;
         if let Ok(report) = &mut outcome {
             self.keep_pace(before.as_ref(), report);
         }
         self.status.stall = match &outcome {
             Ok(report) => match &report.end {
-                PullEnd::Stalled(stall) => Some(stall.clone()),
-                PullEnd::Behind | PullEnd::CaughtUp | PullEnd::Reached => None,
+                PollEnd::Stalled(stall) => Some(stall.clone()),
+                PollEnd::Behind | PollEnd::CaughtUp | PollEnd::Reached => None,
             },
             Err(error) => Some(error.stall()),
         };
@@ -212,17 +170,17 @@ impl Worker {
         outcome
     }
 
-    /// A pull that wants the next one at once and gets nowhere is a stall, and waits like one.
-    fn keep_pace(&mut self, before: Option<&Cursor>, report: &mut PullReport) {
-        if report.end != PullEnd::Behind {
+    /// A poll that wants the next one at once and gets nowhere is a stall, and waits like one.
+    fn keep_pace(&mut self, before: Option<&Cursor>, report: &mut PollReport) {
+        if report.end != PollEnd::Behind {
             self.pace = Pace::default();
-        } else if !self.pace.reads_on(before, self.ledger.cursor().as_ref()) {
+        } else if !self.pace.reads_on(before, self.poll.cursor().as_ref()) {
             let detail = "reading L1 gets no further; does an endpoint leave out logs?";
-            report.end = PullEnd::Stalled(Stall::new(Reason::NoProgress, detail));
+            report.end = PollEnd::Stalled(Stall::new(Reason::NoProgress, detail));
         }
     }
 
-    /// Polls until `stop` is cancelled; then lets go of the pull under way and waits for reactors being resumed.
+    /// Polls until `stop` is cancelled; then lets go of the poll under way and waits for reactors being resumed.
     ///
     /// # Errors
     /// Never for a passing fault; only where going on would be wrong from the start (wrong network).
@@ -246,7 +204,7 @@ impl Worker {
                 }
                 Err(error) => {
                     let wait = self.wait_after_error(error, backoff);
-                    backoff = backoff.saturating_mul(2).min(self.settings.poll_interval);
+                    backoff = backoff.saturating_mul(2).min(self.poll_interval);
                     wait
                 }
             };
@@ -254,20 +212,20 @@ impl Worker {
         }
     }
 
-    fn wait_after(&mut self, report: &PullReport) -> Duration {
+    fn wait_after(&mut self, report: &PollReport) -> Duration {
         match &report.end {
-            PullEnd::Behind => {
+            PollEnd::Behind => {
                 self.stall_log.goes_on();
                 Duration::ZERO
             }
-            PullEnd::CaughtUp | PullEnd::Reached => {
+            PollEnd::CaughtUp | PollEnd::Reached => {
                 self.stall_log.goes_on();
-                self.settings.poll_interval
+                self.poll_interval
             }
-            PullEnd::Stalled(stall) => {
+            PollEnd::Stalled(stall) => {
                 let doing = if stall.reason.is_halt() { Doing::Halted } else { Doing::Waiting };
                 self.stall_log.stalled(stall, doing);
-                self.settings.poll_interval
+                self.poll_interval
             }
         }
     }
@@ -275,8 +233,8 @@ impl Worker {
     fn wait_after_error(&mut self, error: &FlowError, backoff: Duration) -> Duration {
         let (doing, wait) = match error.severity() {
             Severity::Reset => (Doing::ReadingAgain, backoff.min(FIRST_BACKOFF)),
-            Severity::Temporary => (Doing::TryingAgain, backoff.min(self.settings.poll_interval)),
-            Severity::Halt => (Doing::Halted, self.settings.poll_interval),
+            Severity::Temporary => (Doing::TryingAgain, backoff.min(self.poll_interval)),
+            Severity::Halt => (Doing::Halted, self.poll_interval),
         };
         self.stall_log.stalled(&error.stall(), doing);
         wait

@@ -312,7 +312,7 @@ async fn e22_tags_never_set_are_none() {
     let node = RecordedL2::with(&recording, 126);
     let l2 = clients::l2(&node);
     let fresh = l2.snapshot().await.unwrap();
-    assert_eq!((fresh.head.l2_ref(), fresh.safe, fresh.finalized), (l2_ref(&recording, 126), None, None));
+    assert_eq!((fresh.head, fresh.safe, fresh.finalized), (l2_ref(&recording, 126), None, None));
     assert!(!fresh.syncing);
     node.set_tags(Some(105), Some(95));
     node.set_syncing(true);

@@ -17,7 +17,7 @@ use morph_deriver::devnet::world::{ForkShape, World, WorldOptions};
 use morph_deriver::devnet::{Devnet, DevnetOptions};
 use morph_deriver::error::Target;
 use morph_deriver::flow::Mode;
-use morph_deriver::flow::pull::{PullEnd, PullReport};
+use morph_deriver::flow::{PollEnd, PollReport};
 use morph_deriver::types::{Blob, BlockContent, BlockContext, Case, RawTx};
 
 use crate::support::clients::pool_config;
@@ -52,7 +52,7 @@ async fn rig_over_beacons(devnet: &Devnet, beacons: usize, mode: Mode) -> Rig {
 /// One poll's reason for standing still, whether told as a verdict or as an error.
 async fn stall_of(rig: &mut Rig) -> Option<Stall> {
     match rig.poll().await {
-        Ok(PullReport { end: PullEnd::Stalled(stall), .. }) => Some(stall),
+        Ok(PollReport { end: PollEnd::Stalled(stall), .. }) => Some(stall),
         Ok(_) => None,
         Err(error) => Some(error.stall()),
     }
@@ -79,7 +79,7 @@ async fn d1_d2_ten_batches_are_checked_past_a_dead_and_a_lying_beacon_node() {
     devnet.beacon_knobs(1, |k| k.wrong_bytes = true);
     let mut rig = rig_over_beacons(&devnet, 3, Mode::Blob).await;
     let report = rig.settle().await;
-    assert_eq!(report.end, PullEnd::CaughtUp);
+    assert_eq!(report.end, PollEnd::CaughtUp);
     assert_eq!(cases(&report), (1..=10).map(|n| (n, Case::Consistent)).collect::<Vec<_>>());
     assert!(devnet.calls(Server::Beacon(2), "blobs") >= 10, "each batch against its own blob");
     assert_eq!(rig.safe(), Some(30));
@@ -105,7 +105,7 @@ async fn d3_a_missed_slot_makes_it_look_at_l1_once_more() {
     let stall = stall_of(&mut rig).await.unwrap();
     assert_eq!(stall.reason, Reason::L1Reorg, "not the beacon node's fault: {stall}");
     let report = rig.settle().await;
-    assert_eq!(report.end, PullEnd::CaughtUp, "batch 2 is gone");
+    assert_eq!(report.end, PollEnd::CaughtUp, "batch 2 is gone");
     assert_eq!(rig.safe(), Some(8));
     assert!(devnet.writes().is_empty());
 }
@@ -136,7 +136,7 @@ async fn d4_pruned_blobs_are_needed_for_repair_only() {
 
     let mut with_archive = rig_over_beacons(&devnet, 2, Mode::Local).await;
     let report = with_archive.settle_stopped().await;
-    assert_eq!(report.end, PullEnd::CaughtUp);
+    assert_eq!(report.end, PollEnd::CaughtUp);
     assert_eq!(cases(&report), [(1, Case::Consistent), (2, Case::SelfHeal), (3, Case::FillGap)]);
     assert_eq!(devnet.heads().local, devnet.heads().sequencer);
 }
@@ -275,7 +275,7 @@ async fn refused(poison: &Poison) {
         .await;
         let mut rig = Rig::on(&devnet).await;
         let report = rig.settle_stopped().await;
-        let PullEnd::Stalled(stall) = &report.end else { panic!("{what}: {:?}", report.end) };
+        let PollEnd::Stalled(stall) = &report.end else { panic!("{what}: {:?}", report.end) };
         assert_eq!((stall.reason, stall.batch), (Reason::PoisonBatch, Some(2.into())), "{what}: {stall}");
         assert!(stall.detail.contains(poison.named), "{what} is to be named {}: {stall}", poison.named);
         assert_eq!(cases(&report), [(1, Case::Consistent)], "{what}");
@@ -589,7 +589,7 @@ async fn f8_every_form_and_version_is_verified_healed_and_filled_in() {
         .await;
         let mut rig = Rig::on(&devnet).await;
         let report = rig.settle_stopped().await;
-        assert_eq!(report.end, PullEnd::CaughtUp);
+        assert_eq!(report.end, PollEnd::CaughtUp);
         match expected {
             Some(case) => assert_eq!(cases(&report), (1..=6).map(|n| (n, case)).collect::<Vec<_>>()),
             None => assert_eq!(cases(&report)[0], (1, Case::SelfHeal)),
@@ -650,7 +650,7 @@ async fn e18_a_local_chain_that_equals_a_poison_blob_is_still_poison() {
         .await;
         let mut rig = rig_over_beacons(&devnet, 1, mode).await;
         let report = rig.settle().await;
-        let PullEnd::Stalled(stall) = &report.end else { panic!("{mode:?}: {:?}", report.end) };
+        let PollEnd::Stalled(stall) = &report.end else { panic!("{mode:?}: {:?}", report.end) };
         assert_eq!((stall.reason, stall.batch), (Reason::PoisonBatch, Some(2.into())), "{mode:?}: {stall}");
         assert!(stall.detail.contains("timestamp: block 10"), "{mode:?}: {stall}");
         assert_eq!(rig.safe(), Some(8), "{mode:?}");

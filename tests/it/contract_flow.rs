@@ -7,7 +7,7 @@ use morph_deriver::devnet::faults::Server;
 use morph_deriver::devnet::l1::Forward;
 use morph_deriver::devnet::world::WorldOptions;
 use morph_deriver::devnet::{Devnet, DevnetOptions};
-use morph_deriver::flow::pull::{PullEnd, PullReport};
+use morph_deriver::flow::{PollEnd, PollReport};
 use morph_deriver::types::{B256, Blob, Case, L2Number, Outcome};
 
 use crate::support::rig::{Rig, cases, reason};
@@ -61,9 +61,9 @@ fn assert_ordered(devnet: &Devnet) {
     assert!(devnet.moments().iter().all(|m| m.is_ordered()));
 }
 
-fn detail(report: &PullReport) -> String {
+fn detail(report: &PollReport) -> String {
     match &report.end {
-        PullEnd::Stalled(stall) => stall.detail.clone(),
+        PollEnd::Stalled(stall) => stall.detail.clone(),
         other => panic!("it does not stand still: {other:?}"),
     }
 }
@@ -85,7 +85,7 @@ async fn c1_a_reverted_batch_takes_safe_back_in_one_poll() {
     assert_eq!((rig.safe(), node_safe(&devnet)), (Some(24), Some(24)));
     revert(&devnet, 3);
     let report = rig.poll().await.unwrap();
-    assert_eq!(report.end, PullEnd::CaughtUp);
+    assert_eq!(report.end, PollEnd::CaughtUp);
     assert_eq!((rig.safe(), node_safe(&devnet)), (Some(16), Some(16)));
     assert_eq!(rig.worker.status().borrow().reverted, 1);
     assert_eq!(standing_indices(&rig).await.last(), Some(&(2, Outcome::Verified)));
@@ -163,7 +163,7 @@ async fn c1_a_revert_of_a_batch_that_was_never_seen_is_passed() {
     assert_eq!(rig.safe(), Some(24));
     revert(&devnet, 2);
     let report = rig.poll().await.unwrap();
-    assert_eq!(report.end, PullEnd::CaughtUp);
+    assert_eq!(report.end, PollEnd::CaughtUp);
     assert_eq!(rig.safe(), None, "nothing that stands was verified");
     for _ in 0..2 {
         recommit_state(&devnet, None);
@@ -186,7 +186,7 @@ async fn two_commits_in_one_l1_block_and_a_revert_with_its_recommit_in_one() {
     });
     // One pull each: the cursor stands inside the block between the two.
     let mut rig = Rig::with(&devnet, |s| s.to_batch = Some(2.into())).await;
-    assert_eq!(rig.settle().await.end, PullEnd::Reached);
+    assert_eq!(rig.settle().await.end, PollEnd::Reached);
     assert_eq!(rig.safe(), Some(16));
     rig.settings.to_batch = None;
     rig.restart().await;
@@ -222,7 +222,7 @@ async fn c2_a_recommit_by_commit_state_with_other_roots_is_verified_under_the_ne
         recommit_state(&devnet, None);
         commit(&devnet, BatchSpec::default());
         let report = rig.settle().await;
-        assert_eq!(report.end, PullEnd::CaughtUp);
+        assert_eq!(report.end, PollEnd::CaughtUp);
         let expected = [(1, Case::Consistent), (2, Case::Consistent), (3, Case::Consistent)];
         assert_eq!(cases(&report), expected[usize::from(seen_before)..]);
         let row = rig.ports.progress.batch(2.into()).await.unwrap().unwrap();
@@ -270,7 +270,7 @@ async fn c4_a_history_with_a_reverted_batch_is_passed_whatever_the_width_of_a_ra
         recommit_state(&devnet, None);
         let mut rig = Rig::with(&devnet, |s| s.fetch_range = fetch_range).await;
         let report = rig.settle().await;
-        assert_eq!(report.end, PullEnd::CaughtUp);
+        assert_eq!(report.end, PollEnd::CaughtUp);
         assert_eq!(cases(&report), [(1, Case::Consistent), (2, Case::Consistent)]);
         assert_eq!(rig.safe(), Some(16));
         assert!(devnet.written().is_empty());
@@ -337,7 +337,7 @@ async fn c5_a_poison_batch_halts_and_its_revert_and_recommit_go_on_without_a_res
             w.mine(1);
         });
         let report = rig.settle().await;
-        assert_eq!(report.end, PullEnd::CaughtUp, "{what}");
+        assert_eq!(report.end, PollEnd::CaughtUp, "{what}");
         assert_eq!(cases(&report), [(2, Case::Consistent)], "{what}");
         assert_eq!((rig.safe(), node_safe(&devnet)), (Some(16), Some(16)), "{what}");
     }
@@ -366,7 +366,7 @@ async fn c5_a_revert_far_above_the_range_is_noticed_in_one_poll() {
     });
     assert_eq!(reason(&rig.poll().await.unwrap()), Some(Reason::PoisonBatch));
     revert(&devnet, 2);
-    assert_eq!(rig.poll().await.unwrap().end, PullEnd::Behind, "the reverted batch is passed in one poll");
+    assert_eq!(rig.poll().await.unwrap().end, PollEnd::Behind, "the reverted batch is passed in one poll");
     devnet.with(|w| {
         w.commit(BatchSpec { last: Some(16), ..BatchSpec::default() }).unwrap();
         w.mine(1);
@@ -390,7 +390,7 @@ async fn c5_a_revert_that_is_not_confirmed_yet_is_waited_for() {
     devnet.with(|w| {
         w.mine(4);
     });
-    assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+    assert_eq!(rig.settle().await.end, PollEnd::CaughtUp);
 }
 
 #[tokio::test]
@@ -526,7 +526,7 @@ async fn c12_hours_without_a_commit_are_no_fault_and_have_a_gauge() {
         w.mine(900);
     });
     let report = rig.settle().await;
-    assert_eq!(report.end, PullEnd::CaughtUp);
+    assert_eq!(report.end, PollEnd::CaughtUp);
     let status = rig.worker.status().borrow().clone();
     assert_eq!((status.stall, status.last_commit_at), (None, Some(committed_at)));
 }

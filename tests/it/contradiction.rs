@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use futures::stream::{self, StreamExt as _};
 use morph_deriver::decide::liveness::Verdict;
-use morph_deriver::flow::pull::PullEnd;
+use morph_deriver::flow::PollEnd;
 use morph_deriver::types::{B256, BatchRecord, Outcome};
 
 use crate::support::recorded::{RecordedNetwork, Recording};
@@ -374,7 +374,7 @@ async fn run(recording: &Arc<Recording>, story: Story, strikes: &[Strike]) -> (E
         let report = rig.poll().await;
         finalized = forward(&rig, finalized, &what);
         let there = (rig.safe(), rig.finalized()) == (Some(last), Some(last));
-        if there && report.is_ok_and(|report| report.end == PullEnd::CaughtUp) {
+        if there && report.is_ok_and(|report| report.end == PollEnd::CaughtUp) {
             break;
         }
     }

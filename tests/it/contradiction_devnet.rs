@@ -20,7 +20,7 @@ use morph_deriver::devnet::jsonrpc::RpcError;
 use morph_deriver::devnet::node::Node;
 use morph_deriver::devnet::world::{ForkShape, World, WorldOptions};
 use morph_deriver::devnet::{Devnet, DevnetOptions};
-use morph_deriver::flow::pull::PullEnd;
+use morph_deriver::flow::PollEnd;
 use morph_deriver::types::L2Ref;
 
 use crate::support::rig::Rig;
@@ -253,7 +253,7 @@ async fn run(base: &World, repair: Repair, strike: Option<(Contradiction, u64)>,
     let is_right = |rig: &Rig| (rig.safe(), rig.finalized()) == (Some(LAST), Some(LAST)) && !scene.devnet.is_paused();
     for _ in 0..40 {
         let report = rig.poll().await;
-        if is_right(&rig) && report.is_ok_and(|report| report.end == PullEnd::CaughtUp) {
+        if is_right(&rig) && report.is_ok_and(|report| report.end == PollEnd::CaughtUp) {
             break;
         }
     }

@@ -9,7 +9,7 @@ use morph_deriver::devnet::world::{World, WorldOptions};
 use morph_deriver::devnet::{Devnet, DevnetOptions};
 use morph_deriver::error::Severity;
 use morph_deriver::flow::FinalityMeaning;
-use morph_deriver::flow::pull::PullEnd;
+use morph_deriver::flow::PollEnd;
 use morph_deriver::types::Case;
 
 use crate::support::late_store::LateStore;
@@ -53,12 +53,12 @@ fn assert_ordered(devnet: &Devnet) {
 }
 
 /// Polls until it no longer says that there is more; asserts after every poll that finalized is at most `most`.
-async fn never_above(rig: &mut Rig, most: u64) -> PullEnd {
+async fn never_above(rig: &mut Rig, most: u64) -> PollEnd {
     for _ in 0..200 {
         let end = rig.poll().await.map(|report| report.end);
         assert!(rig.finalized().is_none_or(|f| f <= most), "finalized {:?}", rig.finalized());
         match end {
-            Ok(PullEnd::Behind) => {}
+            Ok(PollEnd::Behind) => {}
             Ok(end) => return end,
             Err(error) => panic!("{error}"),
         }
@@ -86,7 +86,7 @@ async fn m2_a_final_revert_beyond_the_range_that_was_read_holds_its_batch_back()
         reverted_behind_its_back(&devnet).await;
         rig.settings.fetch_range = width;
         rig.restart().await;
-        assert_eq!(never_above(&mut rig, 16).await, PullEnd::CaughtUp, "width {width}");
+        assert_eq!(never_above(&mut rig, 16).await, PollEnd::CaughtUp, "width {width}");
         assert_eq!((rig.safe(), rig.finalized()), (Some(16), Some(16)), "width {width}");
         assert_eq!(tags(&devnet), (Some(16), Some(16)));
         assert_ordered(&devnet);
@@ -105,7 +105,7 @@ async fn m2_nothing_is_final_while_logs_fail_and_headers_work() {
         assert!(rig.finalized().is_none_or(|f| f <= 16), "finalized {:?}", rig.finalized());
     }
     devnet.heal(Server::L1(0));
-    assert_eq!(never_above(&mut rig, 16).await, PullEnd::CaughtUp);
+    assert_eq!(never_above(&mut rig, 16).await, PollEnd::CaughtUp);
     assert_eq!((rig.safe(), rig.finalized()), (Some(16), Some(16)));
 }
 
@@ -126,7 +126,7 @@ async fn m2_nothing_is_final_over_a_revert_that_was_read_and_could_not_be_stored
         assert!(rig.finalized().is_none_or(|f| f <= 16), "finalized {:?}", rig.finalized());
     }
     store.refuse_reverts(false);
-    assert_eq!(never_above(&mut rig, 16).await, PullEnd::CaughtUp);
+    assert_eq!(never_above(&mut rig, 16).await, PollEnd::CaughtUp);
     assert_eq!((rig.safe(), rig.finalized()), (Some(16), Some(16)));
 }
 
@@ -160,7 +160,7 @@ async fn m3_a_revert_of_a_finalized_batch_halts_nothing_and_the_equal_recommit_e
     let (devnet, mut rig) = finalized().await;
     revert(&devnet, 2);
     for _ in 0..3 {
-        assert_eq!(rig.poll().await.unwrap().end, PullEnd::CaughtUp);
+        assert_eq!(rig.poll().await.unwrap().end, PollEnd::CaughtUp);
         assert_eq!((rig.safe(), rig.finalized()), (Some(24), Some(24)));
         assert_eq!(tags(&devnet), (Some(24), Some(24)));
         assert!(rig.worker.status().borrow().uncommitted_finalized);
@@ -208,7 +208,7 @@ async fn m3_other_content_in_place_of_a_finalized_batch_is_a_divergence() {
 async fn m17_two_identical_recommits_and_a_loss_before_the_second_was_read() {
     let devnet = network(4).await;
     let mut rig = Rig::with(&devnet, |s| s.fetch_range = 2).await;
-    assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+    assert_eq!(rig.settle().await.end, PollEnd::CaughtUp);
     assert_eq!(rig.safe(), Some(32));
     // No range holds a commit together with its revert.
     devnet.with(|w| w.mine(5));
@@ -228,7 +228,7 @@ async fn m17_two_identical_recommits_and_a_loss_before_the_second_was_read() {
     });
     rig.poll().await.unwrap();
     devnet.with(|w| w.sync());
-    assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+    assert_eq!(rig.settle().await.end, PollEnd::CaughtUp);
     assert_eq!((rig.safe(), tags(&devnet).0), (Some(32), Some(32)));
     assert!(rig.ports.progress.batch(4.into()).await.unwrap().unwrap().l1.number.get() > commit_block(&devnet, 2));
     assert_ordered(&devnet);
@@ -346,7 +346,7 @@ async fn m3_e20_b3_what_happens_while_a_finalized_batch_is_uncommitted_ends_righ
                     w.mine(1);
                 });
             }
-            assert_eq!(rig.settle().await.end, PullEnd::CaughtUp, "{what:?}");
+            assert_eq!(rig.settle().await.end, PollEnd::CaughtUp, "{what:?}");
         }
         finalize_l1(&devnet);
         rig.settle().await;

@@ -12,7 +12,7 @@ use morph_deriver::devnet::chain::BatchSpec;
 use morph_deriver::devnet::world::{World, WorldOptions};
 use morph_deriver::devnet::{Devnet, DevnetOptions};
 use morph_deriver::flow::FinalityMeaning;
-use morph_deriver::flow::pull::PullEnd;
+use morph_deriver::flow::PollEnd;
 use morph_deriver::types::B256;
 
 use crate::support::clients;
@@ -68,8 +68,8 @@ async fn run(network: &Network, show: Show, width: u64, depth: u64, meaning: Fin
             let finalized = rig.finalized().unwrap_or(0);
             assert!(finalized <= expected.most, "{what}, head {head}: {finalized} is final, {expected:?}");
             match report.end {
-                PullEnd::Behind => {}
-                PullEnd::CaughtUp => break,
+                PollEnd::Behind => {}
+                PollEnd::CaughtUp => break,
                 _ if reason(&report) == Some(Reason::StateRoot) && network.poison.contains(&head) => break,
                 end => panic!("{what}, head {head}: {end:?}"),
             }

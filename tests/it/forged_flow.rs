@@ -8,7 +8,7 @@ use std::time::Duration;
 use morph_deriver::decide::stall::Reason;
 use morph_deriver::devnet::world::WorldOptions;
 use morph_deriver::devnet::{Devnet, DevnetOptions};
-use morph_deriver::flow::pull::PullEnd;
+use morph_deriver::flow::PollEnd;
 use morph_deriver::flow::{FinalityMeaning, Settings};
 use morph_deriver::types::{B256, Case, L1Event, L1EventKind, L1Number, L1Ref};
 
@@ -84,7 +84,7 @@ async fn a1_m2_a_forged_revert_that_was_read_ahead_is_forgotten_where_l1_does_no
         l1.lie(Lies { forged, forged_in: In::SCANS, ..Lies::default() });
         until_read_ahead(&mut rig).await;
         l1.be_honest();
-        assert_eq!(rig.settle().await.end, PullEnd::CaughtUp, "batch {index}");
+        assert_eq!(rig.settle().await.end, PollEnd::CaughtUp, "batch {index}");
         assert_eq!((rig.safe(), rig.finalized()), (Some(24), Some(24)), "batch {index}");
         assert_eq!(rig.worker.status().borrow().reverted, 0);
     }
@@ -107,8 +107,8 @@ async fn a1_m2_a_batch_that_the_contract_holds_is_not_passed_over_for_a_forged_r
         seen.extend(cases(&report));
         let passed_over = rig.ports.progress.reverted_above(block.number.minus(1)).await.unwrap();
         assert_eq!(passed_over, None, "no commit is taken for reverted");
-        if report.end != PullEnd::Behind {
-            assert_eq!(report.end, PullEnd::CaughtUp);
+        if report.end != PollEnd::Behind {
+            assert_eq!(report.end, PollEnd::CaughtUp);
             break;
         }
     }
@@ -131,7 +131,7 @@ async fn a1_c1_a_forged_revert_in_a_range_is_undone_when_the_endpoint_is_honest_
             rig.poll().await.unwrap();
         }
         l1.be_honest();
-        assert_eq!(rig.settle().await.end, PullEnd::CaughtUp, "range {fetch_range}");
+        assert_eq!(rig.settle().await.end, PollEnd::CaughtUp, "range {fetch_range}");
         assert_eq!(rig.safe(), Some(24), "range {fetch_range}");
         finalize_l1(&devnet);
         rig.settle().await;
@@ -160,7 +160,7 @@ async fn a1_m2_a_revert_that_the_contract_shows_is_not_forgotten_for_want_of_its
     }
     assert_eq!(reason(&rig.settle().await), Some(Reason::Gap));
     l1.be_honest();
-    assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+    assert_eq!(rig.settle().await.end, PollEnd::CaughtUp);
     assert_eq!((rig.safe(), rig.finalized()), (Some(16), Some(16)));
 }
 
@@ -191,7 +191,7 @@ async fn m3_p8_a_forged_proof_makes_no_halt_of_an_ordinary_revert() {
             w.mine(1);
         });
         l1.lie(Lies { no_views: !views, ..Lies::default() });
-        assert_eq!(rig.settle().await.end, PullEnd::CaughtUp, "{index}, views {views}");
+        assert_eq!(rig.settle().await.end, PollEnd::CaughtUp, "{index}, views {views}");
         assert_eq!((rig.safe(), rig.worker.status().borrow().reverted), (Some(16), 1), "{index}, views {views}");
     }
 }
@@ -215,7 +215,7 @@ async fn m3_p8_a_proof_that_is_insisted_on_counts_only_if_the_contract_does_not_
         assert_eq!(rig.safe(), Some(24));
     }
     l1.lie(lies);
-    assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+    assert_eq!(rig.settle().await.end, PollEnd::CaughtUp);
     assert_eq!(rig.safe(), Some(16));
 }
 
@@ -247,7 +247,7 @@ async fn p8_m3_a_proof_that_was_reorganised_away_ends_the_halt_that_it_made() {
         w.revert(3).unwrap();
         w.mine(3);
     });
-    assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+    assert_eq!(rig.settle().await.end, PollEnd::CaughtUp);
     assert_eq!((rig.safe(), rig.worker.status().borrow().reverted), (Some(16), 1));
 }
 
@@ -323,10 +323,10 @@ async fn c2_p4_trying_earlier_commits_goes_on_where_the_pull_before_stopped() {
     for _ in 0..100 {
         let before = l1.asked("transaction");
         match rig.poll().await {
-            Ok(report) if report.end == PullEnd::Behind => verified.extend(cases(&report)),
+            Ok(report) if report.end == PollEnd::Behind => verified.extend(cases(&report)),
             Ok(report) => {
                 verified.extend(cases(&report));
-                assert_eq!(report.end, PullEnd::CaughtUp);
+                assert_eq!(report.end, PollEnd::CaughtUp);
                 break;
             }
             Err(error) => {
@@ -380,7 +380,7 @@ async fn m2_a1_a_new_piece_that_is_torn_wipes_no_older_ones() {
     assert_eq!(after.1, before.1);
     assert!(rig.finalized().is_none_or(|f| f <= 16));
     l1.be_honest();
-    assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+    assert_eq!(rig.settle().await.end, PollEnd::CaughtUp);
     assert_eq!((rig.safe(), rig.finalized()), (Some(16), Some(16)));
 }
 
@@ -408,7 +408,7 @@ async fn m2_b8_a_missing_header_wipes_no_scan_and_forgets_no_revert() {
         assert!(rig.finalized().is_none_or(|f| f <= 16));
     }
     l1.be_honest();
-    assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+    assert_eq!(rig.settle().await.end, PollEnd::CaughtUp);
     assert_eq!((rig.safe(), rig.finalized()), (Some(16), Some(16)));
 }
 
@@ -428,7 +428,7 @@ async fn m2_m16_an_answer_in_part_does_not_end_the_scan_ahead_of_a_catch_up() {
     rig.poll().await.unwrap();
     l1.be_honest();
     for _ in 0..30 {
-        assert_eq!(rig.poll().await.unwrap().end, PullEnd::Behind);
+        assert_eq!(rig.poll().await.unwrap().end, PollEnd::Behind);
     }
     assert!(ahead(&rig).await > 100, "{} blocks ahead of the batches", ahead(&rig).await);
 }
@@ -458,6 +458,6 @@ async fn b2_m16_a_range_that_is_answered_in_parts_rebinds_what_moved() {
     assert!(report.batches.is_empty(), "what was verified stays verified");
     assert_eq!(rig.safe(), Some(24));
     l1.be_honest();
-    assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+    assert_eq!(rig.settle().await.end, PollEnd::CaughtUp);
     assert_eq!((rig.safe(), rig.worker.status().borrow().verified), (Some(24), 3));
 }

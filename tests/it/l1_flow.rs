@@ -8,7 +8,7 @@ use morph_deriver::devnet::faults::{Fault, Rule, Server};
 use morph_deriver::devnet::jsonrpc::RpcError;
 use morph_deriver::devnet::world::WorldOptions;
 use morph_deriver::devnet::{Devnet, DevnetOptions};
-use morph_deriver::flow::pull::PullEnd;
+use morph_deriver::flow::PollEnd;
 use morph_deriver::flow::{Confirmations, Settings};
 use morph_deriver::types::Case;
 use tokio_util::sync::CancellationToken;
@@ -72,7 +72,7 @@ async fn a1_c6_a_hidden_commit_is_found_at_another_endpoint_at_once() {
         devnet.l1_knobs(0, |k| k.hidden_commits = [hidden].into());
         let mut rig = rig_over_two(&devnet, |s| s.fetch_range = fetch_range).await;
         let report = rig.settle().await;
-        assert_eq!(report.end, PullEnd::CaughtUp, "hidden {hidden}, range {fetch_range}");
+        assert_eq!(report.end, PollEnd::CaughtUp, "hidden {hidden}, range {fetch_range}");
         assert_eq!(cases(&report), ALL_THREE, "hidden {hidden}, range {fetch_range}");
         assert_eq!(rig.safe(), Some(24));
     }
@@ -90,14 +90,14 @@ async fn a1_c6_a_hidden_commit_blocks_by_name_until_the_endpoint_is_honest() {
         for _ in 0..3 {
             let report = rig.settle().await;
             assert_eq!(reason(&report), Some(Reason::Gap), "hidden {hidden}, range {fetch_range}");
-            let PullEnd::Stalled(stall) = report.end else { panic!("it does not stand still") };
+            let PollEnd::Stalled(stall) = report.end else { panic!("it does not stand still") };
             assert_eq!(stall.batch, Some(hidden.into()));
             assert!(stall.detail.contains(&format!("gap({hidden})")), "{}", stall.detail);
             assert_eq!(rig.safe(), Some((hidden - 1) * 8));
         }
         devnet.l1_knobs(0, |k| k.hidden_commits.clear());
         let report = rig.settle().await;
-        assert_eq!(report.end, PullEnd::CaughtUp);
+        assert_eq!(report.end, PollEnd::CaughtUp);
         assert_eq!(rig.safe(), Some(24), "hidden {hidden}, range {fetch_range}");
     }
 }
@@ -134,7 +134,7 @@ async fn a1_c1_a_hidden_revert_is_found_at_another_endpoint_or_blocks() {
             assert_eq!(reason(&report), Some(Reason::Gap), "{what}");
             devnet.l1_knobs(0, |k| k.hidden_logs.clear());
         }
-        assert_eq!(rig.settle().await.end, PullEnd::CaughtUp, "{what}");
+        assert_eq!(rig.settle().await.end, PollEnd::CaughtUp, "{what}");
         assert_eq!(rig.safe(), Some(if recommit { 24 } else { 16 }), "{what}");
         let row = rig.ports.progress.batch(3.into()).await.unwrap();
         assert_eq!(row.map(|r| r.l1.number.get() > block), recommit.then_some(true), "{what}");
@@ -185,7 +185,7 @@ async fn a1_p9_a_log_that_is_only_told_when_asked_for_by_index_makes_no_endless_
                 k.hidden_commits.clear();
             });
         }
-        assert_eq!(rig.settle().await.end, PullEnd::CaughtUp, "{what}");
+        assert_eq!(rig.settle().await.end, PollEnd::CaughtUp, "{what}");
         assert_eq!(rig.safe(), Some(24), "{what}");
     }
 }
@@ -202,7 +202,7 @@ async fn a2_a_range_cap_costs_no_batch() {
     let mut rig = Rig::on(&devnet).await;
     let report = rig.settle().await;
     assert_eq!(cases(&report), ALL_THREE);
-    assert_eq!(report.end, PullEnd::CaughtUp);
+    assert_eq!(report.end, PollEnd::CaughtUp);
     // Four ranges of at most 500 blocks, none of them refused.
     let blocks = devnet.with(|w| w.l1.head()) + 1;
     assert_eq!(devnet.calls(Server::L1(0), "eth_getLogs"), blocks.div_ceil(500));
@@ -263,7 +263,7 @@ async fn a5_a_frozen_l1_is_named_in_one_poll_and_what_it_holds_is_still_verified
     devnet.with(|w| {
         w.mine(290);
     });
-    assert_eq!(rig.poll().await.unwrap().end, PullEnd::CaughtUp);
+    assert_eq!(rig.poll().await.unwrap().end, PollEnd::CaughtUp);
     assert_eq!(rig.worker.status().borrow().stall, None);
 }
 
@@ -281,7 +281,7 @@ async fn a5_a_frozen_endpoint_gives_way_to_one_that_moves() {
     });
     let mut rig = rig_over_two(&devnet, |s| s.l1_max_age = Duration::from_secs(600)).await;
     let report = rig.poll().await.unwrap();
-    assert_eq!(report.end, PullEnd::CaughtUp);
+    assert_eq!(report.end, PollEnd::CaughtUp);
     assert_eq!(rig.safe(), Some(16));
 }
 
@@ -296,7 +296,7 @@ async fn a5_a_head_that_goes_back_is_named_and_moves_nothing() {
     assert_eq!(reason(&report), Some(Reason::L1Behind));
     assert_eq!(rig.safe(), Some(24));
     devnet.l1_knobs(0, |k| k.head = None);
-    assert_eq!(rig.poll().await.unwrap().end, PullEnd::CaughtUp);
+    assert_eq!(rig.poll().await.unwrap().end, PollEnd::CaughtUp);
 }
 
 #[tokio::test]
@@ -327,7 +327,7 @@ async fn a7_finality_resumes_on_the_first_finalized_header_without_old_state() {
         devnet.with(|w| {
             w.mine(200);
         });
-        assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+        assert_eq!(rig.settle().await.end, PollEnd::CaughtUp);
     }
     assert_eq!((rig.safe(), rig.finalized()), (Some(24), None));
     let commit = devnet.with(|w| w.l1.find_tx(w.batches[1].tx).unwrap().0.header.number);
@@ -355,7 +355,7 @@ async fn a8_without_any_answer_of_the_contract_batches_are_still_verified() {
     for fetch_range in [1, 500] {
         let mut rig = Rig::with(&devnet, |s| s.fetch_range = fetch_range).await;
         let report = rig.settle().await;
-        assert_eq!(report.end, PullEnd::CaughtUp);
+        assert_eq!(report.end, PollEnd::CaughtUp);
         assert_eq!(cases(&report), ALL_THREE);
         assert_eq!(rig.safe(), Some(24));
         assert_eq!(rig.worker.status().borrow().reverted, 1);
@@ -382,7 +382,7 @@ async fn a9_disordered_doubled_and_removed_logs_have_the_same_outcome() {
     });
     let mut rig = Rig::on(&devnet).await;
     let report = rig.settle().await;
-    assert_eq!((cases(&report), report.end), (ALL_THREE.to_vec(), PullEnd::CaughtUp));
+    assert_eq!((cases(&report), report.end), (ALL_THREE.to_vec(), PollEnd::CaughtUp));
     assert_eq!(rig.safe(), Some(24));
 }
 
@@ -433,7 +433,7 @@ async fn confirmations_by_tag_read_no_further_than_the_tag() {
         let devnet = devnet_of(WorldOptions { safe_depth: 4, ..WorldOptions::default() }, 1, 3).await;
         // The commits lie 1, 3 and 5 blocks below the head.
         let mut rig = Rig::with(&devnet, |s| s.confirmations = confirmations).await;
-        assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+        assert_eq!(rig.settle().await.end, PollEnd::CaughtUp);
         assert_eq!(rig.safe(), expected, "{confirmations:?}");
     }
 }
@@ -449,7 +449,7 @@ async fn a3_an_idle_poll_costs_four_requests_whatever_counts_as_confirmed() {
         rig.settle().await;
         assert_eq!(rig.safe(), Some(24));
         devnet.clear_counts();
-        assert_eq!(rig.poll().await.unwrap().end, PullEnd::CaughtUp);
+        assert_eq!(rig.poll().await.unwrap().end, PollEnd::CaughtUp);
         assert!(devnet.all_http_requests() <= 4, "{confirmations:?}: {} requests", devnet.all_http_requests());
     }
 }

@@ -4,7 +4,7 @@ use morph_deriver::decide::stall::Reason;
 use morph_deriver::devnet::chain::{BatchSpec, BlockPlan, Compression, decode_contents};
 use morph_deriver::devnet::world::{ForkShape, World, WorldOptions};
 use morph_deriver::devnet::{Devnet, DevnetOptions};
-use morph_deriver::flow::pull::PullEnd;
+use morph_deriver::flow::PollEnd;
 use morph_deriver::types::{Blob, BlockContent, Case};
 
 use crate::support::recorded::RecordedNetwork;
@@ -35,7 +35,7 @@ async fn a_chain_that_is_what_l1_committed_to_is_consistent_throughout() {
     });
     let mut rig = Rig::on(&devnet).await;
     let report = rig.settle().await;
-    assert_eq!(report.end, PullEnd::CaughtUp);
+    assert_eq!(report.end, PollEnd::CaughtUp);
     assert_eq!(cases(&report), [(1, Case::Consistent), (2, Case::Consistent), (3, Case::Consistent)]);
     assert_eq!(rig.safe(), Some(24));
     assert_eq!(rig.finalized(), Some(24));
@@ -50,7 +50,7 @@ async fn recorded_batches_come_out_consistent() {
     network.set_finalized(Some(17));
     let mut rig = Rig::recorded(&network, &l2, |_| {}).await;
     let report = rig.settle().await;
-    assert_eq!(report.end, PullEnd::CaughtUp);
+    assert_eq!(report.end, PollEnd::CaughtUp);
     assert_eq!(cases(&report), (1..=6).map(|n| (n, Case::Consistent)).collect::<Vec<_>>());
     let hash = |number| network.recording().l2_hash(number);
     assert_eq!(l2.safe(), Some((105, hash(105))));
@@ -74,7 +74,7 @@ async fn recorded_blocks_that_are_missing_are_filled_in() {
     assert_eq!(reason(&first), Some(Reason::WaitingForBlocks), "the first pull knows nothing of the head");
     assert_eq!(cases(&first), (1..=3).map(|n| (n, Case::Consistent)).collect::<Vec<_>>());
     let report = rig.settle_stopped().await;
-    assert_eq!(report.end, PullEnd::CaughtUp);
+    assert_eq!(report.end, PollEnd::CaughtUp);
     assert_eq!(cases(&report), (4..=6).map(|n| (n, Case::FillGap)).collect::<Vec<_>>());
     assert_eq!(l2.writes().iter().map(|w| w.number).collect::<Vec<_>>(), (60..=105).collect::<Vec<_>>());
     for number in 60..=105 {
@@ -149,7 +149,7 @@ async fn a_real_batch_is_consistent() {
     let devnet = real.devnet(|_| {}).await;
     let mut rig = rig_at_the_batch(&devnet).await;
     let report = rig.settle().await;
-    assert_eq!(report.end, PullEnd::CaughtUp);
+    assert_eq!(report.end, PollEnd::CaughtUp);
     assert_eq!(cases(&report), [(1, Case::Consistent)]);
     assert!(!report.batches[0].encoder_drift);
     assert_eq!(rig.safe(), Some(real.last()));
@@ -166,7 +166,7 @@ async fn a_real_batch_with_one_transaction_changed_is_healed_from_there_on() {
     let below = devnet.with(|w| w.node.at(changed - 1).unwrap().hash());
     let mut rig = rig_at_the_batch(&devnet).await;
     let report = rig.settle().await;
-    assert_eq!(report.end, PullEnd::CaughtUp);
+    assert_eq!(report.end, PollEnd::CaughtUp);
     assert_eq!(cases(&report), [(1, Case::SelfHeal)]);
     assert_eq!(report.batches[0].rewritten, real.last() - changed + 1);
     assert_eq!(devnet.written(), (changed..=real.last()).collect::<Vec<_>>());
@@ -184,7 +184,7 @@ async fn a_real_batch_whose_tail_is_missing_is_filled_in() {
     let devnet = real.devnet(|w| w.truncate_to(real.last() - 100)).await;
     let mut rig = rig_at_the_batch(&devnet).await;
     let report = rig.settle_stopped().await;
-    assert_eq!(report.end, PullEnd::CaughtUp);
+    assert_eq!(report.end, PollEnd::CaughtUp);
     assert_eq!(cases(&report), [(1, Case::FillGap)]);
     assert_eq!(devnet.written(), (real.last() - 99..=real.last()).collect::<Vec<_>>());
     assert_eq!((devnet.pauses(), devnet.resumes()), (1, 1));
@@ -249,7 +249,7 @@ async fn e6_a_local_fork_below_a_gap_is_not_extended() {
     });
     let mut rig = Rig::on(&devnet).await;
     let report = rig.settle_stopped().await;
-    assert_eq!(report.end, PullEnd::CaughtUp);
+    assert_eq!(report.end, PollEnd::CaughtUp);
     assert_eq!(cases(&report), [(1, Case::Consistent), (2, Case::FillGap)]);
     assert_eq!(devnet.written(), (batch.first + 4..=batch.last).collect::<Vec<_>>());
     assert_eq!(devnet.heads().local, devnet.heads().sequencer);
@@ -273,7 +273,7 @@ async fn f7_other_bytes_of_the_same_content_are_consistent_and_counted() {
     });
     let mut rig = Rig::on(&devnet).await;
     let report = rig.settle().await;
-    assert_eq!(report.end, PullEnd::CaughtUp);
+    assert_eq!(report.end, PollEnd::CaughtUp);
     assert_eq!(cases(&report), [(1, Case::Consistent), (2, Case::Consistent), (3, Case::Consistent)]);
     assert!(report.batches.iter().all(|b| b.encoder_drift), "{:?}", report.batches);
     assert_eq!(rig.worker.status().borrow().encoder_drift, 3);
@@ -362,7 +362,7 @@ async fn a_chain_without_any_withdrawal_is_verified_by_a_pruned_node() {
     });
     let mut rig = Rig::on(&devnet).await;
     let report = rig.settle().await;
-    assert_eq!(report.end, PullEnd::CaughtUp);
+    assert_eq!(report.end, PollEnd::CaughtUp);
     assert_eq!(rig.safe(), Some(205));
 }
 

@@ -7,8 +7,8 @@ use morph_deriver::decide::stall::Reason;
 use morph_deriver::devnet::faults::{Fault, Rule, Server};
 use morph_deriver::devnet::world::{World, WorldOptions};
 use morph_deriver::devnet::{Devnet, DevnetOptions};
+use morph_deriver::flow::PollEnd;
 use morph_deriver::flow::Settings;
-use morph_deriver::flow::pull::PullEnd;
 
 use crate::support::rig::{Rig, reason};
 
@@ -31,7 +31,7 @@ async fn narrow(fill: impl FnOnce(&mut World)) -> Devnet {
 
 /// What a run of polls came to.
 struct Polls {
-    end: Option<PullEnd>,
+    end: Option<PollEnd>,
     polls: u64,
     /// Polls that ended because they had searched for long enough.
     searching: u64,
@@ -52,7 +52,7 @@ async fn to_the_end(rig: &mut Rig, devnet: &Devnet) -> Polls {
         let status = rig.worker.status();
         let stall = status.borrow().stall.as_ref().map(|s| s.reason);
         match outcome {
-            Ok(report) if report.end == PullEnd::Behind => {}
+            Ok(report) if report.end == PollEnd::Behind => {}
             Ok(report) => {
                 seen.end = Some(report.end);
                 return seen;
@@ -89,7 +89,7 @@ async fn m16_a3_an_ordinary_range_is_read_piece_by_piece() {
     .await;
     let mut rig = Rig::on(&devnet).await;
     let seen = to_the_end(&mut rig, &devnet).await;
-    assert_eq!((seen.end, rig.safe()), (Some(PullEnd::CaughtUp), Some(16)));
+    assert_eq!((seen.end, rig.safe()), (Some(PollEnd::CaughtUp), Some(16)));
     let blocks = devnet.with(|w| w.l1.head());
     assert!(logs_asked(&devnet) <= enough_for(blocks), "{} for {blocks} blocks", logs_asked(&devnet));
     assert!(seen.most <= 20, "{} requests in one poll", seen.most);
@@ -122,7 +122,7 @@ async fn m16_p9_a_revert_thousands_of_blocks_away_is_found_and_the_tags_do_not_w
     assert_eq!(devnet.heads().safe.map(|s| s.number.get()), Some(8), "tags are set while it searches");
     devnet.clear_counts();
     let seen = to_the_end(&mut rig, &devnet).await;
-    assert_eq!((seen.end, rig.safe()), (Some(PullEnd::CaughtUp), Some(8)));
+    assert_eq!((seen.end, rig.safe()), (Some(PollEnd::CaughtUp), Some(8)));
     assert!(seen.searching > 0, "it took more than one poll's time, of {}", seen.polls);
     // Once for the search, once for reading the blocks in between; and each poll that searches reads the range at which it
     // stands once more, as many pieces as it searches.
@@ -153,7 +153,7 @@ async fn m16_an_earlier_commit_and_messages_far_below_the_start_are_found() {
     })
     .await;
     let seen = to_the_end(&mut rig, &devnet).await;
-    assert_eq!((seen.end, rig.safe()), (Some(PullEnd::CaughtUp), Some(16)));
+    assert_eq!((seen.end, rig.safe()), (Some(PollEnd::CaughtUp), Some(16)));
     assert_eq!(devnet.heads().local, devnet.heads().sequencer);
     assert!(seen.searching > 0, "it took more than one poll's time, of {}", seen.polls);
     assert!(logs_asked(&devnet) <= 2 * enough_for(FAR), "{} requests", logs_asked(&devnet));
@@ -175,6 +175,6 @@ async fn m16_p4_a_search_ends_although_every_second_request_is_refused() {
     devnet.fault(Server::L1(0), Rule::on("eth_getLogs", Fault::RateLimited(None)).every(2));
     let mut rig = Rig::on(&devnet).await;
     let seen = to_the_end(&mut rig, &devnet).await;
-    assert_eq!((seen.end, rig.safe()), (Some(PullEnd::CaughtUp), Some(8)));
+    assert_eq!((seen.end, rig.safe()), (Some(PollEnd::CaughtUp), Some(8)));
     assert_eq!(reason(&rig.poll().await.unwrap()), None);
 }

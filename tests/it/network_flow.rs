@@ -12,7 +12,7 @@ use morph_deriver::devnet::jsonrpc::RpcError;
 use morph_deriver::devnet::l1::Forward;
 use morph_deriver::devnet::world::WorldOptions;
 use morph_deriver::devnet::{Devnet, DevnetOptions};
-use morph_deriver::flow::pull::PullEnd;
+use morph_deriver::flow::PollEnd;
 use morph_deriver::types::RawTx;
 use serde_json::Value;
 
@@ -47,11 +47,11 @@ async fn m21_a_commit_that_cannot_be_traced_is_a_verdict_that_names_its_transact
         let mut rig = Rig::on(&devnet).await;
         let report = rig.settle().await;
         assert_eq!(reason(&report), Some(Reason::UnknownCommit), "{fault:?}");
-        let PullEnd::Stalled(stall) = &report.end else { panic!("it does not stand still") };
+        let PollEnd::Stalled(stall) = &report.end else { panic!("it does not stand still") };
         assert!(stall.detail.contains(&format!("{tx:?}")), "{}", stall.detail);
         assert_eq!(rig.safe(), Some(8));
         devnet.heal(Server::L1(0));
-        assert_eq!(rig.settle().await.end, PullEnd::CaughtUp, "{fault:?}");
+        assert_eq!(rig.settle().await.end, PollEnd::CaughtUp, "{fault:?}");
         assert_eq!(rig.safe(), Some(16));
     }
 }

@@ -15,7 +15,7 @@ use morph_deriver::devnet::node::Moment;
 use morph_deriver::devnet::world::{ForkShape, World};
 use morph_deriver::devnet::{Devnet, DevnetOptions};
 use morph_deriver::flow::FlowError;
-use morph_deriver::flow::pull::PullEnd;
+use morph_deriver::flow::PollEnd;
 use morph_deriver::ports::{L2Reader, MessageRoot, PortResult};
 use morph_deriver::types::{B256, BlockContent, Case, L1Number, L2Block, L2Header, L2Number, L2Ref, L2Snapshot, RawTx};
 
@@ -914,7 +914,7 @@ async fn e22_a_tag_that_was_never_set_is_no_error() {
     assert_eq!(heights(&devnet), (8, None, None));
     let mut rig = Rig::on(&devnet).await;
     let report = rig.poll().await.unwrap();
-    assert_eq!(report.end, PullEnd::CaughtUp);
+    assert_eq!(report.end, PollEnd::CaughtUp);
     assert_eq!(heights(&devnet), (8, Some(8), None));
 }
 
@@ -1015,7 +1015,7 @@ async fn e25_observe_mode_says_what_it_would_do_and_touches_nothing() {
     let devnet = synced(2).await;
     finalize_l1(&devnet);
     let mut rig = observe(&devnet).await;
-    assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+    assert_eq!(rig.settle().await.end, PollEnd::CaughtUp);
     assert_eq!((rig.safe(), rig.finalized()), (Some(16), Some(16)));
     untouched(&devnet);
     // A fork.

@@ -68,6 +68,18 @@ fn assert_like_the_sequencer(devnet: &Devnet, head: u64) {
 }
 
 #[tokio::test]
+async fn m14_d_a_batch_that_cannot_be_written_yet_fetches_its_blob_once() {
+    let devnet = forked(3).await;
+    devnet.fault(Server::Reactors, Rule::on("pause", refused()).times(1000));
+    let mut rig = Rig::with(&devnet, stopped).await;
+    for _ in 0..8 {
+        let _refused = rig.poll().await;
+    }
+    assert!(devnet.calls(Server::Reactors, "pause") >= 2 && devnet.unpaused_writes().is_empty());
+    assert_eq!(devnet.calls(Server::Beacon(0), "blobs"), 1);
+}
+
+#[tokio::test]
 async fn g1_a_failed_resume_is_tried_until_it_works_and_alarms_meanwhile() {
     let devnet = forked(3).await;
     devnet.fault(Server::Reactors, Rule::on("resume", refused()).times(3));

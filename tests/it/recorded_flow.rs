@@ -4,7 +4,7 @@
 use morph_deriver::codec::calldata::{CommitCalldata, decode_commit, encode_commit};
 use morph_deriver::decide::stall::{Reason, Stall};
 use morph_deriver::flow::Mode;
-use morph_deriver::flow::pull::{PullEnd, PullReport};
+use morph_deriver::flow::{PollEnd, PollReport};
 use morph_deriver::types::{Case, Outcome};
 use serde_json::json;
 
@@ -17,9 +17,9 @@ fn consistent(batches: impl IntoIterator<Item = u64>) -> Vec<(u64, Case)> {
     batches.into_iter().map(|n| (n, Case::Consistent)).collect()
 }
 
-fn stall(report: &PullReport) -> Stall {
+fn stall(report: &PollReport) -> Stall {
     match &report.end {
-        PullEnd::Stalled(stall) => stall.clone(),
+        PollEnd::Stalled(stall) => stall.clone(),
         other => panic!("it does not stand still: {other:?}"),
     }
 }
@@ -54,7 +54,7 @@ async fn c1_c2_c3_c7_c10_the_whole_network_is_verified() {
         let l2 = RecordedL2::start(126);
         let mut rig = Rig::recorded(&network, &l2, |s| s.fetch_range = width).await;
         let report = rig.settle().await;
-        assert_eq!(report.end, PullEnd::CaughtUp, "width {width}");
+        assert_eq!(report.end, PollEnd::CaughtUp, "width {width}");
         assert_eq!(cases(&report), consistent(1..=10), "width {width}");
         holds_every_batch(&rig, &recording, 1).await;
         let genesis = rig.ports.progress.batch(0.into()).await.unwrap().unwrap();
@@ -74,7 +74,7 @@ async fn the_network_is_verified_from_every_l1_block_on() {
         let l2 = RecordedL2::start(126);
         let mut rig = Rig::recorded(&network, &l2, |s| s.start = start.into()).await;
         let report = rig.settle().await;
-        assert_eq!(report.end, PullEnd::CaughtUp, "from {start}");
+        assert_eq!(report.end, PollEnd::CaughtUp, "from {start}");
         let expected = standing_from(&recording, start);
         assert_eq!(cases(&report), consistent(expected.iter().copied()), "from {start}");
         holds_every_batch(&rig, &recording, expected[0]).await;
@@ -97,7 +97,7 @@ async fn missing_blocks_are_filled_in_from_a_start_in_the_middle() {
         })
         .await;
         let report = rig.settle_stopped().await;
-        assert_eq!(report.end, PullEnd::CaughtUp, "from {start}");
+        assert_eq!(report.end, PollEnd::CaughtUp, "from {start}");
         let expected: Vec<_> = standing_from(&recording, start).into_iter().map(|n| (n, Case::FillGap)).collect();
         assert_eq!(cases(&report), expected, "from {start}");
         for number in first..=122 {
@@ -144,7 +144,7 @@ async fn c7_without_call_traces_it_halts_at_the_forwarded_commit_and_names_it() 
     assert!(stall.detail.contains(&hex_bytes(recording.standing[9].tx.unwrap())), "{}", stall.detail);
     assert_eq!(rig.safe(), Some(113));
     network.set_traces(true);
-    assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+    assert_eq!(rig.settle().await.end, PollEnd::CaughtUp);
     assert_eq!(rig.safe(), Some(122));
 }
 
@@ -287,7 +287,7 @@ async fn an_l1_message_that_was_false_is_read_again() {
     network.edit(|recording| recording.logs = honest);
     // One pull may still find the old bytes; it reads them again.
     rig.settle().await;
-    assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+    assert_eq!(rig.settle().await.end, PollEnd::CaughtUp);
     assert_eq!(rig.safe(), Some(122));
 }
 
@@ -297,7 +297,7 @@ async fn c2_every_batch_is_checked_against_its_fetched_blob() {
     let l2 = RecordedL2::start(126);
     let mut rig = Rig::recorded(&network, &l2, |s| s.mode = Mode::Blob).await;
     let report = rig.settle().await;
-    assert_eq!(report.end, PullEnd::CaughtUp);
+    assert_eq!(report.end, PollEnd::CaughtUp);
     assert_eq!(cases(&report), consistent(1..=10));
     assert!(network.beacon.count("blobs/") >= 10);
     assert!(l2.writes().is_empty());
@@ -324,7 +324,7 @@ async fn e2_e3_e21_local_forks_of_every_kind_are_healed_from_their_first_block_o
         l2.fork(number, &alter);
         let mut rig = Rig::recorded(&network, &l2, |_| {}).await;
         let report = rig.settle_stopped().await;
-        assert_eq!(report.end, PullEnd::CaughtUp, "{alter:?} at {number}");
+        assert_eq!(report.end, PollEnd::CaughtUp, "{alter:?} at {number}");
         let healed = recording.standing.iter().find(|b| (b.first..=b.last).contains(&number)).unwrap().index;
         let case = |n: u64| match n.cmp(&healed) {
             std::cmp::Ordering::Less => Case::Consistent,
@@ -363,7 +363,7 @@ async fn e5_a_fork_below_the_first_batch_is_walked_back_to() {
     l2.fork(20, &Alter::Transaction(0));
     let mut rig = Rig::recorded(&network, &l2, |s| s.start = 19.into()).await;
     let report = rig.settle_stopped().await;
-    assert_eq!(report.end, PullEnd::CaughtUp);
+    assert_eq!(report.end, PollEnd::CaughtUp);
     assert_eq!(cases(&report)[0], (3, Case::SelfHeal));
     assert_eq!(cases(&report).len(), 8);
     assert_eq!(l2.writes().iter().map(|w| w.number).collect::<Vec<_>>(), (20..=122).collect::<Vec<_>>());
@@ -378,7 +378,7 @@ async fn a_node_that_pruned_its_states_is_verified_by_its_logs() {
         l2.set_pruned_below(Some(127));
         let mut rig = Rig::recorded(&network, &l2, |s| s.start = start.into()).await;
         let report = rig.settle().await;
-        assert_eq!(report.end, PullEnd::CaughtUp, "from {start}");
+        assert_eq!(report.end, PollEnd::CaughtUp, "from {start}");
         assert_eq!(rig.safe(), Some(122), "from {start}");
     }
 }

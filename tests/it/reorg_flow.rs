@@ -9,7 +9,7 @@ use morph_deriver::devnet::l1::L1Op;
 use morph_deriver::devnet::world::{World, WorldOptions};
 use morph_deriver::devnet::{Devnet, DevnetOptions};
 use morph_deriver::error::Severity;
-use morph_deriver::flow::pull::PullEnd;
+use morph_deriver::flow::PollEnd;
 use morph_deriver::ports::Step;
 use morph_deriver::types::{Address, B256, Case, Cursor, L1Ref, U256};
 
@@ -54,7 +54,7 @@ fn commit_block(devnet: &Devnet, nth: usize) -> u64 {
 }
 
 /// Polls twice; what the second one ended on.
-async fn two_polls(rig: &mut Rig) -> PullEnd {
+async fn two_polls(rig: &mut Rig) -> PollEnd {
     rig.poll().await.unwrap();
     rig.poll().await.unwrap().end
 }
@@ -73,7 +73,7 @@ async fn b3_b4_a_reorg_that_drops_a_batch_takes_safe_back_in_one_poll() {
         devnet.with(|w| replace_empty(w, depth));
         rig.poll().await.unwrap();
         assert_eq!((rig.safe(), node_safe(&devnet)), (Some(16), Some(16)), "depth {depth}");
-        assert_eq!(rig.poll().await.unwrap().end, PullEnd::CaughtUp);
+        assert_eq!(rig.poll().await.unwrap().end, PollEnd::CaughtUp);
         assert_eq!(rig.worker.status().borrow().reorgs, 1);
         assert!(devnet.written().is_empty());
         // It comes back later.
@@ -96,7 +96,7 @@ async fn b4_b5_a_reorg_above_all_batches_changes_nothing() {
         let before = rig.ports.progress.batch(3.into()).await.unwrap();
         devnet.clear_counts();
         devnet.with(|w| replace_empty(w, depth));
-        assert_eq!(two_polls(&mut rig).await, PullEnd::CaughtUp, "depth {depth}");
+        assert_eq!(two_polls(&mut rig).await, PollEnd::CaughtUp, "depth {depth}");
         assert_eq!((rig.safe(), node_safe(&devnet)), (Some(24), Some(24)));
         assert_eq!(rig.ports.progress.batch(3.into()).await.unwrap(), before);
         assert!(devnet.tag_calls().is_empty(), "no tag moves for a reorg without a batch");
@@ -120,7 +120,7 @@ async fn b2_b4_a_batch_that_moves_to_another_l1_block_is_bound_to_it_and_safe_ne
             w.mine(depth);
         });
         let report = rig.poll().await.unwrap();
-        assert_eq!(report.end, PullEnd::CaughtUp, "depth {depth}");
+        assert_eq!(report.end, PollEnd::CaughtUp, "depth {depth}");
         assert!(report.batches.is_empty(), "what was verified stays verified");
         assert_eq!((rig.safe(), node_safe(&devnet)), (Some(24), Some(24)));
         let row = rig.ports.progress.batch(3.into()).await.unwrap().unwrap();
@@ -132,7 +132,7 @@ async fn b2_b4_a_batch_that_moves_to_another_l1_block_is_bound_to_it_and_safe_ne
             let depth = w.l1.head() - (row.l1.number.get() - 1);
             replace_empty(w, depth);
         });
-        assert_eq!(two_polls(&mut rig).await, PullEnd::CaughtUp);
+        assert_eq!(two_polls(&mut rig).await, PollEnd::CaughtUp);
         assert_eq!((rig.safe(), node_safe(&devnet)), (Some(16), Some(16)));
         assert_ordered(&devnet);
     }
@@ -180,7 +180,7 @@ async fn b3_b4_a_batch_that_is_replaced_by_another_one_is_verified_anew() {
         let mut seen = cases(&rig.poll().await.unwrap());
         let second = rig.poll().await.unwrap();
         seen.extend(cases(&second));
-        assert_eq!(second.end, PullEnd::CaughtUp);
+        assert_eq!(second.end, PollEnd::CaughtUp);
         assert_eq!(seen, [(3, Case::SelfHeal)], "depth {depth}");
         assert_eq!((rig.safe(), node_safe(&devnet)), (Some(23), Some(23)));
         assert_eq!(devnet.heads().local, devnet.heads().sequencer);
@@ -215,8 +215,8 @@ async fn b4_the_window_is_whole_also_after_many_short_polls() {
         rig.settle().await;
     }
     devnet.with(|w| replace_empty(w, 64));
-    assert_eq!(two_polls(&mut rig).await, PullEnd::Behind);
-    assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+    assert_eq!(two_polls(&mut rig).await, PollEnd::Behind);
+    assert_eq!(rig.settle().await.end, PollEnd::CaughtUp);
     assert_eq!(rig.safe(), Some(24));
 }
 
@@ -233,7 +233,7 @@ async fn b3_a_reorg_that_drops_a_revert_lets_the_batch_stand_again() {
     assert_eq!((rig.safe(), node_safe(&devnet)), (Some(16), Some(16)));
     devnet.with(|w| replace_empty(w, 1));
     let report = rig.poll().await.unwrap();
-    assert_eq!(report.end, PullEnd::CaughtUp);
+    assert_eq!(report.end, PollEnd::CaughtUp);
     assert_eq!((rig.safe(), node_safe(&devnet)), (Some(24), Some(24)));
     // The next batch continues it.
     devnet.with(|w| {
@@ -290,7 +290,7 @@ async fn b3_the_only_batch_that_was_read_is_dropped() {
     rig.settle().await;
     assert_eq!(rig.safe(), Some(24));
     devnet.with(|w| replace_empty(w, 3));
-    assert_eq!(two_polls(&mut rig).await, PullEnd::CaughtUp);
+    assert_eq!(two_polls(&mut rig).await, PollEnd::CaughtUp);
     assert_eq!((rig.safe(), node_safe(&devnet)), (None, Some(16)), "our tag does not stay on what L1 took away");
     assert!(!rig.worker.status().borrow().tags_contended);
     devnet.with(|w| {
@@ -337,7 +337,7 @@ async fn c1_the_only_batch_that_was_read_is_reverted() {
         w.revert(3).unwrap();
         w.mine(1);
     });
-    assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+    assert_eq!(rig.settle().await.end, PollEnd::CaughtUp);
     assert_eq!((rig.safe(), node_safe(&devnet)), (None, Some(16)));
     assert!(!rig.worker.status().borrow().tags_contended);
     assert_ordered(&devnet);
@@ -356,18 +356,18 @@ async fn b3_c4_a_reorg_that_drops_the_revert_of_a_batch_that_was_passed_over() {
         let refused = RpcError { code: -32000, message: "eth_call is switched off".to_owned() };
         devnet.fault(Server::L1(0), Rule::on("eth_call", Fault::Error(refused)));
         let mut rig = Rig::with(&devnet, |s| s.fetch_range = fetch_range).await;
-        assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+        assert_eq!(rig.settle().await.end, PollEnd::CaughtUp);
         assert_eq!(rig.safe(), Some(16));
         devnet.with(|w| replace_empty(w, 1));
         let report = rig.settle().await;
-        assert_eq!((report.end.clone(), cases(&report)), (PullEnd::CaughtUp, vec![(3, Case::Consistent)]));
+        assert_eq!((report.end.clone(), cases(&report)), (PollEnd::CaughtUp, vec![(3, Case::Consistent)]));
         assert_eq!((rig.safe(), node_safe(&devnet)), (Some(24), Some(24)), "range {fetch_range}");
         // It is reverted again, and nothing of it is left over.
         devnet.with(|w| {
             w.revert(3).unwrap();
             w.mine(1);
         });
-        assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+        assert_eq!(rig.settle().await.end, PollEnd::CaughtUp);
         assert_eq!((rig.safe(), node_safe(&devnet)), (Some(16), Some(16)), "range {fetch_range}");
     }
 }
@@ -389,7 +389,7 @@ async fn c2_e20_an_identical_recommit_is_read_again_after_a_loss() {
             w.mine(1);
         });
         let mut rig = Rig::with(&devnet, |s| s.fetch_range = 2).await;
-        assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+        assert_eq!(rig.settle().await.end, PollEnd::CaughtUp);
         assert_eq!(rig.safe(), Some(24));
         devnet.with(|w| w.node.kill(20));
         if hidden {
@@ -401,7 +401,7 @@ async fn c2_e20_an_identical_recommit_is_read_again_after_a_loss() {
             assert_eq!(reason(&rig.settle().await), Some(Reason::Gap));
             devnet.l1_knobs(0, |k| k.hidden_logs.clear());
         }
-        assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+        assert_eq!(rig.settle().await.end, PollEnd::CaughtUp);
         assert_eq!((rig.safe(), node_safe(&devnet)), (Some(24), Some(24)));
         let row = rig.ports.progress.batch(3.into()).await.unwrap().unwrap();
         assert!(row.l1.number.get() > revert, "the second commit is the one that stands");
@@ -427,7 +427,7 @@ async fn p6_a_step_that_was_stored_late_is_not_forgotten() {
     store.late_after(0);
     let error = rig.poll().await.unwrap_err();
     assert_eq!(error.stall().reason, Reason::StoreUnavailable);
-    assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+    assert_eq!(rig.settle().await.end, PollEnd::CaughtUp);
     assert_eq!((rig.safe(), node_safe(&devnet)), (Some(16), Some(16)));
     // The revert falls away with its block, and batch 3 with it.
     devnet.with(|w| replace_empty(w, 6));
@@ -458,7 +458,7 @@ async fn b1_j5_an_empty_range_of_another_fork_is_not_taken() {
     devnet.on_call(Server::L1(0), "eth_getBlockByNumber", 4, move |w| *w = ours);
     let error = rig.poll().await.unwrap_err();
     assert_eq!((error.severity(), error.stall().reason), (Severity::Reset, Reason::L1Reorg));
-    assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+    assert_eq!(rig.settle().await.end, PollEnd::CaughtUp);
     assert_eq!(rig.safe(), Some(24));
 }
 
@@ -608,7 +608,7 @@ async fn m10_p8_a_shallow_reorg_while_a_pull_stands_in_the_middle_of_a_range_hea
             }
             w.sync();
         });
-        assert_eq!(rig.settle().await.end, PullEnd::CaughtUp, "{what}");
+        assert_eq!(rig.settle().await.end, PollEnd::CaughtUp, "{what}");
         let head = devnet.with(|w| w.sequencer.node.head().number());
         assert_eq!((rig.safe(), node_safe(&devnet)), (Some(head), Some(head)), "{what}");
         assert_ordered(&devnet);
@@ -628,7 +628,7 @@ async fn m4_b3_a_cursor_on_a_block_of_another_fork_goes_back_to_one_that_there_i
             let step = Step { cursor: Some(Cursor { block, log_index }), ..Step::default() };
             rig.ports.progress.apply(&step).await.unwrap();
             rig.restart().await;
-            assert_eq!(rig.settle().await.end, PullEnd::CaughtUp, "cursor in {number}");
+            assert_eq!(rig.settle().await.end, PollEnd::CaughtUp, "cursor in {number}");
             assert_eq!((rig.safe(), node_safe(&devnet)), (Some(24), Some(24)), "cursor in {number}");
             assert_eq!(rig.worker.status().borrow().reorgs, 0, "nothing that was read is gone");
         }
@@ -651,6 +651,6 @@ async fn a_chain_that_is_shorter_for_a_while_proves_nothing() {
     devnet.with(|w| {
         w.mine(3);
     });
-    assert_eq!(two_polls(&mut rig).await, PullEnd::CaughtUp);
+    assert_eq!(two_polls(&mut rig).await, PollEnd::CaughtUp);
     assert_eq!((rig.safe(), node_safe(&devnet)), (Some(16), Some(16)));
 }

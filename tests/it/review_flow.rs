@@ -11,7 +11,7 @@ use morph_deriver::devnet::faults::{Fault, Rule, Server};
 use morph_deriver::devnet::jsonrpc::RpcError;
 use morph_deriver::devnet::world::ForkShape;
 use morph_deriver::devnet::{Devnet, DevnetOptions};
-use morph_deriver::flow::pull::PullEnd;
+use morph_deriver::flow::PollEnd;
 use morph_deriver::flow::worker::{Panicked, contained};
 use morph_deriver::ports::{EngineView, L2Engine, PortResult, WriteStopped};
 use morph_deriver::types::{B256, Case, L2Header, L2Number, NewBlock};
@@ -48,7 +48,7 @@ async fn e1_a_fork_before_the_switch_is_a_divergence_and_never_rewritten() {
         w.sync();
     });
     let report = rig.settle().await;
-    assert_eq!(report.end, PullEnd::CaughtUp);
+    assert_eq!(report.end, PollEnd::CaughtUp);
     assert_eq!(cases(&report), [(2, Case::Consistent)]);
 }
 
@@ -66,7 +66,7 @@ async fn c10_a_genesis_block_that_is_not_given_is_asked_for_again() {
     let error = rig.poll().await.unwrap_err();
     assert_eq!(error.stall().reason, Reason::L2Unavailable, "{error}");
     let report = rig.settle().await;
-    assert_eq!(report.end, PullEnd::CaughtUp);
+    assert_eq!(report.end, PollEnd::CaughtUp);
     assert_eq!(cases(&report), [(1, Case::Consistent)]);
 }
 
@@ -80,11 +80,11 @@ async fn recovering_up_to_a_batch_never_writes_the_next_one() {
     })
     .await;
     let report = rig.settle().await;
-    assert_eq!((report.end.clone(), cases(&report)), (PullEnd::Reached, vec![(1, Case::FillGap)]));
+    assert_eq!((report.end.clone(), cases(&report)), (PollEnd::Reached, vec![(1, Case::FillGap)]));
     // Once more, as a second `recover --to-batch 1` would.
     rig.restart().await;
     let report = rig.settle().await;
-    assert_eq!((report.end.clone(), cases(&report)), (PullEnd::Reached, vec![]));
+    assert_eq!((report.end.clone(), cases(&report)), (PollEnd::Reached, vec![]));
     assert_eq!(devnet.written(), (batches[0].first..=batches[0].last).collect::<Vec<_>>());
 }
 
@@ -144,7 +144,7 @@ async fn h5_recorded_l1_blocks_are_bounded_while_nothing_is_finalized() {
     let mut rig = Rig::with(&devnet, |s| s.reorg_window = 5).await;
     for _ in 0..12 {
         devnet.with(|w| w.mine(3));
-        assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+        assert_eq!(rig.settle().await.end, PollEnd::CaughtUp);
         assert_eq!(rig.finalized(), None, "only finality used to prune");
     }
     let recorded = rig.ports.progress.l1_blocks().await.unwrap();
@@ -154,7 +154,7 @@ async fn h5_recorded_l1_blocks_are_bounded_while_nothing_is_finalized() {
         w.reorg(4);
         w.mine(6);
     });
-    assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+    assert_eq!(rig.settle().await.end, PollEnd::CaughtUp);
     assert_eq!(rig.worker.status().borrow().reorgs, 1);
 }
 
@@ -173,7 +173,7 @@ async fn f3_local_blocks_are_not_read_further_than_content_can_reach() {
     });
     let mut rig = Rig::with(&devnet, |s| s.local_bytes = 1000).await;
     let report = rig.settle().await;
-    assert_eq!((report.end.clone(), cases(&report)), (PullEnd::CaughtUp, vec![(1, Case::SelfHeal)]));
+    assert_eq!((report.end.clone(), cases(&report)), (PollEnd::CaughtUp, vec![(1, Case::SelfHeal)]));
     assert_eq!(devnet.written(), (batch.first + 4..=batch.last).collect::<Vec<_>>());
     // A piece before the blob was there, a piece after it, and what the probe asked.
     assert!(devnet.calls(Server::L2, "debug_getBlockRlp") <= 2 * 200 + 2);
@@ -227,12 +227,12 @@ async fn c2_a_long_search_through_l1_goes_on_where_the_pull_before_it_stopped() 
                 assert_eq!(error.stall().reason, Reason::SearchingL1, "{error}");
                 assert_eq!(rig.worker.status().borrow().stall.as_ref().map(|s| s.reason), Some(Reason::SearchingL1));
                 searching += 1;
-                PullEnd::Behind
+                PollEnd::Behind
             }
         };
         assert!(devnet.calls(Server::L1(0), "eth_getLogs") <= 2, "the range, and one window of a search");
-        if end != PullEnd::Behind {
-            assert_eq!(end, PullEnd::CaughtUp);
+        if end != PollEnd::Behind {
+            assert_eq!(end, PollEnd::CaughtUp);
             break;
         }
     }

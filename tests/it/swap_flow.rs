@@ -11,8 +11,8 @@ use morph_deriver::devnet::jsonrpc::RpcError;
 use morph_deriver::devnet::world::{World, WorldOptions};
 use morph_deriver::devnet::{Devnet, DevnetOptions};
 use morph_deriver::error::Severity;
+use morph_deriver::flow::PollEnd;
 use morph_deriver::flow::Settings;
-use morph_deriver::flow::pull::PullEnd;
 
 use crate::support::rig::{Rig, rig_over_two};
 
@@ -161,7 +161,7 @@ async fn swap_before(case: &Case, world: &World, nth: u64) {
         };
     }
     let waits = other == Other::Moved && case.when == In::Inside;
-    assert!(waits || last == Some(PullEnd::CaughtUp), "{what}: {last:?}");
+    assert!(waits || last == Some(PollEnd::CaughtUp), "{what}: {last:?}");
     let expected = match other {
         Other::Moved => 24,
         Other::Dropped => 16,
@@ -182,7 +182,7 @@ async fn swap_before(case: &Case, world: &World, nth: u64) {
         w.mine(1);
         w.sync();
     });
-    assert_eq!(rig.settle().await.end, PullEnd::CaughtUp, "{what}");
+    assert_eq!(rig.settle().await.end, PollEnd::CaughtUp, "{what}");
     let head = devnet.with(|w| w.sequencer.node.head().number());
     assert_eq!(rig.safe(), Some(head), "{what}");
     assert!(devnet.moments().iter().all(|m| m.is_ordered()), "{what}");
@@ -255,7 +255,7 @@ async fn m4_c6_an_endpoint_that_is_asked_about_a_hole_stands_on_another_fork() {
         });
         let error = rig.poll().await.unwrap_err();
         assert_eq!((error.severity(), error.stall().reason), (Severity::Reset, Reason::L1Reorg), "{other:?}");
-        assert_eq!(rig.settle().await.end, PullEnd::CaughtUp, "{other:?}");
+        assert_eq!(rig.settle().await.end, PollEnd::CaughtUp, "{other:?}");
         let expected = match other {
             Other::Moved => 24,
             Other::Dropped => 16,

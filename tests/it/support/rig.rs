@@ -14,9 +14,9 @@ use morph_deriver::decide::stall::Reason;
 use morph_deriver::devnet::Devnet;
 use morph_deriver::devnet::faults::Server;
 use morph_deriver::error::Target;
-use morph_deriver::flow::pull::{PullEnd, PullReport};
 use morph_deriver::flow::worker::Worker;
 use morph_deriver::flow::{Confirmations, FlowError, Ports, Settings};
+use morph_deriver::flow::{PollEnd, PollReport};
 use morph_deriver::types::{Case, HeightParam, L2Number};
 
 use super::clients::{self, pool_config};
@@ -124,26 +124,26 @@ impl Rig {
     }
 
     /// One poll, a step later.
-    pub async fn poll(&mut self) -> Result<PullReport, FlowError> {
+    pub async fn poll(&mut self) -> Result<PollReport, FlowError> {
         self.now += STEP;
         self.worker.poll(self.now).await
     }
 
     /// Polls as long as there is more to read; gives all batches and the last end.
-    pub async fn settle(&mut self) -> PullReport {
+    pub async fn settle(&mut self) -> PollReport {
         let mut batches = Vec::new();
         for _ in 0..200 {
             let report = self.poll().await.expect("a poll failed");
             batches.extend(report.batches);
-            if report.end != PullEnd::Behind {
-                return PullReport { batches, end: report.end };
+            if report.end != PollEnd::Behind {
+                return PollReport { batches, end: report.end };
             }
         }
         panic!("200 polls and still behind");
     }
 
     /// Polls until the head counts as stopped, then settles. Gives all batches of all polls.
-    pub async fn settle_stopped(&mut self) -> PullReport {
+    pub async fn settle_stopped(&mut self) -> PollReport {
         let polls = WINDOW.as_secs() / STEP.as_secs() + 1;
         let mut batches = Vec::new();
         for _ in 0..polls {
@@ -151,7 +151,7 @@ impl Rig {
         }
         let last = self.settle().await;
         batches.extend(last.batches);
-        PullReport { batches, end: last.end }
+        PollReport { batches, end: last.end }
     }
 
     /// Height of our safe head.
@@ -171,14 +171,14 @@ impl Rig {
 }
 
 /// Index and case of every batch, waits left out.
-pub fn cases(report: &PullReport) -> Vec<(u64, Case)> {
+pub fn cases(report: &PollReport) -> Vec<(u64, Case)> {
     report.batches.iter().filter(|b| b.case != Case::Wait).map(|b| (b.index.get(), b.case)).collect()
 }
 
 /// Why a pull stands still.
-pub fn reason(report: &PullReport) -> Option<Reason> {
+pub fn reason(report: &PollReport) -> Option<Reason> {
     match &report.end {
-        PullEnd::Stalled(stall) => Some(stall.reason),
-        PullEnd::Behind | PullEnd::CaughtUp | PullEnd::Reached => None,
+        PollEnd::Stalled(stall) => Some(stall.reason),
+        PollEnd::Behind | PollEnd::CaughtUp | PollEnd::Reached => None,
     }
 }

@@ -1,27 +1,30 @@
-//! `derive_force`: the only place that writes blocks.
+//! The writer: `derive_force`, the only place that writes blocks. A plan goes in, what was written comes out.
 //!
 //! Everything that needs no pause happened before: the plan is complete, its content was checked, what may stay was
 //! compared. Here: refuse what finality forbids, pause, look at the head once more, move safe down, write in chunks
 //! with every reply checked, read back (P1, P2, P5).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::info;
 
-use crate::decide::heads;
 use crate::decide::one_node::OneNode;
-use crate::decide::reconcile::Plan;
+use crate::decide::reconcile::{self, Plan};
 use crate::decide::refusal::{self, Refusal, Subject};
 use crate::decide::stall::{Reason, Stall};
 use crate::error::{PortError, PortErrorKind, Target};
+use crate::flow::intents::{self, Noted};
+use crate::flow::ledger::Ledger;
+use crate::flow::node::Node;
 use crate::flow::one_node::BothSides;
-use crate::flow::patience::{Answer, Clock, Failure};
-use crate::flow::pull::Pull;
-use crate::flow::quiesce::Quiesced;
-use crate::flow::worker::Worker;
-use crate::flow::{FlowError, unix_now};
-use crate::ports::{L2Engine, WriteStopped};
-use crate::types::{B256, BatchIndex, Case, JournalEntry, L2Header, L2Number, L2Ref, L2Snapshot, NewBlock, OpenWrite};
+use crate::flow::patience::{Answer, Clock, Failure, Patience};
+use crate::flow::quiesce::{Quiesce, Quiesced};
+use crate::flow::states::KeptStates;
+use crate::flow::tags::NodeTags;
+use crate::flow::{FlowError, Ports, Settings, unix_now};
+use crate::ports::{L2Engine, L2Reader, Rows, WriteStopped};
+use crate::types::{B256, BatchIndex, Case, JournalEntry, L2Header, L2Number, L2Ref, NewBlock, OpenWrite};
 
 /// The first write that a worker without an engine would have made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,20 +48,6 @@ struct Job {
     first: L2Number,
     /// The node's finalized tag from before.
     finalized: Option<L2Ref>,
-}
-
-/// The batch under which writes are noted and entered in the journal.
-#[derive(Clone, Copy, Debug)]
-struct Noted {
-    batch: BatchIndex,
-    hash: B256,
-    case: Case,
-}
-
-impl From<OpenWrite> for Noted {
-    fn from(note: OpenWrite) -> Self {
-        Self { batch: note.batch, hash: note.batch_hash, case: note.case }
-    }
 }
 
 /// How far a writing came.
@@ -94,41 +83,178 @@ impl Job {
     }
 }
 
-impl Worker {
+/// What the writer is asked for.
+pub(crate) struct Order {
+    /// The batch.
+    pub(crate) index: BatchIndex,
+    /// Its hash.
+    pub(crate) hash: B256,
+    /// Its case.
+    pub(crate) case: Case,
+    /// What to write.
+    pub(crate) plan: Plan,
+}
+
+/// The pause that the batches of one poll share. It belongs to the poll and not to the writer: a poll that is dropped ends
+/// it.
+#[derive(Default)]
+pub(crate) struct SharedPause {
+    open: Option<Quiesced>,
+    /// The last block that was written inside it.
+    written: Option<L2Ref>,
+}
+
+impl SharedPause {
+    /// Ends it, if it is open.
+    ///
+    /// # Errors
+    /// When the reactors could not be resumed; that is tried again in the background.
+    pub(crate) async fn release(&mut self) -> Result<(), FlowError> {
+        match self.open.take() {
+            Some(pause) => Ok(pause.release().await?),
+            None => Ok(()),
+        }
+    }
+
+    fn remaining(&self) -> Duration {
+        self.open.as_ref().map_or(Duration::ZERO, Quiesced::remaining)
+    }
+
+    fn writing(&self, begins: bool) {
+        self.open.iter().for_each(|pause| pause.writing(begins));
+    }
+
+    fn wrote(&self, head: L2Number) {
+        self.open.iter().for_each(|pause| pause.wrote(head));
+    }
+
+    fn is_writing(&self) -> bool {
+        self.open.as_ref().is_some_and(Quiesced::is_writing)
+    }
+}
+
+/// What a write may change.
+pub(crate) struct Hands<'a> {
+    /// Heads, cursor and notes of writes.
+    pub(crate) ledger: &'a mut Ledger,
+    /// The node.
+    pub(crate) node: &'a mut Node,
+    /// The pause that the poll's batches share.
+    pub(crate) pause: &'a mut SharedPause,
+    /// The poll's time.
+    pub(crate) now: Duration,
+}
+
+/// Engine, guard and refusals.
+pub(crate) struct Writer {
+    engine: Option<Arc<dyn L2Engine>>,
+    l2: Arc<dyn L2Reader>,
+    rows: Arc<dyn Rows>,
+    quiesce: Quiesce,
+    states: KeptStates,
+    /// What the last try to write failed on.
+    patience: Patience,
+    /// Without an engine: the first write that would have been made.
+    pending: Option<PendingWrite>,
+    /// Blocks written so far.
+    blocks_written: u64,
+    pause_budget: Duration,
+    pause_per_block: Duration,
+    write_chunk: usize,
+    poll_interval: Duration,
+    /// A pause costs nothing.
+    free: bool,
+}
+
+impl Writer {
+    /// A writer that has tried nothing yet.
+    pub(crate) fn new(ports: &Ports, quiesce: Quiesce, settings: &Settings) -> Self {
+        Self {
+            engine: ports.engine.clone(),
+            l2: ports.l2.clone(),
+            rows: ports.progress.clone(),
+            quiesce,
+            states: KeptStates::new(ports.l2.clone(), settings.switch_ms, settings.local_bytes),
+            patience: Patience::default(),
+            pending: None,
+            blocks_written: 0,
+            pause_budget: settings.pause_budget,
+            pause_per_block: settings.pause_per_block,
+            write_chunk: settings.write_chunk.max(1),
+            poll_interval: settings.poll_interval,
+            free: !ports.reactors.can_resume(),
+        }
+    }
+
+    /// A poll begins.
+    pub(crate) const fn poll_begins(&mut self) {
+        self.pending = None;
+    }
+
+    /// Without an engine: the first write that would have been made in this poll.
+    pub(crate) const fn pending(&self) -> Option<PendingWrite> {
+        self.pending
+    }
+
+    /// The same as in an earlier poll would have been made.
+    pub(crate) const fn still_pending(&mut self, pending: Option<PendingWrite>) {
+        self.pending = pending;
+    }
+
+    /// Blocks written so far.
+    pub(crate) const fn blocks_written(&self) -> u64 {
+        self.blocks_written
+    }
+
+    /// The node was asked at `now` how it stands, and answered so: none where it did not, and may be gone.
+    pub(crate) const fn node_is_away(&mut self) {
+        self.patience.node_is_away();
+    }
+
+    /// The node answered at `now`.
+    pub(crate) fn node_is_there(&mut self, now: Duration) {
+        self.patience.node_is_there(now);
+    }
+
+    /// The node was seen at `now` to be another one than before.
+    pub(crate) fn node_changed(&mut self, now: Duration) {
+        self.patience.node_changed(now);
+    }
+
     /// Writes the plan's blocks behind its skip number. Gives the header of the last one.
     pub(crate) async fn derive_force(
         &mut self,
-        index: BatchIndex,
-        hash: B256,
-        case: Case,
-        plan: Plan,
-        pull: &mut Pull,
+        order: Order,
+        hands: &mut Hands<'_>,
     ) -> Result<Result<L2Header, Stall>, FlowError> {
-        let Some(engine) = self.ports.engine.clone() else {
+        let Order { index, hash, case, plan } = order;
+        let Some(engine) = self.engine.clone() else {
             self.pending = Some(PendingWrite { batch: index, case, skip: plan.skip });
             return Ok(Err(would_have(index, case, &plan)));
         };
         let engine = engine.as_ref();
-        if plan.rewrites() && self.finalized_floor(plan.first()) {
+        if plan.rewrites() && hands.node.tags.is_final(hands.ledger, plan.first()) {
             return Ok(Err(below_finalized(index, &plan)));
         }
-        if let Some(answer) = self.must_wait(engine, &plan).await {
+        if let Some(answer) = self.must_wait(engine, &plan, hands.now).await {
             return told(index, answer);
         }
         let (first, tries) = (plan.first(), self.patience.tries(&plan));
-        let plan = match self.on_kept_state(plan).await? {
+        let floor = hands.node.tags.finalized_height(hands.ledger).unwrap_or_default();
+        let plan = match self.states.on_kept_state(plan, floor).await? {
             Ok(plan) => plan,
             Err(stall) => return Ok(Err(Stall { batch: Some(index), ..stall })),
         };
         // What an earlier, interrupted write left below is entered in the journal before anything that stands on it (P6).
-        let noted = match self.written_again(index, hash).await? {
+        let noted = match intents::written_again(hands.ledger, self.rows.as_ref(), index, hash).await? {
             Some((_, note)) => note.into(),
             None => Noted { batch: index, hash, case },
         };
-        self.settle_writes(noted.batch, noted.hash, first.minus(1), pull.head.number).await?;
+        let height = hands.node.height();
+        intents::close(hands.ledger, self.l2.as_ref(), (noted.batch, noted.hash), first.minus(1), height).await?;
         let job = Job { index, noted, plan, first, finalized: None };
-        let outcome = match self.pause_for(engine, &job.plan, pull).await {
-            Ok(()) => self.write_inside_the_pause(engine, job, pull).await,
+        let outcome = match self.pause_for(engine, &job.plan, hands).await {
+            Ok(()) => self.write_inside_the_pause(engine, job, hands).await,
             Err(failure) => Err(failure),
         };
         match outcome {
@@ -137,11 +263,7 @@ impl Worker {
                 Ok(Ok(last))
             }
             Err(failure) => {
-                let clock = Clock {
-                    now: self.now,
-                    poll_interval: self.settings.poll_interval,
-                    free: !self.ports.reactors.can_resume(),
-                };
+                let clock = Clock { now: hands.now, poll_interval: self.poll_interval, free: self.free };
                 told(index, self.patience.failed(failure, tries, clock))
             }
         }
@@ -149,64 +271,61 @@ impl Worker {
 
     /// What is answered for `plan` in place of a try. Before it is, the node is asked for its version: an upgrade ends the
     /// wait.
-    async fn must_wait(&mut self, engine: &dyn L2Engine, plan: &Plan) -> Option<Answer> {
-        self.patience.answer(plan, self.now)?;
+    async fn must_wait(&mut self, engine: &dyn L2Engine, plan: &Plan, now: Duration) -> Option<Answer> {
+        self.patience.answer(plan, now)?;
         if let Ok(view) = engine.view(plan.skip.number).await {
-            self.patience.saw_version(view.version, self.now);
+            self.patience.saw_version(view.version, now);
         }
-        self.patience.answer(plan, self.now)
+        self.patience.answer(plan, now)
     }
 
     async fn write_inside_the_pause(
         &mut self,
         engine: &dyn L2Engine,
         mut job: Job,
-        pull: &mut Pull,
+        hands: &mut Hands<'_>,
     ) -> Result<L2Header, Failure> {
         let plan = &job.plan;
         // The head is read again inside the pause: a block that was being applied when it began may have landed. The
         // engine's is read beside it: nothing is told to a node that is not the one that was compared.
-        let both = BothSides::read(engine, self.ports.l2.as_ref(), plan.skip.number).await?;
-        self.patience.saw_version(both.engine.version, self.now);
+        let both = BothSides::read(engine, self.l2.as_ref(), plan.skip.number).await?;
+        self.patience.saw_version(both.engine.version, hands.now);
         let now = both.node;
         match both.verdict {
             OneNode::Same => {}
             OneNode::Moving => return Err(FlowError::local_changed("the head moves inside the pause").into()),
             OneNode::Two => return Err(Failure::changed(Answer::Stands(both.stall()))),
         }
-        self.check_still_holds(plan, pull.head, now.head.l2_ref()).await?;
+        self.check_still_holds(plan, hands.node.head(), now.head).await?;
         if both.engine.at != Some(plan.skip) {
             return Err(no_longer_there(plan.skip).into());
         }
         // So is finalized: another writer may have moved it since the poll began (E14, E23).
-        self.node_finalized = now.finalized;
-        if plan.rewrites() && self.finalized_floor(job.first) {
+        hands.node.tags.saw(&now);
+        if plan.rewrites() && hands.node.tags.is_final(hands.ledger, job.first) {
             return Err(Failure::seen_without_a_pause(below_finalized(job.index, plan)));
         }
-        if plan.rewrites() && self.finalized_floor(plan.first()) {
+        if plan.rewrites() && hands.node.tags.is_final(hands.ledger, plan.first()) {
             return Err(FlowError::local_changed("finalized moved over blocks that were to be written again").into());
         }
-        pull.head = now.head.l2_ref();
-        if let Some(lower) = heads::lowered_safe(&self.ledger.heads(), &now, plan.skip) {
-            self.asserted = None;
-            engine.set_tags(Some(lower.hash), None).await?;
-        }
+        hands.node.stands_on(now.head);
+        hands.node.tags.lower(hands.ledger, &now, plan.skip).await?;
         info!(
             batch = job.index.get(),
             case = %job.noted.case,
             skip = plan.skip.number.get(),
             blocks = plan.blocks.len(),
-            dropped_above = pull.head.number.above(plan.last()),
+            dropped_above = hands.node.height().above(plan.last()),
             "writing blocks"
         );
-        job.finalized = self.finalized_before(&now);
-        let outcome = self.write(engine, &job, pull).await;
+        job.finalized = NodeTags::finalized_before(hands.ledger, &now);
+        let outcome = self.write(engine, &job, hands).await;
         // Looked at after a failure too: blocks may have landed whose answer was lost, and the node may have moved its
         // tags by itself. What landed unheard is in the intents, and enters the journal from there.
-        let after = self.read_back(pull).await;
+        let after = self.read_back(hands).await;
         let last = outcome?;
         let after = after?;
-        if after.head.l2_ref() != last.l2_ref() {
+        if after != last.l2_ref() {
             return Err(FlowError::local_changed("the head is not the last block that was written").into());
         }
         Ok(last)
@@ -215,15 +334,10 @@ impl Worker {
     /// Whether the plan still fits a head that moved from `before` to `now`: blocks that landed on top of what is
     /// replaced change nothing but what is dropped; anything else is decided anew (G5).
     async fn check_still_holds(&self, plan: &Plan, before: L2Ref, now: L2Ref) -> Result<(), FlowError> {
-        if now == before {
-            return Ok(());
-        }
         let moved = || FlowError::local_changed(format!("the head moved from {before} to {now}"));
-        let Some(first) = plan.replaces.first().filter(|first| first.number <= now.number) else {
-            return Err(moved());
-        };
-        for block in [plan.skip, *first].iter().chain(plan.again.last()) {
-            if self.ports.l2.header(block.number).await?.is_none_or(|h| h.l2_ref() != *block) {
+        let tell = reconcile::tells_that_it_holds(plan, before, now).ok_or_else(moved)?;
+        for block in tell {
+            if self.l2.header(block.number).await?.is_none_or(|h| h.l2_ref() != block) {
                 return Err(moved());
             }
         }
@@ -231,50 +345,40 @@ impl Worker {
     }
 
     /// Reads the node after a write: the head is ours as far as it moved, and counts as no growth.
-    async fn read_back(&mut self, pull: &mut Pull) -> Result<L2Snapshot, FlowError> {
-        let after = match self.ports.l2.snapshot().await {
+    async fn read_back(&self, hands: &mut Hands<'_>) -> Result<L2Ref, FlowError> {
+        let after = match self.l2.snapshot().await {
             Ok(after) => after,
             Err(error) => {
-                self.local.wrote_unknown();
+                hands.node.local.wrote_unknown();
                 return Err(error.into());
             }
         };
         // More may land of a write that was not answered: what it leaves is no growth either.
-        match pull.pause.as_ref().is_some_and(Quiesced::is_writing) {
-            true => self.local.wrote_unknown(),
-            false => self.local.wrote(after.head.number),
+        match hands.pause.is_writing() {
+            true => hands.node.local.wrote_unknown(),
+            false => hands.node.local.wrote(after.head.number),
         }
-        pull.head = after.head.l2_ref();
-        pull.pause.iter().for_each(|p: &Quiesced| p.wrote(after.head.number));
-        pull.node = self.unmark(&after).await?;
-        Ok(pull.node)
-    }
-
-    /// Whether `number` lies at or below the finalized head, ours or the node's.
-    pub(crate) fn finalized_floor(&self, number: L2Number) -> bool {
-        self.finalized_height().is_some_and(|finalized| number <= finalized)
-    }
-
-    /// The height of the finalized head, ours or the node's, whichever is higher.
-    pub(crate) fn finalized_height(&self) -> Option<L2Number> {
-        let ours = self.ledger.heads().finalized().map(|f| f.number);
-        ours.max(self.node_finalized.map(|f| f.number))
+        hands.node.stands_on(after.head);
+        hands.pause.wrote(after.head.number);
+        hands.node.shows(after);
+        hands.node.unmark(hands.ledger).await?;
+        Ok(hands.node.shown_head())
     }
 
     /// A pause with enough budget for the plan: the pull's open one, or a new one. An engine that does not answer, or
     /// that is another node than the reader, is no reason to pause anything. Only reactors that were asked make a failure
     /// that is waited for: they may be a service that was stopped and started.
-    async fn pause_for(&self, engine: &dyn L2Engine, plan: &Plan, pull: &mut Pull) -> Result<(), Failure> {
+    async fn pause_for(&self, engine: &dyn L2Engine, plan: &Plan, hands: &mut Hands<'_>) -> Result<(), Failure> {
         let blocks = u32::try_from(plan.blocks.len()).unwrap_or(u32::MAX);
-        let need = self.settings.pause_per_block.saturating_mul(blocks);
-        if let Some(open) = pull.pause.take() {
+        let need = self.pause_per_block.saturating_mul(blocks);
+        if let Some(open) = hands.pause.open.take() {
             if self.has_room(open.remaining(), plan.blocks.len()) {
-                pull.pause = Some(open);
+                hands.pause.open = Some(open);
                 return Ok(());
             }
             open.release().await.map_err(Failure::before_a_pause)?;
         }
-        let both = BothSides::read(engine, self.ports.l2.as_ref(), plan.skip.number).await;
+        let both = BothSides::read(engine, self.l2.as_ref(), plan.skip.number).await;
         let both = both.map_err(Failure::before_a_pause)?;
         match both.verdict {
             OneNode::Two => return Err(Failure::seen_without_a_pause(both.stall())),
@@ -283,27 +387,27 @@ impl Worker {
             }
             OneNode::Same | OneNode::Moving => {}
         }
-        let budget = self.settings.pause_budget.saturating_add(need);
-        pull.written = None;
-        pull.pause = Some(self.quiesce.acquire(pull.head.number, budget).await?);
+        let budget = self.pause_budget.saturating_add(need);
+        hands.pause.written = None;
+        hands.pause.open = Some(self.quiesce.acquire(hands.node.height(), budget).await?);
         Ok(())
     }
 
     /// Whether `left` of a pause is enough to write so many blocks, with a margin: a write that is cut off may land when
     /// the reactors are back (P5).
     fn has_room(&self, left: Duration, blocks: usize) -> bool {
-        room(left, blocks, self.settings.pause_per_block, self.settings.pause_budget)
+        room(left, blocks, self.pause_per_block, self.pause_budget)
     }
 
     /// Writes the plan's blocks. What was noted and then not sent is noted no more: whatever comes to stand at those
     /// heights is not our write, and a tag on it not the node's own mark (M9). What left the chain with the first write
     /// stays noted all the same, for the journal (P6).
-    async fn write(&mut self, engine: &dyn L2Engine, job: &Job, pull: &mut Pull) -> Result<L2Header, Failure> {
+    async fn write(&mut self, engine: &dyn L2Engine, job: &Job, hands: &mut Hands<'_>) -> Result<L2Header, Failure> {
         let mut sent = job.unsent();
-        let outcome = self.write_in_chunks(engine, job, pull, &mut sent).await;
+        let outcome = self.write_in_chunks(engine, job, hands, &mut sent).await;
         let unsent = |w: &OpenWrite| w.number > sent.to && w.new_hash.is_none();
-        if outcome.is_err() && self.ledger.writes().iter().any(unsent) {
-            self.ledger.withdraw_writes(sent.to.plus(1), sent.standing).await?;
+        if outcome.is_err() && hands.ledger.writes().iter().any(unsent) {
+            hands.ledger.withdraw_writes(sent.to.plus(1), sent.standing).await?;
         }
         outcome
     }
@@ -318,7 +422,7 @@ impl Worker {
         &mut self,
         engine: &dyn L2Engine,
         job: &Job,
-        pull: &mut Pull,
+        hands: &mut Hands<'_>,
         sent: &mut Sent,
     ) -> Result<L2Header, Failure> {
         let index = job.index;
@@ -326,11 +430,11 @@ impl Worker {
         let mut written: Option<L2Header> = None;
         let mut rest = job.plan.blocks.as_slice();
         while !rest.is_empty() {
-            let own = written.is_some() || (!job.plan.rewrites() && pull.written == Some(parent));
-            let take = if own { self.settings.write_chunk.max(1).min(rest.len()) } else { 1 };
+            let own = written.is_some() || (!job.plan.rewrites() && hands.pause.written == Some(parent));
+            let take = if own { self.write_chunk.min(rest.len()) } else { 1 };
             let (chunk, behind) = rest.split_at(take);
             rest = behind;
-            let left = pull.pause.as_ref().map_or(Duration::ZERO, Quiesced::remaining);
+            let left = hands.pause.remaining();
             if !self.has_room(left, chunk.len()) {
                 return Err(out_of_budget(index, parent, written.is_some()));
             }
@@ -354,16 +458,16 @@ impl Worker {
             let dropped: Vec<_> = dropped.map(|block| block.number).collect();
             if !dropped.is_empty() {
                 let unsent = OpenWrite { seen: true, ..begun };
-                self.begin_writes(unsent, &dropped, |number| job.old_hash(number)).await?;
+                intents::begin(hands.ledger, unsent, &dropped, |number| job.old_hash(number)).await?;
             }
             let numbers: Vec<_> = blocks.iter().map(|block| block.number).collect();
-            self.begin_writes(begun, &numbers, |number| job.old_hash(number)).await?;
+            intents::begin(hands.ledger, begun, &numbers, |number| job.old_hash(number)).await?;
             // The database may have taken a while: nothing is sent that could land after the pause (P5).
-            let left = pull.pause.as_ref().map_or(Duration::ZERO, Quiesced::remaining);
+            let left = hands.pause.remaining();
             if !self.has_room(left, blocks.len()) {
                 return Err(out_of_budget(index, parent, written.is_some()));
             }
-            writing(pull, true);
+            hands.pause.writing(true);
             // From here on all that is to be replaced may be gone with the first block.
             *sent = Sent { to: blocks.last().map_or(sent.to, |last| last.number), standing: job.plan.skip.number };
             let (headers, stopped) = match tokio::time::timeout(left, engine.write_blocks(&blocks)).await {
@@ -374,14 +478,14 @@ impl Worker {
             };
             // Behind an answer the node is done; behind a connection that broke it may still be at it.
             let answered = |error: &PortError| matches!(error.kind, PortErrorKind::Refused { .. });
-            writing(pull, stopped.as_ref().is_some_and(|error| !answered(error)));
-            self.note_written(job, &headers, pull).await?;
+            hands.pause.writing(stopped.as_ref().is_some_and(|error| !answered(error)));
+            self.note_written(job, &headers, hands).await?;
             if let Some(error) = stopped {
                 if let (PortErrorKind::Refused { .. }, Some(refused)) = (&error.kind, blocks.get(headers.len())) {
                     if written.is_none() && headers.is_empty() {
                         sent.standing = job.unsent().standing;
                     }
-                    self.ledger.withdraw_writes(refused.number, sent.standing).await?;
+                    hands.ledger.withdraw_writes(refused.number, sent.standing).await?;
                 }
                 let progressed = written.is_some() || !headers.is_empty();
                 return Err(write_stopped(job, &blocks, &headers, error, progressed));
@@ -390,7 +494,7 @@ impl Worker {
                 let detail = format!("{} blocks were sent, {} headers came back", blocks.len(), headers.len());
                 return Err(PortError::malformed(Target::Engine, detail).into());
             }
-            if let Some((block, made_on)) = mismatch(&blocks, &headers, parent.hash, &job.plan.again) {
+            if let Some((block, made_on)) = reconcile::mismatch(&blocks, &headers, parent.hash, &job.plan.again) {
                 let detail = format!("the execution node made another block {} than it was given", block.number);
                 let stall = Stall::at(index, Reason::BlockRefused, detail);
                 let refusal = Some((Refusal::Permanent, job.subject(made_on, block)));
@@ -405,16 +509,16 @@ impl Worker {
 
     /// The journal, the guard's height and the pull's head follow every write. The liveness baseline follows when the head
     /// is read back.
-    async fn note_written(&mut self, job: &Job, headers: &[L2Header], pull: &mut Pull) -> Result<(), FlowError> {
+    async fn note_written(&mut self, job: &Job, headers: &[L2Header], hands: &mut Hands<'_>) -> Result<(), FlowError> {
         let Some(last) = headers.last() else { return Ok(()) };
-        pull.head = last.l2_ref();
-        pull.written = Some(last.l2_ref());
-        pull.pause.iter().for_each(|p: &Quiesced| p.wrote(last.number));
-        self.status.blocks_written = self.status.blocks_written.saturating_add(headers.len() as u64);
+        hands.node.stands_on(last.l2_ref());
+        hands.pause.written = Some(last.l2_ref());
+        hands.pause.wrote(last.number);
+        self.blocks_written = self.blocks_written.saturating_add(headers.len() as u64);
         let at = unix_now();
         // A run before this one may have dropped what stood there: its note tells (P6).
         let batch = job.noted.batch;
-        let noted = |number: L2Number| self.ledger.writes().iter().find(|w| w.number == number && w.batch == batch);
+        let noted = |number: L2Number| hands.ledger.writes().iter().find(|w| w.number == number && w.batch == batch);
         let entries: Vec<_> = headers
             .iter()
             .map(|header| JournalEntry {
@@ -426,7 +530,7 @@ impl Worker {
                 why: job.noted.case.as_str().to_owned(),
             })
             .collect();
-        Ok(self.ledger.journal(&entries).await?)
+        Ok(hands.ledger.journal(&entries).await?)
     }
 }
 
@@ -476,10 +580,6 @@ fn below_finalized(index: BatchIndex, plan: &Plan) -> Stall {
     Stall::at(index, Reason::DivergesBelowFinalized, detail)
 }
 
-fn writing(pull: &Pull, begins: bool) {
-    pull.pause.iter().for_each(|p: &Quiesced| p.writing(begins));
-}
-
 /// Time enough for `blocks` at `per_block`, and a quarter of the `budget` that every pause has beside its blocks.
 fn room(left: Duration, blocks: usize, per_block: Duration, budget: Duration) -> bool {
     let need = per_block.saturating_mul(u32::try_from(blocks).unwrap_or(u32::MAX));
@@ -498,32 +598,6 @@ fn would_have(index: BatchIndex, case: Case, plan: &Plan) -> Stall {
     let reason = if case == Case::SelfHeal { Reason::WouldSelfHeal } else { Reason::WouldFillGap };
     let detail = format!("{} blocks from {} on would have been written", plan.blocks.len(), plan.first());
     Stall::at(index, reason, detail)
-}
-
-/// Compares what was sent with the headers that came back. The node makes blocks of nearly anything (protocol.md,
-/// section 7), but it must make them of what it was given, and an equal block that is written `again` must get the hash
-/// that it had. Gives the first block that it did not, and that one's parent.
-fn mismatch<'a>(
-    sent: &'a [NewBlock],
-    made: &[L2Header],
-    anchor: B256,
-    again: &[L2Ref],
-) -> Option<(&'a NewBlock, B256)> {
-    let mut parent = anchor;
-    for (block, header) in sent.iter().zip(made) {
-        let known = again.iter().find(|known| known.number == block.number);
-        let same = block.number == header.number
-            && block.timestamp == header.timestamp
-            && block.base_fee == header.base_fee
-            && block.gas_limit == header.gas_limit
-            && header.parent_hash == parent
-            && known.is_none_or(|known| known.hash == header.hash);
-        if !same {
-            return Some((block, parent));
-        }
-        parent = header.hash;
-    }
-    None
 }
 
 #[cfg(test)]

@@ -6,18 +6,20 @@
 //! looked for further in the next pull, from where this one stopped (P4, P9). Not decided here: which of the logs is the
 //! right one.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 use tracing::{debug, info};
 
+use crate::decide::binding::BlobList;
 use crate::decide::cursor::Walk;
 use crate::decide::stall::{Reason, Stall};
 use crate::flow::FlowError;
-use crate::flow::commit::BlobList;
-use crate::flow::worker::Worker;
-use crate::ports::FoundLogs;
-use crate::types::{BatchIndex, L1Event, L1Number, QueueIndex};
+use crate::flow::ledger::Ledger;
+use crate::flow::{Ports, Settings};
+use crate::ports::{FoundLogs, L1Chain, Rows, Step};
+use crate::types::{BatchIndex, CommitEvent, L1Event, L1Number, QueueIndex};
 
 /// What is looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +51,19 @@ struct MessageSearch {
 }
 
 /// The searches of a pull, and of the pulls before it that ended on one.
-#[derive(Debug, Default)]
-pub(crate) struct Searches {
+pub(crate) struct L1Search {
+    l1: Arc<dyn L1Chain>,
+    rows: Arc<dyn Rows>,
+    /// The first L1 block that is read when the database is new.
+    start: L1Number,
+    /// The first L1 block that can hold anything.
+    origin: L1Number,
+    /// At most so many blocks are asked for at a time.
+    width: u64,
+    /// Time that one pull may spend on looking through L1's history.
+    time: Duration,
+    /// The newest L1 block that is settled enough to read; none before the first look at L1.
+    confirmed: Option<L1Number>,
     open: Vec<Search>,
     messages: Option<MessageSearch>,
     /// The last search did not come to its end yet: by its time, or by an L1 that could not be asked.
@@ -61,7 +74,30 @@ pub(crate) struct Searches {
     has_tried: bool,
 }
 
-impl Searches {
+impl L1Search {
+    /// Nothing looked for yet.
+    pub(crate) fn new(ports: &Ports, settings: &Settings) -> Self {
+        Self {
+            l1: ports.l1.clone(),
+            rows: ports.progress.clone(),
+            start: settings.start,
+            origin: settings.origin,
+            width: settings.fetch_range,
+            time: settings.search_time,
+            confirmed: None,
+            open: Vec::new(),
+            messages: None,
+            under_way: false,
+            until: None,
+            has_tried: false,
+        }
+    }
+
+    /// L1 is settled up to `confirmed`.
+    pub(crate) const fn confirmed_is(&mut self, confirmed: L1Number) {
+        self.confirmed = Some(confirmed);
+    }
+
     /// A pull begins. What was found is kept only for a search that is still under way: L1 may have changed.
     pub(crate) fn begin(&mut self) {
         if !self.under_way {
@@ -90,10 +126,10 @@ impl Searches {
 
     /// Whether L1 may be asked for more in this pull: for the first piece always. A search is under way from then on, until
     /// it says that it came to its end.
-    fn may_go_on(&mut self, time: Duration) -> bool {
+    fn may_go_on(&mut self) -> bool {
         self.under_way = true;
         match self.until {
-            None => self.until = Some(Instant::now() + time),
+            None => self.until = Some(Instant::now() + self.time),
             Some(until) if Instant::now() >= until => return false,
             Some(_) => {}
         }
@@ -105,19 +141,19 @@ impl Searches {
     }
 
     /// What the `nth` commit that was found carried, where that is known.
-    pub(crate) fn blobs(&mut self, sought: Sought, index: BatchIndex, nth: usize) -> Option<Option<BlobList>> {
+    fn blobs(&mut self, sought: Sought, index: BatchIndex, nth: usize) -> Option<Option<BlobList>> {
         self.of(sought, index)?.blobs.get(nth).cloned()
     }
 
     /// Whether the transaction of one more commit may be asked for in this pull: of the first one always. What was found
     /// is kept until [`tried`](Self::tried) says that it was answered.
-    pub(crate) fn may_try(&mut self, time: Duration) -> bool {
+    fn may_try(&mut self) -> bool {
         let is_first = !std::mem::replace(&mut self.has_tried, true);
-        self.may_go_on(time) || is_first
+        self.may_go_on() || is_first
     }
 
     /// The next commit that was found carried `blobs`.
-    pub(crate) fn tried(&mut self, sought: Sought, index: BatchIndex, blobs: Option<BlobList>) {
+    fn tried(&mut self, sought: Sought, index: BatchIndex, blobs: Option<BlobList>) {
         if let Some(search) = self.of(sought, index) {
             search.blobs.push(blobs);
         }
@@ -128,9 +164,7 @@ impl Searches {
     fn ended(&mut self) {
         self.under_way = false;
     }
-}
 
-impl Worker {
     /// The `nth` log of batch `index` that is `sought` in L1 blocks `low..=high`, counted from zero; none where there
     /// are not so many.
     ///
@@ -144,24 +178,24 @@ impl Worker {
         nth: usize,
     ) -> Result<Option<L1Event>, FlowError> {
         let upwards = matches!(sought, Sought::RevertsAfter(..));
-        let walk = Walk::new(low, high, upwards, self.settings.fetch_range);
+        let walk = Walk::new(low, high, upwards, self.width);
         loop {
-            let place = self.searches.place(sought, index, walk);
-            let Some(search) = self.searches.open.get(place) else { return Ok(None) };
+            let place = self.place(sought, index, walk);
+            let Some(search) = self.open.get(place) else { return Ok(None) };
             if let Some(found) = search.found.get(nth).cloned() {
-                self.searches.ended();
+                self.ended();
                 return Ok(Some(found));
             }
             let Some(window) = search.walk.window() else {
-                self.searches.ended();
+                self.ended();
                 return Ok(None);
             };
-            if !self.searches.may_go_on(self.settings.search_time) {
+            if !self.may_go_on() {
                 let detail = format!("looking through L1 for logs of batch {index}, at block {}", window.from);
                 return Err(FlowError::Stall(Stall::at(index, Reason::SearchingL1, detail)));
             }
             debug!(batch = index.get(), from = window.from.get(), to = window.to.get(), "searching L1");
-            let l1 = &self.ports.l1;
+            let l1 = &self.l1;
             let FoundLogs { events: mut logs, reached } = match sought {
                 Sought::Commits | Sought::CommitsBefore(..) => l1.commits_of(index, window.from, window.to).await?,
                 Sought::RevertsAfter(..) => l1.reverts_of(index, window.from, window.to).await?,
@@ -174,7 +208,7 @@ impl Worker {
             if !upwards {
                 logs.reverse();
             }
-            let Some(search) = self.searches.open.get_mut(place) else { return Ok(None) };
+            let Some(search) = self.open.get_mut(place) else { return Ok(None) };
             search.found.extend(logs);
             search.walk.advance(reached);
         }
@@ -185,22 +219,27 @@ impl Worker {
     /// that can hold any.
     ///
     /// # Errors
-    /// As [`Worker::nth_log`]; what was found until then is stored, and the next call goes on from there.
-    pub(crate) async fn scan_back(&mut self, first: QueueIndex, count: u64) -> Result<(), FlowError> {
-        let high = self.ledger.cursor().map_or(self.settings.start, |cursor| cursor.block.number);
+    /// As [`L1Search::nth_log`]; what was found until then is stored, and the next call goes on from there.
+    pub(crate) async fn scan_back(
+        &mut self,
+        ledger: &mut Ledger,
+        first: QueueIndex,
+        count: u64,
+    ) -> Result<(), FlowError> {
+        let high = ledger.cursor().map_or(self.start, |cursor| cursor.block.number);
         loop {
-            let open = self.searches.messages.take().filter(|search| search.first == first);
+            let open = self.messages.take().filter(|search| search.first == first);
             let mut search = open.unwrap_or_else(|| {
                 info!(first = first.get(), count, below = high.get(), "looking further back on L1 for messages");
-                MessageSearch { first, walk: Walk::new(self.settings.origin, high, false, self.settings.fetch_range) }
+                MessageSearch { first, walk: Walk::new(self.origin, high, false, self.width) }
             });
             let Some(window) = search.walk.window() else {
-                self.searches.ended();
+                self.ended();
                 return Ok(());
             };
-            let goes_on = self.searches.may_go_on(self.settings.search_time);
+            let goes_on = self.may_go_on();
             let answer = match goes_on {
-                true => self.ports.l1.queued(window.from, window.to).await.map_err(FlowError::from),
+                true => self.l1.queued(window.from, window.to).await.map_err(FlowError::from),
                 false => {
                     let detail = format!("looking through L1 for message {first}, at block {}", window.to);
                     Err(FlowError::Stall(Stall::new(Reason::SearchingL1, detail)))
@@ -209,20 +248,20 @@ impl Worker {
             let FoundLogs { events, reached } = match answer {
                 Ok(found) => found,
                 Err(error) => {
-                    self.searches.messages = Some(search);
+                    self.messages = Some(search);
                     return Err(error);
                 }
             };
             debug!(below = reached.get(), "still looking for messages");
-            let mut messages: Vec<_> = events.into_iter().filter_map(L1Event::into_message).collect();
+            let messages: Vec<_> = events.into_iter().filter_map(L1Event::into_message).collect();
             let found = messages.iter().any(|(_, m)| m.index <= first);
-            self.store_messages(&mut messages).await?;
+            ledger.commit(&Step { messages, ..Step::default() }).await?;
             if found {
-                self.searches.ended();
+                self.ended();
                 return Ok(());
             }
             search.walk.advance(reached);
-            self.searches.messages = Some(search);
+            self.messages = Some(search);
         }
     }
 
@@ -234,5 +273,70 @@ impl Worker {
         until: L1Number,
     ) -> Result<Option<L1Event>, FlowError> {
         self.nth_log(Sought::RevertsAfter(block, log_index), index, (block, until), 0).await
+    }
+
+    /// The newest commit of `index` that stands on L1, within what is confirmed.
+    ///
+    /// # Errors
+    /// As [`L1Search::nth_log`].
+    pub(crate) async fn standing_commit(&mut self, index: BatchIndex) -> Result<Option<CommitEvent>, FlowError> {
+        let confirmed = self.confirmed.unwrap_or(self.start);
+        let hashes = self.l1.committed_hashes(&[index], None).await?;
+        let Some(standing) = hashes.first().copied().filter(|hash| !hash.is_zero()) else { return Ok(None) };
+        // Nothing was committed below the batch before it.
+        let before = self.rows.batch(index.minus(1)).await?.filter(|b| b.index < index);
+        let low = before.map_or(self.origin, |b| b.l1.number);
+        let mut nth = 0;
+        while let Some(event) = self.nth_log(Sought::Commits, index, (low, confirmed), nth).await? {
+            if let Some(commit) = event.as_commit().filter(|commit| commit.hash == standing) {
+                return Ok(Some(commit));
+            }
+            nth += 1;
+        }
+        Ok(None)
+    }
+
+    /// The `nth` commit of the same batch before `commit`, the newest one counted as zero.
+    ///
+    /// # Errors
+    /// As [`L1Search::nth_log`].
+    pub(crate) async fn commit_before(
+        &mut self,
+        commit: &CommitEvent,
+        nth: usize,
+    ) -> Result<Option<L1Event>, FlowError> {
+        let (block, index) = commit.place();
+        let (sought, range) = (Sought::CommitsBefore(block, index), (self.origin, block));
+        self.nth_log(sought, commit.index, range, nth).await
+    }
+
+    /// The blobs that the `nth` commit of the same batch before `commit` carried, none in it where it carried none; none
+    /// where there are not so many commits. One is asked for in every pull, more for as long as a pull may search.
+    ///
+    /// # Errors
+    /// As [`L1Search::nth_log`].
+    pub(crate) async fn earlier_blobs(
+        &mut self,
+        commit: &CommitEvent,
+        nth: usize,
+    ) -> Result<Option<Option<BlobList>>, FlowError> {
+        let (block, log_index) = commit.place();
+        let (sought, index) = (Sought::CommitsBefore(block, log_index), commit.index);
+        if let Some(known) = self.blobs(sought, index, nth) {
+            return Ok(Some(known));
+        }
+        let Some(earlier) = self.commit_before(commit, nth).await? else { return Ok(None) };
+        if !self.may_try() {
+            let detail = format!(
+                "looking for the blobs of batch {index} among its earlier commits, at L1 block {}",
+                earlier.block
+            );
+            return Err(FlowError::Stall(Stall::at(index, Reason::SearchingL1, detail)));
+        }
+        let found = self.l1.transaction(earlier.block, earlier.tx_index).await?;
+        let blobs = found.map(|found| BlobList { hashes: found.blob_hashes, block: earlier.block });
+        let blobs = blobs.filter(|list| !list.hashes.is_empty());
+        self.tried(sought, index, blobs.clone());
+        Ok(Some(blobs))
     }
 }

@@ -1,0 +1,102 @@
+//! Does L1 still hold this commit?
+//!
+//! The contract keeps one hash per index, and logs may be left out by an endpoint, so neither alone tells. Asked in steps,
+//! since each further question costs requests: what is known is put into the facts, and the answer says what must be asked
+//! next (C4, C5, M17, A1).
+
+use crate::types::{B256, L1Number};
+
+/// What is known of a commit. The outer `Option` of the last two says whether it was asked yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommitFacts {
+    /// The commit's batch hash.
+    pub hash: B256,
+    /// What the contract holds under the index now; none where it was not heard.
+    pub now: Option<B256>,
+    /// A later commit of the same index is stored as standing: the batch was reverted in between.
+    pub stands_later: bool,
+    /// The L1 block of the first revert after the commit that the logs tell of.
+    pub revert: Option<Option<L1Number>>,
+    /// What the contract held at the end of what is confirmed; none in it where it was not heard.
+    pub then: Option<Option<B256>>,
+}
+
+/// What follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It stands.
+    Stands,
+    /// It was reverted in this block.
+    Reverted(L1Number),
+    /// Its revert is not confirmed yet.
+    RevertPending,
+    /// It was committed again further on, and nobody has the revert in between.
+    LeftOutBeforeNextCommit,
+    /// The contract lost it within what is confirmed, and nobody has the revert.
+    LeftOut,
+    /// The logs must be looked through for its revert.
+    AskForRevert,
+    /// The contract must be asked what it held at the end of what is confirmed.
+    AskContract,
+}
+
+/// Whether the commit stands, or what must be asked to tell.
+pub fn standing(facts: &CommitFacts) -> Standing {
+    if facts.now == Some(facts.hash) && !facts.stands_later {
+        return Standing::Stands;
+    }
+    match facts.revert {
+        None => return Standing::AskForRevert,
+        Some(Some(block)) => return Standing::Reverted(block),
+        Some(None) => {}
+    }
+    if facts.stands_later {
+        return Standing::LeftOutBeforeNextCommit;
+    }
+    if facts.now.is_none() {
+        return Standing::Stands;
+    }
+    match facts.then {
+        None => Standing::AskContract,
+        Some(then) if then.is_some_and(|then| then != facts.hash) => Standing::LeftOut,
+        Some(_) => Standing::RevertPending,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn c4_c5_m17_every_way_in_which_a_commit_stands_or_does_not() {
+        use Standing::*;
+        let (own, other, none) = (B256::repeat_byte(1), B256::repeat_byte(2), B256::zero());
+        let at = L1Number::new(9);
+        // contract now, stands later, revert, contract then → answer
+        let table = [
+            (Some(own), false, None, None, Stands),
+            // The same hash again further on: the revert in between counts (M17).
+            (Some(own), true, None, None, AskForRevert),
+            (Some(own), true, Some(Some(at)), None, Reverted(at)),
+            (Some(own), true, Some(None), None, LeftOutBeforeNextCommit),
+            (None, true, Some(None), None, LeftOutBeforeNextCommit),
+            // Taken back, or another batch in its place.
+            (Some(none), false, None, None, AskForRevert),
+            (Some(other), false, None, None, AskForRevert),
+            (Some(none), false, Some(Some(at)), None, Reverted(at)),
+            (Some(none), false, Some(None), None, AskContract),
+            (Some(none), false, Some(None), Some(Some(none)), LeftOut),
+            (Some(none), false, Some(None), Some(Some(other)), LeftOut),
+            (Some(none), false, Some(None), Some(Some(own)), RevertPending),
+            (Some(none), false, Some(None), Some(None), RevertPending),
+            // The contract was not heard: the logs alone tell (A8).
+            (None, false, None, None, AskForRevert),
+            (None, false, Some(Some(at)), None, Reverted(at)),
+            (None, false, Some(None), None, Stands),
+        ];
+        for (now, stands_later, revert, then, expected) in table {
+            let facts = CommitFacts { hash: own, now, stands_later, revert, then };
+            assert_eq!(standing(&facts), expected, "{facts:?}");
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Is a commit or a revert missing, and where must reading go back to?
+//!
+//! Batch indices are contiguous, and nothing stands where L1 took it back (P3). An endpoint that leaves out a log makes a
+//! hole: the log is looked for, reading goes back to it, and only what no endpoint has blocks.
+
+use std::sync::Arc;
+
+use tracing::warn;
+
+use crate::decide::cursor::{self, Continuity as Verdict, Hidden};
+use crate::decide::stall::{Reason, Stall};
+use crate::flow::l1_range::cursor_before;
+use crate::flow::l1_search::L1Search;
+use crate::flow::l1_view::L1View;
+use crate::flow::ledger::Ledger;
+use crate::flow::{FlowError, PollEnd, Ports, Settings};
+use crate::ports::{L1Chain, Rows, Step};
+use crate::types::{BatchIndex, BatchRecord, CommitEvent, L1Number, L1Ref};
+
+/// The logs that must be there, and the one to which reading went back.
+pub(crate) struct Continuity {
+    l1: Arc<dyn L1Chain>,
+    rows: Arc<dyn Rows>,
+    /// The first L1 block that is read when the database is new.
+    start: L1Number,
+    /// The log to which the cursor was sent back, until it is read.
+    gone_back: Option<(L1Ref, u64)>,
+}
+
+impl Continuity {
+    /// Gone back to nothing yet.
+    pub(crate) fn new(ports: &Ports, settings: &Settings) -> Self {
+        Self { l1: ports.l1.clone(), rows: ports.progress.clone(), start: settings.start, gone_back: None }
+    }
+
+    /// The log at `log_index` of `block` is being dealt with.
+    pub(crate) fn reads(&mut self, block: L1Ref, log_index: u64) {
+        self.gone_back.take_if(|log| *log == (block, log_index));
+    }
+
+    /// The standing batch that `index` must continue (P3). A hole is looked for on L1 once more before it blocks.
+    pub(crate) async fn batch_before(
+        &mut self,
+        commit: &CommitEvent,
+        search: &mut L1Search,
+        ledger: &mut Ledger,
+    ) -> Result<Result<Option<BatchRecord>, PollEnd>, FlowError> {
+        let (rows, index, block) = (self.rows.clone(), commit.index, commit.block);
+        let precedes = |r: &BatchRecord| r.place() < commit.place();
+        if rows.batch(index).await?.is_some_and(|b| precedes(&b)) {
+            return self.missed_revert(index, block.number, search, ledger).await.map(Err);
+        }
+        if let Some(before) = rows.batch(index.minus(1)).await?.filter(|b| precedes(b)) {
+            return Ok(Ok(Some(before)));
+        }
+        let newest = rows.newest_at_or_below(block.number).await?;
+        // A row of this very log: the batch is verified again after the node lost it, and nothing stands before it.
+        let newest = newest.filter(|r| r.index < index || !(r.l1 == block && r.log_index >= commit.log_index));
+        match cursor::continuity(newest.map(|r| r.index), index) {
+            Verdict::Continues => Ok(Ok(None)),
+            Verdict::Repeated => self.missed_revert(index, block.number, search, ledger).await.map(Err),
+            Verdict::Gap(missing) => self.refetch(missing, search, ledger).await.map(Err),
+        }
+    }
+
+    /// Asks once more for the commit of `missing`; goes back to it if L1 has it after all.
+    async fn refetch(
+        &mut self,
+        missing: BatchIndex,
+        search: &mut L1Search,
+        ledger: &mut Ledger,
+    ) -> Result<PollEnd, FlowError> {
+        let Some(found) = search.standing_commit(missing).await? else {
+            let detail = format!("gap({missing}): no L1 endpoint has a commit of batch {missing}");
+            return Ok(PollEnd::Stalled(Stall::at(missing, Reason::Gap, detail)));
+        };
+        self.go_back_to(missing, (found.block, found.log_index), "commit", ledger).await
+    }
+
+    /// A standing batch cannot stand any more, and no revert was seen: it is asked for, up to block `until`.
+    async fn missed_revert(
+        &mut self,
+        index: BatchIndex,
+        until: L1Number,
+        search: &mut L1Search,
+        ledger: &mut Ledger,
+    ) -> Result<PollEnd, FlowError> {
+        let stands = self.rows.batch(index).await?;
+        if let Some(record) = stands
+            && let Some(found) = search.revert_after(index, record.place(), until).await?
+        {
+            return self.go_back_to(index, (found.block, found.log_index), "revert", ledger).await;
+        }
+        let detail = format!("batch {index} was committed anew or is gone, and no L1 endpoint has its revert");
+        Ok(PollEnd::Stalled(Stall::at(index, Reason::Gap, detail)))
+    }
+
+    /// Makes `log`, which was left out when its range was read, the next one. One that still lies ahead was left
+    /// out of this very range, which is read again anyway; one to which the cursor went back in vain was left out
+    /// again. Both are told as a hole, so that another endpoint is asked.
+    pub(crate) async fn go_back_to(
+        &mut self,
+        index: BatchIndex,
+        log: (L1Ref, u64),
+        what: &str,
+        ledger: &mut Ledger,
+    ) -> Result<PollEnd, FlowError> {
+        let left_out = || {
+            let detail = format!("an L1 endpoint left out the {what} of batch {index}; the range is read again");
+            PollEnd::Stalled(Stall::at(index, Reason::Gap, detail))
+        };
+        if cursor::is_unread(ledger.cursor().as_ref(), self.start, (log.0.number, log.1)) {
+            return Ok(left_out());
+        }
+        let in_vain = self.gone_back.replace(log) == Some(log);
+        let cursor = cursor_before(self.l1.as_ref(), log.0, log.1).await?;
+        // What was known of reverts and proofs above it was read from the same endpoint, perhaps.
+        let forget_settled_above = Some(log.0.number.minus(1));
+        let step = Step { cursor, clear_cursor: cursor.is_none(), forget_settled_above, ..Step::default() };
+        ledger.commit(&step).await?;
+        warn!(batch = index.get(), what, in_vain, "going back to a log that was not read");
+        Ok(if in_vain { left_out() } else { PollEnd::Behind })
+    }
+
+    /// Compares the highest stored index with the contract's own at the end of what is confirmed: logs that an endpoint
+    /// left out leave no hole when they were the last ones (A1). The contract's answer is welcome but not needed (A8).
+    pub(crate) async fn hidden_logs(
+        &mut self,
+        end: L1Number,
+        view: &L1View,
+        search: &mut L1Search,
+        ledger: &mut Ledger,
+    ) -> Result<Option<PollEnd>, FlowError> {
+        if end != view.confirmed {
+            return Ok(None);
+        }
+        let Ok(there) = self.l1.last_committed_index(Some(end)).await else { return Ok(None) };
+        let Some(ours) = self.rows.newest_at_or_below(end).await?.map(|r| r.index) else { return Ok(None) };
+        match cursor::hidden(there, ours) {
+            Hidden::Nothing => Ok(None),
+            Hidden::RevertFrom(lowest) => {
+                let stored = self.rows.batch(lowest).await?.is_some();
+                self.missed_revert(if stored { lowest } else { ours }, end, search, ledger).await.map(Some)
+            }
+            Hidden::Commit(missing) => self.refetch(missing, search, ledger).await.map(Some),
+        }
+    }
+}

@@ -1,0 +1,620 @@
+//! The logs of an L1 range, dealt with in order: messages, reverts, commits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{debug, info, warn};
+
+use crate::decide::cursor::{self, Range};
+use crate::decide::heads::Move;
+use crate::decide::liveness::Verdict;
+use crate::decide::recheck::{self, Basis, Grounds};
+use crate::decide::stall::{Reason, Stall};
+use crate::decide::standing::{self, CommitFacts, Standing};
+use crate::error::{PortError, PortErrorKind, Target};
+use crate::flow::batch::{BatchEnd, Batches, Turn};
+use crate::flow::continuity::Continuity;
+use crate::flow::l1_range::{self, Reading};
+use crate::flow::l1_search::L1Search;
+use crate::flow::l1_view::L1View;
+use crate::flow::ledger::Ledger;
+use crate::flow::node::Node;
+use crate::flow::settlement::{self, Settlements};
+use crate::flow::writer::{Hands, PendingWrite, SharedPause, Writer};
+use crate::flow::{BatchReport, FlowError, PollEnd, Ports, Settings};
+use crate::ports::{L1Chain, L2Reader, Rows, Step, Suspect};
+use crate::types::{
+    B256, BatchIndex, BatchRecord, Case, CommitEvent, Cursor, L1Event, L1EventKind, L1Message, L1Number, L1Ref,
+    L2Number, L2Ref, Outcome,
+};
+
+/// At most so many further endpoints are asked about a hole in one poll.
+const MAX_ASKED_AGAIN: usize = 8;
+
+/// The verdict on the batch at which it stands.
+#[derive(Clone, Debug)]
+struct Kept {
+    grounds: Grounds,
+    /// Where the batch ends, as far as the verdict depends on the local chain.
+    end: Option<L2Number>,
+    at: Duration,
+    stall: Stall,
+    pending: Option<PendingWrite>,
+}
+
+/// What one poll may change, and what it decides by.
+pub(crate) struct Round<'a> {
+    /// Heads, cursor and notes of writes.
+    pub(crate) ledger: &'a mut Ledger,
+    /// The node.
+    pub(crate) node: &'a mut Node,
+    /// The pause that the poll's batches share.
+    pub(crate) pause: &'a mut SharedPause,
+    /// The poll's time.
+    pub(crate) now: Duration,
+    /// Whether the head grows.
+    pub(crate) verdict: Verdict,
+    /// The batches that were decided.
+    pub(crate) reports: Vec<BatchReport>,
+    /// L1 blocks of the range that is being dealt with, ascending: those that a step records.
+    pub(crate) blocks: Vec<L1Ref>,
+}
+
+impl Round<'_> {
+    /// What a step that moves the cursor to L1 block `to` records: the blocks in between, so that a reorg finds its ancestor
+    /// also while a poll stands in the middle of a range (P8).
+    fn blocks_up_to(&self, to: L1Ref) -> Vec<L1Ref> {
+        let cursor = self.ledger.cursor();
+        let above = |number: L1Number| cursor.is_none_or(|c| number > c.block.number);
+        let between = self.blocks.iter().filter(|b| b.number < to.number && above(b.number));
+        between.copied().chain([to]).collect()
+    }
+}
+
+/// What is told of the logs to whoever looks at the worker.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct EventsShown {
+    /// The last verified batch.
+    pub(crate) last_batch: Option<BatchIndex>,
+    /// Batches verified since the start.
+    pub(crate) verified: u64,
+    /// RevertBatch logs dealt with.
+    pub(crate) reverted: u64,
+    /// When the newest batch was committed, in seconds since the Unix epoch.
+    pub(crate) last_commit_at: Option<u64>,
+}
+
+/// The logs in order.
+pub(crate) struct Events {
+    l1: Arc<dyn L1Chain>,
+    l2: Arc<dyn L2Reader>,
+    rows: Arc<dyn Rows>,
+    start: L1Number,
+    fetch_range: u64,
+    reorg_window: u64,
+    /// Stop after this batch.
+    to_batch: Option<BatchIndex>,
+    /// The case table.
+    pub(crate) batches: Batches,
+    /// L1's history.
+    pub(crate) search: L1Search,
+    continuity: Continuity,
+    /// The verdict on the batch at which it stands, while it need not be given again.
+    kept: Option<Kept>,
+    last_batch: Option<BatchIndex>,
+    verified: u64,
+    reverted: u64,
+    last_commit_at: Option<u64>,
+}
+
+impl Events {
+    /// Nothing read yet; `last_batch` is the last verified batch of an earlier run.
+    pub(crate) fn new(ports: &Ports, writer: Writer, settings: &Settings, last_batch: Option<BatchIndex>) -> Self {
+        Self {
+            l1: ports.l1.clone(),
+            l2: ports.l2.clone(),
+            rows: ports.progress.clone(),
+            start: settings.start,
+            fetch_range: settings.fetch_range,
+            reorg_window: settings.reorg_window,
+            to_batch: settings.to_batch,
+            batches: Batches::new(ports, writer, settings),
+            search: L1Search::new(ports, settings),
+            continuity: Continuity::new(ports, settings),
+            kept: None,
+            last_batch,
+            verified: 0,
+            reverted: 0,
+            last_commit_at: None,
+        }
+    }
+
+    /// What is told of the logs.
+    pub(crate) const fn shown(&self) -> EventsShown {
+        let Self { last_batch, verified, reverted, last_commit_at, .. } = *self;
+        EventsShown { last_batch, verified, reverted, last_commit_at }
+    }
+
+    /// Reads the next range. A hole in it may be one endpoint's alone: the others are asked at once, and only then does it
+    /// block (A1, C6).
+    pub(crate) async fn read_range(
+        &mut self,
+        view: &L1View,
+        settlements: &Settlements,
+        round: &mut Round<'_>,
+    ) -> Result<PollEnd, FlowError> {
+        let mut end = self.read_range_once(view, settlements, round).await?;
+        for _ in 0..MAX_ASKED_AGAIN {
+            let PollEnd::Stalled(stall) = &end else { break };
+            if stall.reason != Reason::Gap || !self.l1.distrust(Suspect::Logs, &stall.detail) {
+                break;
+            }
+            warn!(code = stall.reason.code(), detail = stall.detail, "asking another L1 endpoint");
+            self.search.forget();
+            end = self.read_range_once(view, settlements, round).await?;
+        }
+        if end == PollEnd::CaughtUp && view.stale {
+            let detail = "the newest L1 block is older than it may be; is the L1 node frozen, or this clock wrong?";
+            return Ok(PollEnd::Stalled(Stall::new(Reason::L1Stale, detail)));
+        }
+        Ok(end)
+    }
+
+    async fn read_range_once(
+        &mut self,
+        view: &L1View,
+        settlements: &Settlements,
+        round: &mut Round<'_>,
+    ) -> Result<PollEnd, FlowError> {
+        let (start, width) = (self.start, self.fetch_range);
+        let Some(range) = cursor::next_range(round.ledger.cursor().as_ref(), start, view.confirmed, width) else {
+            return Ok(PollEnd::CaughtUp);
+        };
+        let known = self.known_blocks(round.ledger, &range).await?;
+        let reading = l1_range::read(self.l1.as_ref(), range, &known, self.reorg_window).await?;
+        round.blocks.clone_from(&reading.blocks);
+        if let Some(end) = self.process(&reading, view, settlements, round).await? {
+            return Ok(end);
+        }
+        if reading.end.number < view.confirmed {
+            return Ok(PollEnd::Behind);
+        }
+        Ok(PollEnd::CaughtUp)
+    }
+
+    /// What is recorded of the blocks of `range` and of the one below it: the cursor's own block, and where the cursor
+    /// was sent back the blocks above it.
+    async fn known_blocks(&self, ledger: &Ledger, range: &Range) -> Result<Vec<L1Ref>, FlowError> {
+        let mut known = self.rows.l1_blocks().await?;
+        known.retain(|block| block.number >= range.from && block.number <= range.to);
+        known.extend(ledger.cursor().map(|c| c.block));
+        Ok(known)
+    }
+
+    /// Deals with the events in order. Gives the end where the pull must stop early.
+    async fn process(
+        &mut self,
+        reading: &Reading,
+        view: &L1View,
+        settlements: &Settlements,
+        round: &mut Round<'_>,
+    ) -> Result<Option<PollEnd>, FlowError> {
+        self.last_commit_at = reading.last_commit_at.or(self.last_commit_at);
+        let begun = settlement::place_of(round.ledger.cursor().as_ref());
+        if let Some(stall) = settlements.left_out(round.ledger, &reading.events, begun, reading.end.number).await? {
+            return Ok(Some(PollEnd::Stalled(stall)));
+        }
+        let hashes = self.standing_hashes(round.ledger, &reading.events).await;
+        let mut messages: Vec<(L1Ref, L1Message)> = Vec::new();
+        let mut proofs: Vec<L1Event> = Vec::new();
+        for (at, event) in reading.events.iter().enumerate() {
+            if !cursor::is_ahead(round.ledger.cursor().as_ref(), event) {
+                continue;
+            }
+            self.continuity.reads(event.block, event.log_index);
+            match &event.kind {
+                L1EventKind::Message(message) => messages.push((event.block, message.clone())),
+                L1EventKind::Finalize { .. } => proofs.push(event.clone()),
+                L1EventKind::Revert { index, .. } => {
+                    store_messages(round.ledger, &mut messages).await?;
+                    store_proofs(round.ledger, &mut proofs).await?;
+                    if let Some(stall) = self.on_revert(event, *index, settlements, round).await? {
+                        return Ok(Some(PollEnd::Stalled(stall)));
+                    }
+                    round.node.sync_tags(round.ledger).await?;
+                }
+                L1EventKind::Commit { .. } => {
+                    let Some(commit) = event.as_commit() else { continue };
+                    store_messages(round.ledger, &mut messages).await?;
+                    store_proofs(round.ledger, &mut proofs).await?;
+                    let reverted = match cursor::reverted_later(&reading.events, at, commit.index) {
+                        Some(block) => Ok(Some(block)),
+                        None => self.reverted_elsewhere(&commit, &hashes, view, settlements, round).await?,
+                    };
+                    let reverted = match reverted {
+                        Ok(reverted) => reverted,
+                        Err(stall) => return Ok(Some(PollEnd::Stalled(stall))),
+                    };
+                    if let Some(end) = self.on_commit(&commit, reverted, round).await? {
+                        return Ok(Some(end));
+                    }
+                }
+            }
+        }
+        if let Some(end) = self.continuity.hidden_logs(reading.end.number, view, &mut self.search, round.ledger).await?
+        {
+            store_messages(round.ledger, &mut messages).await?;
+            return Ok(Some(end));
+        }
+        let end = Cursor { block: reading.end, log_index: None };
+        // Twice the window: after a reorg inside it, the window below the ancestor is still there.
+        let l1_floor = Some(reading.end.number.minus(self.reorg_window.saturating_mul(2)));
+        let step = Step {
+            messages,
+            settlements: proofs,
+            settled_to: Some(reading.end),
+            l1_blocks: reading.blocks.clone(),
+            l1_floor,
+            cursor: Some(end),
+            ..Step::default()
+        };
+        round.ledger.commit(&step).await?;
+        Ok(None)
+    }
+
+    /// `committedBatches` of every index that the range commits to, in one request: what differs from its event was
+    /// reverted since, perhaps far above the range. An index that the contract was not heard of is left out: its reverts
+    /// are looked for in the logs (A8).
+    async fn standing_hashes(&self, ledger: &Ledger, events: &[L1Event]) -> Vec<(BatchIndex, B256)> {
+        let ahead = events.iter().filter(|e| cursor::is_ahead(ledger.cursor().as_ref(), e));
+        let mut indices: Vec<_> = ahead
+            .filter_map(|e| match e.kind {
+                L1EventKind::Commit { index, .. } => Some(index),
+                L1EventKind::Revert { .. } | L1EventKind::Finalize { .. } | L1EventKind::Message(_) => None,
+            })
+            .collect();
+        indices.sort_unstable();
+        indices.dedup();
+        if indices.is_empty() {
+            return Vec::new();
+        }
+        match self.l1.committed_hashes(&indices, None).await {
+            Ok(hashes) => indices.into_iter().zip(hashes).collect(),
+            Err(error) => {
+                debug!(%error, "the contract cannot be asked which batches stand; looking through the logs");
+                Vec::new()
+            }
+        }
+    }
+
+    /// The L1 block in which L1 reverted this commit, further up than the range reaches (C4, C5); none where it stands. A
+    /// revert that is not confirmed yet is waited for. A batch that was committed again with the same hash looks as if it
+    /// stood under this commit too: where the later one is stored, its revert in between is looked for all the same.
+    async fn reverted_elsewhere(
+        &mut self,
+        commit: &CommitEvent,
+        hashes: &[(BatchIndex, B256)],
+        view: &L1View,
+        settlements: &Settlements,
+        round: &mut Round<'_>,
+    ) -> Result<Result<Option<L1Number>, Stall>, FlowError> {
+        let (place, CommitEvent { index, hash, .. }) = (commit.place(), *commit);
+        // What was read of reverts ahead of the batches, or before the node lost blocks and the cursor went back, is known
+        // by place: a batch that was committed again with the same hash does not stand under this commit (M17).
+        let now = hashes.iter().find(|(i, _)| *i == index).map(|(_, h)| *h);
+        if let Some(revert) =
+            self.known_revert(commit, now.is_none_or(|now| now == hash), settlements, round.ledger).await?
+        {
+            return Ok(Ok(Some(revert)));
+        }
+        let stored = self.rows.batch(index).await?;
+        let stands_later = stored.is_some_and(|r| r.place() > place);
+        let mut facts = CommitFacts { hash, now, stands_later, revert: None, then: None };
+        let (reason, detail) = loop {
+            match standing::standing(&facts) {
+                Standing::Stands => return Ok(Ok(None)),
+                Standing::Reverted(block) => return Ok(Ok(Some(block))),
+                Standing::AskForRevert => {
+                    let found = self.search.revert_after(index, place, view.confirmed).await?;
+                    facts.revert = Some(found.map(|revert| revert.block.number));
+                }
+                Standing::AskContract => {
+                    let then = self.l1.committed_hashes(&[index], Some(view.confirmed)).await.ok();
+                    facts.then = Some(then.and_then(|hashes| hashes.first().copied()));
+                }
+                Standing::LeftOutBeforeNextCommit => {
+                    break (Reason::Gap, "the batch was committed anew further on, and no L1 endpoint has its revert");
+                }
+                Standing::LeftOut => {
+                    break (Reason::Gap, "the contract no longer holds this batch, but no log of its revert was given");
+                }
+                Standing::RevertPending => {
+                    break (Reason::RevertPending, "L1 no longer holds this batch; its revert is not confirmed yet");
+                }
+            }
+        };
+        Ok(Err(Stall::at(index, reason, detail)))
+    }
+
+    /// The L1 block of the stored revert that takes down `commit`. Where the contract holds the
+    /// batch (`stands`), or was not heard, L1 must confirm it: it may be false, and the batch would never be verified.
+    async fn known_revert(
+        &self,
+        commit: &CommitEvent,
+        stands: bool,
+        settlements: &Settlements,
+        ledger: &mut Ledger,
+    ) -> Result<Option<L1Number>, FlowError> {
+        let Some(revert) = self.rows.revert_after(commit.index, commit.place()).await? else { return Ok(None) };
+        let block = revert.block.number;
+        if !stands || settlements.is_confirmed(&revert).await? {
+            return Ok(Some(block));
+        }
+        warn!(batch = commit.index.get(), l1_block = %revert.block, "L1 does not confirm a revert that it gave; it is forgotten");
+        settlements.forget_above(ledger, block.minus(1)).await?;
+        Ok(None)
+    }
+
+    /// A RevertBatch log: everything from its index on stands no more (C1). Until a batch is proved that is ordinary, also
+    /// where it was finalized as committed: its blocks stay finalized, and safe goes down to them and no further (M3).
+    async fn on_revert(
+        &mut self,
+        event: &L1Event,
+        index: BatchIndex,
+        settlements: &Settlements,
+        round: &mut Round<'_>,
+    ) -> Result<Option<Stall>, FlowError> {
+        let cursor = Cursor { block: event.block, log_index: Some(event.log_index) };
+        let l1_blocks = round.blocks_up_to(event.block);
+        let mut step = Step { revert: Some(event.clone()), l1_blocks, cursor: Some(cursor), ..Step::default() };
+        if settlements.was_proved(round.ledger, index, event).await? {
+            let detail = "L1 says that the contract reverted a batch that it had proved, which it cannot";
+            return Ok(Some(Stall::at(index, Reason::RevertBelowFinalized, detail)));
+        }
+        let stands = self.rows.batch(index).await?;
+        if let Some(record) = stands.filter(|r| r.place() < event.place()) {
+            let before = match record.index.get() {
+                0 => None,
+                _ => self.rows.batch(record.index.minus(1)).await?,
+            };
+            let heads = round.ledger.heads().rewind_safe(before.and_then(|b| b.last));
+            step.revert_from = Some(index);
+            step.safe = heads.safe();
+            step.clear_safe = heads.safe().is_none();
+            if step.clear_safe {
+                round.node.abandon_safe(round.ledger, record.first).await?;
+            }
+        }
+        round.ledger.commit(&step).await?;
+        warn!(batch = index.get(), l1_block = event.block.number.get(), reason = "reverted", "L1 reverted a batch");
+        self.reverted = self.reverted.saturating_add(1);
+        Ok(None)
+    }
+
+    async fn on_commit(
+        &mut self,
+        commit: &CommitEvent,
+        reverted: Option<L1Number>,
+        round: &mut Round<'_>,
+    ) -> Result<Option<PollEnd>, FlowError> {
+        let index = commit.index;
+        if index.get() == 0 {
+            let record = self.genesis_record(commit).await?;
+            self.store_batch(record, None, round).await?;
+            return Ok(None);
+        }
+        if reverted.is_some() {
+            let record = bare_record(commit, Outcome::Reverted);
+            info!(batch = index.get(), "reverted further on; not verified");
+            self.store_batch(record, reverted, round).await?;
+            return Ok(None);
+        }
+        if self.to_batch.is_some_and(|to| index > to) {
+            return Ok(Some(PollEnd::Reached));
+        }
+        let before = match self.continuity.batch_before(commit, &mut self.search, round.ledger).await? {
+            Ok(before) => before,
+            Err(end) => return Ok(Some(end)),
+        };
+        if let Some(stall) = self.kept_verdict(commit, round).await? {
+            return Ok(Some(PollEnd::Stalled(stall)));
+        }
+        let end = {
+            let Round { ledger, node, pause, now, verdict, .. } = round;
+            let hands = Hands { ledger, node, pause, now: *now };
+            let mut turn = Turn { hands, search: &mut self.search, verdict: *verdict };
+            self.batches.judge(commit, before.as_ref(), &mut turn).await?
+        };
+        match end {
+            BatchEnd::Verified(record) => {
+                let reached = self.to_batch.is_some_and(|to| index >= to);
+                self.store_batch(*record, None, round).await?;
+                Ok(reached.then_some(PollEnd::Reached))
+            }
+            BatchEnd::Stands { stall, blocks } => {
+                if !stall.reason.is_halt() && stall.reason != Reason::WouldSelfHeal {
+                    let report = BatchReport { index, case: Case::Wait, blocks, rewritten: 0, encoder_drift: false };
+                    round.reports.push(report);
+                }
+                self.keep_verdict(commit, &stall, blocks, round).await?;
+                Ok(Some(PollEnd::Stalled(stall)))
+            }
+            BatchEnd::WalkBack(found) => {
+                let log = (found.block, found.log_index);
+                self.continuity.go_back_to(index.minus(1), log, "commit", round.ledger).await.map(Some)
+            }
+        }
+    }
+
+    /// Remembers a verdict that needs not be given again at the next poll (C5).
+    async fn keep_verdict(
+        &mut self,
+        commit: &CommitEvent,
+        stall: &Stall,
+        blocks: u64,
+        round: &Round<'_>,
+    ) -> Result<(), FlowError> {
+        self.kept = None;
+        let Some(basis) = recheck::basis(stall.reason) else { return Ok(()) };
+        let safe = round.ledger.heads().safe();
+        let end = match (basis, safe) {
+            (Basis::L1, _) => None,
+            (Basis::LocalChain, Some(safe)) => Some(safe.number.plus(blocks)),
+            (Basis::LocalChain, None) => Some(round.node.height()),
+        };
+        let of = (commit.hash, commit.block, commit.log_index);
+        let grounds = Grounds { commit: of, safe, local: self.local_at(end, round.node).await? };
+        self.kept =
+            Some(Kept { grounds, end, at: round.now, stall: stall.clone(), pending: self.batches.writer.pending() });
+        Ok(())
+    }
+
+    /// The kept verdict on this commit, if it still holds.
+    async fn kept_verdict(&mut self, commit: &CommitEvent, round: &Round<'_>) -> Result<Option<Stall>, FlowError> {
+        let Some(kept) = self.kept.take_if(|kept| kept.grounds.are_of(commit)) else { return Ok(None) };
+        let local = self.local_at(kept.end, round.node).await?;
+        let grounds = Grounds { safe: round.ledger.heads().safe(), local, ..kept.grounds };
+        if !recheck::holds(&kept.grounds, &grounds, round.now.saturating_sub(kept.at)) {
+            return Ok(None);
+        }
+        let stall = kept.stall.clone();
+        self.batches.writer.still_pending(kept.pending);
+        self.kept = Some(kept);
+        Ok(Some(stall))
+    }
+
+    /// The local block at `end`, or the head where that is lower.
+    async fn local_at(&self, end: Option<L2Number>, node: &Node) -> Result<Option<L2Ref>, FlowError> {
+        match end {
+            None => Ok(None),
+            Some(end) if end >= node.height() => Ok(Some(node.head())),
+            Some(end) => Ok(self.l2.header(end).await?.map(|h| h.l2_ref())),
+        }
+    }
+
+    /// Stores a batch's outcome with heads and cursor in one transaction, then tells the node (P6).
+    async fn store_batch(
+        &mut self,
+        record: BatchRecord,
+        reverted_by: Option<L1Number>,
+        round: &mut Round<'_>,
+    ) -> Result<(), FlowError> {
+        let cursor = Cursor { block: record.l1, log_index: Some(record.log_index) };
+        let mut heads = round.ledger.heads();
+        if let (Outcome::Verified | Outcome::Genesis, Some(last)) = (record.outcome, record.last) {
+            self.passes_finalized(round.ledger, record.index, last).await?;
+            heads = match round.ledger.heads().advance_safe(last) {
+                Move::To(heads) => heads,
+                Move::Unchanged | Move::Backwards => round.ledger.heads(),
+                Move::BelowFinalized | Move::AboveSafe => {
+                    let detail = format!("block {last} contradicts the finalized head");
+                    let stall = Stall::at(record.index, Reason::DivergesBelowFinalized, detail);
+                    return Err(FlowError::Stall(stall));
+                }
+            };
+        }
+        let step = Step {
+            l1_blocks: round.blocks_up_to(record.l1),
+            safe: heads.safe(),
+            cursor: Some(cursor),
+            batch: Some(record.clone()),
+            reverted_by,
+            ..Step::default()
+        };
+        round.ledger.commit(&step).await?;
+        if record.outcome == Outcome::Reverted {
+            return Ok(());
+        }
+        self.note_verified(&record, round);
+        round.node.tag_verified(round.ledger).await
+    }
+
+    /// Safe that goes from below finalized to above it must go over the finalized block itself: after a revert L1 may have
+    /// committed to other blocks in its place, with other ends (M3).
+    async fn passes_finalized(&self, ledger: &Ledger, index: BatchIndex, last: L2Ref) -> Result<(), FlowError> {
+        let Some(finalized) = ledger.heads().finalized().filter(|f| f.number < last.number) else { return Ok(()) };
+        if ledger.heads().safe().is_some_and(|safe| safe.number >= finalized.number) {
+            return Ok(());
+        }
+        let Some(there) = self.l2.header(finalized.number).await? else {
+            return Err(FlowError::local_changed(format!("block {} is gone", finalized.number)));
+        };
+        if there.l2_ref() == finalized {
+            return Ok(());
+        }
+        let detail = format!("the verified chain has {} in place of the finalized {finalized}", there.l2_ref());
+        Err(FlowError::Stall(Stall::at(index, Reason::DivergesBelowFinalized, detail)))
+    }
+
+    fn note_verified(&mut self, record: &BatchRecord, round: &mut Round<'_>) {
+        let Some(case) = record.case else { return };
+        let (first, last) = (record.first.unwrap_or_default(), record.last.map(|l| l.number).unwrap_or_default());
+        let blocks = last.above(first).saturating_add(1);
+        info!(
+            batch = record.index.get(),
+            l1_block = record.l1.number.get(),
+            first = first.get(),
+            last = last.get(),
+            %case,
+            rewritten = record.rewritten,
+            "batch verified"
+        );
+        self.verified = self.verified.saturating_add(1);
+        self.last_batch = Some(record.index);
+        round.reports.push(BatchReport {
+            index: record.index,
+            case,
+            blocks,
+            rewritten: record.rewritten,
+            encoder_drift: record.encoder_drift,
+        });
+    }
+
+    /// The genesis import commits to index 0 without a batch: its one block is the chain's first (C10).
+    async fn genesis_record(&self, commit: &CommitEvent) -> Result<BatchRecord, FlowError> {
+        // A node without it could not be asked; as a fact, its absence would stay stored (P1).
+        let missing = || PortError::new(Target::L2, PortErrorKind::NotFound, "the node has no genesis block");
+        let header = self.l2.header(0.into()).await?.ok_or_else(missing)?;
+        let mut record = bare_record(commit, Outcome::Genesis);
+        record.first = Some(0.into());
+        record.last = Some(header.l2_ref());
+        record.post_state_root = header.state_root;
+        Ok(record)
+    }
+}
+
+async fn store_messages(ledger: &mut Ledger, messages: &mut Vec<(L1Ref, L1Message)>) -> Result<(), FlowError> {
+    if messages.is_empty() {
+        return Ok(());
+    }
+    let step = Step { messages: std::mem::take(messages), ..Step::default() };
+    ledger.commit(&step).await?;
+    Ok(())
+}
+
+/// FinalizeBatch logs are kept before the cursor passes them.
+async fn store_proofs(ledger: &mut Ledger, proofs: &mut Vec<L1Event>) -> Result<(), FlowError> {
+    if proofs.is_empty() {
+        return Ok(());
+    }
+    Ok(ledger.commit(&Step { settlements: std::mem::take(proofs), ..Step::default() }).await?)
+}
+
+fn bare_record(commit: &CommitEvent, outcome: Outcome) -> BatchRecord {
+    BatchRecord {
+        index: commit.index,
+        hash: commit.hash,
+        l1: commit.block,
+        log_index: commit.log_index,
+        tx_hash: commit.tx_hash,
+        outcome,
+        case: None,
+        first: None,
+        last: None,
+        post_state_root: B256::zero(),
+        withdrawal_root: B256::zero(),
+        total_l1_popped: 0,
+        rewritten: 0,
+        encoder_drift: false,
+    }
+}

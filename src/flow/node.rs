@@ -1,0 +1,99 @@
+//! The execution node as one poll knows it: its head, what it showed last, its tags, and its chain.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::decide::stall::Stall;
+use crate::flow::FlowError;
+use crate::flow::ledger::Ledger;
+use crate::flow::local_chain::LocalChain;
+use crate::flow::tags::NodeTags;
+use crate::ports::{L1Chain, L2Engine, L2Reader};
+use crate::types::{L2Number, L2Ref, L2Snapshot};
+
+/// The node, its tags and its chain.
+pub(crate) struct Node {
+    /// Whether its head grows, and what it lost.
+    pub(crate) local: LocalChain,
+    /// Its tags.
+    pub(crate) tags: NodeTags,
+    /// The head by which a whole poll decides: the snapshot's at its beginning, then our own last write.
+    head: L2Ref,
+    /// How it showed itself last.
+    shown: L2Snapshot,
+}
+
+impl Node {
+    /// Nothing shown yet. Without an `engine` it is told nothing; `window` is the least time without growth that means
+    /// *stopped*.
+    pub(crate) fn new(
+        l1: Arc<dyn L1Chain>,
+        l2: Arc<dyn L2Reader>,
+        engine: Option<Arc<dyn L2Engine>>,
+        window: Duration,
+    ) -> Self {
+        let (local, tags) = (LocalChain::new(l1, l2.clone(), window), NodeTags::new(engine, l2));
+        let head = L2Ref::default();
+        Self { local, tags, head, shown: L2Snapshot { head, safe: None, finalized: None, syncing: false } }
+    }
+
+    /// A poll begins with this snapshot.
+    pub(crate) fn poll_begins(&mut self, node: L2Snapshot) {
+        self.tags.poll_begins(&node);
+        (self.head, self.shown) = (node.head, node);
+    }
+
+    /// The head by which this poll decides.
+    pub(crate) const fn head(&self) -> L2Ref {
+        self.head
+    }
+
+    /// The height of [`Node::head`].
+    pub(crate) const fn height(&self) -> L2Number {
+        self.head.number
+    }
+
+    /// A write was answered, or read back: the head is `head`.
+    pub(crate) const fn stands_on(&mut self, head: L2Ref) {
+        self.head = head;
+    }
+
+    /// The head that it showed last.
+    pub(crate) const fn shown_head(&self) -> L2Ref {
+        self.shown.head
+    }
+
+    /// It shows itself as `node` in the middle of the poll.
+    pub(crate) const fn shows(&mut self, node: L2Snapshot) {
+        self.shown = node;
+    }
+
+    /// Checks that it still holds our safe block; goes back to what it holds where it does not.
+    pub(crate) async fn check_safe(&mut self, ledger: &mut Ledger) -> Result<Result<(), Stall>, FlowError> {
+        self.local.check_safe(ledger, &self.shown).await
+    }
+
+    /// Brings its tags to our heads.
+    pub(crate) async fn sync_tags(&mut self, ledger: &Ledger) -> Result<(), FlowError> {
+        self.shown = self.tags.sync(ledger, self.local.lost().is_some(), &self.shown).await?;
+        Ok(())
+    }
+
+    /// The same after a batch was verified: what was shown before our own writes is out of date.
+    pub(crate) async fn tag_verified(&mut self, ledger: &Ledger) -> Result<(), FlowError> {
+        self.shown.head = self.head;
+        self.sync_tags(ledger).await
+    }
+
+    /// Puts back a finalized tag that it moved by itself.
+    pub(crate) async fn unmark(&mut self, ledger: &mut Ledger) -> Result<(), FlowError> {
+        self.shown = self.tags.unmark(ledger, &self.shown).await?;
+        Ok(())
+    }
+
+    /// L1 took away all that our safe head stands on: its safe tag goes down to the block below `first`.
+    pub(crate) async fn abandon_safe(&mut self, ledger: &Ledger, first: Option<L2Number>) -> Result<(), FlowError> {
+        self.shown = self.tags.abandon_safe(ledger, first, &self.shown).await?;
+        Ok(())
+    }
+}

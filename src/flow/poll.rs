@@ -1,0 +1,295 @@
+//! One poll: its order, and nothing else.
+//!
+//! Snapshot → what the node still holds → tags → L1 → logs and batches in order → finality → tags.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::warn;
+
+use crate::decide::finality::Held;
+use crate::decide::heads::Heads;
+use crate::decide::liveness::{Unknown, Verdict};
+use crate::decide::stall::{Reason, Stall};
+use crate::error::Target;
+use crate::flow::events::{Events, Round};
+use crate::flow::finalize::Finalizer;
+use crate::flow::l1_view::{L1View, L1Watch};
+use crate::flow::ledger::Ledger;
+use crate::flow::node::Node;
+use crate::flow::quiesce::Quiesce;
+use crate::flow::settlement::Settlements;
+use crate::flow::writer::{PendingWrite, SharedPause, Writer};
+use crate::flow::{BatchReport, FlowError, PollEnd, PollReport, Ports, Settings, Status};
+use crate::ports::{L2Reader, Step};
+use crate::types::{BatchIndex, CommitEvent, Cursor, FinalityMeaning, L1Message, L1Ref, L2Number, L2Ref};
+
+/// The owners of everything that one poll may change, and the order in which it does.
+pub(crate) struct Poll {
+    l2: Arc<dyn L2Reader>,
+    quiesce: Quiesce,
+    ledger: Ledger,
+    node: Node,
+    l1: L1Watch,
+    events: Events,
+    settlements: Settlements,
+    finalizer: Finalizer,
+    /// An operator's word in place of the verdict.
+    assume: Option<Verdict>,
+    meaning: FinalityMeaning,
+    /// The last poll's verdict.
+    verdict: Option<Verdict>,
+    /// The head at the last poll.
+    l2_head: Option<L2Ref>,
+}
+
+impl Poll {
+    /// Loads what is stored.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub(crate) async fn new(quiesce: Quiesce, ports: &Ports, settings: &Settings) -> Result<Self, FlowError> {
+        let (ledger, tip) = Ledger::load(ports.progress.clone()).await?;
+        let (l1, l2) = (ports.l1.clone(), ports.l2.clone());
+        let mut node = Node::new(l1.clone(), l2.clone(), ports.engine.clone(), settings.observation_window);
+        node.local.loaded(&ledger, tip.as_ref());
+        let writer = Writer::new(ports, quiesce.clone(), settings);
+        Ok(Self {
+            quiesce,
+            ledger,
+            node,
+            l1: L1Watch::new(ports, settings),
+            events: Events::new(ports, writer, settings, tip.map(|t| t.index)),
+            settlements: Settlements::new(l1, ports.progress.clone(), settings.start, settings.fetch_range),
+            finalizer: Finalizer::new(ports, settings),
+            assume: settings.assume,
+            meaning: settings.finality,
+            verdict: None,
+            l2_head: None,
+            l2,
+        })
+    }
+
+    /// Our heads.
+    pub(crate) const fn heads(&self) -> Heads {
+        self.ledger.heads()
+    }
+
+    /// How far L1 was read.
+    pub(crate) const fn cursor(&self) -> Option<Cursor> {
+        self.ledger.cursor()
+    }
+
+    /// The first write that would have been made in the last poll, were there an engine.
+    pub(crate) const fn pending(&self) -> Option<PendingWrite> {
+        self.events.batches.writer.pending()
+    }
+
+    /// One poll. `now` is a clock that only goes forward, used for the liveness verdict and for how long another verdict
+    /// is kept.
+    ///
+    /// # Errors
+    /// When something could not be read or written. What was stored before stays; the next poll goes on from there.
+    pub(crate) async fn run(&mut self, now: Duration) -> Result<PollReport, FlowError> {
+        self.events.batches.writer.poll_begins();
+        if let Err(error) = self.reload().await {
+            self.node.local.interrupted();
+            return Err(error);
+        }
+        self.events.search.begin();
+        if self.quiesce.is_degraded() {
+            self.node.local.interrupted();
+        }
+        let node = match self.l2.snapshot().await {
+            Ok(node) => node,
+            Err(error) => {
+                if error.is_transient() {
+                    self.events.batches.writer.node_is_away();
+                }
+                self.node.local.interrupted();
+                return Err(error.into());
+            }
+        };
+        self.events.batches.writer.node_is_there(now);
+        self.node.poll_begins(node);
+        self.l2_head = Some(node.head);
+        if node.syncing {
+            self.node.local.interrupted();
+            let stall = Stall::new(Reason::NodeSyncing, "the execution node says that it is syncing");
+            return Ok(PollReport { batches: Vec::new(), end: PollEnd::Stalled(stall) });
+        }
+        let observed = self.node.local.observe(node.head.number, now);
+        if matches!(observed, Verdict::Unknown(Unknown::WentDown { .. })) {
+            self.events.batches.writer.node_changed(now);
+        }
+        let verdict = self.assume.unwrap_or(observed);
+        self.verdict = Some(verdict);
+        let degraded = self.quiesce.is_degraded();
+        let pauses = self.quiesce.pauses();
+        let mut batches = Vec::new();
+        let end = self.in_order(verdict, now, &mut batches).await;
+        if self.quiesce.pauses() != pauses {
+            self.node.local.paused(observed);
+        }
+        if degraded || end.as_ref().is_err_and(node_is_gone) {
+            self.node.local.interrupted();
+        }
+        let end = end?;
+        // A resume that fails holds up what must be written and nothing else; it is shown where nothing worse is.
+        if degraded && matches!(end, PollEnd::CaughtUp | PollEnd::Reached) {
+            return Err(FlowError::Stall(Stall::new(Reason::ReactorsDegraded, "the reactors are not resumed yet")));
+        }
+        Ok(PollReport { batches, end })
+    }
+
+    /// Takes heads and cursor from the database again where a step failed since.
+    async fn reload(&mut self) -> Result<(), FlowError> {
+        if let Some(tip) = self.ledger.refresh().await? {
+            self.node.local.loaded(&self.ledger, tip.as_ref());
+        }
+        Ok(())
+    }
+
+    async fn in_order(
+        &mut self,
+        verdict: Verdict,
+        now: Duration,
+        batches: &mut Vec<BatchReport>,
+    ) -> Result<PollEnd, FlowError> {
+        if let Err(stall) = self.node.check_safe(&mut self.ledger).await? {
+            return Ok(PollEnd::Stalled(stall));
+        }
+        // Tags first: a node that restarted has them right again even while L1 cannot be asked (E10, E20).
+        if let Err(error) = self.node.unmark(&mut self.ledger).await {
+            warn!(%error, "a tag that the execution node moved by itself cannot be put back yet");
+        }
+        self.node.sync_tags(&self.ledger).await?;
+        let view = match self.l1.look(&mut self.ledger, &mut self.node).await? {
+            Ok(view) => view,
+            Err(stall) => return Ok(PollEnd::Stalled(stall)),
+        };
+        self.events.search.confirmed_is(view.confirmed);
+        if view.reorged {
+            self.events.search.forget();
+            // A dropped RevertBatch lets batches stand again; a dropped batch takes the node's tag down at once (B3).
+            if let Err(stall) = self.node.check_safe(&mut self.ledger).await? {
+                return Ok(PollEnd::Stalled(stall));
+            }
+            self.node.sync_tags(&self.ledger).await?;
+        }
+        let mut pause = SharedPause::default();
+        let read = self.read(&view, &mut pause, verdict, now, batches).await;
+        // Nothing behind this needs the pause that the batches shared.
+        let released = pause.release().await;
+        // Finality does not wait for a batch that cannot be decided, nor do the tags that were lowered for it.
+        let on = matches!(read, Ok(PollEnd::Behind));
+        let finalized = self.finalizer.advance(&mut self.ledger, &mut self.settlements, on).await;
+        let tagged = self.node.sync_tags(&self.ledger).await;
+        let end = read?;
+        released?;
+        finalized?;
+        tagged?;
+        Ok(match (end, self.node.tags.take_two_nodes()) {
+            (PollEnd::CaughtUp | PollEnd::Behind | PollEnd::Reached, Some(stall)) => PollEnd::Stalled(stall),
+            (end, _) => end,
+        })
+    }
+
+    async fn read(
+        &mut self,
+        view: &L1View,
+        pause: &mut SharedPause,
+        verdict: Verdict,
+        now: Duration,
+        batches: &mut Vec<BatchReport>,
+    ) -> Result<PollEnd, FlowError> {
+        let Self { ledger, node, events, settlements, .. } = self;
+        let (reports, blocks) = (Vec::new(), Vec::new());
+        let mut round = Round { ledger, node, pause, now, verdict, reports, blocks };
+        let end = events.read_range(view, settlements, &mut round).await;
+        *batches = round.reports;
+        end
+    }
+
+    /// What the faces show of it.
+    pub(crate) fn show(&self, status: &mut Status) {
+        let (heads, tags) = (self.ledger.heads(), self.node.tags.facts());
+        let (events, finality) = (self.events.shown(), self.finalizer.shown());
+        status.safe = heads.safe();
+        status.finalized = heads.finalized();
+        status.l1_cursor = self.ledger.cursor().map(|c| c.block.number);
+        status.l1_confirmed = self.l1.confirmed();
+        status.l1_finalized = finality.l1_finalized;
+        status.l2_head = self.l2_head;
+        status.node_safe = tags.safe;
+        status.node_finalized = tags.finalized;
+        status.tags_contended = tags.contended;
+        status.safe_beyond_verified = tags.safe_beyond_verified;
+        status.held_by_node_finalized = tags.held_by_node_finalized;
+        status.el_marks_finalized = tags.marks_by_itself;
+        status.last_batch = events.last_batch;
+        status.verified = events.verified;
+        status.reverted = events.reverted;
+        status.last_commit_at = events.last_commit_at;
+        status.encoder_drift = self.events.batches.drift();
+        status.blocks_written = self.events.batches.writer.blocks_written();
+        status.verdict = self.verdict;
+        status.reorgs = self.l1.reorgs();
+        status.finality = self.meaning;
+        status.settled_to = finality.settled_to;
+        status.finality_held = finality.held;
+        status.l1_finality_contradicted = finality.held == Some(Held::L1Contradicts);
+        status.uncommitted_finalized = finality.uncommitted;
+        status.reactors_degraded = self.quiesce.is_degraded();
+        status.pause_left_over = self.quiesce.has_left_over();
+        status.pauses = self.quiesce.pauses();
+    }
+
+    /// The last L2 block of the batch `index` that stands on L1; none where no confirmed commit of it was found or
+    /// what was found does not bind.
+    ///
+    /// # Errors
+    /// When L1 cannot be asked.
+    pub(crate) async fn last_block_of(&mut self, index: BatchIndex) -> Result<Option<L2Number>, FlowError> {
+        loop {
+            self.events.search.begin();
+            match self.last_block_on_l1(index).await {
+                Err(FlowError::Stall(stall)) if stall.reason == Reason::SearchingL1 => {}
+                ended => return ended,
+            }
+        }
+    }
+
+    async fn last_block_on_l1(&mut self, index: BatchIndex) -> Result<Option<L2Number>, FlowError> {
+        let Events { batches, search, .. } = &mut self.events;
+        let Some(commit) = search.standing_commit(index).await? else { return Ok(None) };
+        let bound = batches.bind(&commit, None, search, &mut self.ledger).await?;
+        Ok(bound.ok().map(|bound| bound.outline.last))
+    }
+
+    /// Keeps L1 messages that a recording read.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub(crate) async fn keep_messages(&mut self, messages: Vec<(L1Ref, L1Message)>) -> Result<(), FlowError> {
+        Ok(self.ledger.commit(&Step { messages, ..Step::default() }).await?)
+    }
+
+    /// Asks for all that rebuilding `commit` takes, for a recording.
+    ///
+    /// # Errors
+    /// When L1 or the beacon node cannot be asked.
+    pub(crate) async fn ask_for_all(&mut self, commit: &CommitEvent) -> Result<(), FlowError> {
+        if commit.index.get() == 0 {
+            return Ok(());
+        }
+        let Events { batches, search, .. } = &mut self.events;
+        search.begin();
+        batches.ask_for_all(commit, search, &mut self.ledger).await
+    }
+}
+
+/// Whether the L2 node went away under way.
+fn node_is_gone(error: &FlowError) -> bool {
+    matches!(error, FlowError::Port(error) if error.target == Target::L2 && error.is_transient())
+}
