@@ -21,7 +21,7 @@ use morph_deriver::flow::{PollEnd, PollReport};
 use morph_deriver::types::{Blob, BlockContent, BlockContext, Case, RawTx};
 
 use crate::support::clients::pool_config;
-use crate::support::rig::{Rig, cases, devnet_ports, reason, settings};
+use crate::support::rig::{Rig, cases, devnet_ports, guarded_devnet, reason, settings};
 use crate::support::vectors;
 
 /// A devnet on which nothing may be written outside a pause, its L1 as old as a blob that nodes still keep.
@@ -655,4 +655,41 @@ async fn e18_a_local_chain_that_equals_a_poison_blob_is_still_poison() {
         assert!(stall.detail.contains("timestamp: block 10"), "{mode:?}: {stall}");
         assert_eq!(rig.safe(), Some(8), "{mode:?}");
     }
+}
+
+#[tokio::test]
+async fn f3_local_blocks_are_not_read_further_than_content_can_reach() {
+    let devnet = guarded_devnet().await;
+    let batch = devnet.with(|w| {
+        for _ in 0..450 {
+            w.build_planned(&BlockPlan::empty()).unwrap();
+        }
+        let batch = w.commit(BatchSpec::default()).unwrap();
+        w.mine(1);
+        w.sync();
+        w.fork_at(batch.first + 4, ForkShape::Bulky).unwrap();
+        batch
+    });
+    let mut rig = Rig::with(&devnet, |s| s.local_bytes = 1000).await;
+    let report = rig.settle().await;
+    assert_eq!((report.end.clone(), cases(&report)), (PollEnd::CaughtUp, vec![(1, Case::SelfHeal)]));
+    assert_eq!(devnet.written(), (batch.first + 4..=batch.last).collect::<Vec<_>>());
+    // A piece before the blob was there, a piece after it, and what the probe asked.
+    assert!(devnet.calls(Server::L2, "debug_getBlockRlp") <= 2 * 200 + 2);
+}
+
+#[tokio::test]
+async fn f3_a_bound_on_reading_decides_nothing_about_equal_blocks() {
+    let devnet = guarded_devnet().await;
+    let batches = devnet.with(|w| {
+        let batches = [w.produce(8).unwrap(), w.produce(8).unwrap(), w.produce(8).unwrap()];
+        w.sync_to(batches[2].first + 2);
+        batches
+    });
+    let mut rig = Rig::with(&devnet, |s| s.local_bytes = 1000).await;
+    let report = rig.settle_stopped().await;
+    assert_eq!(cases(&report), [(1, Case::Consistent), (2, Case::Consistent), (3, Case::FillGap)]);
+    assert!(report.batches.iter().all(|b| !b.encoder_drift), "bytes that were not compared do not differ");
+    assert_eq!(devnet.written(), (batches[2].first + 3..=batches[2].last).collect::<Vec<_>>());
+    assert_eq!(rig.safe(), Some(batches[2].last));
 }

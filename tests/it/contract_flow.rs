@@ -1,16 +1,19 @@
 //! What the Rollup contract does, on whole flows over HTTP: reverts, recommits, poison, wrapped commits (group C).
 
+use std::time::Duration;
+
 use morph_deriver::codec::calldata::{CommitForm, encode_commit};
 use morph_deriver::decide::stall::Reason;
 use morph_deriver::devnet::chain::BatchSpec;
-use morph_deriver::devnet::faults::Server;
+use morph_deriver::devnet::faults::{Fault, Rule, Server};
+use morph_deriver::devnet::jsonrpc::RpcError;
 use morph_deriver::devnet::l1::Forward;
 use morph_deriver::devnet::world::WorldOptions;
 use morph_deriver::devnet::{Devnet, DevnetOptions};
 use morph_deriver::flow::{PollEnd, PollReport};
 use morph_deriver::types::{B256, Blob, Case, L2Number, Outcome};
 
-use crate::support::rig::{Rig, cases, reason};
+use crate::support::rig::{Rig, cases, guarded_devnet, reason};
 
 /// A devnet whose local node is in step, with batches of 8 blocks, one a L1 block. Nothing on L1 is final.
 async fn devnet(batches: u64) -> Devnet {
@@ -575,4 +578,70 @@ async fn a_recommit_with_other_content_rewrites_the_local_chain() {
     assert_eq!(devnet.heads().local, devnet.heads().sequencer);
     assert!(devnet.unpaused_writes().is_empty());
     assert_ordered(&devnet);
+}
+
+#[tokio::test]
+async fn c10_a_genesis_block_that_is_not_given_is_asked_for_again() {
+    let devnet = guarded_devnet().await;
+    devnet.with(|w| {
+        w.produce(8).unwrap();
+        w.sync();
+    });
+    let mut rig = Rig::on(&devnet).await;
+    // Head, safe and finalized come first, in the snapshot.
+    let missing = Rule::on("eth_getBlockByNumber", Fault::Error(RpcError::server("header not found")));
+    devnet.fault(Server::L2, missing.after(3).times(1));
+    let error = rig.poll().await.unwrap_err();
+    assert_eq!(error.stall().reason, Reason::L2Unavailable, "{error}");
+    let report = rig.settle().await;
+    assert_eq!(report.end, PollEnd::CaughtUp);
+    assert_eq!(cases(&report), [(1, Case::Consistent)]);
+}
+
+#[tokio::test]
+async fn c2_a_long_search_through_l1_goes_on_where_the_pull_before_it_stopped() {
+    let devnet = guarded_devnet().await;
+    devnet.with(|w| {
+        w.l1.config.finalized_depth = 1_000_000;
+        for _ in 0..4 {
+            w.produce(8).unwrap();
+        }
+        w.sync();
+        w.mine(100);
+        w.revert(3).unwrap();
+        w.mine(100);
+        w.recommit_state().unwrap();
+        w.mine(20);
+    });
+    let mut rig = Rig::with(&devnet, |s| {
+        s.fetch_range = 4;
+        s.search_time = Duration::ZERO;
+    })
+    .await;
+    let (mut searching, mut verified) = (0, Vec::new());
+    for _ in 0..200 {
+        devnet.clear_counts();
+        let end = match rig.poll().await {
+            Ok(report) => {
+                verified.extend(cases(&report));
+                report.end
+            }
+            Err(error) => {
+                assert_eq!(error.stall().reason, Reason::SearchingL1, "{error}");
+                assert_eq!(rig.worker.status().borrow().stall.as_ref().map(|s| s.reason), Some(Reason::SearchingL1));
+                searching += 1;
+                PollEnd::Behind
+            }
+        };
+        assert!(devnet.calls(Server::L1(0), "eth_getLogs") <= 2, "the range, and one window of a search");
+        if end != PollEnd::Behind {
+            assert_eq!(end, PollEnd::CaughtUp);
+            break;
+        }
+    }
+    // From commit 4 up to its revert in windows of 4, 8, 16, 32, 64 blocks; from the second commit of 3 down to the
+    // first one, which has the blobs, in as many and one more.
+    assert_eq!(searching, 4 + 5);
+    assert_eq!(verified, [1, 2, 3, 3].map(|index| (index, Case::Consistent)));
+    assert_eq!(rig.safe(), Some(24));
 }

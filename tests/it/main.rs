@@ -30,7 +30,6 @@ mod recorded_support;
 mod recordings;
 mod recover;
 mod reorg_flow;
-mod review_flow;
 mod roots_flow;
 mod scenario_index;
 mod stall_log;

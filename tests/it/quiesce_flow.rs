@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use morph_deriver::adapters::reactors::{CommandReactors, NoReactors};
 use morph_deriver::decide::liveness::Verdict;
 use morph_deriver::decide::stall::Reason;
@@ -11,11 +12,13 @@ use morph_deriver::devnet::jsonrpc::RpcError;
 use morph_deriver::devnet::world::{ForkShape, World};
 use morph_deriver::devnet::{Devnet, DevnetOptions};
 use morph_deriver::error::Target;
+use morph_deriver::flow::worker::{Panicked, contained};
 use morph_deriver::flow::{FlowError, Ports, Settings};
-use morph_deriver::types::{Case, L2Number, Lease};
+use morph_deriver::ports::{EngineView, L2Engine, PortResult, WriteStopped};
+use morph_deriver::types::{B256, Case, L2Header, L2Number, Lease, NewBlock};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::rig::{Rig, STEP, WINDOW, cases, devnet_ports, reason, settings};
+use crate::support::rig::{Rig, STEP, WINDOW, cases, devnet_ports, guarded_devnet, reason, settings};
 
 /// Longest wait for the end of a pause. The rig's calls to the reactors may be 2 s late.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -637,4 +640,49 @@ async fn p5_what_needs_no_pause_happens_before_it() {
     devnet.with(|w| w.mine(20));
     rig.settle().await;
     assert_balanced(&devnet, 1);
+}
+
+/// An engine with a bug.
+struct PanicsOnWrite(Arc<dyn L2Engine>);
+
+#[async_trait]
+impl L2Engine for PanicsOnWrite {
+    async fn view(&self, number: L2Number) -> PortResult<EngineView> {
+        self.0.view(number).await
+    }
+
+    async fn write_blocks(&self, _: &[NewBlock]) -> Result<Vec<L2Header>, WriteStopped> {
+        panic!("a bug in the middle of a pause")
+    }
+
+    async fn set_tags(&self, _: Option<B256>, _: Option<B256>) -> PortResult<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn g4_a_panic_of_the_worker_resumes_the_reactors_before_the_program_ends() {
+    let devnet = guarded_devnet().await;
+    devnet.with(|w| w.produce(8)).unwrap();
+    let mut rig = Rig::with(&devnet, |s| s.assume = Some(Verdict::Stopped)).await;
+    let engine = rig.ports.engine.take().unwrap();
+    rig.ports.engine = Some(Arc::new(PanicsOnWrite(engine)));
+    rig.restart().await;
+    let Rig { worker, ports, .. } = rig;
+    devnet.latency(Server::Reactors, Duration::from_millis(200));
+    // A runtime that ends with the command, as the program's does: what it still had to do is cut off.
+    let program = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+        let ended = runtime.block_on(async {
+            let ended = contained(&worker.quiesce(), worker.run(CancellationToken::new())).await;
+            (ended, ports.progress.lease().await.unwrap())
+        });
+        runtime.shutdown_background();
+        ended
+    });
+    let (ended, lease) = tokio::task::spawn_blocking(|| program.join()).await.unwrap().unwrap();
+    assert_eq!(ended.unwrap_err(), Panicked);
+    assert_eq!((devnet.pauses(), devnet.resumes()), (1, 1));
+    assert!(!devnet.is_paused());
+    assert_eq!(lease, None);
 }

@@ -7,9 +7,10 @@ use morph_deriver::devnet::faults::Server;
 use morph_deriver::devnet::node::Moment;
 use morph_deriver::devnet::world::{ForkShape, WorldOptions};
 use morph_deriver::devnet::{Devnet, DevnetOptions};
+use morph_deriver::flow::PollEnd;
 
 use crate::support::program::{Program, Site, devnet};
-use crate::support::rig::{Rig, devnet_ports, settings};
+use crate::support::rig::{Rig, devnet_ports, guarded_devnet, settings};
 
 fn safe(devnet: &Devnet) -> Option<u64> {
     devnet.heads().safe.map(|tag| tag.number.get())
@@ -213,4 +214,29 @@ fn h7_m25_a_database_of_another_network_is_refused_by_the_field_that_differs() {
     produce(&devnet, 1);
     run.until(|| safe(&devnet) == Some(8));
     run.stop();
+}
+
+#[tokio::test]
+async fn h5_recorded_l1_blocks_are_bounded_while_nothing_is_finalized() {
+    let devnet = guarded_devnet().await;
+    devnet.with(|w| {
+        w.l1.config.finalized_depth = 1_000_000;
+        w.produce(4).unwrap();
+        w.sync();
+    });
+    let mut rig = Rig::with(&devnet, |s| s.reorg_window = 5).await;
+    for _ in 0..12 {
+        devnet.with(|w| w.mine(3));
+        assert_eq!(rig.settle().await.end, PollEnd::CaughtUp);
+        assert_eq!(rig.finalized(), None, "only finality used to prune");
+    }
+    let recorded = rig.ports.progress.l1_blocks().await.unwrap();
+    assert!(recorded.len() <= 11, "{} blocks", recorded.len());
+    // A reorg inside the window still heals itself.
+    devnet.with(|w| {
+        w.reorg(4);
+        w.mine(6);
+    });
+    assert_eq!(rig.settle().await.end, PollEnd::CaughtUp);
+    assert_eq!(rig.worker.status().borrow().reorgs, 1);
 }

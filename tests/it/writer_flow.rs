@@ -14,11 +14,12 @@ use morph_deriver::devnet::jsonrpc::RpcError;
 use morph_deriver::devnet::world::{ForkShape, World, WorldOptions};
 use morph_deriver::devnet::{Devnet, DevnetOptions};
 use morph_deriver::error::PortErrorKind;
+use morph_deriver::flow::PollEnd;
 use morph_deriver::types::{Case, Identity};
 
 use crate::node_flow::{assert_chain, assert_promises, batch, heights, network, stall_of, synced};
 use crate::support::clients::pool_config;
-use crate::support::rig::{Rig, STEP, cases, devnet_ports, reason, settings};
+use crate::support::rig::{Rig, STEP, cases, devnet_ports, guarded_devnet, reason, settings};
 
 /// Five batches on L1, and two nodes with the same chain: the one that is read stands at 8, the one that is written at
 /// `engine_at`.
@@ -520,4 +521,22 @@ async fn m7_a11_an_engine_of_another_chain_is_refused_at_start() {
     let error = wiring::check_engine(&client(&devnet), &wrong).await.unwrap_err();
     assert_eq!(error.kind, PortErrorKind::WrongNetwork);
     assert!(error.detail.contains("chain id"), "{error}");
+}
+
+#[tokio::test]
+async fn recovering_up_to_a_batch_never_writes_the_next_one() {
+    let devnet = guarded_devnet().await;
+    let batches = devnet.with(|w| [w.produce(8).unwrap(), w.produce(8).unwrap()]);
+    let mut rig = Rig::with(&devnet, |s| {
+        s.to_batch = Some(1.into());
+        s.assume = Some(Verdict::Stopped);
+    })
+    .await;
+    let report = rig.settle().await;
+    assert_eq!((report.end.clone(), cases(&report)), (PollEnd::Reached, vec![(1, Case::FillGap)]));
+    // Once more, as a second `recover --to-batch 1` would.
+    rig.restart().await;
+    let report = rig.settle().await;
+    assert_eq!((report.end.clone(), cases(&report)), (PollEnd::Reached, vec![]));
+    assert_eq!(devnet.written(), (batches[0].first..=batches[0].last).collect::<Vec<_>>());
 }

@@ -11,8 +11,8 @@ use morph_deriver::adapters::reactors::{JsonRpcReactors, NoReactors};
 use morph_deriver::adapters::rpc::{Check, Pool, PoolConfig};
 use morph_deriver::adapters::store::SqliteStore;
 use morph_deriver::decide::stall::Reason;
-use morph_deriver::devnet::Devnet;
 use morph_deriver::devnet::faults::Server;
+use morph_deriver::devnet::{Devnet, DevnetOptions};
 use morph_deriver::error::Target;
 use morph_deriver::flow::worker::Worker;
 use morph_deriver::flow::{Confirmations, FlowError, Ports, Settings};
@@ -181,4 +181,9 @@ pub fn reason(report: &PollReport) -> Option<Reason> {
         PollEnd::Stalled(stall) => Some(stall.reason),
         PollEnd::Behind | PollEnd::CaughtUp | PollEnd::Reached => None,
     }
+}
+
+/// An empty devnet whose node refuses every write outside a pause (P5).
+pub async fn guarded_devnet() -> Devnet {
+    Devnet::start(DevnetOptions { refuse_unpaused_writes: true, ..DevnetOptions::default() }).await.unwrap()
 }
