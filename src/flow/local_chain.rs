@@ -18,7 +18,7 @@ use crate::decide::stall::{Reason, Stall};
 use crate::flow::FlowError;
 use crate::flow::l1_range::cursor_before;
 use crate::flow::ledger::Ledger;
-use crate::ports::{L1Chain, L2Reader, Step};
+use crate::ports::{L1Chain, L2Reader, PortResult, Step};
 use crate::types::{BatchRecord, Cursor, L2Number, L2Ref, L2Snapshot};
 
 /// Whether the head grows, and what the node lost.
@@ -28,18 +28,33 @@ pub(crate) struct LocalChain {
     liveness: Liveness,
     /// Verified blocks that the node lost, until they are back.
     lost: Option<Lost>,
+    /// The node's block at the height of our safe block, as it came with the poll's snapshot.
+    at_safe: Option<L2Ref>,
 }
 
 impl LocalChain {
     /// Nothing seen yet. `window` is the least time without growth that means *stopped*.
     pub(crate) const fn new(l1: Arc<dyn L1Chain>, l2: Arc<dyn L2Reader>, window: Duration) -> Self {
-        Self { l1, l2, liveness: Liveness::new(window), lost: None }
+        Self { l1, l2, liveness: Liveness::new(window), lost: None, at_safe: None }
     }
 
     /// The ledger was read from the database: what is missing follows from it. `tip` is the standing batch with the
     /// highest index.
     pub(crate) fn loaded(&mut self, ledger: &Ledger, tip: Option<&BatchRecord>) {
         self.lost = Lost::stored(&ledger.heads(), tip);
+    }
+
+    /// The node as a poll finds it. Its block at our safe head comes with it: the head is above it nearly always, and a
+    /// quiet poll costs no further request (design, section 6).
+    ///
+    /// # Errors
+    /// When the node does not answer.
+    pub(crate) async fn look(&mut self, ledger: &Ledger) -> PortResult<L2Snapshot> {
+        self.at_safe = None;
+        let Some(safe) = ledger.heads().safe() else { return self.l2.snapshot().await };
+        let (node, at) = self.l2.snapshot_and(safe.number).await?;
+        self.at_safe = at.map(|header| header.l2_ref());
+        Ok(node)
     }
 
     /// Verified blocks that the node lost, until they are back.
@@ -79,6 +94,8 @@ impl LocalChain {
         node: &L2Snapshot,
     ) -> Result<Result<(), Stall>, FlowError> {
         self.lost = self.lost.and_then(|lost| lost.still(node.head.number));
+        // It tells of the poll's start: of nothing that is asked later.
+        let at_safe = self.at_safe.take();
         self.lift_to_finalized(ledger, node).await?;
         let standing = ledger.standing_at_cursor().await?.and_then(|r| r.last);
         let restored = standing.filter(|last| ledger.heads().safe().is_none_or(|safe| safe.number < last.number));
@@ -91,7 +108,8 @@ impl LocalChain {
             return Ok(Ok(()));
         }
         let Some(safe) = ledger.heads().safe().or(restored) else { return Ok(Ok(())) };
-        if restored.is_none() && self.holds(safe, node).await? {
+        let seen = at_safe == Some(safe) && is_present(safe.number, node.head.number);
+        if restored.is_none() && (seen || self.holds(safe, node).await?) {
             return Ok(Ok(()));
         }
         self.go_back(ledger, safe, node).await

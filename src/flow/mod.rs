@@ -10,7 +10,7 @@
 //! | the node's blocks | [`writer`] | `derive_force` | `write_blocks` |
 //! | when a write is tried again | [`patience`] | `failed`, `succeeded`, `node_changed` | |
 //! | pauses of the reactors, their lease | [`quiesce`] | `acquire`, `release`, `settle` | `LeaseStore` |
-//! | whether the local head grows, what the node lost | [`local_chain`] | `observe`, `wrote`, `check_safe` | `Liveness` |
+//! | whether the local head grows, what the node lost | [`local_chain`] | `look`, `observe`, `wrote`, `check_safe` | `Liveness` |
 //! | the head by which a poll decides | [`node`] | `poll_begins`, `stands_on` | |
 //! | what L1 is this poll, and reorgs | [`l1_view`] | `look` | `Reorg` |
 //! | what is looked for far away on L1, and how far that came | [`l1_search`] | `nth_log`, `scan_back`, `begin`, `forget` | `Walk` |

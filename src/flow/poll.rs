@@ -100,7 +100,7 @@ impl Poll {
         if self.quiesce.is_degraded() {
             self.node.local.interrupted();
         }
-        let node = match self.l2.snapshot().await {
+        let node = match self.node.local.look(&self.ledger).await {
             Ok(node) => node,
             Err(error) => {
                 if error.is_transient() {

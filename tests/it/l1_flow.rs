@@ -453,3 +453,24 @@ async fn a3_an_idle_poll_costs_four_requests_whatever_counts_as_confirmed() {
         assert!(devnet.all_http_requests() <= 4, "{confirmations:?}: {} requests", devnet.all_http_requests());
     }
 }
+
+/// The same while L2 runs ahead of what L1 holds or has confirmed, as it does on every live network.
+#[tokio::test]
+async fn a3_an_idle_poll_costs_four_requests_with_safe_below_the_head() {
+    for confirmations in [Confirmations::Depth(0), Confirmations::Safe, Confirmations::Finalized] {
+        let devnet = devnet(4).await;
+        devnet.with(|w| {
+            w.mine(4);
+            w.build(8).unwrap();
+            w.sync();
+        });
+        let mut rig = Rig::with(&devnet, |s| s.confirmations = confirmations).await;
+        rig.settle().await;
+        rig.settle().await;
+        assert!(rig.safe().is_some_and(|safe| safe > 0), "{confirmations:?}");
+        assert!(rig.head().await.get() > rig.safe().unwrap_or(0), "{confirmations:?}");
+        devnet.clear_counts();
+        assert_eq!(rig.poll().await.unwrap().end, PullEnd::CaughtUp);
+        assert!(devnet.all_http_requests() <= 4, "{confirmations:?}: {} requests", devnet.all_http_requests());
+    }
+}
