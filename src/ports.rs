@@ -346,9 +346,6 @@ pub trait Rows: Send + Sync {
     /// The standing batch with this index.
     async fn batch(&self, index: BatchIndex) -> PortResult<Option<BatchRecord>>;
 
-    /// Standing batches with an index of at least `from`, ascending, at most `limit`.
-    async fn batches_from(&self, from: BatchIndex, limit: u32) -> PortResult<Vec<BatchRecord>>;
-
     /// The standing batch (verified or genesis) with the highest index whose commit lies at or below L1 block `number`.
     async fn newest_at_or_below(&self, number: L1Number) -> PortResult<Option<BatchRecord>>;
 

@@ -274,7 +274,6 @@ watched!(Rows of Progress {
     reads async fn l1_blocks(&self) -> PortResult<Vec<L1Ref>>;
     reads async fn newest_l1_block(&self) -> PortResult<Option<L1Ref>>;
     reads async fn batch(&self, index: BatchIndex) -> PortResult<Option<BatchRecord>>;
-    reads async fn batches_from(&self, from: BatchIndex, limit: u32) -> PortResult<Vec<BatchRecord>>;
     reads async fn newest_at_or_below(&self, number: L1Number) -> PortResult<Option<BatchRecord>>;
     reads async fn reverted_above(&self, number: L1Number) -> PortResult<Option<BatchRecord>>;
     reads async fn settled_to(&self) -> PortResult<Option<L1Ref>>;

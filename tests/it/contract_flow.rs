@@ -14,6 +14,7 @@ use morph_deriver::flow::{PollEnd, PollReport};
 use morph_deriver::types::{B256, Blob, Case, L2Number, Outcome};
 
 use crate::support::rig::{Rig, cases, guarded_devnet, reason};
+use crate::support::standing;
 
 /// A devnet whose local node is in step, with batches of 8 blocks, one a L1 block. Nothing on L1 is final.
 async fn devnet(batches: u64) -> Devnet {
@@ -72,7 +73,7 @@ fn detail(report: &PollReport) -> String {
 }
 
 async fn standing_indices(rig: &Rig) -> Vec<(u64, Outcome)> {
-    let rows = rig.ports.progress.batches_from(0.into(), 100).await.unwrap();
+    let rows = standing(rig.ports.progress.as_ref()).await;
     rows.iter().map(|r| (r.index.get(), r.outcome)).collect()
 }
 

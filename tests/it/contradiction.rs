@@ -25,6 +25,7 @@ use crate::support::recorded::{RecordedNetwork, Recording};
 use crate::support::recorded_l2::{Alter, RecordedL2};
 use crate::support::rig::Rig;
 use crate::support::server::{FakeServer, Fault, lock};
+use crate::support::standing;
 
 /// What contradicts the poll. A refusal is one that passes: what a node says of a block for good is another test (E17).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -398,7 +399,7 @@ fn forward(rig: &Rig, before: Option<u64>, what: &Told<'_>) -> Option<u64> {
 }
 
 async fn ending(rig: &Rig, scene: &Scene) -> Ending {
-    let stored = rig.ports.progress.batches_from(0.into(), 1000).await.expect("the batches");
+    let stored = standing(rig.ports.progress.as_ref()).await;
     let row = |b: BatchRecord| (b.index.get(), b.hash, b.outcome, b.last.map(|last| last.hash));
     Ending {
         safe: scene.l2.safe().expect("safe"),

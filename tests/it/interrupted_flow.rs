@@ -13,6 +13,7 @@ use morph_deriver::types::{B256, BatchRecord, Case};
 use crate::node_flow::{assert_chain, assert_promises, heights, network, stall_of, synced};
 use crate::support::late_store::LateStore;
 use crate::support::rig::{Rig, cases, devnet_ports, reason, settings};
+use crate::support::standing;
 use crate::writer_flow::{cannot_rewrite, forked_behind_a_restart, steady};
 
 fn refused() -> Fault {
@@ -140,7 +141,7 @@ async fn journal(rig: &Rig) -> Vec<(u64, u64, Option<B256>, B256, String)> {
 }
 
 async fn rows(rig: &Rig) -> Vec<BatchRecord> {
-    rig.ports.progress.batches_from(0.into(), 1000).await.unwrap()
+    standing(rig.ports.progress.as_ref()).await
 }
 
 fn hashes(devnet: &Devnet, numbers: std::ops::RangeInclusive<u64>) -> Vec<(u64, B256)> {

@@ -127,10 +127,6 @@ impl Rows for SqliteStore {
         bounded(reads::batch(self.pool.clone(), index)).await
     }
 
-    async fn batches_from(&self, from: BatchIndex, limit: u32) -> PortResult<Vec<BatchRecord>> {
-        bounded(reads::batches_from(self.pool.clone(), from, limit)).await
-    }
-
     async fn newest_at_or_below(&self, number: L1Number) -> PortResult<Option<BatchRecord>> {
         bounded(reads::newest_at_or_below(self.pool.clone(), number)).await
     }
@@ -273,7 +269,6 @@ mod tests {
             let found = store.newest_at_or_below(L1Number::new(number)).await.unwrap();
             assert_eq!(found.map(|row| row.index.get()), expected, "at {number}");
         }
-        assert_eq!(store.batches_from(BatchIndex::new(1), 2).await.unwrap().len(), 2);
     }
 
     #[tokio::test]

@@ -54,15 +54,6 @@ pub(super) async fn batch(pool: SqlitePool, index: BatchIndex) -> PortResult<Opt
     row.as_ref().map(rows::batch_record).transpose()
 }
 
-pub(super) async fn batches_from(pool: SqlitePool, from: BatchIndex, limit: u32) -> PortResult<Vec<BatchRecord>> {
-    let rows = sqlx::query(batch_columns!("WHERE batch_index >= ? AND ", standing!(), " ORDER BY batch_index LIMIT ?"))
-        .bind(sql_bound(from.get()))
-        .bind(i64::from(limit))
-        .fetch_all(&pool)
-        .await?;
-    rows.iter().map(rows::batch_record).collect()
-}
-
 pub(super) async fn newest_at_or_below(pool: SqlitePool, number: L1Number) -> PortResult<Option<BatchRecord>> {
     let row =
         sqlx::query(batch_columns!("WHERE ", standing!(), " AND l1_number <= ? ORDER BY batch_index DESC LIMIT 1"))

@@ -93,6 +93,9 @@ pub(super) async fn store_with(batches: u64) -> SqliteStore {
 }
 
 pub(super) async fn indices(store: &SqliteStore) -> Vec<u64> {
-    let rows = store.batches_from(BatchIndex::new(0), 100).await.unwrap();
-    rows.iter().map(|row| row.index.get()).collect()
+    let mut found = Vec::new();
+    for index in 0..100 {
+        found.extend(store.batch(BatchIndex::new(index)).await.unwrap().map(|row| row.index.get()));
+    }
+    found
 }

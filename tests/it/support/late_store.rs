@@ -62,10 +62,6 @@ impl Rows for LateStore {
         self.inner.batch(index).await
     }
 
-    async fn batches_from(&self, from: BatchIndex, limit: u32) -> PortResult<Vec<BatchRecord>> {
-        self.inner.batches_from(from, limit).await
-    }
-
     async fn newest_at_or_below(&self, number: L1Number) -> PortResult<Option<BatchRecord>> {
         self.inner.newest_at_or_below(number).await
     }

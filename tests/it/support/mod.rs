@@ -17,7 +17,8 @@ mod unpack;
 
 use std::sync::OnceLock;
 
-use morph_deriver::types::{B256, keccak};
+use morph_deriver::ports::Rows;
+use morph_deriver::types::{B256, BatchRecord, L1Number, keccak};
 use serde_json::Value;
 pub use unpack::vectors;
 
@@ -32,6 +33,16 @@ pub fn servers() -> &'static tokio::runtime::Runtime {
             .build()
             .expect("a runtime for the fake servers")
     })
+}
+
+/// The standing batches that `rows` holds, ascending.
+pub async fn standing(rows: &(impl Rows + ?Sized)) -> Vec<BatchRecord> {
+    let newest = rows.newest_at_or_below(L1Number::new(u64::MAX)).await.expect("the newest batch");
+    let mut found = Vec::new();
+    for index in 0..=newest.map_or(0, |newest| newest.index.get()) {
+        found.extend(rows.batch(index.into()).await.expect("a batch"));
+    }
+    found
 }
 
 /// A quantity of JSON-RPC: `"0x1f"` (leading zeros are forgiven). None for anything else.

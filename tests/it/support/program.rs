@@ -11,9 +11,9 @@ use morph_deriver::adapters::store::SqliteStore;
 use morph_deriver::devnet::world::World;
 use morph_deriver::devnet::{Devnet, DevnetOptions};
 use morph_deriver::ports::{Progress as _, Rows as _, Stored};
-use morph_deriver::types::{BatchIndex, BatchRecord, JournalEntry};
+use morph_deriver::types::{BatchRecord, JournalEntry};
 
-use super::servers;
+use super::{servers, standing};
 
 /// Longest wait for anything that a program must bring about. The test machine may be busy.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -171,7 +171,7 @@ impl Site {
 
     /// The standing batches.
     pub fn batches(&self) -> Vec<BatchRecord> {
-        self.with_store(async |store| store.batches_from(BatchIndex::new(0), 10_000).await.unwrap())
+        self.with_store(async |store| standing(store).await)
     }
 
     /// The journal, oldest first.
