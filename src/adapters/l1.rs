@@ -47,8 +47,9 @@ const PIECES_MAX: usize = 8;
 /// No further piece of a call is asked for after this time: what a slow endpoint gave is used before more is asked.
 const PIECES_TIME: Duration = Duration::from_secs(5);
 
-/// No further piece of a call is asked for after logs of so many bytes. A block's gas holds less than half of it.
-const KEPT_BYTES: usize = 16 << 20;
+/// No further piece of a call is asked for after logs of so many bytes: some 8,000 messages of the ordinary size. What is
+/// kept is held several times on its way into the database (P7).
+const KEPT_BYTES: usize = 4 << 20;
 
 /// Most blobs of one transaction; the largest value that a scheduled fork allows stands well below.
 const BLOBS_MAX: usize = 72;
@@ -747,6 +748,7 @@ mod tests {
     use crate::adapters::testing::{Answer, Server, config, http, pool, rpc};
     use crate::codec::event::encode_event;
     use crate::codec::testing::json as vector;
+    use crate::codec::transaction::{L1MessageFields, encode_l1_message};
 
     fn rollup() -> Address {
         Address::repeat_byte(0xaa)
@@ -984,6 +986,37 @@ mod tests {
         let refused = ranges.iter().filter(|(from, to)| to - from + 1 > 500).count();
         assert!(ranges.iter().any(|(from, to)| to - from + 1 == 500), "it grows back");
         assert!(refused <= 1 && ranges.len() < 45, "{refused} of {}", ranges.len());
+    }
+
+    #[tokio::test]
+    async fn m20_p7_a_call_ends_with_the_piece_that_fills_what_is_kept() {
+        const LARGE: usize = 3 << 19;
+        let server = rpc(|method, params| match method {
+            "eth_getLogs" => {
+                let number = range_of(params).0;
+                let message = encode_l1_message(&L1MessageFields {
+                    queue_index: number,
+                    gas_limit: 0.into(),
+                    to: Address::zero(),
+                    value: 0.into(),
+                    data: vec![0; LARGE].into(),
+                    sender: Address::zero(),
+                });
+                let (topics, data) = encode_event(&L1EventKind::Message(message));
+                let mut log = commit(number, 0, 0);
+                log["address"] = json!(wire::hex_address(&queue()));
+                log["topics"] = topics.iter().map(wire::hex_hash).collect();
+                log["data"] = json!(wire::hex_bytes(&data));
+                Ok(json!([log]))
+            }
+            _ => chain_answer(500, 500, method, params),
+        })
+        .await;
+        let l1 = client(&[&server.url]);
+        l1.width.lock().unwrap().now = 1;
+        let logs = l1.events(n(1), n(20)).await.unwrap();
+        assert_eq!(logs.ends.len(), KEPT_BYTES / LARGE + 1);
+        assert!(logs.events.iter().map(held_bytes).sum::<usize>() < 6 << 20);
     }
 
     #[tokio::test]

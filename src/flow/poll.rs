@@ -2,7 +2,6 @@
 //!
 //! Snapshot → what the node still holds → tags → L1 → logs and batches in order → finality → tags.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::warn;
@@ -21,12 +20,11 @@ use crate::flow::quiesce::Quiesce;
 use crate::flow::settlement::Settlements;
 use crate::flow::writer::{PendingWrite, SharedPause, Writer};
 use crate::flow::{BatchReport, FlowError, PollEnd, PollReport, Ports, Settings, Status};
-use crate::ports::{L2Reader, Step};
+use crate::ports::Step;
 use crate::types::{BatchIndex, CommitEvent, Cursor, FinalityMeaning, L1Message, L1Ref, L2Number, L2Ref};
 
 /// The owners of everything that one poll may change, and the order in which it does.
 pub(crate) struct Poll {
-    l2: Arc<dyn L2Reader>,
     quiesce: Quiesce,
     ledger: Ledger,
     node: Node,
@@ -50,8 +48,8 @@ impl Poll {
     /// When the database cannot be read.
     pub(crate) async fn new(quiesce: Quiesce, ports: &Ports, settings: &Settings) -> Result<Self, FlowError> {
         let (ledger, tip) = Ledger::load(ports.progress.clone()).await?;
-        let (l1, l2) = (ports.l1.clone(), ports.l2.clone());
-        let mut node = Node::new(l1.clone(), l2.clone(), ports.engine.clone(), settings.observation_window);
+        let l1 = ports.l1.clone();
+        let mut node = Node::new(l1.clone(), ports.l2.clone(), ports.engine.clone(), settings.observation_window);
         node.local.loaded(&ledger, tip.as_ref());
         let writer = Writer::new(ports, quiesce.clone(), settings);
         Ok(Self {
@@ -66,7 +64,6 @@ impl Poll {
             meaning: settings.finality,
             verdict: None,
             l2_head: None,
-            l2,
         })
     }
 

@@ -2,9 +2,12 @@
 
 use std::process::Command;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use morph_deriver::codec::block::{self, FullHeader};
+use morph_deriver::codec::event::encode_event;
+use morph_deriver::codec::transaction::{L1MessageFields, encode_l1_message};
 use morph_deriver::decide::stall::Reason;
 use morph_deriver::devnet::chain::BatchSpec;
 use morph_deriver::devnet::faults::{Fault, Rule, Server};
@@ -13,14 +16,14 @@ use morph_deriver::devnet::l1::Forward;
 use morph_deriver::devnet::world::WorldOptions;
 use morph_deriver::devnet::{Devnet, DevnetOptions};
 use morph_deriver::flow::PollEnd;
-use morph_deriver::types::RawTx;
-use serde_json::Value;
+use morph_deriver::types::{Address, L1EventKind, RawTx, U256};
+use serde_json::{Value, json};
 
 use crate::support::hostile::Hostile;
 use crate::support::program::{self, Signal, Site};
 use crate::support::rig::{Rig, reason};
 use crate::support::server::FakeServer;
-use crate::support::{hex_bytes, quantity};
+use crate::support::{hex_bytes, hex_quantity, quantity};
 
 /// A devnet with a batch of 8 blocks, and one on it that is committed through another contract.
 async fn with_a_forwarded_commit() -> Devnet {
@@ -87,6 +90,9 @@ fn m26_the_engines_token_never_goes_through_a_proxy() {
 
 /// Just below what one answer may be long.
 const LONG: usize = (16 << 20) - 4096;
+
+/// How much more than idle the worker may take over answers without end, in MiB (M20).
+const GROWTH: u64 = 192;
 
 /// Peak resident memory of a process, in MiB.
 fn peak_mib(process: u32) -> u64 {
@@ -192,6 +198,98 @@ fn m20_an_l2_node_whose_blocks_are_16_mib_each_is_not_held_in_memory() {
             });
         };
         let grown = growth(&site, &devnet, strike, || hostile.hits() > 24);
-        assert!(grown < 192, "{name}: {grown} MiB more than idle");
+        assert!(grown < GROWTH, "{name}: {grown} MiB more than idle");
+    }
+}
+
+/// Far longer than one answer may be.
+const ENDLESS: usize = 300 << 20;
+
+/// What a hostile L1 node gives in place of an answer, by the method and its parameters.
+type L1Answer = Box<dyn Fn(&str, &Value) -> Option<Bytes> + Send + Sync>;
+
+/// One message of the longest answer's size in every block.
+fn large_message(devnet: &Devnet, params: &Value) -> Option<Bytes> {
+    let number = quantity(&params[0]["fromBlock"])?;
+    let hash = devnet.with(|w| w.l1.block(number).map(|block| block.hash))?;
+    let message = encode_l1_message(&L1MessageFields {
+        queue_index: number,
+        gas_limit: U256::zero(),
+        to: Address::zero(),
+        value: U256::zero(),
+        data: vec![0; LONG / 2 - 2048].into(),
+        sender: Address::zero(),
+    });
+    let (topics, data) = encode_event(&L1EventKind::Message(message));
+    let log = json!({
+        "address": devnet.queue(), "topics": topics, "data": hex_bytes(data), "blockNumber": hex_quantity(number),
+        "blockHash": hash, "logIndex": "0x384", "transactionHash": hash, "transactionIndex": "0x0", "removed": false,
+    });
+    Some(Value::from(vec![log]).to_string().into())
+}
+
+/// Answers of an L1 node: each row says which, and how many requests must have met one before the peak is read.
+fn l1_answers(devnet: &Arc<Devnet>, endless: &Bytes) -> Vec<(&'static str, usize, L1Answer)> {
+    let only = |wanted: &'static str, text: Bytes| -> L1Answer {
+        Box::new(move |method, _| (method == wanted).then(|| text.clone()))
+    };
+    let header = Bytes::from(format!("{{\"number\":\"0x1\",\"extraData\":\"0x{}\"}}", "0".repeat(LONG - 4096)));
+    let honest_to = devnet.with(|w| w.l1.head());
+    let (headers_of, logs_of) = (Arc::clone(devnet), Arc::clone(devnet));
+    vec![
+        ("millions of logs", 12, only("eth_getLogs", dense(r#"{"address":"","topics":["","","",""],"data":""}"#))),
+        ("endless logs", 12, only("eth_getLogs", endless.clone())),
+        ("endless headers", 12, only("eth_getBlockByNumber", endless.clone())),
+        ("an endless trace", 1, only("debug_traceTransaction", endless.clone())),
+        ("millions of calls", 1, {
+            let calls = dense(r#"{"type":"CALL","calls":[]}"#);
+            only("debug_traceTransaction", [b"{\"type\":\"CALL\",\"calls\":", calls.as_ref(), b"}"].concat().into())
+        }),
+        // Those that tell what a range looked like, one by one, each as long as an answer may be.
+        ("large headers", 24, {
+            let is_inside = move |number| number > honest_to && headers_of.with(|w| number < w.l1.head());
+            Box::new(move |method, params| {
+                let number = quantity(&params[0]).filter(|_| method == "eth_getBlockByNumber")?;
+                is_inside(number).then(|| header.clone())
+            })
+        }),
+        ("large messages", 24, {
+            Box::new(move |method, params| (method == "eth_getLogs").then(|| large_message(&logs_of, params)).flatten())
+        }),
+    ]
+}
+
+#[test]
+fn m20_p7_an_l1_node_whose_answers_have_no_end_is_not_held_in_memory() {
+    let endless: Bytes = format!("\"{}\"", "0".repeat(ENDLESS)).into();
+    for row in 0..7 {
+        let devnet = in_step();
+        let (name, least, answer) = l1_answers(&devnet, &endless).swap_remove(row);
+        // Pieces of one block, so that a range is as many answers as it has blocks.
+        devnet.l1_knobs(0, |k| k.range_cap = (name == "large messages").then_some(1));
+        let hostile = Hostile::before(devnet.l1_url(), answer);
+        let mut site = Site::new(&devnet);
+        site.set("l1.rpc", vec![hostile.url.clone()]);
+        let strike = || {
+            hostile.strike();
+            devnet.with(|w| {
+                w.build(8).unwrap();
+                let forward = Some(Forward { outer_input: None });
+                w.commit(BatchSpec { forward, ..BatchSpec::default() }).unwrap();
+                w.mine(120);
+                w.sync();
+            });
+        };
+        // The last one is read to its end.
+        let met = std::cell::Cell::new(None);
+        let enough = || {
+            if hostile.hits() >= least && met.get().is_none() {
+                met.set(Some(Instant::now()));
+            }
+            met.get().is_some_and(|met: Instant| met.elapsed() > Duration::from_secs(2))
+        };
+        let grown = growth(&site, &devnet, strike, enough);
+        println!("{name}: {grown} MiB");
+        assert!(grown < GROWTH, "{name}: {grown} MiB more than idle");
     }
 }

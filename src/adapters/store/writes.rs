@@ -16,6 +16,10 @@ use crate::types::{
 /// Rows of one `INSERT`: far below SQLite's 32,766 variables at 7 columns.
 const INSERT_CHUNK: usize = 500;
 
+/// Bytes of messages in one `INSERT`, a longer message for itself: a statement holds its values twice, as ours and as
+/// SQLite's (P7).
+const INSERT_BYTES: usize = 1 << 20;
+
 /// Journal rows kept: the newest 200,000 writes, about 25 MB.
 const JOURNAL_KEPT: i64 = 200_000;
 
@@ -251,8 +255,22 @@ async fn revert_batches(db: &mut SqliteConnection, from: BatchIndex, revert: Opt
     Ok(())
 }
 
+/// How many of the first `messages` one statement takes: one at least.
+fn one_insert(messages: &[(L1Ref, L1Message)]) -> usize {
+    let mut bytes = 0_usize;
+    let fits = |(_, message): &&(L1Ref, L1Message)| {
+        bytes = bytes.saturating_add(message.raw.len());
+        bytes <= INSERT_BYTES
+    };
+    let count = messages.iter().take(INSERT_CHUNK).take_while(fits).count();
+    count.max(1).min(messages.len())
+}
+
 async fn put_messages(db: &mut SqliteConnection, messages: &[(L1Ref, L1Message)]) -> PortResult<()> {
-    for chunk in messages.chunks(INSERT_CHUNK) {
+    let mut rest = messages;
+    while !rest.is_empty() {
+        let (chunk, others) = rest.split_at(one_insert(rest));
+        rest = others;
         let mut rows = Vec::with_capacity(chunk.len());
         for (block, message) in chunk {
             rows.push((sql_number(message.index.get())?, message, sql_number(block.number.get())?, block.hash));
@@ -474,4 +492,27 @@ async fn put_mark(db: &mut SqliteConnection, mark: Option<&OwnMark>) -> PortResu
 async fn close_writes(db: &mut SqliteConnection, up_to: BatchIndex) -> PortResult<()> {
     sqlx::query("DELETE FROM open_writes WHERE batch_index <= ?").bind(sql_bound(up_to.get())).execute(db).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::adapters::store::testing::{l1, message};
+
+    #[test]
+    fn m20_a_statement_takes_few_large_messages_and_many_small_ones() {
+        let sized = |bytes: usize| (l1(2), L1Message { raw: vec![0; bytes].into(), ..message(1) });
+        let table: [(Vec<usize>, usize); 6] = [
+            (vec![], 0),
+            (vec![10; INSERT_CHUNK + 7], INSERT_CHUNK),
+            (vec![INSERT_BYTES, 1], 1),
+            (vec![INSERT_BYTES / 2; 5], 2),
+            (vec![INSERT_BYTES * 9, 1], 1),
+            (vec![1, INSERT_BYTES * 9], 1),
+        ];
+        for (sizes, first) in table {
+            let messages: Vec<_> = sizes.iter().copied().map(sized).collect();
+            assert_eq!(one_insert(&messages), first, "of {}", sizes.len());
+        }
+    }
 }
