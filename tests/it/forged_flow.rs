@@ -399,7 +399,7 @@ async fn m2_b8_a_missing_header_wipes_no_scan() {
         assert_eq!(known(&rig).await, before);
     }
     l1.be_honest();
-    assert_eq!(rig.settle().await.end, PullEnd::CaughtUp);
+    assert_eq!(rig.settle().await.end, PollEnd::CaughtUp);
     assert_eq!((rig.safe(), rig.finalized()), (Some(16), Some(16)));
 }
 

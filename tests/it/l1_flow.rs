@@ -470,7 +470,7 @@ async fn a3_an_idle_poll_costs_four_requests_with_safe_below_the_head() {
         assert!(rig.safe().is_some_and(|safe| safe > 0), "{confirmations:?}");
         assert!(rig.head().await.get() > rig.safe().unwrap_or(0), "{confirmations:?}");
         devnet.clear_counts();
-        assert_eq!(rig.poll().await.unwrap().end, PullEnd::CaughtUp);
+        assert_eq!(rig.poll().await.unwrap().end, PollEnd::CaughtUp);
         assert!(devnet.all_http_requests() <= 4, "{confirmations:?}: {} requests", devnet.all_http_requests());
     }
 }
