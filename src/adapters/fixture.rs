@@ -327,6 +327,10 @@ impl Fixture {
     pub fn write(&self, dir: &Path) -> Result<(), FixtureError> {
         let name = dir.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let partial = dir.with_file_name(format!(".{name}.{}.partial", std::process::id()));
+        // A process that was killed may have left one, and had this one's number.
+        if partial.exists() {
+            std::fs::remove_dir_all(&partial).map_err(io(&name))?;
+        }
         let written = self.write_files(&partial).and_then(|()| std::fs::rename(&partial, dir).map_err(io(&name)));
         if written.is_err() {
             // What cannot be removed is no fixture either.
@@ -450,6 +454,16 @@ mod tests {
     fn names(dir: &Path) -> Vec<String> {
         let entries = std::fs::read_dir(dir).unwrap();
         entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
+    }
+
+    #[test]
+    fn p6_what_a_killed_process_of_the_same_number_left_is_no_part_of_a_fixture() {
+        let folder = tempfile::tempdir().unwrap();
+        let left = folder.path().join(format!(".out.{}.partial", std::process::id()));
+        std::fs::create_dir_all(left.join("blobs")).unwrap();
+        std::fs::write(left.join("blobs/stranger.zst"), b"x").unwrap();
+        fixture().write(&folder.path().join("out")).unwrap();
+        assert!(!folder.path().join("out/blobs/stranger.zst").exists() && !left.exists());
     }
 
     #[test]

@@ -32,14 +32,36 @@ pub struct ProofFacts {
     pub told: bool,
     /// The batch that it is held to prove.
     pub index: BatchIndex,
-    /// `lastFinalizedBatchIndex()` where that batch should be proved; none where it cannot be asked.
+    /// `lastFinalizedBatchIndex()` where that batch should be proved; none where the contract's old states cannot be asked.
     pub proved: Option<BatchIndex>,
+    /// The same in its newest state, which never lies below; none where it cannot be asked either.
+    pub newest: Option<BatchIndex>,
 }
 
-/// Whether the proof counts. It must be there, and the contract must not deny it: a proof that is false makes blocks
-/// final, or an ordinary revert a halt.
-pub fn is_proof(facts: &ProofFacts) -> bool {
-    facts.told && facts.proved.is_none_or(|proved| proved >= facts.index)
+/// What follows for a stored proof.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// It counts.
+    Holds,
+    /// The contract denies it, or nobody speaks for it: it is forgotten.
+    Forged,
+    /// Its log is missing, and whether the contract had proved the batch there cannot be told: it counts for nothing now,
+    /// and is asked about again.
+    Unknown,
+}
+
+/// Whether the proof counts. A proof that is false makes blocks final, or an ordinary revert a halt; one that is forgotten
+/// is never read again. So the contract's word comes first, and a log that is missing once says nothing against it.
+pub fn proof(facts: &ProofFacts) -> Proof {
+    let denies = |proved: BatchIndex| proved < facts.index;
+    if facts.proved.is_some_and(denies) || facts.newest.is_some_and(denies) {
+        return Proof::Forged;
+    }
+    match (facts.told, facts.proved, facts.newest) {
+        (true, _, _) | (false, Some(_), _) => Proof::Holds,
+        (false, None, Some(_)) => Proof::Unknown,
+        (false, None, None) => Proof::Forged,
+    }
 }
 
 #[cfg(test)]
@@ -58,20 +80,27 @@ mod tests {
     }
 
     #[test]
-    fn m3_a_proof_is_there_and_not_denied() {
-        let proof = |told, proved: Option<u64>| {
-            is_proof(&ProofFacts { told, index: 5.into(), proved: proved.map(BatchIndex::new) })
+    fn m3_a_proof_counts_by_the_contracts_word_and_then_by_its_log() {
+        use Proof::*;
+        let judged = |told, proved: Option<u64>, newest: Option<u64>| {
+            let (proved, newest) = (proved.map(BatchIndex::new), newest.map(BatchIndex::new));
+            proof(&ProofFacts { told, index: 5.into(), proved, newest })
         };
-        for (told, proved, counts) in [
-            (true, None, true),
-            (true, Some(5), true),
-            (true, Some(9), true),
-            (true, Some(4), false),
-            (false, None, false),
-            (false, Some(5), false),
-            (false, Some(4), false),
+        for (told, proved, newest, expected) in [
+            (true, None, None, Holds),
+            (true, Some(5), None, Holds),
+            (true, Some(9), None, Holds),
+            (true, None, Some(7), Holds),
+            (true, Some(4), None, Forged),
+            (true, None, Some(4), Forged),
+            // An endpoint that has lost its logs says nothing against the contract.
+            (false, Some(5), None, Holds),
+            (false, Some(4), None, Forged),
+            (false, None, Some(4), Forged),
+            (false, None, Some(5), Unknown),
+            (false, None, None, Forged),
         ] {
-            assert_eq!(proof(told, proved), counts, "{told}, {proved:?}");
+            assert_eq!(judged(told, proved, newest), expected, "{told}, {proved:?}, {newest:?}");
         }
     }
 }

@@ -15,7 +15,10 @@ use crate::flow::l1_view::L1View;
 use crate::flow::ledger::Ledger;
 use crate::flow::{FlowError, PollEnd, Ports, Settings};
 use crate::ports::{L1Chain, Rows, Step};
-use crate::types::{BatchIndex, BatchRecord, CommitEvent, L1Number, L1Ref};
+use crate::types::{BatchIndex, BatchRecord, CommitEvent, L1EventKind, L1Number, L1Ref};
+
+/// Stored reverts that are looked through. There is one a month at the most.
+const REVERTS_MAX: u32 = 10_000;
 
 /// The logs that must be there, and the one to which reading went back.
 pub(crate) struct Continuity {
@@ -56,7 +59,11 @@ impl Continuity {
         let newest = rows.newest_at_or_below(block.number).await?;
         // A row of this very log: the batch is verified again after the node lost it, and nothing stands before it.
         let newest = newest.filter(|r| r.index < index || !(r.l1 == block && r.log_index >= commit.log_index));
-        match cursor::continuity(newest.map(|r| r.index), index) {
+        let newest = match newest.map(|r| r.index) {
+            Some(newest) => Some(newest),
+            None => self.taken_back_to(commit.place()).await?,
+        };
+        match cursor::continuity(newest, index) {
             Verdict::Continues => Ok(Ok(None)),
             Verdict::Repeated => self.missed_revert(index, block.number, search, ledger).await.map(Err),
             Verdict::Gap(missing) => self.refetch(missing, search, ledger).await.map(Err),
@@ -135,7 +142,11 @@ impl Continuity {
             return Ok(None);
         }
         let Ok(there) = self.l1.last_committed_index(Some(end)).await else { return Ok(None) };
-        let Some(ours) = self.rows.newest_at_or_below(end).await?.map(|r| r.index) else { return Ok(None) };
+        let ours = match self.rows.newest_at_or_below(end).await?.map(|r| r.index) {
+            Some(ours) => Some(ours),
+            None => self.taken_back_to((end, u64::MAX)).await?,
+        };
+        let Some(ours) = ours else { return Ok(None) };
         match cursor::hidden(there, ours) {
             Hidden::Nothing => Ok(None),
             Hidden::RevertFrom(lowest) => {
@@ -144,5 +155,16 @@ impl Continuity {
             }
             Hidden::Commit(missing) => self.refetch(missing, search, ledger).await.map(Some),
         }
+    }
+
+    /// Where no batch stands: the one before the batch that was reverted last before the log at `place`. What comes next is
+    /// that batch again (P3).
+    async fn taken_back_to(&self, place: (L1Number, u64)) -> Result<Option<BatchIndex>, FlowError> {
+        let reverts = self.rows.reverts_within((L1Number::new(0), 0), place.0, REVERTS_MAX).await?;
+        let last = reverts.iter().rev().find(|revert| revert.place() < place);
+        Ok(match last.map(|revert| &revert.kind) {
+            Some(L1EventKind::Revert { index, .. }) if index.get() > 0 => Some(index.minus(1)),
+            Some(_) | None => None,
+        })
     }
 }

@@ -216,9 +216,13 @@ impl Events {
                 L1EventKind::Message(message) => messages.push((event.block, message.clone())),
                 L1EventKind::Finalize { .. } => proofs.push(event.clone()),
                 L1EventKind::Revert { index, .. } => {
+                    // A commit of the same index in the same block: the contract holds that one at its end.
+                    let commits =
+                        reading.events.iter().filter(|e| e.block == event.block).filter_map(L1Event::as_commit);
+                    let again = commits.into_iter().any(|commit| commit.index == *index);
                     store_messages(round.ledger, &mut messages).await?;
                     store_proofs(round.ledger, &mut proofs).await?;
-                    if let Some(stall) = self.on_revert(event, *index, settlements, round).await? {
+                    if let Some(stall) = self.on_revert(event, *index, again, settlements, round).await? {
                         return Ok(Some(PollEnd::Stalled(stall)));
                     }
                     round.node.sync_tags(round.ledger).await?;
@@ -361,6 +365,7 @@ impl Events {
         &mut self,
         event: &L1Event,
         index: BatchIndex,
+        again: bool,
         settlements: &Settlements,
         round: &mut Round<'_>,
     ) -> Result<Option<Stall>, FlowError> {
@@ -372,6 +377,13 @@ impl Events {
             return Ok(Some(Stall::at(index, Reason::RevertBelowFinalized, detail)));
         }
         let stands = self.rows.batch(index).await?;
+        if let Some(record) = stands.as_ref().filter(|r| r.place() < event.place())
+            && !again
+            && settlements.denies_revert(index, record.hash, event.block.number).await?
+        {
+            let detail = "an endpoint gave a revert of a batch that the contract holds in the very block";
+            return Ok(Some(Stall::at(index, Reason::Gap, detail)));
+        }
         if let Some(record) = stands.filter(|r| r.place() < event.place()) {
             let before = match record.index.get() {
                 0 => None,

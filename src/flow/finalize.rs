@@ -17,8 +17,11 @@ use crate::types::{BatchIndex, BatchRecord, FinalityMeaning, L1Event, L1Header, 
 /// Rows of this many batches below the finalized one are kept for questions.
 const KEEP_BATCHES: u64 = 64;
 
-/// Target and code of the one thing that is alerted here.
+/// Target and code of what is alerted here: a revert of what is finalized.
 const UNCOMMITTED: &str = "uncommitted_finalized";
+
+/// The same of an L1 that contradicts itself.
+const CONTRADICTED: &str = "l1_finality_contradicted";
 
 /// What is told of finality to whoever looks at the worker.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -41,6 +44,8 @@ pub(crate) struct Finalizer {
     meaning: FinalityMeaning,
     reorg_window: u64,
     shown: FinalityShown,
+    /// The batch about which L1 contradicted itself when it was asked last.
+    contradicted: Option<BatchIndex>,
 }
 
 impl Finalizer {
@@ -53,6 +58,7 @@ impl Finalizer {
             meaning: settings.finality,
             reorg_window: settings.reorg_window,
             shown: FinalityShown::default(),
+            contradicted: None,
         }
     }
 
@@ -102,9 +108,16 @@ impl Finalizer {
             Finality::Held(held) => {
                 self.hold(Some(held));
                 if held == Held::L1Contradicts {
-                    let batch = candidate.index.get();
-                    let (code, finalized) = ("l1_finality_contradicted", l1_finalized.l1_ref());
-                    error!(code, batch, %finalized, "L1 contradicts itself about finality; finalized is held");
+                    let (batch, finalized) = (candidate.index.get(), l1_finalized.l1_ref());
+                    error!(
+                        target: CONTRADICTED,
+                        code = CONTRADICTED,
+                        entity = format!("batch {batch}"),
+                        batch,
+                        %finalized,
+                        "L1 contradicts itself about finality; finalized is held"
+                    );
+                    self.contradicted = Some(candidate.index);
                 }
                 return Ok(());
             }
@@ -187,6 +200,12 @@ impl Finalizer {
 
     fn hold(&mut self, held: Option<Held>) {
         self.shown.held = held;
+        if held != Some(Held::L1Contradicts)
+            && let Some(batch) = self.contradicted.take()
+        {
+            let entity = format!("batch {batch}");
+            info!(target: CONTRADICTED, entity, recovered = true, "L1 no longer contradicts itself about finality");
+        }
         if let Some(held) = held {
             debug!(?held, settled_to = ?self.shown.settled_to, "finalized is held");
         }

@@ -103,15 +103,23 @@ impl L1Search {
         if !self.under_way {
             self.forget();
         }
-        self.under_way = false;
         self.until = None;
         self.has_tried = false;
+    }
+
+    /// A poll ended without an error. A search that was under way and was not gone on with is not wanted any more. A poll
+    /// that failed before it came to its search says nothing about it (P4).
+    pub(crate) fn poll_went_well(&mut self) {
+        if self.until.is_none() {
+            self.forget();
+        }
     }
 
     /// L1 changed, or another endpoint is asked: what was found counts no more.
     pub(crate) fn forget(&mut self) {
         self.open.clear();
         self.messages = None;
+        self.under_way = false;
     }
 
     fn place(&mut self, sought: Sought, index: BatchIndex, walk: Walk) -> usize {
@@ -255,7 +263,12 @@ impl L1Search {
             debug!(below = reached.get(), "still looking for messages");
             let messages: Vec<_> = events.into_iter().filter_map(L1Event::into_message).collect();
             let found = messages.iter().any(|(_, m)| m.index <= first);
-            ledger.commit(&Step { messages, ..Step::default() }).await?;
+            if !messages.is_empty()
+                && let Err(error) = ledger.commit(&Step { messages, ..Step::default() }).await
+            {
+                self.messages = Some(search);
+                return Err(error.into());
+            }
             if found {
                 self.ended();
                 return Ok(());

@@ -23,19 +23,6 @@ impl BothSides {
     /// When one of them cannot be asked: that proves nothing, and nothing may be written or tagged on it.
     pub(crate) async fn read(engine: &dyn L2Engine, l2: &dyn L2Reader, number: L2Number) -> PortResult<Self> {
         let before = engine.view(number).await?;
-        Self::read_behind(before, engine, l2, number).await
-    }
-
-    /// The same where the engine's first view was taken already.
-    ///
-    /// # Errors
-    /// As [`BothSides::read`].
-    pub(crate) async fn read_behind(
-        before: EngineView,
-        engine: &dyn L2Engine,
-        l2: &dyn L2Reader,
-        number: L2Number,
-    ) -> PortResult<Self> {
         let node = l2.snapshot().await?;
         let reader = node.head;
         let after = if before.head == reader { before } else { engine.view(number).await? };

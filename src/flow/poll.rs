@@ -176,6 +176,9 @@ impl Poll {
         }
         let mut pause = SharedPause::default();
         let read = self.read(&view, &mut pause, verdict, now, batches).await;
+        if read.is_ok() {
+            self.events.search.poll_went_well();
+        }
         // Nothing behind this needs the pause that the batches shared.
         let released = pause.release().await;
         // Finality does not wait for a batch that cannot be decided, nor do the tags that were lowered for it.
@@ -269,6 +272,9 @@ impl Poll {
     /// # Errors
     /// When the database cannot be written.
     pub(crate) async fn keep_messages(&mut self, messages: Vec<(L1Ref, L1Message)>) -> Result<(), FlowError> {
+        if messages.is_empty() {
+            return Ok(());
+        }
         Ok(self.ledger.commit(&Step { messages, ..Step::default() }).await?)
     }
 

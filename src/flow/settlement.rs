@@ -11,11 +11,11 @@ use std::sync::Arc;
 use tracing::{debug, warn};
 
 use crate::decide::finality;
-use crate::decide::settlement::{self, ProofFacts, RevertFacts};
+use crate::decide::settlement::{self, Proof, ProofFacts, RevertFacts};
 use crate::decide::stall::{Reason, Stall};
 use crate::flow::FlowError;
 use crate::flow::ledger::Ledger;
-use crate::ports::{L1Chain, RangeLogs, Rows, Step};
+use crate::ports::{L1Chain, PortResult, RangeLogs, Rows, Step};
 use crate::types::{B256, BatchIndex, Cursor, L1Event, L1EventKind, L1Header, L1Number, L1Ref};
 
 /// Pieces that one poll asks for. A provider with narrow ranges is caught up with over many polls.
@@ -221,14 +221,21 @@ impl Settlements {
         let told = found.iter().any(|event| event.block == revert.block && event.kind == revert.kind);
         let (mut before, mut after) = (None, None);
         if !told {
-            before = self.committed_at(index, at.minus(1)).await;
-            after = self.committed_at(index, at).await;
+            before = self.committed_at(index, at.minus(1)).await?;
+            after = self.committed_at(index, at).await?;
         }
         Ok(settlement::is_revert(&RevertFacts { told, before, after }))
     }
 
-    async fn committed_at(&self, index: BatchIndex, at: L1Number) -> Option<B256> {
-        self.l1.committed_hashes(&[index], Some(at)).await.ok()?.first().copied()
+    /// Whether the contract still holds the batch `hash` of `index` at the very block of its revert, where nothing commits to
+    /// it again: then the revert was made up. False where its old states cannot be asked.
+    pub(crate) async fn denies_revert(&self, index: BatchIndex, hash: B256, at: L1Number) -> PortResult<bool> {
+        Ok(self.committed_at(index, at).await? == Some(hash))
+    }
+
+    async fn committed_at(&self, index: BatchIndex, at: L1Number) -> PortResult<Option<B256>> {
+        let hashes = answered(self.l1.committed_hashes(&[index], Some(at)).await)?;
+        Ok(hashes.and_then(|hashes| hashes.first().copied()))
     }
 
     /// Whether L1 proved batch `index` before the revert at the log `at`. A stored proof that L1 does not confirm is
@@ -265,13 +272,27 @@ impl Settlements {
             return Err(FlowError::l1_changed(format!("the logs of L1 block {block} came without their end")));
         }
         let told = events.iter().any(|event| event.block == proof.block && event.kind == proof.kind);
-        let proved = if told { self.l1.last_finalized_index(Some(at)).await.ok() } else { None };
-        let holds = settlement::is_proof(&ProofFacts { told, index, proved });
-        if !holds {
+        let proved = answered(self.l1.last_finalized_index(Some(at)).await)?;
+        let newest = match proved {
+            Some(_) => None,
+            None => answered(self.l1.last_finalized_index(None).await)?,
+        };
+        let verdict = settlement::proof(&ProofFacts { told, index, proved, newest });
+        if verdict == Proof::Forged {
             warn!(l1_block = %proof.block, told, ?proved, "L1 does not confirm a proof that it gave; it is forgotten");
             ledger.commit(&Step { forget_proof: Some(proof.clone()), ..Step::default() }).await?;
         }
-        Ok(holds)
+        Ok(verdict == Proof::Holds)
+    }
+}
+
+/// An answer, or none where the endpoint cannot give one at all. A fault that passes is no such answer: nothing follows
+/// from it.
+fn answered<T>(answer: PortResult<T>) -> PortResult<Option<T>> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(error) if error.is_transient() => Err(error),
+        Err(_) => Ok(None),
     }
 }
 

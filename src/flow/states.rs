@@ -97,14 +97,20 @@ impl KeptStates {
         let mut next = from.plus(1);
         while next <= to {
             let end = next.plus(READ_AT_ONCE - 1).min(to);
-            for block in self.l2.blocks(next, end).await? {
+            let piece = self.l2.blocks(next, end).await?;
+            // Large blocks come fewer at a time.
+            let read = piece.len() as u64;
+            if read == 0 || read > end.above(next).saturating_add(1) {
+                return Err(FlowError::local_changed(format!("{read} blocks were read from {next} to {end}")));
+            }
+            for block in piece {
                 held = held.saturating_add(block.transactions.iter().map(bytes::Bytes::len).sum());
                 blocks.push(block);
             }
             if held > self.local_bytes {
                 return Ok(None);
             }
-            next = end.plus(1);
+            next = next.plus(read);
         }
         Ok(Some(blocks))
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tracing::warn;
 
-use crate::decide::heads::{self, Heads, TagCall};
+use crate::decide::heads::{self, Heads, TagCall, TagPlan};
 use crate::decide::one_node::OneNode;
 use crate::decide::stall::Stall;
 use crate::flow::FlowError;
@@ -118,18 +118,22 @@ impl NodeTags {
         if ledger.is_unsure() || self.asserted == Some(ledger.heads()) {
             return Ok(*node);
         }
-        let mut plan = heads::tag_plan(&ledger.heads(), node, lost);
-        self.facts.safe_beyond_verified = plan.safe_beyond_verified;
-        self.facts.held_by_node_finalized = plan.held_by_node_finalized;
+        let seen = heads::tag_plan(&ledger.heads(), node, lost);
+        self.tells(&seen);
+        if seen.calls.is_empty() && !seen.safe_to_genesis {
+            return Ok(*node);
+        }
+        // Another writer may have moved the tags since they were shown: what is told follows from what they are now (M9).
+        let Some(now) = self.prove_ground(ledger, engine.as_ref()).await? else { return Ok(*node) };
+        self.finalized = now.finalized;
+        let mut plan = heads::tag_plan(&ledger.heads(), &now, lost);
+        self.tells(&plan);
         if plan.safe_to_genesis {
             let genesis = self.l2.header(0.into()).await?;
             plan.calls.extend(genesis.map(|h| TagCall::Safe(h.l2_ref())));
         }
         if plan.calls.is_empty() {
-            return Ok(*node);
-        }
-        if !self.prove_ground(ledger, engine.as_ref(), node).await? {
-            return Ok(*node);
+            return Ok(now);
         }
         self.asserted = Some(ledger.heads());
         for call in &plan.calls {
@@ -138,7 +142,7 @@ impl NodeTags {
                 TagCall::Finalized(to) => engine.set_tags(None, Some(to.hash)).await?,
             }
         }
-        let mut after = self.look_again(ledger, engine.as_ref(), node).await?;
+        let mut after = self.look_again(ledger, engine.as_ref(), &now).await?;
         if let Some(to) = heads::fallen_safe(&ledger.heads(), &after) {
             engine.set_tags(Some(to.hash), None).await?;
             after = self.l2.snapshot().await?;
@@ -163,43 +167,39 @@ impl NodeTags {
         Ok(after)
     }
 
+    const fn tells(&mut self, plan: &TagPlan) {
+        self.facts.safe_beyond_verified = plan.safe_beyond_verified;
+        self.facts.held_by_node_finalized = plan.held_by_node_finalized;
+    }
+
     /// The engine that is about to be told of our safe block must be the node that it was read from, and the block still
-    /// be on its chain: it was read a while ago. Finalized is an ancestor of it. False where they are two nodes: then
-    /// nothing is tagged, and the pull tells it. `node` is what the reader showed last.
-    async fn prove_ground(
-        &mut self,
-        ledger: &Ledger,
-        engine: &dyn L2Engine,
-        node: &L2Snapshot,
-    ) -> Result<bool, FlowError> {
+    /// be on its chain: it was read a while ago. Finalized is an ancestor of it. Gives the node as it is now; none where
+    /// they are two nodes: then nothing is tagged, and the poll tells it.
+    async fn prove_ground(&mut self, ledger: &Ledger, engine: &dyn L2Engine) -> Result<Option<L2Snapshot>, FlowError> {
         let number = ledger.heads().safe().map_or(L2Number::new(0), |safe| safe.number);
-        let Some(view) = self.one_node_at(engine, node, number).await? else { return Ok(false) };
+        let Some((view, now)) = self.one_node_at(engine, number).await? else { return Ok(None) };
         match ledger.heads().safe().filter(|safe| !heads::stands_on(*safe, view.head.number, view.at)) {
             Some(safe) => Err(FlowError::local_changed(format!("block {safe} left the chain before it was tagged"))),
-            None => Ok(true),
+            None => Ok(Some(now)),
         }
     }
 
-    /// The engine's view of the block at `number`, where the engine is the node that the reader shows; none where it is not
-    /// or that cannot be told: then it is told nothing, and the pull says so. `node` is what the reader showed last.
+    /// The engine's view of the block at `number`, and the node as the reader shows it now, where both are one node; none
+    /// where they are not or that cannot be told: then it is told nothing, and the poll says so.
     async fn one_node_at(
         &mut self,
         engine: &dyn L2Engine,
-        node: &L2Snapshot,
         number: L2Number,
-    ) -> Result<Option<EngineView>, FlowError> {
-        let view = engine.view(number).await?;
-        if view.head == node.head {
-            return Ok(Some(view));
-        }
-        let both = BothSides::read_behind(view, engine, self.l2.as_ref(), number).await?;
+    ) -> Result<Option<(EngineView, L2Snapshot)>, FlowError> {
+        let both = BothSides::read(engine, self.l2.as_ref(), number).await?;
         match both.verdict {
-            OneNode::Same => Ok(Some(both.engine)),
+            OneNode::Same => Ok(Some((both.engine, both.node))),
             // A node that imports fast never shows the same head twice. What is tagged lies far below: it is enough that
             // both sides hold it.
             OneNode::Moving => {
                 let reader = self.l2.header(number).await?.map(|header| header.l2_ref());
-                Ok(Some(both.engine).filter(|engine| reader.is_some() && reader == engine.at))
+                let holds = reader.is_some() && reader == both.engine.at;
+                Ok(holds.then_some((both.engine, both.node)))
             }
             OneNode::Two => {
                 self.two_nodes = Some(both.stall());
@@ -249,12 +249,10 @@ impl NodeTags {
         let Some(engine) = self.engine.clone() else { return Ok(*node) };
         let anchor = first.map_or(L2Number::new(0), |first| first.minus(1));
         let Some(anchor) = self.l2.header(anchor).await? else { return Ok(*node) };
-        let Some(to) = heads::abandoned_safe(ledger.heads().safe(), node, anchor.l2_ref()) else {
-            return Ok(*node);
-        };
-        if self.one_node_at(engine.as_ref(), node, to.number).await?.is_none() {
-            return Ok(*node);
-        }
+        let abandoned = |node: &L2Snapshot| heads::abandoned_safe(ledger.heads().safe(), node, anchor.l2_ref());
+        let Some(to) = abandoned(node) else { return Ok(*node) };
+        let Some((_, now)) = self.one_node_at(engine.as_ref(), to.number).await? else { return Ok(*node) };
+        let Some(to) = abandoned(&now) else { return Ok(now) };
         self.asserted = None;
         engine.set_tags(Some(to.hash), None).await?;
         let after = self.l2.snapshot().await?;
@@ -277,8 +275,10 @@ impl NodeTags {
         let Some(engine) = self.engine.clone() else { return Ok(*node) };
         look_for_marks(ledger, node).await?;
         let Some(OwnMark { tag, before }) = ledger.mark() else { return Ok(*node) };
-        if self.one_node_at(engine.as_ref(), node, tag.number).await?.is_none() {
-            return Ok(*node);
+        let Some((_, now)) = self.one_node_at(engine.as_ref(), tag.number).await? else { return Ok(*node) };
+        // Somebody else's word since: the next look tells whether it is a mark still.
+        if now.finalized != Some(tag) {
+            return Ok(now);
         }
         warn!(code = "own_mark", %tag, "the execution node moved its finalized tag by itself on a write; putting it back");
         self.facts.marks_by_itself = true;

@@ -40,3 +40,34 @@ fn the_two_commands_come_first() {
     let commands: Vec<_> = block.lines().collect();
     assert_eq!(commands, ["cargo run --release -- replay tests/fixtures/devnet-small", "cargo test"]);
 }
+
+/// Every test that the architecture page names exists, and every file.
+#[test]
+fn the_architecture_page_names_what_there_is() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let page = include_str!("../../docs/architecture.md");
+    let mut sources = String::new();
+    let mut folders = vec![root.join("src"), root.join("tests/it")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false if path.extension().is_some_and(|e| e == "rs") => {
+                    sources.push_str(&std::fs::read_to_string(path).unwrap());
+                }
+                false => {}
+            }
+        }
+    }
+    let quoted: Vec<&str> = page.split('`').skip(1).step_by(2).collect();
+    let tests = quoted.iter().filter(|word| word.matches('_').count() >= 4 && !word.contains(['/', '.']));
+    let missing: Vec<_> = tests.clone().filter(|name| !sources.contains(&format!("fn {name}("))).collect();
+    assert!(missing.is_empty() && tests.count() >= 15, "no such tests: {missing:?}");
+    let files = quoted.iter().filter(|word| word.ends_with(".rs") && word.contains('/'));
+    let gone: Vec<_> = files.filter(|f| !root.join(f).exists() && !root.join("src").join(f).exists()).collect();
+    assert!(gone.is_empty(), "no such files: {gone:?}");
+    for promise in 1..=10 {
+        assert!(page.contains(&format!("| P{promise}: ")), "nothing is said of P{promise}");
+    }
+}

@@ -280,6 +280,84 @@ async fn m3_p2_a_forged_proof_finalizes_nothing_in_the_proven_meaning() {
     }
 }
 
+fn is_proof(event: &L1Event) -> bool {
+    matches!(event.kind, L1EventKind::Finalize { .. })
+}
+
+/// An endpoint whose index of logs is being rebuilt says nothing against a proof that the contract has.
+#[tokio::test]
+async fn m3_p4_a_proof_whose_log_is_missing_once_is_not_forgotten() {
+    let devnet = network(3).await;
+    devnet.with(|w| {
+        w.finalize(3).unwrap();
+        w.mine(10);
+    });
+    let (mut rig, l1) = lied_to(&devnet, |s| s.finality = FinalityMeaning::Proven).await;
+    rig.settle().await;
+    finalize_l1(&devnet);
+    l1.lie(Lies { hides: Some(is_proof), hides_in: In::SCANS, ..Lies::default() });
+    rig.settle().await;
+    assert!(rig.ports.progress.newest_proof(L1Number::new(u64::MAX)).await.unwrap().is_some());
+    assert_eq!(rig.finalized(), Some(24), "by the contract's word");
+}
+
+/// The block in which batch `nth` was committed.
+fn commit_block(devnet: &Devnet, nth: usize) -> L1Number {
+    devnet.with(|w| L1Number::new(w.l1.find_tx(w.batches[nth].tx).unwrap().0.header.number))
+}
+
+/// A database that begins with batch 3 has no batch left when L1 takes it back: what is missing then still blocks (P3).
+#[tokio::test]
+async fn a1_p3_where_no_batch_stands_any_more_a_gap_still_blocks() {
+    fn is_third(event: &L1Event) -> bool {
+        matches!(event.kind, L1EventKind::Commit { index, .. } if index.get() == 3)
+    }
+    let devnet = network(3).await;
+    let start = commit_block(&devnet, 2);
+    let (mut rig, l1) = lied_to(&devnet, |s| s.start = start).await;
+    rig.settle().await;
+    assert_eq!(rig.safe(), Some(24));
+    devnet.with(|w| {
+        w.mine(1);
+        w.revert(3).unwrap();
+        w.mine(1);
+        w.recommit_state().unwrap();
+        w.produce(8).unwrap();
+        w.sync();
+        w.mine(1);
+    });
+    l1.lie(Lies { hides: Some(is_third), hides_in: In::ALL, ..Lies::default() });
+    for _ in 0..2 {
+        assert_eq!(reason(&rig.settle().await), Some(Reason::Gap));
+        assert!(rig.ports.progress.batch(4.into()).await.unwrap().is_none());
+    }
+    l1.be_honest();
+    assert_eq!(rig.settle().await.end, PollEnd::CaughtUp);
+    assert_eq!(rig.safe(), Some(32));
+    for index in [3, 4] {
+        assert!(rig.ports.progress.batch(index.into()).await.unwrap().is_some(), "batch {index}");
+    }
+}
+
+/// A revert of every batch that is stored takes nothing down where the contract still holds the batch.
+#[tokio::test]
+async fn a1_p3_a_forged_revert_of_all_that_stands_is_not_believed_over_the_contract() {
+    let devnet = network(3).await;
+    let start = commit_block(&devnet, 2);
+    let (mut rig, l1) = lied_to(&devnet, |s| s.start = start).await;
+    rig.settle().await;
+    devnet.with(|w| w.mine(3));
+    let forged = vec![forged_revert(l1_block(&devnet, l1_head(&devnet) - 1), 3, batch_hash(&devnet, 2))];
+    l1.lie(Lies { forged, forged_in: In::ALL, ..Lies::default() });
+    for _ in 0..2 {
+        assert_eq!(reason(&rig.settle().await), Some(Reason::Gap));
+        assert_eq!((rig.safe(), rig.worker.status().borrow().reverted), (Some(24), 0));
+    }
+    l1.be_honest();
+    assert_eq!(rig.settle().await.end, PollEnd::CaughtUp);
+    assert_eq!(rig.safe(), Some(24));
+}
+
 /// Batch 3 is reverted and committed again without blobs, and `forged` commits of it were made up in between.
 async fn recommitted_among_forged(forged: u64) -> (Devnet, Vec<L1Event>) {
     let devnet = network(3).await;

@@ -159,6 +159,35 @@ async fn m16_an_earlier_commit_and_messages_far_below_the_start_are_found() {
     assert!(logs_asked(&devnet) <= 2 * enough_for(FAR), "{} requests", logs_asked(&devnet));
 }
 
+/// One piece a poll, and every second poll fails before it comes to the search: still it ends.
+#[tokio::test]
+async fn m16_p4_a_search_goes_on_behind_polls_that_never_came_to_it() {
+    let devnet = narrow(|w| {
+        w.produce(8).unwrap();
+        w.produce(8).unwrap();
+        w.sync();
+        w.mine(100);
+        w.revert(2).unwrap();
+        w.mine(3);
+    })
+    .await;
+    let mut rig = Rig::with(&devnet, |s| s.search_time = Duration::ZERO).await;
+    let mut searching = 0;
+    for _ in 0..200 {
+        let report = rig.poll().await;
+        if report.as_ref().is_ok_and(|report| report.end == PollEnd::CaughtUp) {
+            break;
+        }
+        let stall = rig.worker.status().borrow().stall.as_ref().map(|stall| stall.reason);
+        searching += u64::from(stall == Some(Reason::SearchingL1));
+        devnet.fault(Server::L2, Rule::always(Fault::Drop));
+        rig.poll().await.unwrap_err();
+        devnet.heal(Server::L2);
+    }
+    assert_eq!(rig.safe(), Some(8));
+    assert!((3..60).contains(&searching), "it searched in {searching} polls");
+}
+
 /// The window of a search is cut short by a fault of every single request after the first one: still it ends.
 #[tokio::test]
 async fn m16_p4_a_search_ends_although_every_second_request_is_refused() {

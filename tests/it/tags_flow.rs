@@ -84,6 +84,30 @@ async fn m9_h6_p2_another_writers_finalized_on_blocks_of_ours_survives_a_revert(
     }
 }
 
+/// Another writer moves both tags between the look at the node and ours: what is told follows from what stands then.
+#[tokio::test]
+async fn m9_e24_p2_tags_that_another_writer_moved_since_the_look_are_not_moved_back() {
+    let devnet = synced(2).await;
+    devnet.with(|w| {
+        w.build(8).unwrap();
+        w.grow(8);
+    });
+    finalize_l1(&devnet);
+    devnet.clear_counts();
+    devnet.on_call(Server::Engine, "eth_chainId", 1, |w| {
+        let tag = w.node.at(24).unwrap().hash();
+        w.node.set_block_tags(tag, tag).unwrap();
+    });
+    let mut rig = Rig::on(&devnet).await;
+    for _ in 0..3 {
+        rig.poll().await.unwrap();
+    }
+    assert_eq!((rig.safe(), rig.finalized()), (Some(16), Some(16)));
+    assert_finalized_stays(&devnet, 24, "moved by another writer");
+    assert_eq!(heights(&devnet), (24, Some(24), Some(24)));
+    assert!(rig.worker.status().borrow().held_by_node_finalized);
+}
+
 /// A worker that wrote batch 2 and stands on its state root: the writes are open.
 async fn stands_on_a_write(marks: bool) -> (Devnet, Rig) {
     let devnet = network(2).await;
