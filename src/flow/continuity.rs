@@ -168,3 +168,93 @@ impl Continuity {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::testing::World;
+    use crate::types::{B256, Cursor, L1EventKind};
+
+    /// Batches `1..=verified` are stored, and L1 was read to the end of block `read`.
+    async fn read_to(verified: u64, read: u64) -> (World, Continuity, L1Search) {
+        let mut world = World::recorded().await;
+        world.verified(verified).await;
+        cursor_to(&mut world, read).await;
+        let continuity = Continuity::new(&world.ports, &world.settings);
+        let mut search = L1Search::new(&world.ports, &world.settings);
+        search.begin();
+        search.confirmed_is(30.into());
+        (world, continuity, search)
+    }
+
+    async fn cursor_to(world: &mut World, number: u64) {
+        let cursor = Some(Cursor { block: world.l1.now().at(number), log_index: None });
+        world.store(Step { cursor, ..Step::default() }).await;
+    }
+
+    fn at(world: &World) -> u64 {
+        world.ledger.cursor().unwrap().block.number.get()
+    }
+
+    fn is_gap(end: &PollEnd) -> bool {
+        matches!(end, PollEnd::Stalled(stall) if stall.reason == Reason::Gap)
+    }
+
+    #[tokio::test]
+    async fn p3_reading_goes_back_to_a_commit_that_was_left_out_and_does_not_go_back_in_vain_unseen() {
+        let (mut world, mut continuity, mut search) = read_to(1, 7).await;
+        let third = world.commit(3);
+        let end = continuity.batch_before(&third, &mut search, &mut world.ledger).await.unwrap();
+        assert_eq!((end, at(&world)), (Err(PollEnd::Behind), 5));
+        // It was left out once more.
+        cursor_to(&mut world, 7).await;
+        let end = continuity.batch_before(&third, &mut search, &mut world.ledger).await.unwrap();
+        assert!(is_gap(&end.unwrap_err()));
+        // Once it was read, a later hole is another one.
+        continuity.reads(world.commit(2).block, 0);
+        cursor_to(&mut world, 7).await;
+        let end = continuity.batch_before(&third, &mut search, &mut world.ledger).await.unwrap();
+        assert_eq!(end, Err(PollEnd::Behind));
+    }
+
+    #[tokio::test]
+    async fn p3_a_hole_that_no_endpoint_fills_blocks() {
+        let (mut world, mut continuity, mut search) = read_to(1, 7).await;
+        world.l1.now().events.retain(|event| event.as_commit().is_none_or(|commit| commit.index.get() != 2));
+        let third = world.commit(3);
+        let end = continuity.batch_before(&third, &mut search, &mut world.ledger).await.unwrap();
+        assert!(is_gap(&end.unwrap_err()));
+        assert_eq!(at(&world), 7);
+        let second = CommitEvent { index: 2.into(), ..third };
+        let before = continuity.batch_before(&second, &mut search, &mut world.ledger).await.unwrap().unwrap();
+        assert_eq!(before, Some(world.row(1)));
+    }
+
+    #[tokio::test]
+    async fn p3_a_batch_that_is_committed_anew_has_its_revert_looked_for() {
+        let (mut world, mut continuity, mut search) = read_to(3, 19).await;
+        let hash = B256::repeat_byte(3);
+        world.l1.now().log(20, L1EventKind::Commit { index: 3.into(), hash });
+        let anew = world.commit(3);
+        let end = continuity.batch_before(&anew, &mut search, &mut world.ledger).await.unwrap();
+        assert!(is_gap(&end.unwrap_err()));
+        search.forget();
+        world.l1.now().log(18, L1EventKind::Revert { index: 3.into(), hash });
+        let end = continuity.batch_before(&anew, &mut search, &mut world.ledger).await.unwrap();
+        assert_eq!((end, at(&world)), (Err(PollEnd::Behind), 17));
+    }
+
+    #[tokio::test]
+    async fn a1_the_contract_counts_one_batch_more_than_the_logs_gave() {
+        let (mut world, mut continuity, mut search) = read_to(5, 30).await;
+        let view = L1View { confirmed: 30.into(), stale: false, reorged: false };
+        let mut hidden = async |world: &mut World, end: u64| {
+            continuity.hidden_logs(end.into(), &view, &mut search, &mut world.ledger).await.unwrap()
+        };
+        assert_eq!(hidden(&mut world, 29).await, None);
+        world.l1.now().last_committed = 5.into();
+        assert_eq!(hidden(&mut world, 30).await, None);
+        world.l1.now().last_committed = 6.into();
+        assert_eq!((hidden(&mut world, 30).await, at(&world)), (Some(PollEnd::Behind), 13));
+    }
+}

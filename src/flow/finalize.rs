@@ -256,3 +256,66 @@ async fn is_proved(
         Some(proof) => settlements.holds_proof(ledger, proof, index, finalized_l1).await,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::testing::World;
+    use crate::types::{B256, L1EventKind, L2Ref};
+
+    /// Six verified batches, the cursor on the commit of the last one, and L1 finalized up to `l1_finalized`.
+    async fn verified(l1_finalized: u64) -> (World, Finalizer, Settlements) {
+        let mut world = World::recorded().await;
+        world.verified(6).await;
+        world.l1.now().finalized = l1_finalized.into();
+        let finalizer = Finalizer::new(&world.ports, &world.settings);
+        let settlements = Settlements::new(world.ports.l1.clone(), world.ports.progress.clone(), 0.into(), 500);
+        (world, finalizer, settlements)
+    }
+
+    async fn advance(of: &mut (World, Finalizer, Settlements)) -> (Option<L2Ref>, Option<Held>) {
+        let (world, finalizer, settlements) = of;
+        finalizer.advance(&mut world.ledger, settlements, false).await.unwrap();
+        (world.ledger.heads().finalized(), finalizer.shown().held)
+    }
+
+    #[tokio::test]
+    async fn finalized_is_the_last_batch_whose_commit_is_final_on_l1() {
+        let mut of = verified(11).await;
+        let (fourth, sixth) = (of.0.l2(48), of.0.l2(72));
+        assert_eq!(advance(&mut of).await, (Some(fourth), None));
+        of.0.l1.now().finalized = 14.into();
+        assert_eq!(advance(&mut of).await, (Some(sixth), None));
+        assert!(!of.1.shown().uncommitted);
+    }
+
+    #[tokio::test]
+    async fn m2_finalized_waits_until_every_revert_up_to_l1s_finalized_block_is_known() {
+        let mut of = verified(20).await;
+        let (fifth, sixth) = (of.0.l2(60), Some(of.0.l2(72)));
+        of.0.l1.now().reach = 1;
+        assert_eq!(advance(&mut of).await, (None, Some(Held::ReadingReverts)));
+        assert_eq!(advance(&mut of).await, (sixth, None));
+        // The same with a revert of the last batch up there.
+        let mut of = verified(20).await;
+        of.0.l1.now().log(20, L1EventKind::Revert { index: 6.into(), hash: B256::repeat_byte(6) });
+        assert_eq!(advance(&mut of).await, (Some(fifth), None));
+    }
+
+    #[tokio::test]
+    async fn p2_finalized_does_not_move_over_a_block_that_the_node_does_not_hold() {
+        let mut of = verified(30).await;
+        of.0.fork_l2(72);
+        assert_eq!(advance(&mut of).await, (None, Some(Held::LocalContradicts)));
+    }
+
+    #[tokio::test]
+    async fn m3_a_final_batch_that_l1_reverted_is_shown_and_stays_final() {
+        let mut of = verified(30).await;
+        let sixth = Some(of.0.l2(72));
+        assert_eq!(advance(&mut of).await.0, sixth);
+        of.0.store(Step { revert_from: Some(6.into()), ..Step::default() }).await;
+        assert_eq!(advance(&mut of).await.0, sixth);
+        assert!(of.1.shown().uncommitted);
+    }
+}

@@ -353,3 +353,80 @@ impl L1Search {
         Ok(Some(blobs))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::testing::World;
+    use crate::types::{B256, L1EventKind};
+
+    const ALL: (L1Number, L1Number) = (L1Number::new(0), L1Number::new(30));
+
+    /// A network whose L1 serves three blocks of logs at a time. Batch 3 was committed in block 8, and in block 20 again.
+    async fn narrow(time: Duration) -> (World, L1Search) {
+        let mut world = World::recorded().await;
+        {
+            let mut l1 = world.l1.now();
+            l1.log(20, L1EventKind::Commit { index: 3.into(), hash: B256::repeat_byte(3) });
+            l1.reach = 3;
+        }
+        world.settings.fetch_range = 3;
+        world.settings.search_time = time;
+        let mut search = L1Search::new(&world.ports, &world.settings);
+        search.begin();
+        (world, search)
+    }
+
+    async fn commit_in(search: &mut L1Search, nth: usize) -> Result<Option<u64>, FlowError> {
+        let found = search.nth_log(Sought::Commits, 3.into(), ALL, nth).await?;
+        Ok(found.map(|event| event.block.number.get()))
+    }
+
+    #[tokio::test]
+    async fn commits_are_given_newest_first_and_the_older_ones_are_asked_for_only_where_they_are_taken() {
+        let (world, mut search) = narrow(Duration::from_secs(20)).await;
+        assert_eq!(commit_in(&mut search, 0).await.unwrap(), Some(20));
+        assert!(world.l1.now().asked.iter().all(|(from, _)| *from > 17), "{:?}", world.l1.now().asked);
+        assert_eq!(commit_in(&mut search, 1).await.unwrap(), Some(8));
+        assert_eq!(commit_in(&mut search, 2).await.unwrap(), None);
+        // What was found in this pull is not asked for again; in the next one it may be gone.
+        let asked = world.l1.now().asked.len();
+        assert_eq!(commit_in(&mut search, 0).await.unwrap(), Some(20));
+        assert_eq!(world.l1.now().asked.len(), asked);
+        world.l1.now().events.retain(|event| event.block.number.get() != 20);
+        search.begin();
+        assert_eq!(commit_in(&mut search, 0).await.unwrap(), Some(8));
+    }
+
+    #[tokio::test]
+    async fn p4_a_search_that_used_up_its_time_goes_on_in_the_next_pull() {
+        let (world, mut search) = narrow(Duration::ZERO).await;
+        let mut pulls = 1;
+        let found = loop {
+            match commit_in(&mut search, 1).await {
+                Ok(found) => break found,
+                Err(error) => assert_eq!(error.stall().reason, Reason::SearchingL1),
+            }
+            search.begin();
+            pulls += 1;
+            assert!(pulls < 30, "{:?}", world.l1.now().asked);
+        };
+        assert_eq!(found, Some(8));
+        let asked = world.l1.now().asked.clone();
+        assert_eq!(asked.len(), pulls, "one piece in every pull");
+        assert!(asked.windows(2).all(|two| two[1].1 < two[0].0), "nothing twice: {asked:?}");
+    }
+
+    #[tokio::test]
+    async fn older_l1_messages_are_stored_and_the_scan_stops_behind_the_first_one() {
+        let (mut world, mut search) = narrow(Duration::from_secs(20)).await;
+        let block = world.l1.now().at(30);
+        let cursor = Some(crate::types::Cursor { block, log_index: None });
+        world.store(Step { cursor, ..Step::default() }).await;
+        search.scan_back(&mut world.ledger, 1.into(), 3).await.unwrap();
+        let stored = world.ports.progress.messages(0.into(), 9).await.unwrap();
+        assert_eq!(stored.iter().map(|message| message.index.get()).collect::<Vec<_>>(), [1, 2, 3]);
+        // Message 1 lies in block 7, message 0 in block 4.
+        assert_eq!(world.l1.now().asked.last(), Some(&(7, 9)));
+    }
+}

@@ -333,3 +333,72 @@ async fn standing_above(ledger: &Ledger, floor: L1Number) -> Result<Vec<BatchRec
     found.reverse();
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::testing::World;
+
+    /// Six verified batches, committed in L1 blocks 4 to 14.
+    async fn verified() -> World {
+        let mut world = World::recorded().await;
+        world.verified(6).await;
+        world
+    }
+
+    async fn look(world: &mut World) -> (Result<L1View, Stall>, L1Watch) {
+        let mut watch = L1Watch::new(&world.ports, &world.settings);
+        let mut node = world.poll_begins().await;
+        (watch.look(&mut world.ledger, &mut node).await.unwrap(), watch)
+    }
+
+    #[tokio::test]
+    async fn a5_what_is_confirmed_lies_below_the_newest_block_and_that_one_may_be_stale() {
+        let mut world = verified().await;
+        world.settings.confirmations = Confirmations::Depth(10);
+        world.settings.l1_max_age = Duration::from_secs(60);
+        let newest = world.l1.now().headers.len() - 1;
+        world.l1.now().headers[newest].timestamp = unix_now() - 300;
+        let view = look(&mut world).await.0.unwrap();
+        assert_eq!((view.confirmed.get(), view.stale, view.reorged), (20, true, false));
+        world.l1.now().headers[newest].timestamp = unix_now();
+        assert!(!look(&mut world).await.0.unwrap().stale);
+        world.l1.now().finalized = 12.into();
+        world.settings.confirmations = Confirmations::Finalized;
+        assert_eq!(look(&mut world).await.0.unwrap().confirmed.get(), 12);
+    }
+
+    #[tokio::test]
+    async fn b3_a_reorg_that_takes_commits_away_takes_safe_and_cursor_back_to_the_common_ancestor() {
+        let mut world = verified().await;
+        world.l1.now().reorganise(11);
+        world.l1.now().events.retain(|event| event.block.number.get() < 11);
+        let (view, watch) = look(&mut world).await;
+        assert!(view.unwrap().reorged);
+        assert_eq!(watch.reorgs(), 1);
+        assert_eq!(world.ledger.heads().safe(), Some(world.l2(48)));
+        let ancestor = Cursor { block: world.l1.now().at(10), log_index: None };
+        assert_eq!(world.ledger.cursor(), Some(ancestor));
+        assert_eq!(world.ports.progress.batch(5.into()).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn b2_commits_that_the_new_chain_holds_again_keep_safe_where_it_is() {
+        let mut world = verified().await;
+        world.l1.now().reorganise(11);
+        assert!(look(&mut world).await.0.unwrap().reorged);
+        assert_eq!(world.ledger.heads().safe(), Some(world.l2(72)));
+        let rebound = world.ports.progress.batch(6.into()).await.unwrap();
+        assert_eq!(rebound.map(|row| row.l1), Some(world.l1.now().at(14)));
+    }
+
+    #[tokio::test]
+    async fn p8_a_reorg_below_the_window_halts_and_changes_nothing() {
+        let mut world = verified().await;
+        world.settings.reorg_window = 2;
+        world.l1.now().reorganise(1);
+        let before = (world.ledger.heads(), world.ledger.cursor());
+        assert_eq!(look(&mut world).await.0.unwrap_err().reason, Reason::ReorgTooDeep);
+        assert_eq!((world.ledger.heads(), world.ledger.cursor()), before);
+    }
+}

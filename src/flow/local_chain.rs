@@ -214,3 +214,72 @@ impl LocalChain {
         Ok(header.l2_ref() == block)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::testing::World;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    /// Six verified batches, of which the first `final_batches` are final.
+    async fn verified(final_batches: u64) -> World {
+        let mut world = World::recorded().await;
+        world.verified(6).await;
+        let finalized = Some(world.l2(12 * final_batches));
+        world.store(Step { finalized, ..Step::default() }).await;
+        world
+    }
+
+    async fn check_safe(world: &mut World) -> (Result<(), Stall>, LocalChain) {
+        let mut chain = LocalChain::new(world.ports.l1.clone(), world.ports.l2.clone(), MINUTE);
+        let node = world.shown().await;
+        (chain.check_safe(&mut world.ledger, &node).await.unwrap(), chain)
+    }
+
+    #[tokio::test]
+    async fn e19_a_killed_node_sends_safe_and_cursor_back_to_what_it_holds_and_finalized_stays() {
+        let mut world = verified(2).await;
+        world.node.node().kill(50);
+        let (end, chain) = check_safe(&mut world).await;
+        assert_eq!(end, Ok(()));
+        assert_eq!(world.ledger.heads().safe(), Some(world.l2(48)));
+        assert_eq!(world.ledger.heads().finalized(), Some(world.l2(24)));
+        let fourth = world.row(4);
+        assert_eq!(world.ledger.cursor(), Some(Cursor { block: fourth.l1, log_index: Some(fourth.log_index) }));
+        assert!(chain.lost().is_some());
+        assert!(world.ports.progress.batch(6.into()).await.unwrap().is_some(), "outcomes stay stored");
+    }
+
+    #[tokio::test]
+    async fn e5_blocks_that_were_rewritten_above_finalized_send_it_back_and_are_not_lost() {
+        let mut world = verified(2).await;
+        world.fork_l2(50);
+        let (end, chain) = check_safe(&mut world).await;
+        assert_eq!(end, Ok(()));
+        assert_eq!(world.ledger.heads().safe(), Some(world.l2(48)));
+        assert_eq!(chain.lost(), None);
+    }
+
+    #[tokio::test]
+    async fn p2_a_chain_that_differs_below_finalized_halts_and_moves_nothing() {
+        let mut world = verified(4).await;
+        world.fork_l2(30);
+        let before = (world.ledger.heads(), world.ledger.cursor());
+        let (end, _) = check_safe(&mut world).await;
+        assert_eq!(end.unwrap_err().reason, Reason::DivergesBelowFinalized);
+        assert_eq!((world.ledger.heads(), world.ledger.cursor()), before);
+    }
+
+    #[tokio::test]
+    async fn our_own_writes_are_no_growth() {
+        let world = World::recorded().await;
+        let mut chain = LocalChain::new(world.ports.l1.clone(), world.ports.l2.clone(), MINUTE);
+        chain.observe(10.into(), Duration::ZERO);
+        chain.wrote(20.into());
+        assert_eq!(chain.observe(20.into(), MINUTE), Verdict::Stopped);
+        assert_eq!(chain.observe(21.into(), MINUTE), Verdict::Alive);
+        chain.wrote_unknown();
+        assert!(matches!(chain.observe(30.into(), MINUTE), Verdict::Unknown(_)));
+    }
+}

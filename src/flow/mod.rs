@@ -60,5 +60,7 @@ pub mod stall_log;
 pub(crate) mod states;
 pub mod status;
 pub(crate) mod tags;
+#[cfg(test)]
+mod testing;
 pub mod worker;
 pub mod writer;

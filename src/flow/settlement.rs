@@ -308,3 +308,75 @@ fn whole_blocks(cursor: &Cursor) -> Option<L1Number> {
 pub(crate) fn place_of(cursor: Option<&Cursor>) -> (L1Number, u64) {
     cursor.map_or_else(Default::default, |c| (c.block.number, c.log_index.unwrap_or(u64::MAX)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::testing::World;
+
+    fn settlements(world: &World) -> Settlements {
+        Settlements::new(world.ports.l1.clone(), world.ports.progress.clone(), 0.into(), 500)
+    }
+
+    fn revert(world: &World) -> L1Event {
+        world.l1.now().log(20, L1EventKind::Revert { index: 6.into(), hash: B256::repeat_byte(6) })
+    }
+
+    #[tokio::test]
+    async fn m2_reverts_are_known_up_to_the_finalized_block_however_far_the_batches_are_behind() {
+        let mut world = World::recorded().await;
+        let revert = revert(&world);
+        world.l1.now().reach = 8;
+        let finalized = world.l1.now().at(30);
+        let read = settlements(&world).read_ahead(&mut world.ledger, &finalized, false).await.unwrap();
+        assert_eq!(read, Settled::To(Some(30.into())));
+        assert_eq!(world.ports.progress.settled_to().await.unwrap(), Some(finalized));
+        assert_eq!(world.ports.progress.revert_after(6.into(), (14.into(), 0)).await.unwrap(), Some(revert));
+    }
+
+    #[tokio::test]
+    async fn m2_what_does_not_lie_on_one_chain_counts_for_nothing() {
+        let mut world = World::recorded().await;
+        revert(&world);
+        let mut finalized = world.l1.now().at(30);
+        world.l1.now().events.iter_mut().for_each(|event| event.block.hash = B256::repeat_byte(0xbb));
+        let read = settlements(&world).read_ahead(&mut world.ledger, &finalized, false).await.unwrap();
+        assert_eq!(read, Settled::Contradicted);
+        world.l1.now().events.clear();
+        finalized.hash = B256::repeat_byte(0xbb);
+        let read = settlements(&world).read_ahead(&mut world.ledger, &finalized, false).await.unwrap();
+        assert_eq!(read, Settled::Contradicted);
+        assert_eq!(world.ports.progress.settled_to().await.unwrap(), None);
+        assert_eq!(world.ports.progress.revert_after(6.into(), (14.into(), 0)).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn b8_a_known_revert_that_a_range_lacks_is_a_hole_or_never_was() {
+        let mut world = World::recorded().await;
+        let revert = revert(&world);
+        world.store(Step { settlements: vec![revert.clone()], ..Step::default() }).await;
+        let settlements = settlements(&world);
+        let place = (15.into(), u64::MAX);
+        let given = [revert.clone()];
+        assert_eq!(settlements.left_out(&mut world.ledger, &given, place, 30.into()).await.unwrap(), None);
+        let stall = settlements.left_out(&mut world.ledger, &[], place, 30.into()).await.unwrap();
+        assert_eq!(stall.map(|stall| stall.reason), Some(Reason::Gap));
+        // L1 does not confirm it any more.
+        world.l1.now().events.retain(|event| *event != revert);
+        assert_eq!(settlements.left_out(&mut world.ledger, &[], place, 30.into()).await.unwrap(), None);
+        assert_eq!(world.ports.progress.revert_after(6.into(), (14.into(), 0)).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_proof_that_l1_does_not_confirm_is_forgotten() {
+        let mut world = World::recorded().await;
+        let proof = world.l1.now().log(21, L1EventKind::Finalize { index: 5.into(), hash: B256::repeat_byte(5) });
+        world.store(Step { settlements: vec![proof.clone()], ..Step::default() }).await;
+        let settlements = settlements(&world);
+        assert!(settlements.holds_proof(&mut world.ledger, &proof, 5.into(), 30.into()).await.unwrap());
+        assert_eq!(world.ports.progress.newest_proof(30.into()).await.unwrap(), Some(proof.clone()));
+        world.l1.now().events.clear();
+        assert!(!settlements.holds_proof(&mut world.ledger, &proof, 5.into(), 30.into()).await.unwrap());
+        assert_eq!(world.ports.progress.newest_proof(30.into()).await.unwrap(), None);
+    }
+}

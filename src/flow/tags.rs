@@ -315,3 +315,83 @@ async fn look_for_marks(ledger: &mut Ledger, node: &L2Snapshot) -> Result<(), Fl
 fn higher(one: Option<L2Ref>, other: Option<L2Ref>) -> Option<L2Ref> {
     one.into_iter().chain(other).max_by_key(|block| block.number)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::devnet::node::Moment;
+    use crate::flow::testing::World;
+    use crate::ports::Step;
+    use crate::types::{B256, Case, OpenWrite};
+
+    async fn with_heads(safe: u64, finalized: Option<u64>) -> (World, NodeTags) {
+        let mut world = World::recorded().await;
+        let (safe, finalized) = (Some(world.l2(safe)), finalized.map(|number| world.l2(number)));
+        world.store(Step { safe, finalized, ..Step::default() }).await;
+        let mut tags = NodeTags::new(world.ports.engine.clone(), world.ports.l2.clone());
+        tags.poll_begins(&world.shown().await);
+        (world, tags)
+    }
+
+    #[tokio::test]
+    async fn p2_e24_safe_is_told_before_finalized_and_the_same_heads_once_a_poll() {
+        let (world, mut tags) = with_heads(24, Some(12)).await;
+        let after = tags.sync(&world.ledger, false, &world.shown().await).await.unwrap();
+        assert_eq!((after.safe, after.finalized), (Some(world.l2(24)), Some(world.l2(12))));
+        let told: Vec<_> = world.node.node().tag_calls().iter().map(|call| (call.safe, call.finalized)).collect();
+        assert_eq!(told, [(world.l2(24).hash, B256::zero()), (B256::zero(), world.l2(12).hash)]);
+        assert!(world.node.node().moments().iter().all(Moment::is_ordered));
+        // Another writer moves safe: it is not fought in this poll, and shown and put right in the next one.
+        world.node.node().set_block_tags(world.l2(36).hash, B256::zero()).unwrap();
+        let moved = world.shown().await;
+        assert_eq!(tags.sync(&world.ledger, false, &moved).await.unwrap().safe, Some(world.l2(36)));
+        tags.poll_begins(&moved);
+        assert!(tags.facts().contended);
+        assert_eq!(tags.sync(&world.ledger, false, &moved).await.unwrap().safe, Some(world.l2(24)));
+    }
+
+    #[tokio::test]
+    async fn e12_a_finalized_tag_that_the_node_moved_on_our_write_goes_back_to_where_it_was() {
+        let (mut world, mut tags) = with_heads(24, None).await;
+        let write = OpenWrite {
+            number: 25.into(),
+            batch: 3.into(),
+            batch_hash: B256::repeat_byte(3),
+            case: Case::FillGap,
+            old_hash: None,
+            new_hash: Some(world.l2(25).hash),
+            finalized: Some(world.l2(12)),
+            seen: false,
+        };
+        world.ledger.begin_writes(&[write]).await.unwrap();
+        world.node.node().set_block_tags(world.l2(25).hash, world.l2(25).hash).unwrap();
+        let node = world.shown().await;
+        let after = tags.unmark(&mut world.ledger, &node).await.unwrap();
+        assert_eq!((after.safe, after.finalized), (Some(world.l2(24)), Some(world.l2(12))));
+        assert!(tags.facts().marks_by_itself);
+        assert_eq!(world.ledger.mark(), None);
+    }
+
+    #[tokio::test]
+    async fn e18_an_engine_that_is_another_node_is_told_nothing() {
+        let (world, _) = with_heads(24, Some(12)).await;
+        let other = World::recorded().await;
+        other.node.node().truncate(30);
+        let mut tags = NodeTags::new(other.ports.engine.clone(), world.ports.l2.clone());
+        let node = world.shown().await;
+        tags.poll_begins(&node);
+        assert_eq!(tags.sync(&world.ledger, false, &node).await.unwrap(), node);
+        assert!(other.node.node().tag_calls().is_empty());
+        assert!(tags.take_two_nodes().is_some());
+    }
+
+    #[tokio::test]
+    async fn e23_safe_goes_down_before_blocks_below_it_are_written() {
+        let (world, mut tags) = with_heads(24, None).await;
+        world.node.node().set_block_tags(world.l2(36).hash, B256::zero()).unwrap();
+        tags.lower(&world.ledger, &world.shown().await, world.l2(30)).await.unwrap();
+        assert_eq!(world.shown().await.safe, Some(world.l2(24)));
+        tags.lower(&world.ledger, &world.shown().await, world.l2(20)).await.unwrap();
+        assert_eq!(world.shown().await.safe, Some(world.l2(20)));
+    }
+}

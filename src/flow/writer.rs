@@ -603,6 +603,82 @@ fn would_have(index: BatchIndex, case: Case, plan: &Plan) -> Stall {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::flow::testing::World;
+
+    /// Blocks `first..=last` as they are recorded, in place of what stands there.
+    fn plan(world: &World, first: u64, last: u64) -> Plan {
+        let node = world.node.node();
+        let block = |number| NewBlock { parent_hash: None, ..world.recorded.at(number).unwrap().as_new_block() };
+        let replaces = (first..=last).map_while(|number| node.at(number)).map(|old| old.l2_ref()).collect();
+        let blocks = (first..=last).map(block).collect();
+        Plan { skip: world.l2(first - 1), blocks, replaces, again: Vec::new(), drops_above: 0 }
+    }
+
+    /// Has `plan` written for batch 6 in a poll of its own; `meanwhile` is done after the poll began.
+    async fn written(
+        world: &mut World,
+        plan: Plan,
+        meanwhile: impl Fn(&World),
+    ) -> (Result<Result<L2Header, Stall>, FlowError>, Writer) {
+        let (mut node, mut writer) = (world.poll_begins().await, world.writer());
+        meanwhile(world);
+        let mut pause = SharedPause::default();
+        let now = Duration::from_secs(60);
+        let mut hands = Hands { ledger: &mut world.ledger, node: &mut node, pause: &mut pause, now };
+        let order = Order { index: 6.into(), hash: B256::repeat_byte(6), case: Case::FillGap, plan };
+        let end = writer.derive_force(order, &mut hands).await;
+        pause.release().await.unwrap();
+        (end, writer)
+    }
+
+    #[tokio::test]
+    async fn p5_p6_a_gap_is_written_inside_one_pause_and_entered_in_the_journal() {
+        let mut world = World::recorded().await;
+        world.node.node().truncate(60);
+        let plan = plan(&world, 61, 72);
+        let (end, writer) = written(&mut world, plan, |_| ()).await;
+        assert_eq!(end.unwrap().unwrap().l2_ref(), world.l2(72));
+        assert_eq!(*world.reactors.calls.lock().unwrap(), [("pause", 60), ("resume", 72)]);
+        assert_eq!(writer.blocks_written(), 12);
+        let journal = world.ports.progress.journal_tail(20).await.unwrap();
+        let noted: Vec<_> = journal.iter().rev().map(|entry| (entry.number.get(), entry.new_hash)).collect();
+        assert_eq!(noted, (61..=72).map(|number| (number, world.l2(number).hash)).collect::<Vec<_>>());
+    }
+
+    #[tokio::test]
+    async fn p2_what_is_final_is_not_rewritten_and_nothing_is_paused_for_it() {
+        let mut world = World::recorded().await;
+        world.node.node().set_block_tags(world.l2(61).hash, world.l2(61).hash).unwrap();
+        let plan = plan(&world, 61, 72);
+        let (end, _) = written(&mut world, plan, |_| ()).await;
+        assert_eq!(end.unwrap().unwrap_err().reason, Reason::DivergesBelowFinalized);
+        assert!(world.reactors.calls.lock().unwrap().is_empty());
+        assert!(world.node.node().writes().is_empty());
+    }
+
+    #[tokio::test]
+    async fn g5_a_plan_on_a_block_that_left_the_chain_is_not_written() {
+        let mut world = World::recorded().await;
+        world.node.node().truncate(60);
+        let plan = plan(&world, 61, 72);
+        let (end, writer) = written(&mut world, plan, |world| world.fork_l2(59)).await;
+        assert_eq!(end.unwrap_err().stall().reason, Reason::LocalChainChanged);
+        assert!(world.node.node().writes().is_empty());
+        assert_eq!(writer.blocks_written(), 0);
+    }
+
+    #[tokio::test]
+    async fn without_an_engine_the_write_is_told_and_not_made() {
+        let mut world = World::recorded().await;
+        world.ports.engine = None;
+        world.node.node().truncate(60);
+        let plan = plan(&world, 61, 72);
+        let (end, writer) = written(&mut world, plan, |_| ()).await;
+        assert_eq!(end.unwrap().unwrap_err().reason, Reason::WouldFillGap);
+        let skip = world.l2(60);
+        assert_eq!(writer.pending(), Some(PendingWrite { batch: 6.into(), case: Case::FillGap, skip }));
+        assert!(world.reactors.calls.lock().unwrap().is_empty());
+    }
 
     #[test]
     fn g3_p5_no_chunk_begins_that_the_pause_has_no_room_for() {

@@ -445,7 +445,7 @@ fn flow_files() -> (String, BTreeMap<String, String>) {
     for entry in fs::read_dir(&folder).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
-        if name != "mod" {
+        if !matches!(name.as_str(), "mod" | "testing") {
             files.insert(name, code_of(&fs::read_to_string(&path).unwrap()));
         }
     }
