@@ -462,3 +462,77 @@ fn waiting(index: BatchIndex, last: L2Number, turn: &Turn<'_>) -> Stall {
 fn poison(index: BatchIndex, fault: &ContentFault) -> Stall {
     Stall::at(index, Reason::PoisonBatch, fault.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::testing::World;
+    use crate::flow::writer::SharedPause;
+    use crate::ports::Step;
+    use crate::types::{L1Event, L2Ref};
+
+    /// Batch 1, blocks 1 to 12, in a poll of its own.
+    async fn judged(world: &mut World, verdict: Verdict) -> BatchEnd {
+        let messages: Vec<_> = world.l1.now().events.iter().cloned().filter_map(L1Event::into_message).collect();
+        world.store(Step { messages, ..Step::default() }).await;
+        let mut batches = Batches::new(&world.ports, world.writer(), &world.settings);
+        let mut search = L1Search::new(&world.ports, &world.settings);
+        let (mut node, mut pause, commit) = (world.poll_begins().await, SharedPause::default(), world.commit(1));
+        let now = Duration::from_secs(60);
+        let hands = Hands { ledger: &mut world.ledger, node: &mut node, pause: &mut pause, now };
+        let mut turn = Turn { hands, search: &mut search, verdict };
+        let end = batches.judge(&commit, None, &mut turn).await.unwrap();
+        pause.release().await.unwrap();
+        end
+    }
+
+    /// Case, last block and blocks written.
+    fn verified(end: BatchEnd) -> (Option<Case>, Option<L2Ref>, u64) {
+        let BatchEnd::Verified(record) = end else { panic!("{end:?}") };
+        (record.case, record.last, record.rewritten)
+    }
+
+    fn stands(end: BatchEnd) -> Reason {
+        let BatchEnd::Stands { stall, .. } = end else { panic!("{end:?}") };
+        stall.reason
+    }
+
+    #[tokio::test]
+    async fn equal_blocks_are_consistent_and_nothing_is_written() {
+        for mode in [Mode::Local, Mode::Blob] {
+            let mut world = World::recorded().await;
+            world.settings.mode = mode;
+            let end = judged(&mut world, Verdict::Stopped).await;
+            assert_eq!(verified(end), (Some(Case::Consistent), Some(world.l2(12)), 0));
+            assert!(world.node.node().writes().is_empty());
+        }
+    }
+
+    #[tokio::test]
+    async fn missing_blocks_are_waited_for_and_written_once_the_head_stopped() {
+        let mut world = World::recorded().await;
+        world.node.node().truncate(5);
+        assert_eq!(stands(judged(&mut world, Verdict::Alive).await), Reason::WaitingForBlocks);
+        assert!(world.node.node().writes().is_empty());
+        let end = judged(&mut world, Verdict::Stopped).await;
+        assert_eq!(verified(end), (Some(Case::FillGap), Some(world.l2(12)), 7));
+        assert_eq!(world.shown().await.head, world.l2(12));
+    }
+
+    #[tokio::test]
+    async fn other_content_is_rewritten_from_the_first_block_that_differs() {
+        let mut world = World::recorded().await;
+        world.fork_l2(7);
+        let end = judged(&mut world, Verdict::Alive).await;
+        assert_eq!(verified(end), (Some(Case::SelfHeal), Some(world.l2(12)), 6));
+        assert_eq!(world.node.node().writes()[0].number, 7);
+    }
+
+    #[tokio::test]
+    async fn p1_e1_equal_content_with_another_state_root_is_not_verified() {
+        let mut world = World::recorded().await;
+        world.node.node().moods.wrong_state_from = Some(12);
+        world.node.node().truncate(5);
+        assert_eq!(stands(judged(&mut world, Verdict::Stopped).await), Reason::StateRoot);
+    }
+}

@@ -264,3 +264,53 @@ impl Everything<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::stall::Reason;
+    use crate::error::Severity;
+    use crate::flow::testing::World;
+
+    async fn bound(world: &World, commit: &CommitEvent) -> Result<Result<BoundCommit, Stall>, FlowError> {
+        let mut contract = Contract::new(&world.l1, 0.into());
+        bind(&world.l1, world.settings.rollup, commit, &mut contract).await
+    }
+
+    #[tokio::test]
+    async fn a_commit_binds_by_its_transaction_and_the_contracts_messages() {
+        let world = World::recorded().await;
+        let commit = world.commit(2);
+        let bound = bound(&world, &commit).await.unwrap().unwrap();
+        assert_eq!((bound.outline.hash, bound.outline.last), (commit.hash, 24.into()));
+        assert_eq!(bound.blob_block, commit.block);
+        assert!(bound.outline.messages > 0 && bound.outline.message_hashes.iter().all(|hash| !hash.is_zero()));
+    }
+
+    #[tokio::test]
+    async fn p3_what_does_not_hash_to_the_event_is_a_verdict_and_a_transaction_that_is_gone_an_l1_that_changed() {
+        let world = World::recorded().await;
+        let commit = CommitEvent { hash: B256::repeat_byte(7), ..world.commit(2) };
+        let stall = bound(&world, &commit).await.unwrap().unwrap_err();
+        assert_eq!((stall.reason, stall.batch), (Reason::Unbound, Some(2.into())));
+        world.l1.now().transactions.clear();
+        assert_eq!(bound(&world, &world.commit(2)).await.unwrap_err().severity(), Severity::Reset);
+    }
+
+    #[tokio::test]
+    async fn c7_a_commit_through_another_contract_is_found_in_the_trace() {
+        let world = World::recorded().await;
+        let commit = world.commit(2);
+        let forwarded = {
+            let mut l1 = world.l1.now();
+            let transaction = l1.transactions.iter_mut().find(|tx| tx.hash == commit.tx_hash).unwrap();
+            transaction.to = Some(Address::repeat_byte(1));
+            std::mem::take(&mut transaction.input)
+        };
+        let stall = bound(&world, &commit).await.unwrap().unwrap_err();
+        assert_eq!(stall.reason, Reason::UnknownCommit);
+        let call = crate::types::TracedCall { to: world.settings.rollup, input: forwarded };
+        world.l1.now().traces.insert(commit.tx_hash, vec![call]);
+        assert_eq!(bound(&world, &commit).await.unwrap().unwrap().outline.last.get(), 24);
+    }
+}

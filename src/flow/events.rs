@@ -612,7 +612,7 @@ async fn store_proofs(ledger: &mut Ledger, proofs: &mut Vec<L1Event>) -> Result<
     Ok(ledger.commit(&Step { settlements: std::mem::take(proofs), ..Step::default() }).await?)
 }
 
-fn bare_record(commit: &CommitEvent, outcome: Outcome) -> BatchRecord {
+pub(super) fn bare_record(commit: &CommitEvent, outcome: Outcome) -> BatchRecord {
     BatchRecord {
         index: commit.index,
         hash: commit.hash,
@@ -628,5 +628,92 @@ fn bare_record(commit: &CommitEvent, outcome: Outcome) -> BatchRecord {
         total_l1_popped: 0,
         rewritten: 0,
         encoder_drift: false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::testing::World;
+
+    /// One range, up to L1 block `confirmed`.
+    async fn read(world: &mut World, events: &mut Events, confirmed: u64) -> (PollEnd, Vec<BatchReport>) {
+        let view = L1View { confirmed: confirmed.into(), stale: false, reorged: false };
+        let settlements = Settlements::new(world.ports.l1.clone(), world.ports.progress.clone(), 0.into(), 500);
+        let (mut node, mut pause) = (world.poll_begins().await, SharedPause::default());
+        let mut round = Round {
+            ledger: &mut world.ledger,
+            node: &mut node,
+            pause: &mut pause,
+            now: Duration::from_secs(60),
+            verdict: Verdict::Alive,
+            reports: Vec::new(),
+            blocks: Vec::new(),
+        };
+        events.search.begin();
+        let end = events.read_range(&view, &settlements, &mut round).await.unwrap();
+        (end, round.reports)
+    }
+
+    async fn recorded() -> (World, Events) {
+        let world = World::recorded().await;
+        let events = Events::new(&world.ports, world.writer(), &world.settings, None);
+        (world, events)
+    }
+
+    #[tokio::test]
+    async fn p3_every_commit_of_a_range_ends_in_one_stored_outcome() {
+        let (mut world, mut events) = recorded().await;
+        let (end, reports) = read(&mut world, &mut events, 30).await;
+        assert_eq!(end, PollEnd::CaughtUp);
+        let cases: Vec<_> = reports.iter().map(|report| (report.index.get(), report.case)).collect();
+        assert_eq!(cases, (1..=6).map(|index| (index, Case::Consistent)).collect::<Vec<_>>());
+        for index in 0..=6_u64 {
+            assert!(world.ports.progress.batch(index.into()).await.unwrap().is_some(), "batch {index}");
+        }
+        assert_eq!(world.ledger.heads().safe(), Some(world.l2(72)));
+        assert_eq!(world.ledger.cursor(), Some(Cursor { block: world.l1.now().at(30), log_index: None }));
+        assert_eq!(world.shown().await.safe, Some(world.l2(72)), "the node was told");
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_is_waited_for_holds_the_cursor_before_it() {
+        let (mut world, mut events) = recorded().await;
+        world.node.node().truncate(65);
+        let (end, reports) = read(&mut world, &mut events, 30).await;
+        let PollEnd::Stalled(stall) = end else { panic!("{end:?}") };
+        assert_eq!((stall.reason, stall.batch), (Reason::WaitingForBlocks, Some(6.into())));
+        assert_eq!(reports.last().map(|report| (report.index.get(), report.case)), Some((6, Case::Wait)));
+        let fifth = world.commit(5);
+        assert_eq!(world.ledger.cursor(), Some(Cursor { block: fifth.block, log_index: Some(fifth.log_index) }));
+        assert_eq!(world.ledger.heads().safe(), Some(world.l2(60)));
+    }
+
+    #[tokio::test]
+    async fn c1_a_revert_takes_safe_back_below_its_batch() {
+        let (mut world, mut events) = recorded().await;
+        assert_eq!(read(&mut world, &mut events, 16).await.0, PollEnd::CaughtUp);
+        assert_eq!(world.ledger.heads().safe(), Some(world.l2(72)));
+        {
+            let (mut l1, hash) = (world.l1.now(), B256::repeat_byte(6));
+            l1.log(20, L1EventKind::Revert { index: 6.into(), hash });
+            l1.committed.remove(&6.into());
+            l1.last_committed = 5.into();
+        }
+        assert_eq!(read(&mut world, &mut events, 30).await.0, PollEnd::CaughtUp);
+        assert_eq!(world.ledger.heads().safe(), Some(world.l2(60)));
+        assert_eq!(world.ports.progress.batch(6.into()).await.unwrap(), None);
+        assert_eq!((events.shown().verified, events.shown().reverted), (6, 1));
+    }
+
+    #[tokio::test]
+    async fn c4_a_batch_that_is_reverted_further_on_is_stored_as_such_and_not_verified() {
+        let (mut world, mut events) = recorded().await;
+        let hash = world.commit(6).hash;
+        world.l1.now().log(20, L1EventKind::Revert { index: 6.into(), hash });
+        world.l1.now().last_committed = 5.into();
+        assert_eq!(read(&mut world, &mut events, 30).await.0, PollEnd::CaughtUp);
+        assert_eq!(world.ledger.heads().safe(), Some(world.l2(60)));
+        assert_eq!(events.shown().verified, 5);
     }
 }

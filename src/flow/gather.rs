@@ -228,3 +228,60 @@ fn other_last(bytes: Bytes, expected: L2Number) -> Option<ContentFault> {
     let actual = blocks.last()?.context.number;
     (actual != expected).then_some(ContentFault::Last { expected, actual })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::error::Severity;
+    use crate::flow::commit::{self, Contract};
+    use crate::flow::testing::World;
+    use crate::ports::PortResult;
+    use crate::types::{Blob, L1Header};
+
+    struct Counted(Arc<dyn BlobSource>, AtomicUsize);
+
+    #[async_trait]
+    impl BlobSource for Counted {
+        async fn blobs(&self, header: &L1Header, versioned_hashes: &[B256]) -> PortResult<Vec<Blob>> {
+            self.1.fetch_add(1, Ordering::SeqCst);
+            self.0.blobs(header, versioned_hashes).await
+        }
+    }
+
+    async fn bound(world: &World) -> BoundCommit {
+        let mut contract = Contract::new(&world.l1, 0.into());
+        let bound = commit::bind(&world.l1, world.settings.rollup, &world.commit(1), &mut contract).await;
+        bound.unwrap().unwrap()
+    }
+
+    #[tokio::test]
+    async fn blobs_are_fetched_once_and_only_while_their_block_is_canonical() {
+        let world = World::recorded().await;
+        let blobs = Arc::new(Counted(world.ports.blobs.clone(), AtomicUsize::new(0)));
+        let gatherer = Gatherer::new(world.ports.l1.clone(), blobs.clone(), world.ports.l2.clone());
+        let bound = bound(&world).await;
+        let payload = gatherer.payload(&bound).await.unwrap().unwrap();
+        assert_eq!(gatherer.payload(&bound).await.unwrap(), Ok(payload));
+        assert_eq!(blobs.1.load(Ordering::SeqCst), 1);
+        world.l1.now().reorganise(4);
+        assert_eq!(gatherer.payload(&bound).await.unwrap_err().severity(), Severity::Reset);
+    }
+
+    #[tokio::test]
+    async fn p7_local_blocks_are_read_up_to_the_bytes_that_were_asked_for() {
+        let world = World::recorded().await;
+        let gatherer = Gatherer::new(world.ports.l1.clone(), world.ports.blobs.clone(), world.ports.l2.clone());
+        let (bound, anchor) = (bound(&world).await, world.recorded.at(0).unwrap().header);
+        let batch = BatchContext { bound: &bound, before: None, first: 1.into(), blocks: 12, anchor };
+        let whole = gatherer.local_blocks(&batch, 12.into(), usize::MAX).await.unwrap();
+        assert_eq!(whole.len(), 12);
+        assert!(gatherer.same_bytes(&batch, &whole).await.unwrap());
+        assert!(!gatherer.same_bytes(&batch, &whole[..11]).await.unwrap());
+        let held: usize = whole[..4].iter().map(|block| held_bytes(&block.transactions)).sum();
+        assert_eq!(gatherer.local_blocks(&batch, 12.into(), held - 1).await.unwrap().len(), 4);
+    }
+}

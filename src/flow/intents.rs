@@ -120,3 +120,53 @@ pub(crate) async fn written_again(
     };
     Ok(ledger.writes().iter().find(is_it).map(|note| (row, *note)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::testing::World;
+
+    const BATCH: (BatchIndex, B256) = (BatchIndex::new(2), B256::repeat_byte(2));
+
+    /// Blocks 13 and 14 are about to be written for batch 2, in place of what `old` says.
+    async fn begun(old: impl Fn(&World, L2Number) -> Option<B256>) -> World {
+        let mut world = World::recorded().await;
+        let template = OpenWrite {
+            number: 0.into(),
+            batch: BATCH.0,
+            batch_hash: BATCH.1,
+            case: Case::FillGap,
+            old_hash: None,
+            new_hash: None,
+            finalized: None,
+            seen: false,
+        };
+        let old: Vec<_> = [13, 14].map(|number: u64| (L2Number::new(number), old(&world, number.into()))).to_vec();
+        let old_hash_of = |number| old.iter().find(|(at, _)| *at == number).and_then(|(_, hash)| *hash);
+        begin(&mut world.ledger, template, &[13.into(), 14.into()], old_hash_of).await.unwrap();
+        world
+    }
+
+    #[tokio::test]
+    async fn p6_what_a_cut_off_run_had_written_is_entered_in_the_journal_and_counted_for_its_batch() {
+        let mut world = begun(|_, _| None).await;
+        let l2 = world.ports.l2.clone();
+        let other = (BATCH.0, B256::repeat_byte(9));
+        assert_eq!(close(&mut world.ledger, l2.as_ref(), other, 14.into(), 76.into()).await.unwrap(), None);
+        assert!(world.ports.progress.journal_tail(9).await.unwrap().is_empty());
+        let closed = close(&mut world.ledger, l2.as_ref(), BATCH, 14.into(), 76.into()).await.unwrap();
+        assert_eq!(closed, Some((Case::FillGap, 2)));
+        let journal = world.ports.progress.journal_tail(9).await.unwrap();
+        let new: Vec<_> = journal.iter().rev().map(|entry| entry.new_hash).collect();
+        assert_eq!(new, [world.l2(13).hash, world.l2(14).hash]);
+    }
+
+    #[tokio::test]
+    async fn p6_a_block_that_was_noted_and_never_left_the_chain_is_not_entered() {
+        let mut world = begun(|world, number| Some(world.l2(number.get()).hash)).await;
+        let l2 = world.ports.l2.clone();
+        let closed = close(&mut world.ledger, l2.as_ref(), BATCH, 14.into(), 76.into()).await.unwrap();
+        assert_eq!(closed, None);
+        assert!(world.ports.progress.journal_tail(9).await.unwrap().is_empty());
+    }
+}

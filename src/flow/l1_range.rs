@@ -81,3 +81,49 @@ fn one(headers: Vec<Option<L1Header>>, number: L1Number) -> Result<L1Header, Flo
     let header = headers.first().copied().flatten();
     header.ok_or_else(|| FlowError::l1_changed(format!("L1 block {number} is unknown")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Severity;
+    use crate::flow::testing::World;
+
+    fn range(from: u64, to: u64) -> Range {
+        Range { from: from.into(), to: to.into() }
+    }
+
+    #[tokio::test]
+    async fn b1_a_range_lies_on_one_chain_that_builds_on_what_is_known() {
+        let world = World::recorded().await;
+        let known = world.l1.now().at(10);
+        let reading = read(&world.l1, range(11, 20), &[known], 64).await.unwrap();
+        assert_eq!((reading.end, reading.events.len()), (world.l1.now().at(20), 3));
+        world.l1.now().reorganise(10);
+        let torn = read(&world.l1, range(11, 20), &[known], 64).await.map(|reading| reading.end);
+        assert_eq!(torn.unwrap_err().severity(), Severity::Reset);
+        let known = world.l1.now().at(10);
+        world.l1.now().events.last_mut().unwrap().block.hash.0[0] ^= 1;
+        let torn = read(&world.l1, range(11, 20), &[known], 64).await.map(|reading| reading.end);
+        assert_eq!(torn.unwrap_err().severity(), Severity::Reset);
+    }
+
+    #[tokio::test]
+    async fn a_narrow_answer_makes_a_shorter_range() {
+        let world = World::recorded().await;
+        world.l1.now().reach = 3;
+        let reading = read(&world.l1, range(11, 20), &[], 64).await.unwrap();
+        assert_eq!((reading.end, reading.events.len()), (world.l1.now().at(13), 2));
+    }
+
+    #[tokio::test]
+    async fn the_cursor_before_a_log_is_the_log_or_the_block_below_it() {
+        let world = World::recorded().await;
+        let [ninth, tenth] = [9, 10].map(|number| world.l1.now().at(number));
+        let before = cursor_before(&world.l1, tenth, 1).await.unwrap();
+        assert_eq!(before, Some(Cursor { block: tenth, log_index: Some(0) }));
+        let before = cursor_before(&world.l1, tenth, 0).await.unwrap();
+        assert_eq!(before, Some(Cursor { block: ninth, log_index: None }));
+        let first = world.l1.now().at(0);
+        assert_eq!(cursor_before(&world.l1, first, 0).await.unwrap(), None);
+    }
+}

@@ -97,3 +97,26 @@ impl Node {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::flow::testing::World;
+    use crate::ports::Step;
+
+    #[tokio::test]
+    async fn a_poll_decides_by_the_head_that_it_began_with_and_then_by_our_own_writes() {
+        let mut world = World::recorded().await;
+        world.node.node().truncate(10);
+        let mut node = world.poll_begins().await;
+        for number in 11..=12 {
+            world.node.node().import(world.recorded.at(number).unwrap());
+        }
+        assert_eq!(node.head(), world.l2(10));
+        node.stands_on(world.l2(12));
+        assert_eq!((node.head(), node.shown_head()), (world.l2(12), world.l2(10)));
+        // The batch that was just written is verified: what was shown before does not keep its tag back.
+        world.store(Step { safe: Some(world.l2(12)), ..Step::default() }).await;
+        node.tag_verified(&world.ledger).await.unwrap();
+        assert_eq!(world.shown().await.safe, Some(world.l2(12)));
+    }
+}

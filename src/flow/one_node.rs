@@ -43,3 +43,20 @@ pub(crate) fn two_nodes(reader: L2Ref, engine: L2Ref) -> Stall {
     );
     Stall::new(Reason::EngineIsAnotherNode, detail)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::testing::World;
+
+    #[tokio::test]
+    async fn m7_reader_and_engine_are_one_node_by_their_heads() {
+        let (one, other) = (World::recorded().await, World::recorded().await);
+        let both = BothSides::read(&one.node, &one.node, 12.into()).await.unwrap();
+        assert_eq!((both.verdict, both.engine.at), (OneNode::Same, Some(one.l2(12))));
+        other.node.node().truncate(70);
+        let both = BothSides::read(&other.node, &one.node, 12.into()).await.unwrap();
+        assert_eq!(both.verdict, OneNode::Two);
+        assert_eq!(both.stall().reason, Reason::EngineIsAnotherNode);
+    }
+}

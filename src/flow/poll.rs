@@ -296,3 +296,53 @@ impl Poll {
 fn node_is_gone(error: &FlowError) -> bool {
     matches!(error, FlowError::Port(error) if error.target == Target::L2 && error.is_transient())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::testing::World;
+
+    async fn poll(world: &World) -> Poll {
+        let Ports { reactors, progress, l2, .. } = world.ports.clone();
+        let quiesce = Quiesce::new(reactors, progress, l2, Duration::ZERO);
+        Poll::new(quiesce, &world.ports, &world.settings).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn one_poll_verifies_what_l1_holds_and_then_sets_both_heads() {
+        let world = World::recorded().await;
+        let mut poll = poll(&world).await;
+        let report = poll.run(Duration::ZERO).await.unwrap();
+        assert_eq!((report.end, report.batches.len()), (PollEnd::CaughtUp, 6));
+        let heads = (poll.heads().safe(), poll.heads().finalized());
+        assert_eq!(heads, (Some(world.l2(72)), Some(world.l2(72))));
+        let shown = world.shown().await;
+        assert_eq!((shown.safe, shown.finalized), heads);
+    }
+
+    #[tokio::test]
+    async fn e20_a_node_that_lost_its_tags_has_them_again_and_finality_goes_on_while_a_batch_is_waited_for() {
+        let world = World::recorded().await;
+        world.node.node().truncate(70);
+        let mut poll = poll(&world).await;
+        let report = poll.run(Duration::ZERO).await.unwrap();
+        assert!(matches!(report.end, PollEnd::Stalled(stall) if stall.reason == Reason::WaitingForBlocks));
+        assert_eq!(poll.heads().finalized(), Some(world.l2(60)));
+        world.node.node().set_block_tags(world.l2(12).hash, world.l2(12).hash).unwrap();
+        world.l1.now().headers.clear();
+        let end = poll.run(Duration::from_secs(1)).await.unwrap().end;
+        assert!(matches!(end, PollEnd::Stalled(stall) if stall.reason == Reason::L1Behind));
+        let shown = world.shown().await;
+        assert_eq!((shown.safe, shown.finalized), (Some(world.l2(60)), Some(world.l2(60))));
+    }
+
+    #[tokio::test]
+    async fn nothing_is_decided_while_the_node_says_that_it_is_syncing() {
+        let world = World::recorded().await;
+        world.node.node().moods.syncing = true;
+        let mut poll = poll(&world).await;
+        let end = poll.run(Duration::ZERO).await.unwrap().end;
+        assert!(matches!(end, PollEnd::Stalled(stall) if stall.reason == Reason::NodeSyncing));
+        assert!(world.l1.now().asked.is_empty());
+    }
+}

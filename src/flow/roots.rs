@@ -208,3 +208,53 @@ fn gone(error: PortError) -> FlowError {
         _ => FlowError::Port(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::testing::World;
+
+    /// What is asked of batch 1, with L1's own roots.
+    async fn asked(world: &World) -> Asked {
+        let last = world.recorded.at(12).unwrap();
+        Asked {
+            index: 1.into(),
+            first: 1.into(),
+            anchor: world.l2(0),
+            last: last.header,
+            state_root: last.header.state_root,
+            withdrawal_root: last.withdrawal_root.unwrap(),
+            verified_below: None,
+        }
+    }
+
+    async fn reason(world: &World, asked: &Asked) -> Option<Reason> {
+        let stall = Roots::default().check(&world.node, asked, Duration::ZERO, Duration::ZERO).await.unwrap();
+        stall.map(|stall| stall.reason)
+    }
+
+    #[tokio::test]
+    async fn p1_both_roots_must_be_the_calldatas() {
+        let world = World::recorded().await;
+        let other = B256::repeat_byte(1);
+        assert_eq!(reason(&world, &asked(&world).await).await, None);
+        let state = Asked { state_root: other, ..asked(&world).await };
+        assert_eq!(reason(&world, &state).await, Some(Reason::StateRoot));
+        let withdrawal = Asked { withdrawal_root: other, ..asked(&world).await };
+        assert_eq!(reason(&world, &withdrawal).await, Some(Reason::WithdrawalRoot));
+    }
+
+    #[tokio::test]
+    async fn p1_where_the_state_is_pruned_logs_that_say_otherwise_tell_nothing() {
+        let world = World::recorded().await;
+        world.node.node().moods.archive = false;
+        world.node.node().restart();
+        // The recording holds no log of a message: only the root of an empty tree agrees with that.
+        let unknown = Asked { withdrawal_root: B256::repeat_byte(1), ..asked(&world).await };
+        assert_eq!(reason(&world, &unknown).await, Some(Reason::RootsUnavailable));
+        let empty = Asked { withdrawal_root: EMPTY_WITHDRAWAL_ROOT, ..asked(&world).await };
+        assert_eq!(reason(&world, &empty).await, None);
+        let below = Asked { verified_below: Some(B256::repeat_byte(1)), ..unknown };
+        assert_eq!(reason(&world, &below).await, None);
+    }
+}

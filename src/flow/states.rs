@@ -115,3 +115,44 @@ impl KeptStates {
         Ok(Some(blocks))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::testing::World;
+    use crate::types::L2Ref;
+
+    /// Block 61 is to be rewritten on a node without archive mode.
+    async fn rewriting(restarted: bool) -> (World, Plan) {
+        let world = World::recorded().await;
+        world.node.node().moods.archive = false;
+        if restarted {
+            world.node.node().restart();
+        }
+        let blocks = vec![world.recorded.at(61).unwrap().as_new_block()];
+        let replaces: Vec<L2Ref> = vec![world.l2(61)];
+        let skip = world.l2(60);
+        (world, Plan { skip, blocks, replaces, again: Vec::new(), drops_above: 15 })
+    }
+
+    #[tokio::test]
+    async fn equal_blocks_are_written_again_from_the_nearest_state_that_the_node_has() {
+        let (world, plan) = rewriting(false).await;
+        let states = KeptStates::new(world.ports.l2.clone(), 0, usize::MAX);
+        assert_eq!(states.on_kept_state(plan.clone(), 0.into()).await.unwrap(), Ok(plan));
+        let (world, plan) = rewriting(true).await;
+        let states = KeptStates::new(world.ports.l2.clone(), 0, usize::MAX);
+        let extended = states.on_kept_state(plan, 0.into()).await.unwrap().unwrap();
+        assert_eq!((extended.skip, extended.blocks.len(), extended.again.len()), (world.l2(0), 61, 60));
+    }
+
+    #[tokio::test]
+    async fn nothing_final_and_nothing_larger_than_a_batch_is_written_again() {
+        for (floor, bytes) in [(50, usize::MAX), (0, 100)] {
+            let (world, plan) = rewriting(true).await;
+            let states = KeptStates::new(world.ports.l2.clone(), 0, bytes);
+            let stall = states.on_kept_state(plan, floor.into()).await.unwrap().unwrap_err();
+            assert_eq!(stall.reason, Reason::StateMissing);
+        }
+    }
+}

@@ -373,7 +373,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn e18_an_engine_that_is_another_node_is_told_nothing() {
+    async fn m7_an_engine_that_is_another_node_is_told_nothing() {
         let (world, _) = with_heads(24, Some(12)).await;
         let other = World::recorded().await;
         other.node.node().truncate(30);

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use super::events::bare_record;
 use super::ledger::Ledger;
 use super::node::Node;
 use super::quiesce::Quiesce;
@@ -118,18 +119,16 @@ impl L1Chain for FakeL1 {
     }
 
     async fn settlements(&self, from: L1Number, to: L1Number) -> PortResult<RangeLogs> {
-        let wanted = |kind: &L1EventKind| matches!(kind, L1EventKind::Revert { .. } | L1EventKind::Finalize { .. });
-        Ok(self.now().range(from, to, wanted))
+        Ok(self.now().range(from, to, |kind| !matches!(kind, L1EventKind::Commit { .. } | L1EventKind::Message(_))))
     }
 
     async fn commits_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<FoundLogs> {
-        let wanted = |kind: &L1EventKind| matches!(kind, L1EventKind::Commit { index: i, .. } if *i == index);
-        Ok(self.now().downwards(from, to, wanted))
+        Ok(self.now().downwards(from, to, |kind| matches!(kind, L1EventKind::Commit { index: i, .. } if *i == index)))
     }
 
     async fn reverts_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<FoundLogs> {
-        let wanted = |kind: &L1EventKind| matches!(kind, L1EventKind::Revert { index: i, .. } if *i == index);
-        let RangeLogs { events, ends } = self.now().range(from, to, wanted);
+        let is_it = |kind: &L1EventKind| matches!(kind, L1EventKind::Revert { index: i, .. } if *i == index);
+        let RangeLogs { events, ends } = self.now().range(from, to, is_it);
         Ok(FoundLogs { events, reached: ends[0].number })
     }
 
@@ -227,7 +226,7 @@ impl World {
         self.recorded.at(number).unwrap().l2_ref()
     }
 
-    /// The last one is the newest commit of batch `index`.
+    /// The newest commit of batch `index`.
     pub(super) fn commit(&self, index: u64) -> CommitEvent {
         let l1 = self.l1.now();
         l1.events.iter().rev().filter_map(L1Event::as_commit).find(|commit| commit.index.get() == index).unwrap()
@@ -235,22 +234,12 @@ impl World {
 
     /// The row of recorded batch `index`, verified.
     pub(super) fn row(&self, index: u64) -> BatchRecord {
-        let CommitEvent { hash, block, tx_hash, log_index, .. } = self.commit(index);
         BatchRecord {
-            index: index.into(),
-            hash,
-            l1: block,
-            log_index,
-            tx_hash,
-            outcome: Outcome::Verified,
             case: Some(Case::Consistent),
             first: Some((12 * index - 11).into()),
             last: Some(self.l2(12 * index)),
             post_state_root: self.recorded.at(12 * index).unwrap().header.state_root,
-            withdrawal_root: B256::zero(),
-            total_l1_popped: 0,
-            rewritten: 0,
-            encoder_drift: false,
+            ..bare_record(&self.commit(index), Outcome::Verified)
         }
     }
 

@@ -240,3 +240,52 @@ impl Worker {
         wait
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::testing::World;
+
+    async fn worker(world: &World) -> Worker {
+        Worker::start(world.ports.clone(), world.settings.clone()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn p9_the_status_shows_a_stall_in_its_poll_and_no_longer_than_it_lasts() {
+        let world = World::recorded().await;
+        world.node.node().moods.syncing = true;
+        let mut worker = worker(&world).await;
+        let status = worker.status();
+        worker.poll(Duration::ZERO).await.unwrap();
+        assert_eq!(status.borrow().stall.as_ref().map(|stall| stall.reason), Some(Reason::NodeSyncing));
+        world.node.node().moods.syncing = false;
+        worker.poll(Duration::from_secs(1)).await.unwrap();
+        assert_eq!(status.borrow().stall, None);
+        assert_eq!((status.borrow().safe, status.borrow().polls), (Some(world.l2(72)), 2));
+    }
+
+    #[tokio::test]
+    async fn a_severity_says_how_long_the_worker_waits() {
+        let world = World::recorded().await;
+        let mut worker = worker(&world).await;
+        let (long, interval) = (Duration::from_secs(8), world.settings.poll_interval);
+        let halt = FlowError::Stall(Stall::new(Reason::ReorgTooDeep, ""));
+        let table =
+            [(FlowError::l1_changed(""), FIRST_BACKOFF), (FlowError::local_changed(""), long), (halt, interval)];
+        for (error, expected) in table {
+            assert_eq!(worker.wait_after_error(&error, long), expected, "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn p4_p5_a_panic_ends_its_task_and_a_stop_ends_the_loop() {
+        let world = World::recorded().await;
+        let worker = worker(&world).await;
+        let quiesce = worker.quiesce();
+        assert_eq!(contained(&quiesce, async { panic!("a bug") }).await, Err::<(), _>(Panicked));
+        let stop = CancellationToken::new();
+        stop.cancel();
+        let stopped = tokio::time::timeout(Duration::from_secs(5), worker.run(stop)).await;
+        assert!(matches!(stopped, Ok(Ok(()))));
+    }
+}
