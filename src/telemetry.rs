@@ -31,8 +31,6 @@ use tracing_subscriber::util::{SubscriberInitExt as _, TryInitError};
 
 use crate::config::{LogConfig, LogFormat};
 use crate::redact;
-pub use crate::redact::cut_urls as scrub;
-
 /// A repeated fault logs once in this time. At a poll of 15 s an hour's fault makes 1 + 12 lines.
 pub const WINDOW: Duration = Duration::from_secs(5 * 60);
 

@@ -96,7 +96,7 @@ pub async fn execute(args: Args) -> anyhow::Result<Exit> {
         Ok(recorded) => recorded,
         Err(FlowError::Port(error)) if error.target == Target::Fixture => return Err(error.into()),
         Err(error) => {
-            eprintln!("error: {}", crate::telemetry::scrub(&error.to_string()));
+            eprintln!("error: {}", crate::redact::cut_urls(&error.to_string()));
             return Ok(Exit::from(error.stall().reason));
         }
     };

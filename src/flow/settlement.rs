@@ -312,6 +312,7 @@ pub(crate) fn place_of(cursor: Option<&Cursor>) -> (L1Number, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::{PortError, PortErrorKind, Target};
     use crate::flow::testing::World;
 
     fn settlements(world: &World) -> Settlements {
@@ -320,6 +321,17 @@ mod tests {
 
     fn revert(world: &World) -> L1Event {
         world.l1.now().log(20, L1EventKind::Revert { index: 6.into(), hash: B256::repeat_byte(6) })
+    }
+
+    #[test]
+    fn a8_a_fault_that_passes_is_no_answer_and_one_that_lasts_is_none() {
+        let fails = |kind| answered::<u8>(Err(PortError::new(Target::L1, kind, "")));
+        let passing =
+            [PortErrorKind::Timeout, PortErrorKind::Unreachable, PortErrorKind::RateLimited { retry_after: None }];
+        assert!(passing.into_iter().all(|kind| fails(kind).is_err()));
+        let lasting = [PortErrorKind::Unsupported, PortErrorKind::Pruned, PortErrorKind::NotFound];
+        assert!(lasting.into_iter().all(|kind| fails(kind) == Ok(None)));
+        assert_eq!(answered(Ok(7)), Ok(Some(7)));
     }
 
     #[tokio::test]
