@@ -161,11 +161,14 @@ impl Continuity {
     /// that batch again (P3).
     async fn taken_back_to(&self, place: (L1Number, u64)) -> Result<Option<BatchIndex>, FlowError> {
         let reverts = self.rows.reverts_within((L1Number::new(0), 0), place.0, REVERTS_MAX).await?;
-        let last = reverts.iter().rev().find(|revert| revert.place() < place);
-        Ok(match last.map(|revert| &revert.kind) {
-            Some(L1EventKind::Revert { index, .. }) if index.get() > 0 => Some(index.minus(1)),
-            Some(_) | None => None,
-        })
+        let before = || reverts.iter().filter(|revert| revert.place() < place);
+        let Some(last) = before().next_back() else { return Ok(None) };
+        // One call takes back several batches, with a log for each.
+        let lowest = before().filter(|revert| revert.tx_hash == last.tx_hash).filter_map(|revert| match revert.kind {
+            L1EventKind::Revert { index, .. } => Some(index),
+            L1EventKind::Commit { .. } | L1EventKind::Finalize { .. } | L1EventKind::Message(_) => None,
+        });
+        Ok(lowest.min().filter(|index| index.get() > 0).map(|index| index.minus(1)))
     }
 }
 

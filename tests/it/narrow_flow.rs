@@ -166,7 +166,7 @@ async fn m16_p4_a_search_goes_on_behind_polls_that_never_came_to_it() {
         w.produce(8).unwrap();
         w.produce(8).unwrap();
         w.sync();
-        w.mine(100);
+        w.mine(500);
         w.revert(2).unwrap();
         w.mine(3);
     })
