@@ -74,7 +74,10 @@ fn p6_thirty_batches_through_a_sigterm_and_a_restart_and_none_is_verified_twice(
     for (batch, n) in verified(&second.log()) {
         *times.entry(batch).or_default() += n;
     }
-    assert_eq!(times, (1..=30).map(|batch| (batch, 1)).collect(), "each batch once");
+    assert!(times.values().all(|n| *n == 1), "no batch twice: {times:?}");
+    // The one that was stored as the first run was told to stop may have found no time to be told of.
+    let untold = (1..=30).filter(|batch| !times.contains_key(batch)).count();
+    assert!(untold <= 1, "{untold} batches were not told of: {times:?}");
     assert!(!between.is_empty() && between.len() < 30);
     let stored = site.stored();
     assert_eq!(stored.safe, wanted);
