@@ -7,7 +7,7 @@
 //! no fault was open it is dropped, so a recovery can be reported without knowing whether there was anything to recover
 //! from. Events without these fields pass untouched. Not decided here: what is logged and at which level.
 //!
-//! ```ignore
+//! ```text
 //! tracing::warn!(code = error.code(), entity = host, "L1 endpoint does not answer: {error}");
 //! tracing::info!(entity = host, recovered = true, "L1 endpoint answers again");
 //! ```
