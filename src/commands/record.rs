@@ -212,7 +212,7 @@ impl Recording<'_> {
         worker.keep_messages(messages).await?;
         for event in &events {
             (self.tell)(format!("commits in L1 block {}", event.block.number));
-            self.patiently(async || worker.gather_commit(event).await).await?;
+            self.patiently(async || worker.ask_for_all(event).await).await?;
         }
         Ok(())
     }

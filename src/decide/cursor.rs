@@ -111,6 +111,19 @@ pub fn has_passed(cursor: Option<&Cursor>, place: (L1Number, u64)) -> bool {
     cursor.is_some_and(|c| place <= (c.block.number, c.log_index.unwrap_or(u64::MAX)))
 }
 
+/// The batch before those that L1 took back last before the log at `place`: what comes next is the one after it again
+/// (P3). For where no batch stands. One call takes back several batches, with a log for each. None where nothing was taken
+/// back. `reverts` are ordered.
+pub fn taken_back_to(reverts: &[L1Event], place: (L1Number, u64)) -> Option<BatchIndex> {
+    let before = || reverts.iter().filter(|revert| revert.place() < place);
+    let call = before().next_back()?.tx_hash;
+    let lowest = before().filter(|revert| revert.tx_hash == call).filter_map(|revert| match revert.kind {
+        L1EventKind::Revert { index, .. } => Some(index),
+        L1EventKind::Commit { .. } | L1EventKind::Finalize { .. } | L1EventKind::Message(_) => None,
+    });
+    lowest.min().filter(|index| index.get() > 0).map(|index| index.minus(1))
+}
+
 /// What the contract's own count says of logs that an endpoint left out at the end of what is confirmed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hidden {
@@ -225,6 +238,30 @@ mod tests {
 
     fn header(number: u64, salt: u8) -> Option<L1Header> {
         Some(L1Header { number: number.into(), hash: B256::repeat_byte(salt), parent_hash: B256::zero(), timestamp: 0 })
+    }
+
+    #[test]
+    fn a1_p3_what_was_taken_back_last_tells_which_batch_comes_next() {
+        let revert = |index: u64, block: u64, log_index: u64, call: u8| L1Event {
+            block: L1Ref { number: L1Number::new(block), hash: B256::from_low_u64_be(block) },
+            tx_hash: B256::repeat_byte(call),
+            tx_index: 0,
+            log_index,
+            kind: L1EventKind::Revert { index: index.into(), hash: B256::zero() },
+        };
+        // One call takes back 5 and 6, a later one 6 alone, the last one 0.
+        let reverts = [revert(5, 10, 0, 1), revert(6, 10, 1, 1), revert(6, 20, 0, 2), revert(0, 30, 0, 3)];
+        for (place, expected) in [
+            ((9, 9), None),
+            ((10, 0), None),
+            ((10, 1), Some(4)),
+            ((15, 0), Some(4)),
+            ((25, 0), Some(5)),
+            ((31, 0), None),
+        ] {
+            let found = taken_back_to(&reverts, (L1Number::new(place.0), place.1));
+            assert_eq!(found.map(BatchIndex::get), expected, "{place:?}");
+        }
     }
 
     #[test]

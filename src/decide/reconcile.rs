@@ -138,8 +138,6 @@ pub struct Plan {
     pub replaces: Vec<L2Ref>,
     /// The hashes that the first `blocks` must get: equal blocks that are written again. Empty as a rule.
     pub again: Vec<L2Ref>,
-    /// Local blocks above the batch that leave the canonical chain with the first write.
-    pub drops_above: u64,
 }
 
 impl Plan {
@@ -160,18 +158,17 @@ impl Plan {
 }
 
 /// Makes the plan out of the comparison: keep the equal prefix, write the rest. None when nothing is left to write.
-pub fn plan(anchor: L2Ref, expected: Vec<NewBlock>, local: &[L2Block], equal: usize, head: L2Number) -> Option<Plan> {
+pub fn plan(anchor: L2Ref, expected: Vec<NewBlock>, local: &[L2Block], equal: usize) -> Option<Plan> {
     let skip = match equal.checked_sub(1) {
         None => anchor,
         Some(at) => local.get(at)?.header.l2_ref(),
     };
-    let last = expected.last()?.number;
     let blocks: Vec<_> = expected.into_iter().skip(equal).collect();
     if blocks.is_empty() {
         return None;
     }
     let replaces = local.iter().skip(equal).map(|b| b.header.l2_ref()).collect();
-    Some(Plan { skip, blocks, replaces, again: Vec::new(), drops_above: head.above(last) })
+    Some(Plan { skip, blocks, replaces, again: Vec::new() })
 }
 
 /// At most so many equal blocks are written again to reach a state that the node still has. A node without archive mode
@@ -227,7 +224,6 @@ pub fn write_again(plan: Plan, equal: &[L2Block], switch_ms: u64) -> Result<Plan
         blocks: rewritten.chain(plan.blocks).collect(),
         replaces: again.iter().chain(&plan.replaces).copied().collect(),
         again,
-        drops_above: plan.drops_above,
     })
 }
 
@@ -324,7 +320,6 @@ mod tests {
             blocks: Vec::new(),
             replaces: replaces.iter().map(|n| at(*n)).collect(),
             again: again.iter().map(|n| at(*n)).collect(),
-            drops_above: 0,
         };
         let table = [
             (plan(&[9, 10], &[]), 10, 10, Some(vec![])),
@@ -421,11 +416,10 @@ mod tests {
         let (equal, difference) = equal_prefix(anchor_ref(), &wanted, &have);
         assert_eq!(equal, 1);
         assert!(difference.is_some());
-        let plan = plan(anchor_ref(), wanted, &have, equal, 12.into()).unwrap();
+        let plan = plan(anchor_ref(), wanted, &have, equal).unwrap();
         assert_eq!(plan.skip.number, 10.into());
         assert_eq!(plan.blocks.len(), 5);
         assert_eq!(plan.replaces.len(), 2);
-        assert_eq!(plan.drops_above, 0);
     }
 
     #[test]
@@ -433,19 +427,19 @@ mod tests {
         let wanted: Vec<_> = (10..=11).map(expected).collect();
         let have: Vec<_> = (10..=14).map(local).collect();
         assert_eq!(equal_prefix(anchor_ref(), &wanted, &have), (2, None));
-        assert_eq!(plan(anchor_ref(), wanted.clone(), &have, 2, 14.into()), None);
-        let whole = plan(anchor_ref(), wanted, &[], 0, 9.into()).unwrap();
+        assert_eq!(plan(anchor_ref(), wanted.clone(), &have, 2), None);
+        let whole = plan(anchor_ref(), wanted, &[], 0).unwrap();
         assert_eq!(whole.skip, anchor_ref());
     }
 
     #[test]
-    fn e21_only_the_differing_suffix_is_written_and_what_is_lost_is_known() {
+    fn e21_only_the_differing_suffix_is_written() {
         let wanted: Vec<_> = (10..=12).map(expected).collect();
         let mut have: Vec<_> = (10..=12).map(local).collect();
         have[2].transactions.clear();
         let (equal, _) = equal_prefix(anchor_ref(), &wanted, &have);
-        let plan = plan(anchor_ref(), wanted, &have, equal, 20.into()).unwrap();
-        assert_eq!((plan.first(), plan.blocks.len(), plan.drops_above), (12.into(), 1, 8));
+        let plan = plan(anchor_ref(), wanted, &have, equal).unwrap();
+        assert_eq!((plan.first(), plan.blocks.len()), (12.into(), 1));
     }
 
     #[test]
@@ -468,7 +462,7 @@ mod tests {
         let wanted: Vec<_> = (10..=12).map(expected).collect();
         let mut have: Vec<_> = (10..=12).map(local).collect();
         have[1].header.timestamp += 1;
-        let base = plan(anchor_ref(), wanted, &have, 1, 20.into()).unwrap();
+        let base = plan(anchor_ref(), wanted, &have, 1).unwrap();
         let equal: Vec<_> = (8..=10).map(local).collect();
         let extended = write_again(base.clone(), &equal, 0).unwrap();
         assert_eq!(extended.skip, L2Ref { number: 7.into(), hash: hash(7, 0) });
@@ -479,7 +473,7 @@ mod tests {
         assert_eq!(extended.again, equal.iter().map(|b| b.header.l2_ref()).collect::<Vec<_>>());
         let replaced: Vec<_> = extended.replaces.iter().map(|b| b.number.get()).collect();
         assert_eq!(replaced, [8, 9, 10, 11, 12]);
-        assert_eq!((extended.first(), extended.last(), extended.drops_above), (8.into(), 12.into(), 8));
+        assert_eq!((extended.first(), extended.last()), (8.into(), 12.into()));
         assert!(extended.rewrites());
 
         type Change = fn(&mut Vec<L2Block>);

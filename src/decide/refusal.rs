@@ -139,7 +139,7 @@ mod tests {
         let at = |number: u64| L2Ref { number: number.into(), hash: B256::from_low_u64_be(number) };
         let blocks = vec![block(skip + 1), block(skip + 2)];
         let replaces = if replaces { vec![at(skip + 1)] } else { Vec::new() };
-        Plan { skip: at(skip), blocks, replaces, again: Vec::new(), drops_above: 0 }
+        Plan { skip: at(skip), blocks, replaces, again: Vec::new() }
     }
 
     #[test]

@@ -25,6 +25,12 @@ pub fn is_revert(facts: &RevertFacts) -> bool {
     facts.told || shown
 }
 
+/// Whether the contract denies a revert that takes down the batch `standing`: it holds that very batch at the end of the
+/// revert's block (`at_block`, none where it cannot be asked), and nothing commits to its index `again` in the block.
+pub fn denies_revert(standing: B256, at_block: Option<B256>, again: bool) -> bool {
+    !again && at_block == Some(standing)
+}
+
 /// What L1 says of a stored proof when it is asked again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ProofFacts {
@@ -77,6 +83,16 @@ mod tests {
             assert!(is_revert(&RevertFacts { told: true, before, after }));
         }
         assert!(shown(some, none));
+    }
+
+    #[test]
+    fn a1_p3_the_contract_denies_a_revert_by_holding_the_batch_in_its_very_block() {
+        let (own, other) = (B256::repeat_byte(1), B256::repeat_byte(2));
+        for at_block in [None, Some(B256::zero()), Some(other)] {
+            assert!(!denies_revert(own, at_block, false) && !denies_revert(own, at_block, true), "{at_block:?}");
+        }
+        assert!(denies_revert(own, Some(own), false));
+        assert!(!denies_revert(own, Some(own), true), "taken back and committed again in one block");
     }
 
     #[test]

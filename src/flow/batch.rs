@@ -334,8 +334,7 @@ impl Batches {
         if let Some(difference) = difference {
             info!(batch = index.get(), %difference, "the local chain differs from L1");
         }
-        let head = turn.hands.node.height();
-        let Some(plan) = reconcile::plan(batch.anchor.l2_ref(), expected, &local, equal, head) else {
+        let Some(plan) = reconcile::plan(batch.anchor.l2_ref(), expected, &local, equal) else {
             return Err(FlowError::local_changed("nothing is left to write"));
         };
         let rewritten = plan.blocks.len() as u64;

@@ -15,7 +15,7 @@ use crate::flow::l1_view::L1View;
 use crate::flow::ledger::Ledger;
 use crate::flow::{FlowError, PollEnd, Ports, Settings};
 use crate::ports::{L1Chain, Rows, Step};
-use crate::types::{BatchIndex, BatchRecord, CommitEvent, L1EventKind, L1Number, L1Ref};
+use crate::types::{BatchIndex, BatchRecord, CommitEvent, L1Number, L1Ref};
 
 /// Stored reverts that are looked through. There is one a month at the most.
 const REVERTS_MAX: u32 = 10_000;
@@ -157,18 +157,10 @@ impl Continuity {
         }
     }
 
-    /// Where no batch stands: the one before the batch that was reverted last before the log at `place`. What comes next is
-    /// that batch again (P3).
+    /// Where no batch stands: the one before those that L1 took back last before the log at `place`.
     async fn taken_back_to(&self, place: (L1Number, u64)) -> Result<Option<BatchIndex>, FlowError> {
         let reverts = self.rows.reverts_within((L1Number::new(0), 0), place.0, REVERTS_MAX).await?;
-        let before = || reverts.iter().filter(|revert| revert.place() < place);
-        let Some(last) = before().next_back() else { return Ok(None) };
-        // One call takes back several batches, with a log for each.
-        let lowest = before().filter(|revert| revert.tx_hash == last.tx_hash).filter_map(|revert| match revert.kind {
-            L1EventKind::Revert { index, .. } => Some(index),
-            L1EventKind::Commit { .. } | L1EventKind::Finalize { .. } | L1EventKind::Message(_) => None,
-        });
-        Ok(lowest.min().filter(|index| index.get() > 0).map(|index| index.minus(1)))
+        Ok(cursor::taken_back_to(&reverts, place))
     }
 }
 

@@ -71,7 +71,7 @@ impl Round<'_> {
     }
 }
 
-/// What is told of the logs to whoever looks at the worker.
+/// What the status shows of the logs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct EventsShown {
     /// The last verified batch.
@@ -129,7 +129,7 @@ impl Events {
         }
     }
 
-    /// What is told of the logs.
+    /// What the status shows of the logs.
     pub(crate) const fn shown(&self) -> EventsShown {
         let Self { last_batch, verified, reverted, last_commit_at, .. } = *self;
         EventsShown { last_batch, verified, reverted, last_commit_at }
@@ -216,10 +216,9 @@ impl Events {
                 L1EventKind::Message(message) => messages.push((event.block, message.clone())),
                 L1EventKind::Finalize { .. } => proofs.push(event.clone()),
                 L1EventKind::Revert { index, .. } => {
-                    // A commit of the same index in the same block: the contract holds that one at its end.
                     let commits =
                         reading.events.iter().filter(|e| e.block == event.block).filter_map(L1Event::as_commit);
-                    let again = commits.into_iter().any(|commit| commit.index == *index);
+                    let again = commits.map(|commit| commit.index).any(|committed| committed == *index);
                     store_messages(round.ledger, &mut messages).await?;
                     store_proofs(round.ledger, &mut proofs).await?;
                     if let Some(stall) = self.on_revert(event, *index, again, settlements, round).await? {
@@ -340,8 +339,8 @@ impl Events {
         Ok(Err(Stall::at(index, reason, detail)))
     }
 
-    /// The L1 block of the stored revert that takes down `commit`. Where the contract holds the
-    /// batch (`stands`), or was not heard, L1 must confirm it: it may be false, and the batch would never be verified.
+    /// The L1 block of the stored revert that takes down `commit`. Where the contract holds the batch (`stands`), or was
+    /// not heard, L1 must confirm it: it may be false, and the batch would never be verified.
     async fn known_revert(
         &self,
         commit: &CommitEvent,
@@ -360,7 +359,8 @@ impl Events {
     }
 
     /// A RevertBatch log: everything from its index on stands no more (C1). Until a batch is proved that is ordinary, also
-    /// where it was finalized as committed: its blocks stay finalized, and safe goes down to them and no further (M3).
+    /// where it was finalized as committed: its blocks stay finalized, and safe goes down to them and no further (M3). `again`
+    /// says that its block commits to the same index too.
     async fn on_revert(
         &mut self,
         event: &L1Event,
@@ -377,14 +377,11 @@ impl Events {
             return Ok(Some(Stall::at(index, Reason::RevertBelowFinalized, detail)));
         }
         let stands = self.rows.batch(index).await?;
-        if let Some(record) = stands.as_ref().filter(|r| r.place() < event.place())
-            && !again
-            && settlements.denies_revert(index, record.hash, event.block.number).await?
-        {
-            let detail = "an endpoint gave a revert of a batch that the contract holds in the very block";
-            return Ok(Some(Stall::at(index, Reason::Gap, detail)));
-        }
         if let Some(record) = stands.filter(|r| r.place() < event.place()) {
+            if settlements.denies_revert(event, &record, again).await? {
+                let detail = "an endpoint gave a revert of a batch that the contract holds in the very block";
+                return Ok(Some(Stall::at(index, Reason::Gap, detail)));
+            }
             let before = match record.index.get() {
                 0 => None,
                 _ => self.rows.batch(record.index.minus(1)).await?,

@@ -23,7 +23,7 @@ const UNCOMMITTED: &str = "uncommitted_finalized";
 /// The same of an L1 that contradicts itself.
 const CONTRADICTED: &str = "l1_finality_contradicted";
 
-/// What is told of finality to whoever looks at the worker.
+/// What the status shows of finality.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FinalityShown {
     /// L1's finalized block.
@@ -62,7 +62,7 @@ impl Finalizer {
         }
     }
 
-    /// What is told of it.
+    /// What the status shows of it.
     pub(crate) const fn shown(&self) -> FinalityShown {
         self.shown
     }

@@ -116,7 +116,7 @@ impl Gatherer {
     /// Whether the local blocks encode to the very blobs that L1 committed to, and carry the queue's L1 messages.
     ///
     /// # Errors
-    /// When the encoding was cut off.
+    /// When the encoding was interrupted.
     pub(crate) async fn same_bytes(&self, batch: &BatchContext<'_>, local: &[L2Block]) -> Result<bool, FlowError> {
         let outline = &batch.bound.outline;
         if local.first().is_none_or(|b| b.header.parent_hash != batch.anchor.hash) {
@@ -132,7 +132,7 @@ impl Gatherer {
         let contexts = outline.contexts.clone();
         let work = move || batch::hashes_equal(&contents, contexts.as_deref(), &wanted);
         let outcome = tokio::task::spawn_blocking(work).await;
-        outcome.map_err(|e| FlowError::local_changed(format!("re-encoding was cut off: {e}")))
+        outcome.map_err(|e| FlowError::local_changed(format!("re-encoding was interrupted: {e}")))
     }
 
     /// The batch's blocks as its blobs hold them, still without the L1 messages' bytes.
@@ -181,7 +181,7 @@ impl Gatherer {
         };
         debug!(batch = outline.index().get(), blobs = blobs.len(), "blobs fetched");
         let decoded = tokio::task::spawn_blocking(move || batch::payload_of(&blobs)).await;
-        let decoded = decoded.map_err(|e| FlowError::local_changed(format!("decoding was cut off: {e}")))?;
+        let decoded = decoded.map_err(|e| FlowError::local_changed(format!("decoding was interrupted: {e}")))?;
         let decoded = decoded.map(|d| d.payload).map_err(|e| ContentFault::Malformed(e.to_string()));
         if let Ok(bytes) = decoded.as_ref()
             && bytes.len() <= KEPT_MAX
@@ -212,7 +212,7 @@ impl Gatherer {
     }
 }
 
-/// The payload's blocks, with nothing behind them.
+/// The payload's blocks, with nothing after them.
 fn blocks_of(bytes: Bytes, contexts: Contexts<'_>) -> Result<Vec<BlockContent>, ContentFault> {
     match batch::open(bytes, contexts) {
         Ok(opened) if opened.trailing > 0 => Err(ContentFault::Trailing(opened.trailing)),

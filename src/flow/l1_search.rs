@@ -223,7 +223,7 @@ impl L1Search {
     }
 
     /// Looks further back on L1 for messages from `first` on that are not stored: a database that started in the middle
-    /// (issue: L1 messages). Goes down from the cursor, stores what it finds, and stops behind `first` or at the first block
+    /// (issue: L1 messages). Goes down from the cursor, stores what it finds, and stops after `first` or at the first block
     /// that can hold any.
     ///
     /// # Errors
@@ -278,7 +278,7 @@ impl L1Search {
         }
     }
 
-    /// The first revert of batch `index` behind the log at `log_index` of L1 block `block`, up to block `until`.
+    /// The first revert of batch `index` after the log at `log_index` of L1 block `block`, up to block `until`.
     pub(crate) async fn revert_after(
         &mut self,
         index: BatchIndex,

@@ -2,7 +2,7 @@
 //!
 //! A node that was killed comes back with a lower head, and another writer may have rewritten blocks under a stored
 //! outcome. Either way the highest standing batch is looked for whose last block the node holds with the verified hash.
-//! The cursor goes back behind that batch, and the case table decides for everything above it as for any batch (E19, E20,
+//! The cursor goes back to right after that batch, and the case table decides for everything above it as for any batch (E19, E20,
 //! E5).
 
 use std::sync::Arc;

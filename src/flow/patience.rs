@@ -212,7 +212,7 @@ mod tests {
             parent_hash: None,
         };
         let skip = L2Ref { number: skip.into(), hash: B256::from_low_u64_be(skip) };
-        Plan { skip, blocks: vec![block], replaces: Vec::new(), again: Vec::new(), drops_above: 0 }
+        Plan { skip, blocks: vec![block], replaces: Vec::new(), again: Vec::new() }
     }
 
     fn refused(plan: &Plan) -> Failure {

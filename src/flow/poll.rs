@@ -179,7 +179,7 @@ impl Poll {
         if read.is_ok() {
             self.events.search.poll_went_well();
         }
-        // Nothing behind this needs the pause that the batches shared.
+        // Nothing after this needs the pause that the batches shared.
         let released = pause.release().await;
         // Finality does not wait for a batch that cannot be decided, nor do the tags that were lowered for it.
         let on = matches!(read, Ok(PollEnd::Behind));

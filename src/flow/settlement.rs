@@ -16,7 +16,7 @@ use crate::decide::stall::{Reason, Stall};
 use crate::flow::FlowError;
 use crate::flow::ledger::Ledger;
 use crate::ports::{L1Chain, PortResult, RangeLogs, Rows, Step};
-use crate::types::{B256, BatchIndex, Cursor, L1Event, L1EventKind, L1Header, L1Number, L1Ref};
+use crate::types::{B256, BatchIndex, BatchRecord, Cursor, L1Event, L1EventKind, L1Header, L1Number, L1Ref};
 
 /// Pieces that one poll asks for. A provider with narrow ranges is caught up with over many polls.
 const PIECES: usize = 4;
@@ -227,10 +227,16 @@ impl Settlements {
         Ok(settlement::is_revert(&RevertFacts { told, before, after }))
     }
 
-    /// Whether the contract still holds the batch `hash` of `index` at the very block of its revert, where nothing commits to
-    /// it again: then the revert was made up. False where its old states cannot be asked.
-    pub(crate) async fn denies_revert(&self, index: BatchIndex, hash: B256, at: L1Number) -> PortResult<bool> {
-        Ok(self.committed_at(index, at).await? == Some(hash))
+    /// Whether the contract denies the `revert` of the batch `standing`; `again` says that its block commits to the same index
+    /// too.
+    pub(crate) async fn denies_revert(
+        &self,
+        revert: &L1Event,
+        standing: &BatchRecord,
+        again: bool,
+    ) -> Result<bool, FlowError> {
+        let at_block = self.committed_at(standing.index, revert.block.number).await?;
+        Ok(settlement::denies_revert(standing.hash, at_block, again))
     }
 
     async fn committed_at(&self, index: BatchIndex, at: L1Number) -> PortResult<Option<B256>> {

@@ -132,7 +132,7 @@ mod tests {
         let blocks = vec![world.recorded.at(61).unwrap().as_new_block()];
         let replaces: Vec<L2Ref> = vec![world.l2(61)];
         let skip = world.l2(60);
-        (world, Plan { skip, blocks, replaces, again: Vec::new(), drops_above: 15 })
+        (world, Plan { skip, blocks, replaces, again: Vec::new() })
     }
 
     #[tokio::test]

@@ -17,7 +17,7 @@ use crate::flow::one_node::BothSides;
 use crate::ports::{EngineView, L2Engine, L2Reader, PortResult};
 use crate::types::{L2Number, L2Ref, L2Snapshot, OwnMark};
 
-/// What is told of the tags to whoever looks at the worker.
+/// What the status shows of the tags.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct TagFacts {
     /// The node's safe tag.
@@ -56,7 +56,7 @@ impl NodeTags {
         Self { engine, l2, asserted: None, read_back: None, finalized: None, two_nodes: None, facts }
     }
 
-    /// What is told of the tags.
+    /// What the status shows of the tags.
     pub(crate) const fn facts(&self) -> TagFacts {
         self.facts
     }
@@ -105,8 +105,7 @@ impl NodeTags {
     }
 
     /// Brings the node's tags to our heads and reads them back. `node` is what the node showed last, `lost` says that it lost
-    /// verified blocks. The same heads are
-    /// asserted once a poll: whoever else moves the tags is shown, not fought (E24).
+    /// verified blocks. The same heads are asserted once a poll: whoever else moves the tags is shown, not fought (E24).
     pub(crate) async fn sync(
         &mut self,
         ledger: &Ledger,
@@ -123,7 +122,7 @@ impl NodeTags {
         if seen.calls.is_empty() && !seen.safe_to_genesis {
             return Ok(*node);
         }
-        // Another writer may have moved the tags since they were shown: what is told follows from what they are now (M9).
+        // Another writer may have moved the tags since they were shown: our tags are planned on what they are now (M9).
         let Some(now) = self.prove_ground(ledger, engine.as_ref()).await? else { return Ok(*node) };
         self.finalized = now.finalized;
         let mut plan = heads::tag_plan(&ledger.heads(), &now, lost);

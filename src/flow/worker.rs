@@ -126,7 +126,7 @@ impl Worker {
     ///
     /// # Errors
     /// When L1 or the beacon node cannot be asked.
-    pub(crate) async fn gather_commit(&mut self, event: &L1Event) -> Result<(), FlowError> {
+    pub(crate) async fn ask_for_all(&mut self, event: &L1Event) -> Result<(), FlowError> {
         match event.as_commit() {
             Some(commit) => self.poll.ask_for_all(&commit).await,
             None => Ok(()),

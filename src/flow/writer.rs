@@ -221,7 +221,7 @@ impl Writer {
         self.patience.node_changed(now);
     }
 
-    /// Writes the plan's blocks behind its skip number. Gives the header of the last one.
+    /// Writes the plan's blocks after its skip number. Gives the header of the last one.
     pub(crate) async fn derive_force(
         &mut self,
         order: Order,
@@ -432,8 +432,8 @@ impl Writer {
         while !rest.is_empty() {
             let own = written.is_some() || (!job.plan.rewrites() && hands.pause.written == Some(parent));
             let take = if own { self.write_chunk.min(rest.len()) } else { 1 };
-            let (chunk, behind) = rest.split_at(take);
-            rest = behind;
+            let (chunk, after) = rest.split_at(take);
+            rest = after;
             let left = hands.pause.remaining();
             if !self.has_room(left, chunk.len()) {
                 return Err(out_of_budget(index, parent, written.is_some()));
@@ -454,7 +454,7 @@ impl Writer {
             };
             // With the first write everything that it replaces leaves the chain: what stood there is noted before it, as
             // looked at, since nothing that comes to stand there before it is sent is explained by a write of ours (M9).
-            let dropped = behind.iter().filter(|block| written.is_none() && job.old_hash(block.number).is_some());
+            let dropped = after.iter().filter(|block| written.is_none() && job.old_hash(block.number).is_some());
             let dropped: Vec<_> = dropped.map(|block| block.number).collect();
             if !dropped.is_empty() {
                 let unsent = OpenWrite { seen: true, ..begun };
@@ -476,7 +476,7 @@ impl Writer {
                 // The node may still be at it; how far it came is read before the next write (G3).
                 Err(_) => return Err(out_of_budget(index, parent, written.is_some())),
             };
-            // Behind an answer the node is done; behind a connection that broke it may still be at it.
+            // After an answer the node is done; after a connection that broke it may still be at work.
             let answered = |error: &PortError| matches!(error.kind, PortErrorKind::Refused { .. });
             hands.pause.writing(stopped.as_ref().is_some_and(|error| !answered(error)));
             self.note_written(job, &headers, hands).await?;
@@ -546,7 +546,7 @@ fn told(index: BatchIndex, answer: Answer) -> Result<Result<L2Header, Stall>, Fl
     }
 }
 
-/// What a write that stopped behind `headers` means, and what it says about the next try (E13, E17).
+/// What a write that stopped after `headers` means, and what it says about the next try (E13, E17).
 fn write_stopped(job: &Job, blocks: &[NewBlock], headers: &[L2Header], error: PortError, progressed: bool) -> Failure {
     let stopped = |error: PortError| Failure { progressed, ..error.into() };
     let PortErrorKind::Refused { code, message } = &error.kind else { return stopped(error) };
@@ -611,7 +611,7 @@ mod tests {
         let block = |number| NewBlock { parent_hash: None, ..world.recorded.at(number).unwrap().as_new_block() };
         let replaces = (first..=last).map_while(|number| node.at(number)).map(|old| old.l2_ref()).collect();
         let blocks = (first..=last).map(block).collect();
-        Plan { skip: world.l2(first - 1), blocks, replaces, again: Vec::new(), drops_above: 0 }
+        Plan { skip: world.l2(first - 1), blocks, replaces, again: Vec::new() }
     }
 
     /// Has `plan` written for batch 6 in a poll of its own; `meanwhile` is done after the poll began.

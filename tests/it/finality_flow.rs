@@ -16,7 +16,7 @@ use crate::support::late_store::LateStore;
 use crate::support::rig::{Rig, cases, devnet_ports, reason, settings};
 
 /// `batches` batches of 8 blocks on L1, the local node in step, and nothing final on L1 but what the tests say.
-async fn network(batches: u64) -> Devnet {
+pub async fn network(batches: u64) -> Devnet {
     let world = WorldOptions { finalized_depth: 10_000, ..WorldOptions::default() };
     let devnet = Devnet::start(DevnetOptions { world, ..DevnetOptions::default() }).await.unwrap();
     devnet.with(|w| {
@@ -28,7 +28,7 @@ async fn network(batches: u64) -> Devnet {
     devnet
 }
 
-fn commit_block(devnet: &Devnet, nth: usize) -> u64 {
+pub fn commit_block(devnet: &Devnet, nth: usize) -> u64 {
     devnet.with(|w| w.l1.find_tx(w.batches[nth].tx).unwrap().0.header.number)
 }
 

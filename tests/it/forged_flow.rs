@@ -6,27 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use morph_deriver::decide::stall::Reason;
-use morph_deriver::devnet::world::WorldOptions;
-use morph_deriver::devnet::{Devnet, DevnetOptions};
+use morph_deriver::devnet::Devnet;
 use morph_deriver::flow::PollEnd;
 use morph_deriver::flow::{FinalityMeaning, Settings};
 use morph_deriver::types::{B256, Case, L1Event, L1EventKind, L1Number, L1Ref};
 
+use crate::finality_flow::{commit_block, network};
 use crate::support::lying_l1::{In, Lies, LyingL1, forged_commit, forged_proof, forged_revert};
 use crate::support::rig::{Rig, cases, devnet_ports, reason, settings};
-
-/// `batches` batches of 8 blocks on L1, the local node in step, and nothing final on L1 but what the tests say.
-async fn network(batches: u64) -> Devnet {
-    let world = WorldOptions { finalized_depth: 10_000, ..WorldOptions::default() };
-    let devnet = Devnet::start(DevnetOptions { world, ..DevnetOptions::default() }).await.unwrap();
-    devnet.with(|w| {
-        for _ in 0..batches {
-            w.produce(8).unwrap();
-        }
-        w.sync();
-    });
-    devnet
-}
 
 async fn lied_to(devnet: &Devnet, change: impl FnOnce(&mut Settings)) -> (Rig, Arc<LyingL1>) {
     let mut ports = devnet_ports(devnet).await;
@@ -301,11 +288,6 @@ async fn m3_p4_a_proof_whose_log_is_missing_once_is_not_forgotten() {
     assert_eq!(rig.finalized(), Some(24), "by the contract's word");
 }
 
-/// The block in which batch `nth` was committed.
-fn commit_block(devnet: &Devnet, nth: usize) -> L1Number {
-    devnet.with(|w| L1Number::new(w.l1.find_tx(w.batches[nth].tx).unwrap().0.header.number))
-}
-
 /// A database that begins with batch 3 has no batch left when L1 takes it back: what is missing then still blocks (P3).
 #[tokio::test]
 async fn a1_p3_where_no_batch_stands_any_more_a_gap_still_blocks() {
@@ -314,7 +296,7 @@ async fn a1_p3_where_no_batch_stands_any_more_a_gap_still_blocks() {
     }
     let devnet = network(3).await;
     let start = commit_block(&devnet, 2);
-    let (mut rig, l1) = lied_to(&devnet, |s| s.start = start).await;
+    let (mut rig, l1) = lied_to(&devnet, |s| s.start = start.into()).await;
     rig.settle().await;
     assert_eq!(rig.safe(), Some(24));
     devnet.with(|w| {
@@ -344,7 +326,7 @@ async fn a1_p3_where_no_batch_stands_any_more_a_gap_still_blocks() {
 async fn a1_p3_a_forged_revert_of_all_that_stands_is_not_believed_over_the_contract() {
     let devnet = network(3).await;
     let start = commit_block(&devnet, 2);
-    let (mut rig, l1) = lied_to(&devnet, |s| s.start = start).await;
+    let (mut rig, l1) = lied_to(&devnet, |s| s.start = start.into()).await;
     rig.settle().await;
     devnet.with(|w| w.mine(3));
     let forged = vec![forged_revert(l1_block(&devnet, l1_head(&devnet) - 1), 3, batch_hash(&devnet, 2))];
