@@ -23,8 +23,8 @@ use crate::config::{Config, ConfigArgs, Need};
 use crate::decide::binding::BoundCommit;
 use crate::decide::stall::Reason;
 use crate::error::PortError;
-use crate::flow::FlowError;
 use crate::flow::commit::{self, Contract};
+use crate::flow::{FlowError, Stop};
 use crate::ports::{BlobSource as _, L1Chain as _};
 use crate::types::{
     Address, B256, BLOB_BYTES, BatchIndex, Blob, CommitEvent, L1Event, L1Number, L1Ref, L1Tag, L2Number, keccak,
@@ -325,8 +325,10 @@ async fn commit_in(l1: &L1Client, tx: B256) -> anyhow::Result<CommitEvent> {
 async fn bind(l1: &L1Client, rollup: Address, commit: &CommitEvent, origin: L1Number) -> anyhow::Result<BoundCommit> {
     ensure!(commit.index.get() != 0, "batch 0 is the genesis import and carries no batch");
     let mut contract = Contract::new(l1, origin);
-    let bound = commit::bind(l1, rollup, commit, &mut contract).await.map_err(unanswered)?;
-    bound.map_err(|stall| anyhow!("batch {}: {}", commit.index, stall.detail))
+    commit::bind(l1, rollup, commit, &mut contract).await.map_err(|stop| match stop {
+        Stop::Stands(stall) => anyhow!("batch {}: {}", commit.index, stall.detail),
+        Stop::Failed(error) => unanswered(error),
+    })
 }
 
 /// The port's own failure, by which the exit code is told.

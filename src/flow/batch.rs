@@ -18,37 +18,32 @@ use crate::decide::reconcile::{self, Anchor, AnchorFacts, held_bytes};
 use crate::decide::stall::{Reason, Stall};
 use crate::error::{PortError, PortErrorKind, Target};
 use crate::flow::commit::{self, Everything};
-use crate::flow::gather::{BatchContext, Gatherer};
+use crate::flow::gather::{BatchContext, Gatherer, poison};
 use crate::flow::l1_search::L1Search;
 use crate::flow::ledger::Ledger;
 use crate::flow::roots::{Asked, Roots};
 use crate::flow::writer::{Hands, Order, Writer};
-use crate::flow::{FlowError, Mode, Ports, Settings, intents};
+use crate::flow::{Decided, FlowError, Mode, Ports, Settings, Stop, intents};
 use crate::ports::{L1Chain, L2Reader, Rows};
 use crate::types::{
     Address, BatchIndex, BatchRecord, Case, CommitEvent, L1Message, L2Header, L2Number, NewBlock, Outcome, QueueIndex,
 };
 
-/// How one batch ended.
+/// How one batch ended that was decided; where it stands, the cursor stays before it.
 #[derive(Debug)]
 pub(crate) enum BatchEnd {
     /// Verified: to be stored.
     Verified(Box<BatchRecord>),
-    /// Stop here; the cursor stays before this batch.
-    Stands {
-        /// Why.
-        stall: Stall,
-        /// Blocks of the batch, as far as known.
-        blocks: u64,
-    },
     /// The anchor is wrong: the batch of this commit must be verified first.
     WalkBack(CommitEvent),
 }
 
-impl BatchEnd {
-    fn stands(stall: Stall) -> Self {
-        Self::Stands { stall, blocks: 0 }
-    }
+/// What the batch stands on.
+enum Below {
+    /// The local block below it, which is the one that L1 committed to.
+    Anchor(L2Header),
+    /// Another one: the batch of this commit must be verified first.
+    Unverified(CommitEvent),
 }
 
 /// What was done and where the batch ends locally.
@@ -67,6 +62,8 @@ pub(crate) struct Turn<'a> {
     pub(crate) search: &'a mut L1Search,
     /// Whether the head grows.
     pub(crate) verdict: Verdict,
+    /// How many blocks the batch has, once that is known; zero before. Told also of a batch at which it stands.
+    pub(crate) blocks: u64,
 }
 
 /// The case table: one batch after another.
@@ -118,7 +115,7 @@ impl Batches {
         before: Option<&BatchRecord>,
         search: &mut L1Search,
         ledger: &mut Ledger,
-    ) -> Result<Result<BoundCommit, Stall>, FlowError> {
+    ) -> Decided<BoundCommit> {
         let (l1, l2, rows) = (self.l1.as_ref(), self.l2.as_ref(), self.rows.as_ref());
         let mut elsewhere = Everything { l1, l2, rows, search, ledger, before };
         commit::bind(l1, self.rollup, commit, &mut elsewhere).await
@@ -130,39 +127,25 @@ impl Batches {
         commit: &CommitEvent,
         before: Option<&BatchRecord>,
         turn: &mut Turn<'_>,
-    ) -> Result<BatchEnd, FlowError> {
+    ) -> Decided<BatchEnd> {
         let CommitEvent { index, hash, .. } = *commit;
-        let bound = match self.bind(commit, before, turn.search, turn.hands.ledger).await? {
-            Ok(bound) => bound,
-            Err(stall) => return Ok(BatchEnd::stands(stall)),
-        };
+        let bound = self.bind(commit, before, turn.search, turn.hands.ledger).await?;
         if let Some(before) = before
             && let Err(fault) = binding::continues(&bound.outline, before)
         {
-            return Ok(BatchEnd::stands(Stall::at(index, Reason::Unbound, fault.to_string())));
+            return Err(Stall::at(index, Reason::Unbound, fault.to_string()).into());
         }
-        let first = match self.first_block(&bound, before).await? {
-            Ok(first) => first,
-            Err(stall) => return Ok(BatchEnd::stands(stall)),
-        };
-        let blocks = match content::extent(first, bound.outline.last) {
-            Ok(blocks) => blocks,
-            Err(fault) => return Ok(BatchEnd::stands(poison(index, &fault))),
-        };
+        let first = self.first_block(&bound, before).await?;
+        let blocks = content::extent(first, bound.outline.last).map_err(|fault| poison(index, &fault))?;
         let anchor = match self.anchor(&bound, before, first, turn).await? {
-            Ok(anchor) => anchor,
-            Err(end) => return Ok(end),
+            Below::Anchor(anchor) => anchor,
+            Below::Unverified(commit) => return Ok(BatchEnd::WalkBack(commit)),
         };
+        turn.blocks = blocks;
         let batch = BatchContext { bound: &bound, before, first, blocks, anchor };
-        let mut resolved = match self.resolve_case(&batch, turn).await? {
-            Ok(resolved) => resolved,
-            Err(stall) => return Ok(BatchEnd::Stands { stall, blocks }),
-        };
+        let mut resolved = self.resolve_case(&batch, turn).await?;
         let asked = Asked::of(&batch, &resolved.last);
-        let now = turn.hands.now;
-        if let Some(stall) = self.roots.check(self.l2.as_ref(), &asked, self.search_time, now).await? {
-            return Ok(BatchEnd::Stands { stall, blocks });
-        }
+        self.roots.check(self.l2.as_ref(), &asked, self.search_time, turn.hands.now).await?;
         let (ledger, height) = (&mut *turn.hands.ledger, turn.hands.node.height());
         let noted = intents::close(ledger, self.l2.as_ref(), (index, hash), resolved.last.number, height).await?;
         if let Some((case, rewritten)) = noted {
@@ -191,23 +174,17 @@ impl Batches {
     }
 
     /// The batch's first block: from the parent header, the batch before, the contract, or the payload.
-    async fn first_block(
-        &self,
-        bound: &BoundCommit,
-        before: Option<&BatchRecord>,
-    ) -> Result<Result<L2Number, Stall>, FlowError> {
+    async fn first_block(&self, bound: &BoundCommit, before: Option<&BatchRecord>) -> Decided<L2Number> {
         let outline = &bound.outline;
         if let Some(first) = outline.first {
-            return Ok(Ok(first));
+            return Ok(first);
         }
         if let Some(last) = before.and_then(|b| b.last) {
-            return Ok(Ok(last.number.plus(1)));
+            return Ok(last.number.plus(1));
         }
         // A version 0 parent has no last block, and nothing is stored of it: the content itself tells.
-        match self.gatherer.payload(bound).await? {
-            Ok(bytes) => Ok(batch::first_block(&bytes).map_err(|_| poison(outline.index(), &ContentFault::Empty))),
-            Err(fault) => Ok(Err(poison(outline.index(), &fault))),
-        }
+        let bytes = self.gatherer.payload(bound).await?;
+        batch::first_block(&bytes).map_err(|_| poison(outline.index(), &ContentFault::Empty).into())
     }
 
     /// The local block below the batch, if the batch may be judged on it.
@@ -217,25 +194,25 @@ impl Batches {
         before: Option<&BatchRecord>,
         first: L2Number,
         turn: &mut Turn<'_>,
-    ) -> Result<Result<L2Header, BatchEnd>, FlowError> {
+    ) -> Decided<Below> {
         let index = bound.outline.index();
         let number = first.minus(1);
         if !dispatch::is_present(number, turn.hands.node.height()) {
             // Not even the block below is there. Behind a verified batch that is a chain that changed under way.
             if before.is_some() {
-                return Err(FlowError::local_changed(format!("block {number} is gone")));
+                return Err(FlowError::local_changed(format!("block {number} is gone")).into());
             }
             let facts = first_facts(bound.outline.last, turn, false, None);
-            return Ok(Err(match dispatch::first_look(&facts) {
-                FirstLook::FetchBlob => walk_back(index, number, false, turn).await?,
-                FirstLook::Wait | FirstLook::WaitBeforeSwitch | FirstLook::Consistent => BatchEnd::Stands {
-                    stall: waiting(index, bound.outline.last, turn),
-                    blocks: bound.outline.last.above(first).saturating_add(1),
-                },
-            }));
+            return match dispatch::first_look(&facts) {
+                FirstLook::FetchBlob => walk_back(index, number, false, turn).await,
+                FirstLook::Wait | FirstLook::WaitBeforeSwitch | FirstLook::Consistent => {
+                    turn.blocks = bound.outline.last.above(first).saturating_add(1);
+                    Err(waiting(index, bound.outline.last, turn).into())
+                }
+            };
         }
         let Some(local) = self.l2.header(number).await? else {
-            return Err(FlowError::local_changed(format!("block {number} is gone")));
+            return Err(FlowError::local_changed(format!("block {number} is gone")).into());
         };
         let facts = AnchorFacts {
             local,
@@ -243,13 +220,13 @@ impl Batches {
             verified: before.and_then(|b| b.last),
         };
         match reconcile::anchor(&facts) {
-            Anchor::Canonical => Ok(Ok(local)),
+            Anchor::Canonical => Ok(Below::Anchor(local)),
             Anchor::NotTheVerified { expected } => {
-                Err(FlowError::local_changed(format!("block {number} is no longer the verified {expected}")))
+                Err(FlowError::local_changed(format!("block {number} is no longer the verified {expected}")).into())
             }
             Anchor::StateRoot { expected, actual } if before.is_some() => {
                 let detail = format!("prevStateRoot: {expected:?}, the verified parent block has {actual:?}");
-                Ok(Err(BatchEnd::stands(Stall::at(index, Reason::StateRoot, detail))))
+                Err(Stall::at(index, Reason::StateRoot, detail).into())
             }
             Anchor::StateRoot { expected, actual } => {
                 warn!(
@@ -258,17 +235,13 @@ impl Batches {
                     ?actual,
                     "the local chain differs below this batch; going back one batch"
                 );
-                Ok(Err(walk_back(index, number, true, turn).await?))
+                walk_back(index, number, true, turn).await
             }
         }
     }
 
     /// The case table: looks, and acts where there is something to write.
-    async fn resolve_case(
-        &mut self,
-        batch: &BatchContext<'_>,
-        turn: &mut Turn<'_>,
-    ) -> Result<Result<Resolved, Stall>, FlowError> {
+    async fn resolve_case(&mut self, batch: &BatchContext<'_>, turn: &mut Turn<'_>) -> Decided<Resolved> {
         let (index, last) = (batch.index(), batch.last());
         let before_switch = dispatch::is_before_switch(batch.anchor.timestamp, self.switch_ms);
         let present = dispatch::is_present(last, turn.hands.node.height());
@@ -284,20 +257,19 @@ impl Batches {
         };
         match dispatch::first_look(&first_facts(last, turn, before_switch, same_bytes)) {
             FirstLook::Consistent => {
-                let Some(block) = local.last() else { return Err(FlowError::local_changed("no block was read")) };
-                return Ok(Ok(Resolved { case: Case::Consistent, last: block.header, rewritten: 0, drift: false }));
+                let Some(block) = local.last() else {
+                    return Err(FlowError::local_changed("no block was read").into());
+                };
+                return Ok(Resolved { case: Case::Consistent, last: block.header, rewritten: 0, drift: false });
             }
-            FirstLook::Wait => return Ok(Err(waiting(index, last, turn))),
+            FirstLook::Wait => return Err(waiting(index, last, turn).into()),
             FirstLook::WaitBeforeSwitch => {
                 let detail = "its blocks lie before the single-sequencer switch and are never derived from L1";
-                return Ok(Err(Stall::at(index, Reason::BeforeSwitch, detail)));
+                return Err(Stall::at(index, Reason::BeforeSwitch, detail).into());
             }
             FirstLook::FetchBlob => {}
         }
-        let expected = match self.expected_blocks(batch, turn).await? {
-            Ok(expected) => expected,
-            Err(fault) => return Ok(Err(poison(index, &fault))),
-        };
+        let expected = self.expected_blocks(batch, turn).await?;
         let top = last.min(turn.hands.node.height());
         if !whole && top >= batch.first {
             drop(local);
@@ -309,7 +281,7 @@ impl Batches {
         let (equal, difference) = reconcile::equal_prefix(batch.anchor.l2_ref(), &expected, &local);
         if difference.is_none() && top >= batch.first && local.last().is_none_or(|b| b.header.number != top) {
             // What is longer than the content cannot equal it.
-            return Err(FlowError::local_changed("blocks changed while they were compared"));
+            return Err(FlowError::local_changed("blocks changed while they were compared").into());
         }
         let bytes_differed = same_bytes == Some(false);
         let case = match dispatch::after_rebuild(&SecondFacts { present, difference, bytes_differed, before_switch }) {
@@ -318,13 +290,15 @@ impl Batches {
                     warn!(batch = index.get(), "same content under other bytes than our encoder's (encoder drift)");
                     self.drift = self.drift.saturating_add(1);
                 }
-                let Some(block) = local.last() else { return Err(FlowError::local_changed("no block was read")) };
-                return Ok(Ok(Resolved { case: Case::Consistent, last: block.header, rewritten: 0, drift }));
+                let Some(block) = local.last() else {
+                    return Err(FlowError::local_changed("no block was read").into());
+                };
+                return Ok(Resolved { case: Case::Consistent, last: block.header, rewritten: 0, drift });
             }
             SecondLook::DivergesBeforeSwitch => {
                 let at = difference.map(|d| d.to_string()).unwrap_or_default();
                 let detail = format!("{at} differs from L1, before the single-sequencer switch: never rewritten");
-                return Ok(Err(Stall::at(index, Reason::DivergesBeforeSwitch, detail)));
+                return Err(Stall::at(index, Reason::DivergesBeforeSwitch, detail).into());
             }
             SecondLook::SelfHeal => Case::SelfHeal,
             SecondLook::FillGap => Case::FillGap,
@@ -335,38 +309,26 @@ impl Batches {
             info!(batch = index.get(), %difference, "the local chain differs from L1");
         }
         let Some(plan) = reconcile::plan(batch.anchor.l2_ref(), expected, &local, equal) else {
-            return Err(FlowError::local_changed("nothing is left to write"));
+            return Err(FlowError::local_changed("nothing is left to write").into());
         };
         let rewritten = plan.blocks.len() as u64;
-        match self.writer.derive_force(Order { index, hash, case, plan }, &mut turn.hands).await? {
-            Ok(last) => Ok(Ok(Resolved { case, last, rewritten, drift: false })),
-            Err(stall) => Ok(Err(stall)),
-        }
+        let last = self.writer.derive_force(Order { index, hash, case, plan }, &mut turn.hands).await?;
+        Ok(Resolved { case, last, rewritten, drift: false })
     }
 
     /// The batch's blocks as its blob and the queue hold them, checked against calldata.
-    async fn expected_blocks(
-        &mut self,
-        batch: &BatchContext<'_>,
-        turn: &mut Turn<'_>,
-    ) -> Result<Result<Vec<NewBlock>, ContentFault>, FlowError> {
+    async fn expected_blocks(&mut self, batch: &BatchContext<'_>, turn: &mut Turn<'_>) -> Decided<Vec<NewBlock>> {
         let outline = &batch.bound.outline;
-        let blocks = match self.gatherer.content(batch).await? {
-            Ok(blocks) => blocks,
-            Err(fault) => return Ok(Err(fault)),
-        };
-        if let Err(fault) = content::check(&blocks, &batch.demands()) {
-            return Ok(Err(fault));
-        }
+        let poisoned = |fault| poison(batch.index(), &fault);
+        let blocks = self.gatherer.content(batch).await?;
+        content::check(&blocks, &batch.demands()).map_err(poisoned)?;
         let messages = self.messages(turn.search, turn.hands.ledger, outline.first_message, outline.messages).await?;
         let hashes_fit = messages.iter().map(|m| m.hash).eq(outline.message_hashes.iter().copied());
         if !hashes_fit {
-            return Err(FlowError::l1_changed("the stored L1 messages are not those that the batch is bound to"));
+            return Err(FlowError::l1_changed("the stored L1 messages are not those that the batch is bound to").into());
         }
-        match content::with_messages(&blocks, &messages) {
-            Some(blocks) => Ok(Ok(blocks)),
-            None => Ok(Err(ContentFault::MessageCount { expected: outline.messages, actual: messages.len() as u64 })),
-        }
+        let count = || ContentFault::MessageCount { expected: outline.messages, actual: messages.len() as u64 };
+        Ok(content::with_messages(&blocks, &messages).ok_or_else(count).map_err(poisoned)?)
     }
 
     /// Asks for all that rebuilding `commit` takes, whatever the local chain holds and whether or not L1 took it back since:
@@ -378,8 +340,9 @@ impl Batches {
         search: &mut L1Search,
         ledger: &mut Ledger,
     ) -> Result<(), FlowError> {
-        let Ok(bound) = self.bind(commit, None, search, ledger).await? else { return Ok(()) };
-        let _decoded = self.gatherer.payload(&bound).await?;
+        let bound = self.bind(commit, None, search, ledger).await;
+        let Some(bound) = Stop::none_if_it_stands(bound)? else { return Ok(()) };
+        let _decoded = Stop::none_if_it_stands(self.gatherer.payload(&bound).await)?;
         let outline = &bound.outline;
         self.messages(search, ledger, outline.first_message, outline.messages).await?;
         Ok(())
@@ -413,25 +376,20 @@ impl Batches {
 
 /// The anchor at `number` below batch `index` is wrong and nothing is stored of the batch before: it is looked for
 /// on L1 and verified first; a block that is `present` at most down to the finalized head (E5).
-async fn walk_back(
-    index: BatchIndex,
-    number: L2Number,
-    present: bool,
-    turn: &mut Turn<'_>,
-) -> Result<BatchEnd, FlowError> {
+async fn walk_back(index: BatchIndex, number: L2Number, present: bool, turn: &mut Turn<'_>) -> Decided<Below> {
     if present && turn.hands.node.tags.is_final(turn.hands.ledger, number) {
         let detail = format!("block {number} lies at or below the finalized head and is not what L1 committed to");
-        return Ok(BatchEnd::stands(Stall::at(index, Reason::DivergesBelowFinalized, detail)));
+        return Err(Stall::at(index, Reason::DivergesBelowFinalized, detail).into());
     }
     if index.get() <= 1 {
         let detail = "the local chain differs from L1 at the genesis block";
-        return Ok(BatchEnd::stands(Stall::at(index, Reason::DivergesBelowFinalized, detail)));
+        return Err(Stall::at(index, Reason::DivergesBelowFinalized, detail).into());
     }
     match turn.search.standing_commit(index.minus(1)).await? {
-        Some(commit) => Ok(BatchEnd::WalkBack(commit)),
+        Some(commit) => Ok(Below::Unverified(commit)),
         None => {
             let detail = format!("the commit of batch {} was not found on L1", index.minus(1));
-            Ok(BatchEnd::stands(Stall::at(index, Reason::Gap, detail)))
+            Err(Stall::at(index, Reason::Gap, detail).into())
         }
     }
 }
@@ -458,20 +416,16 @@ fn waiting(index: BatchIndex, last: L2Number, turn: &Turn<'_>) -> Stall {
     }
 }
 
-fn poison(index: BatchIndex, fault: &ContentFault) -> Stall {
-    Stall::at(index, Reason::PoisonBatch, fault.to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::testing::World;
+    use crate::flow::testing::{World, stall_of};
     use crate::flow::writer::SharedPause;
     use crate::ports::Step;
     use crate::types::{L1Event, L2Ref};
 
     /// Batch 1, blocks 1 to 12, in a poll of its own.
-    async fn judged(world: &mut World, verdict: Verdict) -> BatchEnd {
+    async fn judged(world: &mut World, verdict: Verdict) -> Decided<BatchEnd> {
         let messages: Vec<_> = world.l1.now().events.iter().cloned().filter_map(L1Event::into_message).collect();
         world.store(Step { messages, ..Step::default() }).await;
         let mut batches = Batches::new(&world.ports, world.writer(), &world.settings);
@@ -479,21 +433,20 @@ mod tests {
         let (mut node, mut pause, commit) = (world.poll_begins().await, SharedPause::default(), world.commit(1));
         let now = Duration::from_secs(60);
         let hands = Hands { ledger: &mut world.ledger, node: &mut node, pause: &mut pause, now };
-        let mut turn = Turn { hands, search: &mut search, verdict };
-        let end = batches.judge(&commit, None, &mut turn).await.unwrap();
+        let mut turn = Turn { hands, search: &mut search, verdict, blocks: 0 };
+        let end = batches.judge(&commit, None, &mut turn).await;
         pause.release().await.unwrap();
         end
     }
 
     /// Case, last block and blocks written.
-    fn verified(end: BatchEnd) -> (Option<Case>, Option<L2Ref>, u64) {
-        let BatchEnd::Verified(record) = end else { panic!("{end:?}") };
+    fn verified(end: Decided<BatchEnd>) -> (Option<Case>, Option<L2Ref>, u64) {
+        let Ok(BatchEnd::Verified(record)) = end else { panic!("{end:?}") };
         (record.case, record.last, record.rewritten)
     }
 
-    fn stands(end: BatchEnd) -> Reason {
-        let BatchEnd::Stands { stall, .. } = end else { panic!("{end:?}") };
-        stall.reason
+    fn stands(end: Decided<BatchEnd>) -> Option<Reason> {
+        stall_of(end).map(|stall| stall.reason)
     }
 
     #[tokio::test]
@@ -511,7 +464,7 @@ mod tests {
     async fn missing_blocks_are_waited_for_and_written_once_the_head_stopped() {
         let mut world = World::recorded().await;
         world.node.node().truncate(5);
-        assert_eq!(stands(judged(&mut world, Verdict::Alive).await), Reason::WaitingForBlocks);
+        assert_eq!(stands(judged(&mut world, Verdict::Alive).await), Some(Reason::WaitingForBlocks));
         assert!(world.node.node().writes().is_empty());
         let end = judged(&mut world, Verdict::Stopped).await;
         assert_eq!(verified(end), (Some(Case::FillGap), Some(world.l2(12)), 7));
@@ -532,6 +485,6 @@ mod tests {
         let mut world = World::recorded().await;
         world.node.node().moods.wrong_state_from = Some(12);
         world.node.node().truncate(5);
-        assert_eq!(stands(judged(&mut world, Verdict::Stopped).await), Reason::StateRoot);
+        assert_eq!(stands(judged(&mut world, Verdict::Stopped).await), Some(Reason::StateRoot));
     }
 }

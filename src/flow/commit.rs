@@ -11,10 +11,9 @@ use crate::codec::calldata::{self, CommitCalldata};
 use crate::decide::binding::{
     self, BindingFacts, BindingFault, BlobList, BoundCommit, MAX_MESSAGES, SecondOpinion, queue_range,
 };
-use crate::decide::stall::Stall;
-use crate::flow::FlowError;
 use crate::flow::l1_search::L1Search;
 use crate::flow::ledger::Ledger;
+use crate::flow::{Decided, FlowError};
 use crate::ports::{L1Chain, L2Reader, MessageRoot, Rows};
 use crate::types::{Address, B256, BatchRecord, CommitEvent, L1Event, L1Number, L1Transaction, L2Number, QueueIndex};
 
@@ -54,17 +53,17 @@ pub async fn bind(
     rollup: Address,
     commit: &CommitEvent,
     elsewhere: &mut dyn Elsewhere,
-) -> Result<Result<BoundCommit, Stall>, FlowError> {
+) -> Decided<BoundCommit> {
     let transaction = l1.transaction(commit.block, commit.tx_index).await?;
     let Some(transaction) = transaction.filter(|t| t.hash == commit.tx_hash) else {
-        return Err(FlowError::l1_changed(format!("transaction {:?} is no longer in its block", commit.tx_hash)));
+        return Err(FlowError::l1_changed(format!("transaction {:?} is no longer in its block", commit.tx_hash)).into());
     };
     let direct = (transaction.to == Some(rollup)).then(|| calldata::decode_commit(&transaction.input));
     let mut fault = None;
     if let Some(Ok(found)) = &direct {
         match try_bind(commit, found, &transaction, elsewhere).await? {
-            Ok(bound) => return Ok(Ok(bound)),
-            Err(found) => fault = Some(found),
+            Tried::Bound(bound) => return Ok(*bound),
+            Tried::Fault(found) => fault = Some(found),
         }
     }
     for call in l1.rollup_calls(transaction.hash).await?.unwrap_or_default() {
@@ -74,11 +73,17 @@ pub async fn bind(
         }
         let Ok(found) = calldata::decode_commit(&call.input) else { continue };
         match try_bind(commit, &found, &transaction, elsewhere).await? {
-            Ok(bound) => return Ok(Ok(bound)),
-            Err(found) => fault = fault.or(Some(found)),
+            Tried::Bound(bound) => return Ok(*bound),
+            Tried::Fault(found) => fault = fault.or(Some(found)),
         }
     }
-    Ok(Err(binding::unbound(commit.index, transaction.hash, direct.and_then(Result::err), fault)))
+    Err(binding::unbound(commit.index, transaction.hash, direct.and_then(Result::err), fault).into())
+}
+
+/// What became of one candidate.
+enum Tried {
+    Bound(Box<BoundCommit>),
+    Fault(BindingFault),
 }
 
 /// Binds one candidate, with every list of blobs that can belong to it.
@@ -87,10 +92,10 @@ async fn try_bind(
     calldata: &CommitCalldata,
     transaction: &L1Transaction,
     elsewhere: &mut dyn Elsewhere,
-) -> Result<Result<BoundCommit, BindingFault>, FlowError> {
+) -> Result<Tried, FlowError> {
     let message_hashes = match binding::messages_of(calldata) {
-        Err(fault) => return Ok(Err(fault)),
-        Ok((_, count)) if count > MAX_MESSAGES => return Ok(Err(BindingFault::too_many_messages(count))),
+        Err(fault) => return Ok(Tried::Fault(fault)),
+        Ok((_, count)) if count > MAX_MESSAGES => return Ok(Tried::Fault(BindingFault::too_many_messages(count))),
         Ok((_, 0)) => Vec::new(),
         Ok((first, count)) => elsewhere.message_hashes(first, count).await?,
     };
@@ -102,9 +107,9 @@ async fn try_bind(
         versioned_hashes: &own.hashes,
         message_hashes: &message_hashes,
     };
-    let bound = |outline, blob_block| BoundCommit { outline, blob_block, form: calldata.form };
+    let bound = |outline, blob_block| Tried::Bound(Box::new(BoundCommit { outline, blob_block, form: calldata.form }));
     let first_fault = match binding::bind(&facts) {
-        Ok(outline) => return Ok(Ok(bound(outline, own.block))),
+        Ok(outline) => return Ok(bound(outline, own.block)),
         Err(fault) => fault,
     };
     if binding::may_reuse_blobs(calldata.form, &own) {
@@ -113,17 +118,17 @@ async fn try_bind(
             let Some(earlier) = earlier else { continue };
             let reused = BindingFacts { versioned_hashes: &earlier.hashes, ..facts };
             if let Ok(outline) = binding::bind(&reused) {
-                return Ok(Ok(bound(outline, earlier.block)));
+                return Ok(bound(outline, earlier.block));
             }
         }
         if elsewhere.has_earlier(commit, EARLIER_MAX).await? {
-            return Ok(Err(BindingFault::TooManyCommits(EARLIER_MAX)));
+            return Ok(Tried::Fault(BindingFault::TooManyCommits(EARLIER_MAX)));
         }
     }
-    let BindingFault::Hash { expected, actual, .. } = first_fault else { return Ok(Err(first_fault)) };
+    let BindingFault::Hash { expected, actual, .. } = first_fault else { return Ok(Tried::Fault(first_fault)) };
     let opinion = elsewhere.second_opinion(commit, calldata, &message_hashes).await;
     let field = binding::field_at_fault(&facts, &opinion);
-    Ok(Err(BindingFault::Hash { expected, actual, field }))
+    Ok(Tried::Fault(BindingFault::Hash { expected, actual, field }))
 }
 
 /// What the contract alone can be asked, for whoever has no database and no local chain.
@@ -270,9 +275,10 @@ mod tests {
     use super::*;
     use crate::decide::stall::Reason;
     use crate::error::Severity;
-    use crate::flow::testing::World;
+    use crate::flow::Stop;
+    use crate::flow::testing::{World, stall_of};
 
-    async fn bound(world: &World, commit: &CommitEvent) -> Result<Result<BoundCommit, Stall>, FlowError> {
+    async fn bound(world: &World, commit: &CommitEvent) -> Decided<BoundCommit> {
         let mut contract = Contract::new(&world.l1, 0.into());
         bind(&world.l1, world.settings.rollup, commit, &mut contract).await
     }
@@ -281,7 +287,7 @@ mod tests {
     async fn a_commit_binds_by_its_transaction_and_the_contracts_messages() {
         let world = World::recorded().await;
         let commit = world.commit(2);
-        let bound = bound(&world, &commit).await.unwrap().unwrap();
+        let bound = bound(&world, &commit).await.unwrap();
         assert_eq!((bound.outline.hash, bound.outline.last), (commit.hash, 24.into()));
         assert_eq!(bound.blob_block, commit.block);
         assert!(bound.outline.messages > 0 && bound.outline.message_hashes.iter().all(|hash| !hash.is_zero()));
@@ -291,10 +297,11 @@ mod tests {
     async fn p3_what_does_not_hash_to_the_event_is_a_verdict_and_a_transaction_that_is_gone_an_l1_that_changed() {
         let world = World::recorded().await;
         let commit = CommitEvent { hash: B256::repeat_byte(7), ..world.commit(2) };
-        let stall = bound(&world, &commit).await.unwrap().unwrap_err();
+        let stall = stall_of(bound(&world, &commit).await).unwrap();
         assert_eq!((stall.reason, stall.batch), (Reason::Unbound, Some(2.into())));
         world.l1.now().transactions.clear();
-        assert_eq!(bound(&world, &world.commit(2)).await.unwrap_err().severity(), Severity::Reset);
+        let gone = bound(&world, &world.commit(2)).await;
+        assert!(matches!(gone, Err(Stop::Failed(error)) if error.severity() == Severity::Reset));
     }
 
     #[tokio::test]
@@ -307,10 +314,10 @@ mod tests {
             transaction.to = Some(Address::repeat_byte(1));
             std::mem::take(&mut transaction.input)
         };
-        let stall = bound(&world, &commit).await.unwrap().unwrap_err();
+        let stall = stall_of(bound(&world, &commit).await).unwrap();
         assert_eq!(stall.reason, Reason::UnknownCommit);
         let call = crate::types::TracedCall { to: world.settings.rollup, input: forwarded };
         world.l1.now().traces.insert(commit.tx_hash, vec![call]);
-        assert_eq!(bound(&world, &commit).await.unwrap().unwrap().outline.last.get(), 24);
+        assert_eq!(bound(&world, &commit).await.unwrap().outline.last.get(), 24);
     }
 }

@@ -13,12 +13,32 @@ use crate::flow::l1_range::cursor_before;
 use crate::flow::l1_search::L1Search;
 use crate::flow::l1_view::L1View;
 use crate::flow::ledger::Ledger;
-use crate::flow::{FlowError, PollEnd, Ports, Settings};
+use crate::flow::{Decided, FlowError, Ports, Settings};
 use crate::ports::{L1Chain, Rows, Step};
 use crate::types::{BatchIndex, BatchRecord, CommitEvent, L1Number, L1Ref};
 
 /// Stored reverts that are looked through. There is one a month at the most.
 const REVERTS_MAX: u32 = 10_000;
+
+/// Reading went back to a log that was left out: the poll ends, and the next one begins at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) struct GoneBack;
+
+/// What a commit is found to stand on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Before {
+    /// The standing batch that it continues; none where nothing is stored of it.
+    Batch(Option<Box<BatchRecord>>),
+    /// A log between them was left out.
+    GoneBack,
+}
+
+impl From<GoneBack> for Before {
+    fn from(_: GoneBack) -> Self {
+        Self::GoneBack
+    }
+}
 
 /// The logs that must be there, and the one to which reading went back.
 pub(crate) struct Continuity {
@@ -47,14 +67,14 @@ impl Continuity {
         commit: &CommitEvent,
         search: &mut L1Search,
         ledger: &mut Ledger,
-    ) -> Result<Result<Option<BatchRecord>, PollEnd>, FlowError> {
+    ) -> Decided<Before> {
         let (rows, index, block) = (self.rows.clone(), commit.index, commit.block);
         let precedes = |r: &BatchRecord| r.place() < commit.place();
         if rows.batch(index).await?.is_some_and(|b| precedes(&b)) {
-            return self.missed_revert(index, block.number, search, ledger).await.map(Err);
+            return Ok(self.missed_revert(index, block.number, search, ledger).await?.into());
         }
         if let Some(before) = rows.batch(index.minus(1)).await?.filter(|b| precedes(b)) {
-            return Ok(Ok(Some(before)));
+            return Ok(Before::Batch(Some(Box::new(before))));
         }
         let newest = rows.newest_at_or_below(block.number).await?;
         // A row of this very log: the batch is verified again after the node lost it, and nothing stands before it.
@@ -64,22 +84,17 @@ impl Continuity {
             None => self.taken_back_to(commit.place()).await?,
         };
         match cursor::continuity(newest, index) {
-            Verdict::Continues => Ok(Ok(None)),
-            Verdict::Repeated => self.missed_revert(index, block.number, search, ledger).await.map(Err),
-            Verdict::Gap(missing) => self.refetch(missing, search, ledger).await.map(Err),
+            Verdict::Continues => Ok(Before::Batch(None)),
+            Verdict::Repeated => Ok(self.missed_revert(index, block.number, search, ledger).await?.into()),
+            Verdict::Gap(missing) => Ok(self.refetch(missing, search, ledger).await?.into()),
         }
     }
 
     /// Asks once more for the commit of `missing`; goes back to it if L1 has it after all.
-    async fn refetch(
-        &mut self,
-        missing: BatchIndex,
-        search: &mut L1Search,
-        ledger: &mut Ledger,
-    ) -> Result<PollEnd, FlowError> {
+    async fn refetch(&mut self, missing: BatchIndex, search: &mut L1Search, ledger: &mut Ledger) -> Decided<GoneBack> {
         let Some(found) = search.standing_commit(missing).await? else {
             let detail = format!("gap({missing}): no L1 endpoint has a commit of batch {missing}");
-            return Ok(PollEnd::Stalled(Stall::at(missing, Reason::Gap, detail)));
+            return Err(Stall::at(missing, Reason::Gap, detail).into());
         };
         self.go_back_to(missing, (found.block, found.log_index), "commit", ledger).await
     }
@@ -91,7 +106,7 @@ impl Continuity {
         until: L1Number,
         search: &mut L1Search,
         ledger: &mut Ledger,
-    ) -> Result<PollEnd, FlowError> {
+    ) -> Decided<GoneBack> {
         let stands = self.rows.batch(index).await?;
         if let Some(record) = stands
             && let Some(found) = search.revert_after(index, record.place(), until).await?
@@ -99,7 +114,7 @@ impl Continuity {
             return self.go_back_to(index, (found.block, found.log_index), "revert", ledger).await;
         }
         let detail = format!("batch {index} was committed anew or is gone, and no L1 endpoint has its revert");
-        Ok(PollEnd::Stalled(Stall::at(index, Reason::Gap, detail)))
+        Err(Stall::at(index, Reason::Gap, detail).into())
     }
 
     /// Makes `log`, which was left out when its range was read, the next one. One that still lies ahead was left
@@ -111,13 +126,13 @@ impl Continuity {
         log: (L1Ref, u64),
         what: &str,
         ledger: &mut Ledger,
-    ) -> Result<PollEnd, FlowError> {
+    ) -> Decided<GoneBack> {
         let left_out = || {
             let detail = format!("an L1 endpoint left out the {what} of batch {index}; the range is read again");
-            PollEnd::Stalled(Stall::at(index, Reason::Gap, detail))
+            Err(Stall::at(index, Reason::Gap, detail).into())
         };
         if cursor::is_unread(ledger.cursor().as_ref(), self.start, (log.0.number, log.1)) {
-            return Ok(left_out());
+            return left_out();
         }
         let in_vain = self.gone_back.replace(log) == Some(log);
         let cursor = cursor_before(self.l1.as_ref(), log.0, log.1).await?;
@@ -126,7 +141,7 @@ impl Continuity {
         let step = Step { cursor, clear_cursor: cursor.is_none(), forget_settled_above, ..Step::default() };
         ledger.commit(&step).await?;
         warn!(batch = index.get(), what, in_vain, "going back to a log that was not read");
-        Ok(if in_vain { left_out() } else { PollEnd::Behind })
+        if in_vain { left_out() } else { Ok(GoneBack) }
     }
 
     /// Compares the highest stored index with the contract's own at the end of what is confirmed: logs that an endpoint
@@ -137,7 +152,7 @@ impl Continuity {
         view: &L1View,
         search: &mut L1Search,
         ledger: &mut Ledger,
-    ) -> Result<Option<PollEnd>, FlowError> {
+    ) -> Decided<Option<GoneBack>> {
         if end != view.confirmed {
             return Ok(None);
         }
@@ -167,7 +182,7 @@ impl Continuity {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::testing::World;
+    use crate::flow::testing::{World, stall_of};
     use crate::types::{B256, Cursor, L1EventKind};
 
     /// Batches `1..=verified` are stored, and L1 was read to the end of block `read`.
@@ -191,8 +206,8 @@ mod tests {
         world.ledger.cursor().unwrap().block.number.get()
     }
 
-    fn is_gap(end: &PollEnd) -> bool {
-        matches!(end, PollEnd::Stalled(stall) if stall.reason == Reason::Gap)
+    fn is_gap(end: Decided<Before>) -> bool {
+        stall_of(end).is_some_and(|stall| stall.reason == Reason::Gap)
     }
 
     #[tokio::test]
@@ -200,16 +215,16 @@ mod tests {
         let (mut world, mut continuity, mut search) = read_to(1, 7).await;
         let third = world.commit(3);
         let end = continuity.batch_before(&third, &mut search, &mut world.ledger).await.unwrap();
-        assert_eq!((end, at(&world)), (Err(PollEnd::Behind), 5));
+        assert_eq!((end, at(&world)), (Before::GoneBack, 5));
         // It was left out once more.
         cursor_to(&mut world, 7).await;
-        let end = continuity.batch_before(&third, &mut search, &mut world.ledger).await.unwrap();
-        assert!(is_gap(&end.unwrap_err()));
+        let end = continuity.batch_before(&third, &mut search, &mut world.ledger).await;
+        assert!(is_gap(end));
         // Once it was read, a later hole is another one.
         continuity.reads(world.commit(2).block, 0);
         cursor_to(&mut world, 7).await;
         let end = continuity.batch_before(&third, &mut search, &mut world.ledger).await.unwrap();
-        assert_eq!(end, Err(PollEnd::Behind));
+        assert_eq!(end, Before::GoneBack);
     }
 
     #[tokio::test]
@@ -217,12 +232,12 @@ mod tests {
         let (mut world, mut continuity, mut search) = read_to(1, 7).await;
         world.l1.now().events.retain(|event| event.as_commit().is_none_or(|commit| commit.index.get() != 2));
         let third = world.commit(3);
-        let end = continuity.batch_before(&third, &mut search, &mut world.ledger).await.unwrap();
-        assert!(is_gap(&end.unwrap_err()));
+        let end = continuity.batch_before(&third, &mut search, &mut world.ledger).await;
+        assert!(is_gap(end));
         assert_eq!(at(&world), 7);
         let second = CommitEvent { index: 2.into(), ..third };
-        let before = continuity.batch_before(&second, &mut search, &mut world.ledger).await.unwrap().unwrap();
-        assert_eq!(before, Some(world.row(1)));
+        let before = continuity.batch_before(&second, &mut search, &mut world.ledger).await.unwrap();
+        assert_eq!(before, Before::Batch(Some(Box::new(world.row(1)))));
     }
 
     #[tokio::test]
@@ -231,12 +246,12 @@ mod tests {
         let hash = B256::repeat_byte(3);
         world.l1.now().log(20, L1EventKind::Commit { index: 3.into(), hash });
         let anew = world.commit(3);
-        let end = continuity.batch_before(&anew, &mut search, &mut world.ledger).await.unwrap();
-        assert!(is_gap(&end.unwrap_err()));
+        let end = continuity.batch_before(&anew, &mut search, &mut world.ledger).await;
+        assert!(is_gap(end));
         search.forget();
         world.l1.now().log(18, L1EventKind::Revert { index: 3.into(), hash });
         let end = continuity.batch_before(&anew, &mut search, &mut world.ledger).await.unwrap();
-        assert_eq!((end, at(&world)), (Err(PollEnd::Behind), 17));
+        assert_eq!((end, at(&world)), (Before::GoneBack, 17));
     }
 
     #[tokio::test]
@@ -250,6 +265,6 @@ mod tests {
         world.l1.now().last_committed = 5.into();
         assert_eq!(hidden(&mut world, 30).await, None);
         world.l1.now().last_committed = 6.into();
-        assert_eq!((hidden(&mut world, 30).await, at(&world)), (Some(PollEnd::Behind), 13));
+        assert_eq!((hidden(&mut world, 30).await, at(&world)), (Some(GoneBack), 13));
     }
 }

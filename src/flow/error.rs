@@ -1,7 +1,65 @@
-//! Why the flow could not decide, and how bad that is.
+//! How something in the flow ends early: with a verdict, or because nothing could be decided.
+//!
+//! The two never turn into one another. A verdict ends a poll well, and the worker waits as for any other poll; an error
+//! ends it badly, and its severity says what the worker does.
 
 use crate::decide::stall::{Reason, Stall};
 use crate::error::{PortError, Severity};
+use crate::types::BatchIndex;
+
+/// What was decided, or why it ended early.
+pub type Decided<T> = Result<T, Stop>;
+
+/// Why something ended early.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Stop {
+    /// A verdict: the flow stands still, for this reason.
+    #[error("{0}")]
+    Stands(Stall),
+    /// It could not be decided.
+    #[error(transparent)]
+    Failed(FlowError),
+}
+
+impl Stop {
+    /// The same at batch `index`. An error is about the batch that it names itself, if any.
+    pub(crate) fn at(self, index: BatchIndex) -> Self {
+        match self {
+            Self::Stands(stall) => Self::Stands(Stall { batch: Some(index), ..stall }),
+            Self::Failed(error) => Self::Failed(error),
+        }
+    }
+
+    /// What was decided, for callers to whom a verdict is one more answer: none.
+    ///
+    /// # Errors
+    /// What could not be decided.
+    pub(crate) fn none_if_it_stands<T>(decided: Decided<T>) -> Result<Option<T>, FlowError> {
+        match decided {
+            Ok(decided) => Ok(Some(decided)),
+            Err(Self::Stands(_)) => Ok(None),
+            Err(Self::Failed(error)) => Err(error),
+        }
+    }
+}
+
+impl From<Stall> for Stop {
+    fn from(stall: Stall) -> Self {
+        Self::Stands(stall)
+    }
+}
+
+impl From<FlowError> for Stop {
+    fn from(error: FlowError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<PortError> for Stop {
+    fn from(error: PortError) -> Self {
+        Self::Failed(error.into())
+    }
+}
 
 /// The flow could not decide.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -41,5 +99,35 @@ impl FlowError {
             Self::Stall(stall) => stall.clone(),
             Self::Port(error) => Stall::new(Reason::of(error), error.to_string()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{PortErrorKind, Target};
+    use crate::flow::PollEnd;
+
+    /// Whatever its reason: a temporary one, one that halts, one that resets.
+    const REASONS: [Reason; 3] = [Reason::RootsUnavailable, Reason::StateRoot, Reason::L1Reorg];
+
+    #[test]
+    fn p9_a_verdict_stays_a_verdict_and_an_error_an_error() {
+        for reason in REASONS {
+            let stall = Stall::new(reason, "why");
+            let stands = || Stop::from(stall.clone());
+            let Stop::Stands(at) = stands().at(7.into()) else { panic!("{reason} was decided") };
+            assert_eq!(at, Stall::at(7.into(), reason, "why"));
+            assert_eq!(PollEnd::of(Err(stands())).unwrap(), PollEnd::Stalled(stall.clone()));
+            assert_eq!(Stop::none_if_it_stands::<()>(Err(stands())).unwrap(), None);
+
+            let failed = || Stop::from(FlowError::Stall(stall.clone()));
+            let Stop::Failed(error) = failed().at(7.into()) else { panic!("{reason} was not decided") };
+            assert_eq!(error.stall(), stall, "an error names its own batch");
+            assert_eq!(PollEnd::of(Err(failed())).unwrap_err().stall(), stall);
+            assert_eq!(Stop::none_if_it_stands::<()>(Err(failed())).unwrap_err().stall(), stall);
+        }
+        let error = PortError::new(Target::L2, PortErrorKind::Timeout, "");
+        assert!(matches!(Stop::from(error), Stop::Failed(FlowError::Port(_))));
     }
 }

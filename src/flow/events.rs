@@ -13,7 +13,7 @@ use crate::decide::stall::{Reason, Stall};
 use crate::decide::standing::{self, CommitFacts, Standing};
 use crate::error::{PortError, PortErrorKind, Target};
 use crate::flow::batch::{BatchEnd, Batches, Turn};
-use crate::flow::continuity::Continuity;
+use crate::flow::continuity::{Before, Continuity, GoneBack};
 use crate::flow::l1_range::{self, Reading};
 use crate::flow::l1_search::L1Search;
 use crate::flow::l1_view::L1View;
@@ -21,7 +21,7 @@ use crate::flow::ledger::Ledger;
 use crate::flow::node::Node;
 use crate::flow::settlement::{self, Settlements};
 use crate::flow::writer::{Hands, PendingWrite, SharedPause, Writer};
-use crate::flow::{BatchReport, FlowError, PollEnd, Ports, Settings};
+use crate::flow::{BatchReport, Decided, FlowError, PollEnd, Ports, Settings, Stop};
 use crate::ports::{L1Chain, L2Reader, Rows, Step, Suspect};
 use crate::types::{
     B256, BatchIndex, BatchRecord, Case, CommitEvent, Cursor, L1Event, L1EventKind, L1Message, L1Number, L1Ref,
@@ -142,20 +142,21 @@ impl Events {
         view: &L1View,
         settlements: &Settlements,
         round: &mut Round<'_>,
-    ) -> Result<PollEnd, FlowError> {
-        let mut end = self.read_range_once(view, settlements, round).await?;
+    ) -> Decided<PollEnd> {
+        let mut end = self.read_range_once(view, settlements, round).await;
         for _ in 0..MAX_ASKED_AGAIN {
-            let PollEnd::Stalled(stall) = &end else { break };
+            let Err(Stop::Stands(stall)) = &end else { break };
             if stall.reason != Reason::Gap || !self.l1.distrust(Suspect::Logs, &stall.detail) {
                 break;
             }
             warn!(code = stall.reason.code(), detail = stall.detail, "asking another L1 endpoint");
             self.search.forget();
-            end = self.read_range_once(view, settlements, round).await?;
+            end = self.read_range_once(view, settlements, round).await;
         }
+        let end = end?;
         if end == PollEnd::CaughtUp && view.stale {
             let detail = "the newest L1 block is older than it may be; is the L1 node frozen, or this clock wrong?";
-            return Ok(PollEnd::Stalled(Stall::new(Reason::L1Stale, detail)));
+            return Err(Stall::new(Reason::L1Stale, detail).into());
         }
         Ok(end)
     }
@@ -165,7 +166,7 @@ impl Events {
         view: &L1View,
         settlements: &Settlements,
         round: &mut Round<'_>,
-    ) -> Result<PollEnd, FlowError> {
+    ) -> Decided<PollEnd> {
         let (start, width) = (self.start, self.fetch_range);
         let Some(range) = cursor::next_range(round.ledger.cursor().as_ref(), start, view.confirmed, width) else {
             return Ok(PollEnd::CaughtUp);
@@ -191,19 +192,17 @@ impl Events {
         Ok(known)
     }
 
-    /// Deals with the events in order. Gives the end where the pull must stop early.
+    /// Deals with the events in order. Gives the end where the poll ends with them.
     async fn process(
         &mut self,
         reading: &Reading,
         view: &L1View,
         settlements: &Settlements,
         round: &mut Round<'_>,
-    ) -> Result<Option<PollEnd>, FlowError> {
+    ) -> Decided<Option<PollEnd>> {
         self.last_commit_at = reading.last_commit_at.or(self.last_commit_at);
         let begun = settlement::place_of(round.ledger.cursor().as_ref());
-        if let Some(stall) = settlements.left_out(round.ledger, &reading.events, begun, reading.end.number).await? {
-            return Ok(Some(PollEnd::Stalled(stall)));
-        }
+        settlements.left_out(round.ledger, &reading.events, begun, reading.end.number).await?;
         let hashes = self.standing_hashes(round.ledger, &reading.events).await;
         let mut messages: Vec<(L1Ref, L1Message)> = Vec::new();
         let mut proofs: Vec<L1Event> = Vec::new();
@@ -221,9 +220,7 @@ impl Events {
                     let again = commits.map(|commit| commit.index).any(|committed| committed == *index);
                     store_messages(round.ledger, &mut messages).await?;
                     store_proofs(round.ledger, &mut proofs).await?;
-                    if let Some(stall) = self.on_revert(event, *index, again, settlements, round).await? {
-                        return Ok(Some(PollEnd::Stalled(stall)));
-                    }
+                    self.on_revert(event, *index, again, settlements, round).await?;
                     round.node.sync_tags(round.ledger).await?;
                 }
                 L1EventKind::Commit { .. } => {
@@ -231,12 +228,8 @@ impl Events {
                     store_messages(round.ledger, &mut messages).await?;
                     store_proofs(round.ledger, &mut proofs).await?;
                     let reverted = match cursor::reverted_later(&reading.events, at, commit.index) {
-                        Some(block) => Ok(Some(block)),
+                        Some(block) => Some(block),
                         None => self.reverted_elsewhere(&commit, &hashes, view, settlements, round).await?,
-                    };
-                    let reverted = match reverted {
-                        Ok(reverted) => reverted,
-                        Err(stall) => return Ok(Some(PollEnd::Stalled(stall))),
                     };
                     if let Some(end) = self.on_commit(&commit, reverted, round).await? {
                         return Ok(Some(end));
@@ -244,10 +237,12 @@ impl Events {
                 }
             }
         }
-        if let Some(end) = self.continuity.hidden_logs(reading.end.number, view, &mut self.search, round.ledger).await?
-        {
+        let hidden = self.continuity.hidden_logs(reading.end.number, view, &mut self.search, round.ledger).await;
+        if matches!(hidden, Ok(Some(GoneBack)) | Err(Stop::Stands(_))) {
             store_messages(round.ledger, &mut messages).await?;
-            return Ok(Some(end));
+        }
+        if let Some(GoneBack) = hidden? {
+            return Ok(Some(PollEnd::Behind));
         }
         let end = Cursor { block: reading.end, log_index: None };
         // Twice the window: after a reorg inside it, the window below the ancestor is still there.
@@ -300,7 +295,7 @@ impl Events {
         view: &L1View,
         settlements: &Settlements,
         round: &mut Round<'_>,
-    ) -> Result<Result<Option<L1Number>, Stall>, FlowError> {
+    ) -> Decided<Option<L1Number>> {
         let (place, CommitEvent { index, hash, .. }) = (commit.place(), *commit);
         // What was read of reverts ahead of the batches, or before the node lost blocks and the cursor went back, is known
         // by place: a batch that was committed again with the same hash does not stand under this commit (M17).
@@ -308,15 +303,15 @@ impl Events {
         if let Some(revert) =
             self.known_revert(commit, now.is_none_or(|now| now == hash), settlements, round.ledger).await?
         {
-            return Ok(Ok(Some(revert)));
+            return Ok(Some(revert));
         }
         let stored = self.rows.batch(index).await?;
         let stands_later = stored.is_some_and(|r| r.place() > place);
         let mut facts = CommitFacts { hash, now, stands_later, revert: None, then: None };
         let (reason, detail) = loop {
             match standing::standing(&facts) {
-                Standing::Stands => return Ok(Ok(None)),
-                Standing::Reverted(block) => return Ok(Ok(Some(block))),
+                Standing::Stands => return Ok(None),
+                Standing::Reverted(block) => return Ok(Some(block)),
                 Standing::AskForRevert => {
                     let found = self.search.revert_after(index, place, view.confirmed).await?;
                     facts.revert = Some(found.map(|revert| revert.block.number));
@@ -336,7 +331,7 @@ impl Events {
                 }
             }
         };
-        Ok(Err(Stall::at(index, reason, detail)))
+        Err(Stall::at(index, reason, detail).into())
     }
 
     /// The L1 block of the stored revert that takes down `commit`. Where the contract holds the batch (`stands`), or was
@@ -368,19 +363,19 @@ impl Events {
         again: bool,
         settlements: &Settlements,
         round: &mut Round<'_>,
-    ) -> Result<Option<Stall>, FlowError> {
+    ) -> Decided<()> {
         let cursor = Cursor { block: event.block, log_index: Some(event.log_index) };
         let l1_blocks = round.blocks_up_to(event.block);
         let mut step = Step { revert: Some(event.clone()), l1_blocks, cursor: Some(cursor), ..Step::default() };
         if settlements.was_proved(round.ledger, index, event).await? {
             let detail = "L1 says that the contract reverted a batch that it had proved, which it cannot";
-            return Ok(Some(Stall::at(index, Reason::RevertBelowFinalized, detail)));
+            return Err(Stall::at(index, Reason::RevertBelowFinalized, detail).into());
         }
         let stands = self.rows.batch(index).await?;
         if let Some(record) = stands.filter(|r| r.place() < event.place()) {
             if settlements.denies_revert(event, &record, again).await? {
                 let detail = "an endpoint gave a revert of a batch that the contract holds in the very block";
-                return Ok(Some(Stall::at(index, Reason::Gap, detail)));
+                return Err(Stall::at(index, Reason::Gap, detail).into());
             }
             let before = match record.index.get() {
                 0 => None,
@@ -397,7 +392,7 @@ impl Events {
         round.ledger.commit(&step).await?;
         warn!(batch = index.get(), l1_block = event.block.number.get(), reason = "reverted", "L1 reverted a batch");
         self.reverted = self.reverted.saturating_add(1);
-        Ok(None)
+        Ok(())
     }
 
     async fn on_commit(
@@ -405,7 +400,7 @@ impl Events {
         commit: &CommitEvent,
         reverted: Option<L1Number>,
         round: &mut Round<'_>,
-    ) -> Result<Option<PollEnd>, FlowError> {
+    ) -> Decided<Option<PollEnd>> {
         let index = commit.index;
         if index.get() == 0 {
             let record = self.genesis_record(commit).await?;
@@ -422,35 +417,35 @@ impl Events {
             return Ok(Some(PollEnd::Reached));
         }
         let before = match self.continuity.batch_before(commit, &mut self.search, round.ledger).await? {
-            Ok(before) => before,
-            Err(end) => return Ok(Some(end)),
+            Before::Batch(before) => before,
+            Before::GoneBack => return Ok(Some(PollEnd::Behind)),
         };
-        if let Some(stall) = self.kept_verdict(commit, round).await? {
-            return Ok(Some(PollEnd::Stalled(stall)));
-        }
-        let end = {
+        self.kept_verdict(commit, round).await?;
+        let (end, blocks) = {
             let Round { ledger, node, pause, now, verdict, .. } = round;
             let hands = Hands { ledger, node, pause, now: *now };
-            let mut turn = Turn { hands, search: &mut self.search, verdict: *verdict };
-            self.batches.judge(commit, before.as_ref(), &mut turn).await?
+            let mut turn = Turn { hands, search: &mut self.search, verdict: *verdict, blocks: 0 };
+            (self.batches.judge(commit, before.as_deref(), &mut turn).await, turn.blocks)
         };
         match end {
-            BatchEnd::Verified(record) => {
+            Ok(BatchEnd::Verified(record)) => {
                 let reached = self.to_batch.is_some_and(|to| index >= to);
                 self.store_batch(*record, None, round).await?;
                 Ok(reached.then_some(PollEnd::Reached))
             }
-            BatchEnd::Stands { stall, blocks } => {
+            Err(Stop::Stands(stall)) => {
                 if !stall.reason.is_halt() && stall.reason != Reason::WouldSelfHeal {
                     let report = BatchReport { index, case: Case::Wait, blocks, rewritten: 0, encoder_drift: false };
                     round.reports.push(report);
                 }
                 self.keep_verdict(commit, &stall, blocks, round).await?;
-                Ok(Some(PollEnd::Stalled(stall)))
+                Err(stall.into())
             }
-            BatchEnd::WalkBack(found) => {
+            Err(failed @ Stop::Failed(_)) => Err(failed),
+            Ok(BatchEnd::WalkBack(found)) => {
                 let log = (found.block, found.log_index);
-                self.continuity.go_back_to(index.minus(1), log, "commit", round.ledger).await.map(Some)
+                let GoneBack = self.continuity.go_back_to(index.minus(1), log, "commit", round.ledger).await?;
+                Ok(Some(PollEnd::Behind))
             }
         }
     }
@@ -478,18 +473,18 @@ impl Events {
         Ok(())
     }
 
-    /// The kept verdict on this commit, if it still holds.
-    async fn kept_verdict(&mut self, commit: &CommitEvent, round: &Round<'_>) -> Result<Option<Stall>, FlowError> {
-        let Some(kept) = self.kept.take_if(|kept| kept.grounds.are_of(commit)) else { return Ok(None) };
+    /// Stands at the kept verdict on this commit, if it still holds.
+    async fn kept_verdict(&mut self, commit: &CommitEvent, round: &Round<'_>) -> Decided<()> {
+        let Some(kept) = self.kept.take_if(|kept| kept.grounds.are_of(commit)) else { return Ok(()) };
         let local = self.local_at(kept.end, round.node).await?;
         let grounds = Grounds { safe: round.ledger.heads().safe(), local, ..kept.grounds };
         if !recheck::holds(&kept.grounds, &grounds, round.now.saturating_sub(kept.at)) {
-            return Ok(None);
+            return Ok(());
         }
         let stall = kept.stall.clone();
         self.batches.writer.still_pending(kept.pending);
         self.kept = Some(kept);
-        Ok(Some(stall))
+        Err(stall.into())
     }
 
     /// The local block at `end`, or the head where that is lower.
@@ -648,7 +643,7 @@ mod tests {
             blocks: Vec::new(),
         };
         events.search.begin();
-        let end = events.read_range(&view, &settlements, &mut round).await.unwrap();
+        let end = PollEnd::of(events.read_range(&view, &settlements, &mut round).await).unwrap();
         (end, round.reports)
     }
 

@@ -36,6 +36,16 @@ pub(crate) struct FinalityShown {
     pub(crate) uncommitted: bool,
 }
 
+/// What the rows tell of what is final.
+enum Found {
+    /// This batch is, if the chains agree.
+    Candidate(Box<BatchRecord>),
+    /// It cannot be told for now.
+    Held(Held),
+    /// No batch is.
+    Nothing,
+}
+
 /// Finality, as it is advanced poll by poll.
 pub(crate) struct Finalizer {
     l1: Arc<dyn L1Chain>,
@@ -92,9 +102,13 @@ impl Finalizer {
         };
         self.shown.settled_to = settled_to;
         let candidate = match self.final_candidate(ledger, settlements, l1_finalized.number, settled_to).await? {
-            Ok(candidate) => candidate,
-            Err(held) => {
-                self.hold(held);
+            Found::Candidate(candidate) => candidate,
+            Found::Held(held) => {
+                self.hold(Some(held));
+                return Ok(());
+            }
+            Found::Nothing => {
+                self.hold(None);
                 return Ok(());
             }
         };
@@ -137,7 +151,7 @@ impl Finalizer {
         settlements: &Settlements,
         finalized_l1: L1Number,
         settled_to: Option<L1Number>,
-    ) -> Result<Result<BatchRecord, Option<Held>>, FlowError> {
+    ) -> Result<Found, FlowError> {
         let (rows, meaning) = (&self.rows, self.meaning);
         let proof = match meaning {
             FinalityMeaning::Committed => None,
@@ -149,18 +163,18 @@ impl Finalizer {
             let (revert, proof) = (revert.as_ref(), proof.as_ref());
             let facts = StandingFacts { meaning, candidate: &record, finalized_l1, settled_to, revert, proof };
             match finality::standing(&facts) {
-                Standing::Candidate => return Ok(Ok(record)),
+                Standing::Candidate => return Ok(Found::Candidate(Box::new(record))),
                 // A proof that contradicts the commits may be false: what L1 does not confirm contradicts nothing.
                 Standing::Held(Held::L1Contradicts) => {
                     let holds = is_proved(ledger, settlements, proof, record.index, finalized_l1).await?;
-                    return Ok(Err(Some(if holds { Held::L1Contradicts } else { Held::NotProven })));
+                    return Ok(Found::Held(if holds { Held::L1Contradicts } else { Held::NotProven }));
                 }
-                Standing::Held(held) => return Ok(Err(Some(held))),
+                Standing::Held(held) => return Ok(Found::Held(held)),
                 // Always a lower index: it ends.
                 Standing::LookAt(index) => candidate = rows.batch(index).await?,
             }
         }
-        Ok(Err(None))
+        Ok(Found::Nothing)
     }
 
     async fn ask_chains(

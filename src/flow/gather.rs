@@ -12,8 +12,9 @@ use crate::codec::batch::{self, Contexts};
 use crate::decide::binding::BoundCommit;
 use crate::decide::content::{self, ContentFault, Demands};
 use crate::decide::reconcile::held_bytes;
+use crate::decide::stall::{Reason, Stall};
 use crate::error::PortError;
-use crate::flow::FlowError;
+use crate::flow::{Decided, FlowError};
 use crate::ports::{BlobSource, L1Chain, L2Reader};
 use crate::types::{B256, BatchIndex, BatchRecord, BlockContent, L2Block, L2Header, L2Number};
 
@@ -138,46 +139,41 @@ impl Gatherer {
     /// The batch's blocks as its blobs hold them, still without the L1 messages' bytes.
     ///
     /// # Errors
-    /// When L1 or the beacon node cannot be asked.
-    pub(crate) async fn content(
-        &self,
-        batch: &BatchContext<'_>,
-    ) -> Result<Result<Vec<BlockContent>, ContentFault>, FlowError> {
+    /// When L1 or the beacon node cannot be asked; stands where the blobs hold something else.
+    pub(crate) async fn content(&self, batch: &BatchContext<'_>) -> Decided<Vec<BlockContent>> {
         let outline = &batch.bound.outline;
         let bytes = if outline.versioned_hashes.is_empty() && outline.contexts.is_some() {
             Bytes::new()
         } else {
-            match self.payload(batch.bound).await? {
-                Ok(bytes) => bytes,
-                Err(fault) => return Ok(Err(fault)),
-            }
+            self.payload(batch.bound).await?
         };
-        Ok(match &outline.contexts {
+        let blocks = match &outline.contexts {
             Some(contexts) => blocks_of(bytes, Contexts::Calldata(contexts)),
             None => blocks_of(bytes.clone(), Contexts::Count(batch.blocks))
                 .map_err(|fault| other_last(bytes, batch.last()).unwrap_or(fault)),
-        })
+        };
+        blocks.map_err(|fault| poison(batch.index(), &fault).into())
     }
 
     /// Fetches the blobs of a commit and decodes them to the payload.
     ///
     /// # Errors
     /// As [`Gatherer::content`].
-    pub(crate) async fn payload(&self, bound: &BoundCommit) -> Result<Result<Bytes, ContentFault>, FlowError> {
+    pub(crate) async fn payload(&self, bound: &BoundCommit) -> Decided<Bytes> {
         let outline = &bound.outline;
         if outline.versioned_hashes.is_empty() {
-            return Ok(Err(ContentFault::Malformed("the batch has no blob".to_owned())));
+            return Err(poison(outline.index(), &ContentFault::Malformed("the batch has no blob".to_owned())).into());
         }
         let headers = self.l1.headers(&[bound.blob_block.number]).await?;
         let Some(header) = headers.first().copied().flatten().filter(|h| h.l1_ref() == bound.blob_block) else {
-            return Err(FlowError::l1_changed(format!("L1 block {} is no longer canonical", bound.blob_block)));
+            return Err(FlowError::l1_changed(format!("L1 block {} is no longer canonical", bound.blob_block)).into());
         };
         if let Some(bytes) = self.kept(&outline.versioned_hashes) {
-            return Ok(Ok(bytes));
+            return Ok(bytes);
         }
         let blobs = match self.blobs.blobs(&header, &outline.versioned_hashes).await {
             Ok(blobs) => blobs,
-            Err(error) => return Err(self.missing_blob(bound, error).await),
+            Err(error) => return Err(self.missing_blob(bound, error).await.into()),
         };
         debug!(batch = outline.index().get(), blobs = blobs.len(), "blobs fetched");
         let decoded = tokio::task::spawn_blocking(move || batch::payload_of(&blobs)).await;
@@ -188,7 +184,7 @@ impl Gatherer {
         {
             self.keep(&outline.versioned_hashes, bytes.clone());
         }
-        Ok(decoded)
+        decoded.map_err(|fault| poison(outline.index(), &fault).into())
     }
 
     fn kept(&self, hashes: &[B256]) -> Option<Bytes> {
@@ -210,6 +206,11 @@ impl Gatherer {
             _ => FlowError::Port(error),
         }
     }
+}
+
+/// What L1 holds of batch `index` can be no batch.
+pub(crate) fn poison(index: BatchIndex, fault: &ContentFault) -> Stall {
+    Stall::at(index, Reason::PoisonBatch, fault.to_string())
 }
 
 /// The payload's blocks, with nothing after them.
@@ -237,6 +238,7 @@ mod tests {
 
     use super::*;
     use crate::error::Severity;
+    use crate::flow::Stop;
     use crate::flow::commit::{self, Contract};
     use crate::flow::testing::World;
     use crate::ports::PortResult;
@@ -255,7 +257,7 @@ mod tests {
     async fn bound(world: &World) -> BoundCommit {
         let mut contract = Contract::new(&world.l1, 0.into());
         let bound = commit::bind(&world.l1, world.settings.rollup, &world.commit(1), &mut contract).await;
-        bound.unwrap().unwrap()
+        bound.unwrap()
     }
 
     #[tokio::test]
@@ -264,11 +266,12 @@ mod tests {
         let blobs = Arc::new(Counted(world.ports.blobs.clone(), AtomicUsize::new(0)));
         let gatherer = Gatherer::new(world.ports.l1.clone(), blobs.clone(), world.ports.l2.clone());
         let bound = bound(&world).await;
-        let payload = gatherer.payload(&bound).await.unwrap().unwrap();
-        assert_eq!(gatherer.payload(&bound).await.unwrap(), Ok(payload));
+        let payload = gatherer.payload(&bound).await.unwrap();
+        assert_eq!(gatherer.payload(&bound).await.unwrap(), payload);
         assert_eq!(blobs.1.load(Ordering::SeqCst), 1);
         world.l1.now().reorganise(4);
-        assert_eq!(gatherer.payload(&bound).await.unwrap_err().severity(), Severity::Reset);
+        let gone = gatherer.payload(&bound).await;
+        assert!(matches!(gone, Err(Stop::Failed(error)) if error.severity() == Severity::Reset));
     }
 
     #[tokio::test]

@@ -14,7 +14,7 @@ use crate::decide::stall::{Reason, Stall};
 use crate::flow::l1_range::{self, Reading, cursor_before};
 use crate::flow::ledger::Ledger;
 use crate::flow::node::Node;
-use crate::flow::{Confirmations, FlowError, Ports, Settings, unix_now};
+use crate::flow::{Confirmations, Decided, FlowError, Ports, Settings, unix_now};
 use crate::ports::{L1Chain, Rows, Step, Suspect};
 use crate::types::{BatchRecord, Cursor, L1Header, L1Number, L1Ref, L1Tag};
 
@@ -74,43 +74,40 @@ impl L1Watch {
         self.reorgs
     }
 
-    /// Reads L1's head, and deals with a reorg. Gives a stall where L1 cannot be followed for now.
-    pub(crate) async fn look(
-        &mut self,
-        ledger: &mut Ledger,
-        node: &mut Node,
-    ) -> Result<Result<L1View, Stall>, FlowError> {
+    /// Reads L1's head, and deals with a reorg. It stands where L1 cannot be followed for now.
+    pub(crate) async fn look(&mut self, ledger: &mut Ledger, node: &mut Node) -> Decided<L1View> {
         let (Some(latest), confirmed) = self.latest().await? else {
-            return Ok(Err(Stall::new(Reason::L1Behind, "the L1 node has no block yet")));
+            return Err(Stall::new(Reason::L1Behind, "the L1 node has no block yet").into());
         };
         let Some(confirmed) = confirmed else {
-            return Ok(Err(Stall::new(Reason::L1Behind, "the L1 node names no such block yet")));
+            return Err(Stall::new(Reason::L1Behind, "the L1 node names no such block yet").into());
         };
         let view = L1View { confirmed, stale: self.is_stale(&latest), reorged: false };
         let after_reorg = L1View { reorged: true, ..view };
         self.confirmed = Some(confirmed);
         match self.find_reorg(ledger).await? {
-            Reorg::None => Ok(Ok(view)),
+            Reorg::None => Ok(view),
             Reorg::StrayCursor => {
                 self.leave_stray_block(ledger).await?;
-                Ok(Ok(view))
+                Ok(view)
             }
             Reorg::Behind => {
-                Ok(Err(Stall::new(Reason::L1Behind, "the L1 node's head lies below the last block that was read")))
+                Err(Stall::new(Reason::L1Behind, "the L1 node's head lies below the last block that was read").into())
             }
-            Reorg::TooDeep { window } => Ok(Err(Stall::new(
+            Reorg::TooDeep { window } => Err(Stall::new(
                 Reason::ReorgTooDeep,
                 format!(
                     "no L1 block of the last {window} is canonical any more; restore trust in L1, then start with a fresh database"
                 ),
-            ))),
+            )
+            .into()),
             Reorg::To(ancestor) => {
                 self.rewind(ledger, node, Some(ancestor), confirmed).await?;
-                Ok(Ok(after_reorg))
+                Ok(after_reorg)
             }
             Reorg::ToStart => {
                 self.rewind(ledger, node, None, confirmed).await?;
-                Ok(Ok(after_reorg))
+                Ok(after_reorg)
             }
         }
     }
@@ -337,7 +334,7 @@ async fn standing_above(ledger: &Ledger, floor: L1Number) -> Result<Vec<BatchRec
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::testing::World;
+    use crate::flow::testing::{World, stall_of};
 
     /// Six verified batches, committed in L1 blocks 4 to 14.
     async fn verified() -> World {
@@ -346,10 +343,10 @@ mod tests {
         world
     }
 
-    async fn look(world: &mut World) -> (Result<L1View, Stall>, L1Watch) {
+    async fn look(world: &mut World) -> (Decided<L1View>, L1Watch) {
         let mut watch = L1Watch::new(&world.ports, &world.settings);
         let mut node = world.poll_begins().await;
-        (watch.look(&mut world.ledger, &mut node).await.unwrap(), watch)
+        (watch.look(&mut world.ledger, &mut node).await, watch)
     }
 
     #[tokio::test]
@@ -398,7 +395,8 @@ mod tests {
         world.settings.reorg_window = 2;
         world.l1.now().reorganise(1);
         let before = (world.ledger.heads(), world.ledger.cursor());
-        assert_eq!(look(&mut world).await.0.unwrap_err().reason, Reason::ReorgTooDeep);
+        let end = look(&mut world).await.0;
+        assert_eq!(stall_of(end).map(|stall| stall.reason), Some(Reason::ReorgTooDeep));
         assert_eq!((world.ledger.heads(), world.ledger.cursor()), before);
     }
 }

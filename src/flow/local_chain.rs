@@ -15,9 +15,9 @@ use crate::decide::heads::Move;
 use crate::decide::liveness::{Liveness, Verdict};
 use crate::decide::local_chain::{self, Held, HeldFacts, Lost};
 use crate::decide::stall::{Reason, Stall};
-use crate::flow::FlowError;
 use crate::flow::l1_range::cursor_before;
 use crate::flow::ledger::Ledger;
+use crate::flow::{Decided, FlowError};
 use crate::ports::{L1Chain, L2Reader, PortResult, Step};
 use crate::types::{BatchRecord, Cursor, L2Number, L2Ref, L2Snapshot};
 
@@ -88,11 +88,7 @@ impl LocalChain {
     }
 
     /// Checks that the node still holds our safe block; goes back to what it holds where it does not.
-    pub(crate) async fn check_safe(
-        &mut self,
-        ledger: &mut Ledger,
-        node: &L2Snapshot,
-    ) -> Result<Result<(), Stall>, FlowError> {
+    pub(crate) async fn check_safe(&mut self, ledger: &mut Ledger, node: &L2Snapshot) -> Decided<()> {
         self.lost = self.lost.and_then(|lost| lost.still(node.head.number));
         // It tells of the poll's start: of nothing that is asked later.
         let at_safe = self.at_safe.take();
@@ -105,23 +101,18 @@ impl LocalChain {
         {
             info!(safe = last.number.get(), "the batches of a dropped revert stand again");
             ledger.commit(&Step { safe: heads.safe(), ..Step::default() }).await?;
-            return Ok(Ok(()));
+            return Ok(());
         }
-        let Some(safe) = ledger.heads().safe().or(restored) else { return Ok(Ok(())) };
+        let Some(safe) = ledger.heads().safe().or(restored) else { return Ok(()) };
         let seen = at_safe == Some(safe) && is_present(safe.number, node.head.number);
         if restored.is_none() && (seen || self.holds(safe, node).await?) {
-            return Ok(Ok(()));
+            return Ok(());
         }
         self.go_back(ledger, safe, node).await
     }
 
     /// The node no longer holds `safe`: heads and cursor go back to what it holds.
-    async fn go_back(
-        &mut self,
-        ledger: &mut Ledger,
-        safe: L2Ref,
-        node: &L2Snapshot,
-    ) -> Result<Result<(), Stall>, FlowError> {
+    async fn go_back(&mut self, ledger: &mut Ledger, safe: L2Ref, node: &L2Snapshot) -> Decided<()> {
         let lost = !is_present(safe.number, node.head.number);
         let (highest, oldest) = self.highest_held(ledger, node).await?;
         let holds_finalized = match ledger.heads().finalized() {
@@ -134,7 +125,7 @@ impl LocalChain {
             Held::Back(heads) => heads,
             Held::DivergesBelowFinalized => {
                 let detail = "the local chain differs from the verified one at or below the finalized head";
-                return Ok(Err(Stall::new(Reason::DivergesBelowFinalized, detail)));
+                return Err(Stall::new(Reason::DivergesBelowFinalized, detail).into());
             }
         };
         let cursor = match (&highest, &oldest) {
@@ -161,7 +152,7 @@ impl LocalChain {
         if lost {
             self.lost = Some(Lost::more(self.lost, safe.number, heads.safe(), node.head.number));
         }
-        Ok(Ok(()))
+        Ok(())
     }
 
     /// A node that lost its finalized block and has it back has safe on it again at once: between the last standing batch
@@ -218,7 +209,7 @@ impl LocalChain {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::testing::World;
+    use crate::flow::testing::{World, stall_of};
 
     const MINUTE: Duration = Duration::from_secs(60);
 
@@ -231,10 +222,10 @@ mod tests {
         world
     }
 
-    async fn check_safe(world: &mut World) -> (Result<(), Stall>, LocalChain) {
+    async fn check_safe(world: &mut World) -> (Decided<()>, LocalChain) {
         let mut chain = LocalChain::new(world.ports.l1.clone(), world.ports.l2.clone(), MINUTE);
         let node = world.shown().await;
-        (chain.check_safe(&mut world.ledger, &node).await.unwrap(), chain)
+        (chain.check_safe(&mut world.ledger, &node).await, chain)
     }
 
     #[tokio::test]
@@ -242,7 +233,7 @@ mod tests {
         let mut world = verified(2).await;
         world.node.node().kill(50);
         let (end, chain) = check_safe(&mut world).await;
-        assert_eq!(end, Ok(()));
+        end.unwrap();
         assert_eq!(world.ledger.heads().safe(), Some(world.l2(48)));
         assert_eq!(world.ledger.heads().finalized(), Some(world.l2(24)));
         let fourth = world.row(4);
@@ -256,7 +247,7 @@ mod tests {
         let mut world = verified(2).await;
         world.fork_l2(50);
         let (end, chain) = check_safe(&mut world).await;
-        assert_eq!(end, Ok(()));
+        end.unwrap();
         assert_eq!(world.ledger.heads().safe(), Some(world.l2(48)));
         assert_eq!(chain.lost(), None);
     }
@@ -267,7 +258,7 @@ mod tests {
         world.fork_l2(30);
         let before = (world.ledger.heads(), world.ledger.cursor());
         let (end, _) = check_safe(&mut world).await;
-        assert_eq!(end.unwrap_err().reason, Reason::DivergesBelowFinalized);
+        assert_eq!(stall_of(end).map(|stall| stall.reason), Some(Reason::DivergesBelowFinalized));
         assert_eq!((world.ledger.heads(), world.ledger.cursor()), before);
     }
 

@@ -29,7 +29,7 @@
 //! No SQL, no JSON, no HTTP: everything outside is reached through `ports`. A test holds the table to the sources.
 
 pub(crate) use self::clock::unix_now;
-pub use self::error::FlowError;
+pub use self::error::{Decided, FlowError, Stop};
 pub use self::settings::{Ports, Settings};
 pub use self::status::{BatchReport, PollEnd, PollReport, Status};
 pub use crate::types::{Confirmations, FinalityMeaning, Mode};

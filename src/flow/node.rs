@@ -3,11 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::decide::stall::Stall;
-use crate::flow::FlowError;
 use crate::flow::ledger::Ledger;
 use crate::flow::local_chain::LocalChain;
 use crate::flow::tags::NodeTags;
+use crate::flow::{Decided, FlowError};
 use crate::ports::{L1Chain, L2Engine, L2Reader};
 use crate::types::{L2Number, L2Ref, L2Snapshot};
 
@@ -69,7 +68,7 @@ impl Node {
     }
 
     /// Checks that it still holds our safe block; goes back to what it holds where it does not.
-    pub(crate) async fn check_safe(&mut self, ledger: &mut Ledger) -> Result<Result<(), Stall>, FlowError> {
+    pub(crate) async fn check_safe(&mut self, ledger: &mut Ledger) -> Decided<()> {
         self.local.check_safe(ledger, &self.shown).await
     }
 

@@ -12,24 +12,18 @@ use crate::decide::reconcile::Plan;
 use crate::decide::refusal::{self, Refusal, Subject};
 use crate::decide::stall::{Reason, Stall};
 use crate::error::{PortError, PortErrorKind};
-use crate::flow::FlowError;
 use crate::flow::quiesce::NoPause;
+use crate::flow::{FlowError, Stop};
 use crate::types::B256;
 
 /// After so many tries in a row a refusal that may pass is shown as one that somebody must look at.
 const TRIES_SHOWN: u32 = 8;
 
-/// What a try to write came to when it failed, and what is answered for it until the next one.
-#[derive(Clone, Debug)]
-pub(crate) enum Answer {
-    Stands(Stall),
-    Failed(FlowError),
-}
-
 /// Why a try to write failed.
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
-    pub(crate) answer: Answer,
+    /// What is answered for the try, and until the next one.
+    pub(crate) answer: Stop,
     /// What it says about the next try; none where it says nothing, because something was written.
     pub(crate) refusal: Option<(Refusal, Subject)>,
     /// Blocks were written before it, and are there: the next try begins further up.
@@ -38,18 +32,18 @@ pub(crate) struct Failure {
 
 impl Failure {
     /// The chain changed under way, or what was read contradicts itself.
-    pub(crate) fn changed(answer: Answer) -> Self {
+    pub(crate) fn changed(answer: Stop) -> Self {
         Self { answer, refusal: Some((Refusal::ChainChanged, Subject::EveryWrite)), progressed: false }
     }
 
     /// A verdict that is found again without a pause.
     pub(crate) const fn seen_without_a_pause(stall: Stall) -> Self {
-        Self { answer: Answer::Stands(stall), refusal: None, progressed: false }
+        Self { answer: Stop::Stands(stall), refusal: None, progressed: false }
     }
 
     /// What failed before anything was paused: it costs nothing to try it again.
     pub(crate) fn before_a_pause(error: impl Into<FlowError>) -> Self {
-        Self { answer: Answer::Failed(error.into()), refusal: None, progressed: false }
+        Self { answer: Stop::Failed(error.into()), refusal: None, progressed: false }
     }
 }
 
@@ -59,7 +53,7 @@ impl From<NoPause> for Failure {
             NoPause::NotAsked(error) => Self::before_a_pause(error),
             NoPause::Failed(error) => {
                 let refusal = Some((Refusal::NotPaused, Subject::EveryWrite));
-                Self { answer: Answer::Failed(error.into()), refusal, progressed: false }
+                Self { answer: Stop::Failed(error.into()), refusal, progressed: false }
             }
         }
     }
@@ -71,7 +65,7 @@ impl From<FlowError> for Failure {
             FlowError::Stall(_) => Refusal::ChainChanged,
             FlowError::Port(_) => Refusal::Passing,
         };
-        Self { answer: Answer::Failed(error), refusal: Some((refusal, Subject::EveryWrite)), progressed: false }
+        Self { answer: Stop::Failed(error), refusal: Some((refusal, Subject::EveryWrite)), progressed: false }
     }
 }
 
@@ -98,7 +92,7 @@ struct Held {
     tries: u32,
     /// No try before, on the poll's clock.
     until: Duration,
-    answer: Answer,
+    answer: Stop,
     /// The version of the node that answered.
     version: Option<B256>,
 }
@@ -117,7 +111,7 @@ pub(crate) struct Patience {
 
 impl Patience {
     /// What is answered for `plan` in place of a try; none where it may be tried now.
-    pub(crate) fn answer(&self, plan: &Plan, now: Duration) -> Option<Answer> {
+    pub(crate) fn answer(&self, plan: &Plan, now: Duration) -> Option<Stop> {
         let held = self.held.as_ref().filter(|held| held.subject.covers(plan) && now < held.until)?;
         Some(held.answer.clone())
     }
@@ -164,7 +158,7 @@ impl Patience {
     }
 
     /// Remembers that a plan, tried so many `tries` before, failed again. Gives what is answered for it from now on.
-    pub(crate) fn failed(&mut self, failure: Failure, tries: u32, clock: Clock) -> Answer {
+    pub(crate) fn failed(&mut self, failure: Failure, tries: u32, clock: Clock) -> Stop {
         let Failure { answer, refusal, progressed } = failure;
         let Some((refusal, subject)) = refusal else { return answer };
         let tries = if progressed { 1 } else { tries.saturating_add(1) };
@@ -176,15 +170,15 @@ impl Patience {
 }
 
 /// A refusal that may pass, and does not, is shown as one. It is tried again all the same.
-fn shown(answer: Answer, refusal: Refusal, tries: u32) -> Answer {
+fn shown(answer: Stop, refusal: Refusal, tries: u32) -> Stop {
     match answer {
-        Answer::Failed(FlowError::Port(error))
+        Stop::Failed(FlowError::Port(error))
             if refusal == Refusal::Passing
                 && tries >= TRIES_SHOWN
                 && matches!(error.kind, PortErrorKind::Refused { .. }) =>
         {
             let detail = format!("refused {tries} times in a row, and tried again every few minutes: {error}");
-            Answer::Stands(Stall::new(Reason::BlockRefused, detail))
+            Stop::Stands(Stall::new(Reason::BlockRefused, detail))
         }
         answer => answer,
     }
@@ -220,7 +214,7 @@ mod tests {
             PortError::new(Target::Engine, PortErrorKind::Refused { code: -32000, message: "busy".to_owned() }, "busy");
         let subject = Subject::block(plan.skip.hash, &plan.blocks[0]);
         Failure {
-            answer: Answer::Failed(FlowError::Port(error)),
+            answer: Stop::Failed(FlowError::Port(error)),
             refusal: Some((Refusal::Passing, subject)),
             progressed: false,
         }
@@ -230,7 +224,7 @@ mod tests {
         FlowError::local_changed("moved").into()
     }
 
-    fn fail(patience: &mut Patience, failure: Failure, plan: &Plan, now: u64) -> Answer {
+    fn fail(patience: &mut Patience, failure: Failure, plan: &Plan, now: u64) -> Stop {
         let tries = patience.tries(plan);
         patience.failed(failure, tries, clock(now))
     }
@@ -308,7 +302,7 @@ mod tests {
         let plan = plan(8);
         let mut patience = Patience::default();
         let shown: Vec<_> =
-            (0..9).map(|n| matches!(fail(&mut patience, refused(&plan), &plan, n * 600), Answer::Stands(_))).collect();
+            (0..9).map(|n| matches!(fail(&mut patience, refused(&plan), &plan, n * 600), Stop::Stands(_))).collect();
         assert_eq!(shown, [[false; 7].as_slice(), &[true; 2]].concat());
         assert!(!waits(&patience, &plan, 8 * 600 + 600));
         let stall = Stall::new(Reason::DivergesBelowFinalized, "");

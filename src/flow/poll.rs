@@ -19,7 +19,7 @@ use crate::flow::node::Node;
 use crate::flow::quiesce::Quiesce;
 use crate::flow::settlement::Settlements;
 use crate::flow::writer::{PendingWrite, SharedPause, Writer};
-use crate::flow::{BatchReport, FlowError, PollEnd, PollReport, Ports, Settings, Status};
+use crate::flow::{BatchReport, Decided, FlowError, PollEnd, PollReport, Ports, Settings, Status, Stop};
 use crate::ports::Step;
 use crate::types::{BatchIndex, CommitEvent, Cursor, FinalityMeaning, L1Message, L1Ref, L2Number, L2Ref};
 
@@ -124,7 +124,7 @@ impl Poll {
         let degraded = self.quiesce.is_degraded();
         let pauses = self.quiesce.pauses();
         let mut batches = Vec::new();
-        let end = self.in_order(verdict, now, &mut batches).await;
+        let end = PollEnd::of(self.in_order(verdict, now, &mut batches).await);
         if self.quiesce.pauses() != pauses {
             self.node.local.paused(observed);
         }
@@ -147,35 +147,24 @@ impl Poll {
         Ok(())
     }
 
-    async fn in_order(
-        &mut self,
-        verdict: Verdict,
-        now: Duration,
-        batches: &mut Vec<BatchReport>,
-    ) -> Result<PollEnd, FlowError> {
-        if let Err(stall) = self.node.check_safe(&mut self.ledger).await? {
-            return Ok(PollEnd::Stalled(stall));
-        }
+    async fn in_order(&mut self, verdict: Verdict, now: Duration, batches: &mut Vec<BatchReport>) -> Decided<PollEnd> {
+        self.node.check_safe(&mut self.ledger).await?;
         // Tags first: a node that restarted has them right again even while L1 cannot be asked (E10, E20).
         if let Err(error) = self.node.unmark(&mut self.ledger).await {
             warn!(%error, "a tag that the execution node moved by itself cannot be put back yet");
         }
         self.node.sync_tags(&self.ledger).await?;
-        let view = match self.l1.look(&mut self.ledger, &mut self.node).await? {
-            Ok(view) => view,
-            Err(stall) => return Ok(PollEnd::Stalled(stall)),
-        };
+        let view = self.l1.look(&mut self.ledger, &mut self.node).await?;
         self.events.search.confirmed_is(view.confirmed);
         if view.reorged {
             self.events.search.forget();
             // A dropped RevertBatch lets batches stand again; a dropped batch takes the node's tag down at once (B3).
-            if let Err(stall) = self.node.check_safe(&mut self.ledger).await? {
-                return Ok(PollEnd::Stalled(stall));
-            }
+            self.node.check_safe(&mut self.ledger).await?;
             self.node.sync_tags(&self.ledger).await?;
         }
         let mut pause = SharedPause::default();
-        let read = self.read(&view, &mut pause, verdict, now, batches).await;
+        // A batch at which it stands ends nothing early here: what comes after is done all the same.
+        let read = PollEnd::of(self.read(&view, &mut pause, verdict, now, batches).await);
         if read.is_ok() {
             self.events.search.poll_went_well();
         }
@@ -202,7 +191,7 @@ impl Poll {
         verdict: Verdict,
         now: Duration,
         batches: &mut Vec<BatchReport>,
-    ) -> Result<PollEnd, FlowError> {
+    ) -> Decided<PollEnd> {
         let Self { ledger, node, events, settlements, .. } = self;
         let (reports, blocks) = (Vec::new(), Vec::new());
         let mut round = Round { ledger, node, pause, now, verdict, reports, blocks };
@@ -263,8 +252,8 @@ impl Poll {
     async fn last_block_on_l1(&mut self, index: BatchIndex) -> Result<Option<L2Number>, FlowError> {
         let Events { batches, search, .. } = &mut self.events;
         let Some(commit) = search.standing_commit(index).await? else { return Ok(None) };
-        let bound = batches.bind(&commit, None, search, &mut self.ledger).await?;
-        Ok(bound.ok().map(|bound| bound.outline.last))
+        let bound = batches.bind(&commit, None, search, &mut self.ledger).await;
+        Ok(Stop::none_if_it_stands(bound)?.map(|bound| bound.outline.last))
     }
 
     /// Keeps L1 messages that a recording read.

@@ -13,8 +13,8 @@ use crate::decide::recheck;
 use crate::decide::roots::{self, EMPTY_WITHDRAWAL_ROOT, Roots as Verdict, RootsFacts, WithdrawalRoot};
 use crate::decide::stall::{Reason, Stall};
 use crate::error::{PortError, PortErrorKind};
-use crate::flow::FlowError;
 use crate::flow::gather::BatchContext;
+use crate::flow::{Decided, FlowError};
 use crate::ports::{L2Reader, MessageRoot, PortResult};
 use crate::types::{B256, BatchIndex, L2Header, L2Number, L2Ref, Outcome};
 
@@ -107,7 +107,7 @@ impl Roots {
         asked: &Asked,
         time: Duration,
         now: Duration,
-    ) -> Result<Option<Stall>, FlowError> {
+    ) -> Decided<()> {
         let mut facts = RootsFacts {
             expected_state: asked.state_root,
             actual_state: asked.last.state_root,
@@ -121,7 +121,7 @@ impl Roots {
         }
         let number = asked.last.number;
         let (reason, detail) = match roots::compare(&facts) {
-            Verdict::Equal => return Ok(None),
+            Verdict::Equal => return Ok(()),
             Verdict::StateDiffers { expected, actual } => {
                 (Reason::StateRoot, format!("postStateRoot: L1 says {expected:?}, block {number} has {actual:?}"))
             }
@@ -139,7 +139,7 @@ impl Roots {
                 },
             ),
         };
-        Ok(Some(Stall::at(asked.index, reason, detail)))
+        Err(Stall::at(asked.index, reason, detail).into())
     }
 
     /// The withdrawal root at the last block: from the state, or where that is pruned from the logs: the last AppendMessage
@@ -212,7 +212,7 @@ fn gone(error: PortError) -> FlowError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::testing::World;
+    use crate::flow::testing::{World, stall_of};
 
     /// What is asked of batch 1, with L1's own roots.
     async fn asked(world: &World) -> Asked {
@@ -229,8 +229,8 @@ mod tests {
     }
 
     async fn reason(world: &World, asked: &Asked) -> Option<Reason> {
-        let stall = Roots::default().check(&world.node, asked, Duration::ZERO, Duration::ZERO).await.unwrap();
-        stall.map(|stall| stall.reason)
+        let end = Roots::default().check(&world.node, asked, Duration::ZERO, Duration::ZERO).await;
+        stall_of(end).map(|stall| stall.reason)
     }
 
     #[tokio::test]

@@ -13,8 +13,8 @@ use tracing::{debug, warn};
 use crate::decide::finality;
 use crate::decide::settlement::{self, Proof, ProofFacts, RevertFacts};
 use crate::decide::stall::{Reason, Stall};
-use crate::flow::FlowError;
 use crate::flow::ledger::Ledger;
+use crate::flow::{Decided, FlowError};
 use crate::ports::{L1Chain, PortResult, RangeLogs, Rows, Step};
 use crate::types::{B256, BatchIndex, BatchRecord, Cursor, L1Event, L1EventKind, L1Header, L1Number, L1Ref};
 
@@ -182,29 +182,28 @@ impl Settlements {
         events: &[L1Event],
         place: (L1Number, u64),
         to: L1Number,
-    ) -> Result<Option<Stall>, FlowError> {
+    ) -> Decided<()> {
         let known = self.rows.reverts_within(place, to, REVERTS_MAX).await?;
         // By block and content: providers differ in how they count logs and transactions.
         let is_there = |known: &L1Event| events.iter().any(|e| e.block == known.block && e.kind == known.kind);
         let missing: Vec<_> = known.into_iter().filter(|known| !is_there(known)).take(MISSING_MAX).collect();
-        let Some(first) = missing.first() else { return Ok(None) };
+        let Some(first) = missing.first() else { return Ok(()) };
         let numbers: Vec<_> = missing.iter().map(|event| event.block.number).collect();
         let live = self.l1.headers(&numbers).await?;
         for (event, live) in missing.iter().zip(live) {
             let L1EventKind::Revert { index, .. } = event.kind else { continue };
             let Some(live) = live else {
-                return Err(FlowError::l1_changed(format!("an L1 endpoint does not know block {}", event.block)));
+                return Err(FlowError::l1_changed(format!("an L1 endpoint does not know block {}", event.block)).into());
             };
             if live.l1_ref() == event.block && self.is_confirmed(event).await? {
                 let detail = format!("an L1 endpoint left out the revert of batch {index} in L1 block {}", event.block);
-                return Ok(Some(Stall::at(index, Reason::Gap, detail)));
+                return Err(Stall::at(index, Reason::Gap, detail).into());
             }
         }
         warn!(l1_block = %first.block, "L1 does not confirm a revert that was read ahead; it is forgotten");
         let whole = place.1 == u64::MAX;
         let above = if whole { place.0 } else { place.0.minus(1) };
-        self.forget_above(ledger, above).await?;
-        Ok(None)
+        Ok(self.forget_above(ledger, above).await?)
     }
 
     /// Forgets the reverts and proofs above block `above`, and how far they were read: they came from the same endpoint,
@@ -319,7 +318,7 @@ pub(crate) fn place_of(cursor: Option<&Cursor>) -> (L1Number, u64) {
 mod tests {
     use super::*;
     use crate::error::{PortError, PortErrorKind, Target};
-    use crate::flow::testing::World;
+    use crate::flow::testing::{World, stall_of};
 
     fn settlements(world: &World) -> Settlements {
         Settlements::new(world.ports.l1.clone(), world.ports.progress.clone(), 0.into(), 500)
@@ -376,12 +375,12 @@ mod tests {
         let settlements = settlements(&world);
         let place = (15.into(), u64::MAX);
         let given = [revert.clone()];
-        assert_eq!(settlements.left_out(&mut world.ledger, &given, place, 30.into()).await.unwrap(), None);
-        let stall = settlements.left_out(&mut world.ledger, &[], place, 30.into()).await.unwrap();
-        assert_eq!(stall.map(|stall| stall.reason), Some(Reason::Gap));
+        settlements.left_out(&mut world.ledger, &given, place, 30.into()).await.unwrap();
+        let end = settlements.left_out(&mut world.ledger, &[], place, 30.into()).await;
+        assert_eq!(stall_of(end).map(|stall| stall.reason), Some(Reason::Gap));
         // L1 does not confirm it any more.
         world.l1.now().events.retain(|event| *event != revert);
-        assert_eq!(settlements.left_out(&mut world.ledger, &[], place, 30.into()).await.unwrap(), None);
+        settlements.left_out(&mut world.ledger, &[], place, 30.into()).await.unwrap();
         assert_eq!(world.ports.progress.revert_after(6.into(), (14.into(), 0)).await.unwrap(), None);
     }
 

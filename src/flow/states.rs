@@ -10,7 +10,7 @@ use tracing::info;
 
 use crate::decide::reconcile::{self, Again, Plan};
 use crate::decide::stall::{Reason, Stall};
-use crate::flow::FlowError;
+use crate::flow::{Decided, FlowError};
 use crate::ports::L2Reader;
 use crate::types::{L2Block, L2Number};
 
@@ -34,10 +34,10 @@ impl KeptStates {
     /// `plan`, on a parent whose state the node has: as it is where that is its own, or where the node cannot be asked;
     /// else with the equal blocks from the nearest older one on. None is looked for below `floor`, the finalized height: the head falls
     /// while they are written.
-    pub(crate) async fn on_kept_state(&self, plan: Plan, floor: L2Number) -> Result<Result<Plan, Stall>, FlowError> {
+    pub(crate) async fn on_kept_state(&self, plan: Plan, floor: L2Number) -> Decided<Plan> {
         let skip = plan.skip.number;
         if !plan.rewrites() {
-            return Ok(Ok(plan));
+            return Ok(plan);
         }
         let kept = match self.l2.has_states(&[skip]).await {
             Err(error) if error.is_transient() => return Err(error.into()),
@@ -45,7 +45,7 @@ impl KeptStates {
             answer => answer.ok().flatten(),
         };
         if kept.as_deref() != Some(&[false]) {
-            return Ok(Ok(plan));
+            return Ok(plan);
         }
         let Some(from) = self.nearest_state(skip, floor).await? else {
             let detail = format!(
@@ -54,11 +54,11 @@ impl KeptStates {
                  down, or sync it anew",
                 reconcile::older_states(skip, floor).len()
             );
-            return Ok(Err(Stall::new(Reason::StateMissing, detail)));
+            return Err(Stall::new(Reason::StateMissing, detail).into());
         };
         let Some(blocks) = self.equal_blocks(from, skip).await? else {
             let detail = format!("blocks {from} to {skip} would be written again, and hold more than can be kept");
-            return Ok(Err(Stall::new(Reason::StateMissing, detail)));
+            return Err(Stall::new(Reason::StateMissing, detail).into());
         };
         match reconcile::write_again(plan, &blocks, self.switch_ms) {
             Ok(extended) => {
@@ -67,15 +67,15 @@ impl KeptStates {
                     skip = skip.get(),
                     "the parent's state is missing; equal blocks are written again"
                 );
-                Ok(Ok(extended))
+                Ok(extended)
             }
-            Err(Again::Unlinked) => Err(FlowError::local_changed(format!("the blocks up to {skip} changed"))),
+            Err(Again::Unlinked) => Err(FlowError::local_changed(format!("the blocks up to {skip} changed")).into()),
             Err(Again::BeforeSwitch(number)) => {
                 let detail = format!(
                     "the node no longer has the state of block {skip}, and block {number} lies before the \
                      single-sequencer switch: it is never written. Run the node in archive mode, or sync it anew"
                 );
-                Ok(Err(Stall::new(Reason::StateMissing, detail)))
+                Err(Stall::new(Reason::StateMissing, detail).into())
             }
         }
     }
@@ -119,7 +119,7 @@ impl KeptStates {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::testing::World;
+    use crate::flow::testing::{World, stall_of};
     use crate::types::L2Ref;
 
     /// Block 61 is to be rewritten on a node without archive mode.
@@ -139,10 +139,10 @@ mod tests {
     async fn equal_blocks_are_written_again_from_the_nearest_state_that_the_node_has() {
         let (world, plan) = rewriting(false).await;
         let states = KeptStates::new(world.ports.l2.clone(), 0, usize::MAX);
-        assert_eq!(states.on_kept_state(plan.clone(), 0.into()).await.unwrap(), Ok(plan));
+        assert_eq!(states.on_kept_state(plan.clone(), 0.into()).await.unwrap(), plan);
         let (world, plan) = rewriting(true).await;
         let states = KeptStates::new(world.ports.l2.clone(), 0, usize::MAX);
-        let extended = states.on_kept_state(plan, 0.into()).await.unwrap().unwrap();
+        let extended = states.on_kept_state(plan, 0.into()).await.unwrap();
         assert_eq!((extended.skip, extended.blocks.len(), extended.again.len()), (world.l2(0), 61, 60));
     }
 
@@ -151,8 +151,8 @@ mod tests {
         for (floor, bytes) in [(50, usize::MAX), (0, 100)] {
             let (world, plan) = rewriting(true).await;
             let states = KeptStates::new(world.ports.l2.clone(), 0, bytes);
-            let stall = states.on_kept_state(plan, floor.into()).await.unwrap().unwrap_err();
-            assert_eq!(stall.reason, Reason::StateMissing);
+            let end = states.on_kept_state(plan, floor.into()).await;
+            assert_eq!(stall_of(end).map(|stall| stall.reason), Some(Reason::StateMissing));
         }
     }
 }

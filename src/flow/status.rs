@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::decide::finality::Held;
 use crate::decide::liveness::Verdict;
 use crate::decide::stall::Stall;
+use crate::flow::error::{Decided, FlowError, Stop};
 use crate::types::{BatchIndex, Case, FinalityMeaning, L1Number, L2Ref};
 
 /// What was done about one batch, for reports.
@@ -34,6 +35,20 @@ pub enum PollEnd {
     Reached,
     /// It stands still, for this reason.
     Stalled(Stall),
+}
+
+impl PollEnd {
+    /// How a poll ended that may have ended early: a verdict is an end like any other.
+    ///
+    /// # Errors
+    /// What could not be decided.
+    pub(crate) fn of(decided: Decided<Self>) -> Result<Self, FlowError> {
+        match decided {
+            Ok(end) => Ok(end),
+            Err(Stop::Stands(stall)) => Ok(Self::Stalled(stall)),
+            Err(Stop::Failed(error)) => Err(error),
+        }
+    }
 }
 
 /// What one poll did.

@@ -15,11 +15,12 @@ use super::ledger::Ledger;
 use super::node::Node;
 use super::quiesce::Quiesce;
 use super::writer::Writer;
-use super::{Confirmations, Ports, Settings};
+use super::{Confirmations, Decided, Ports, Settings, Stop};
 use crate::adapters::fixture::Fixture;
 use crate::adapters::replay::Replay;
 use crate::adapters::store::SqliteStore;
 use crate::commands::replay::oracle;
+use crate::decide::stall::Stall;
 use crate::devnet::embedded::Embedded;
 use crate::devnet::node::{Node as Execution, SafeL2Data};
 use crate::devnet::oracle::Oracle;
@@ -28,6 +29,15 @@ use crate::types::{
     B256, BatchIndex, BatchRecord, Case, CommitEvent, Cursor, L1Event, L1EventKind, L1Header, L1Number, L1Ref, L1Tag,
     L1Transaction, L2Number, L2Ref, L2Snapshot, Outcome, QueueIndex, TracedCall,
 };
+
+/// The verdict at which it stands; none where something else was decided.
+pub(super) fn stall_of<T>(decided: Decided<T>) -> Option<Stall> {
+    match decided {
+        Ok(_) => None,
+        Err(Stop::Stands(stall)) => Some(stall),
+        Err(Stop::Failed(error)) => panic!("not decided: {error}"),
+    }
+}
 
 /// An L1 to be bent.
 pub(super) struct L1 {

@@ -18,11 +18,11 @@ use crate::flow::intents::{self, Noted};
 use crate::flow::ledger::Ledger;
 use crate::flow::node::Node;
 use crate::flow::one_node::BothSides;
-use crate::flow::patience::{Answer, Clock, Failure, Patience};
+use crate::flow::patience::{Clock, Failure, Patience};
 use crate::flow::quiesce::{Quiesce, Quiesced};
 use crate::flow::states::KeptStates;
 use crate::flow::tags::NodeTags;
-use crate::flow::{FlowError, Ports, Settings, unix_now};
+use crate::flow::{Decided, FlowError, Ports, Settings, Stop, unix_now};
 use crate::ports::{L2Engine, L2Reader, Rows, WriteStopped};
 use crate::types::{B256, BatchIndex, Case, JournalEntry, L2Header, L2Number, L2Ref, NewBlock, OpenWrite};
 
@@ -222,29 +222,22 @@ impl Writer {
     }
 
     /// Writes the plan's blocks after its skip number. Gives the header of the last one.
-    pub(crate) async fn derive_force(
-        &mut self,
-        order: Order,
-        hands: &mut Hands<'_>,
-    ) -> Result<Result<L2Header, Stall>, FlowError> {
+    pub(crate) async fn derive_force(&mut self, order: Order, hands: &mut Hands<'_>) -> Decided<L2Header> {
         let Order { index, hash, case, plan } = order;
         let Some(engine) = self.engine.clone() else {
             self.pending = Some(PendingWrite { batch: index, case, skip: plan.skip });
-            return Ok(Err(would_have(index, case, &plan)));
+            return Err(would_have(index, case, &plan).into());
         };
         let engine = engine.as_ref();
         if plan.rewrites() && hands.node.tags.is_final(hands.ledger, plan.first()) {
-            return Ok(Err(below_finalized(index, &plan)));
+            return Err(below_finalized(index, &plan).into());
         }
         if let Some(answer) = self.must_wait(engine, &plan, hands.now).await {
-            return told(index, answer);
+            return Err(answer.at(index));
         }
         let (first, tries) = (plan.first(), self.patience.tries(&plan));
         let floor = hands.node.tags.finalized_height(hands.ledger).unwrap_or_default();
-        let plan = match self.states.on_kept_state(plan, floor).await? {
-            Ok(plan) => plan,
-            Err(stall) => return Ok(Err(Stall { batch: Some(index), ..stall })),
-        };
+        let plan = self.states.on_kept_state(plan, floor).await.map_err(|stop| stop.at(index))?;
         // What an earlier, interrupted write left below is entered in the journal before anything that stands on it (P6).
         let noted = match intents::written_again(hands.ledger, self.rows.as_ref(), index, hash).await? {
             Some((_, note)) => note.into(),
@@ -260,18 +253,18 @@ impl Writer {
         match outcome {
             Ok(last) => {
                 self.patience.succeeded();
-                Ok(Ok(last))
+                Ok(last)
             }
             Err(failure) => {
                 let clock = Clock { now: hands.now, poll_interval: self.poll_interval, free: self.free };
-                told(index, self.patience.failed(failure, tries, clock))
+                Err(self.patience.failed(failure, tries, clock).at(index))
             }
         }
     }
 
     /// What is answered for `plan` in place of a try. Before it is, the node is asked for its version: an upgrade ends the
     /// wait.
-    async fn must_wait(&mut self, engine: &dyn L2Engine, plan: &Plan, now: Duration) -> Option<Answer> {
+    async fn must_wait(&mut self, engine: &dyn L2Engine, plan: &Plan, now: Duration) -> Option<Stop> {
         self.patience.answer(plan, now)?;
         if let Ok(view) = engine.view(plan.skip.number).await {
             self.patience.saw_version(view.version, now);
@@ -294,7 +287,7 @@ impl Writer {
         match both.verdict {
             OneNode::Same => {}
             OneNode::Moving => return Err(FlowError::local_changed("the head moves inside the pause").into()),
-            OneNode::Two => return Err(Failure::changed(Answer::Stands(both.stall()))),
+            OneNode::Two => return Err(Failure::changed(Stop::Stands(both.stall()))),
         }
         self.check_still_holds(plan, hands.node.head(), now.head).await?;
         if both.engine.at != Some(plan.skip) {
@@ -498,7 +491,7 @@ impl Writer {
                 let detail = format!("the execution node made another block {} than it was given", block.number);
                 let stall = Stall::at(index, Reason::BlockRefused, detail);
                 let refusal = Some((Refusal::Permanent, job.subject(made_on, block)));
-                return Err(Failure { answer: Answer::Stands(stall), refusal, progressed: false });
+                return Err(Failure { answer: Stop::Stands(stall), refusal, progressed: false });
             }
             let Some(last) = headers.last() else { return Err(FlowError::local_changed("nothing was written").into()) };
             parent = last.l2_ref();
@@ -539,13 +532,6 @@ fn no_longer_there(skip: L2Ref) -> FlowError {
     FlowError::local_changed(format!("block {skip}, which is to be built on, is no longer there"))
 }
 
-fn told(index: BatchIndex, answer: Answer) -> Result<Result<L2Header, Stall>, FlowError> {
-    match answer {
-        Answer::Stands(stall) => Ok(Err(Stall { batch: Some(index), ..stall })),
-        Answer::Failed(error) => Err(error),
-    }
-}
-
 /// What a write that stopped after `headers` means, and what it says about the next try (E13, E17).
 fn write_stopped(job: &Job, blocks: &[NewBlock], headers: &[L2Header], error: PortError, progressed: bool) -> Failure {
     let stopped = |error: PortError| Failure { progressed, ..error.into() };
@@ -556,7 +542,7 @@ fn write_stopped(job: &Job, blocks: &[NewBlock], headers: &[L2Header], error: Po
     let subject = job.subject(parent, block);
     let rewrites = plan.rewrites() && block.number == plan.first();
     let stands = |reason, detail, refusal| {
-        let answer = Answer::Stands(Stall::at(*index, reason, detail));
+        let answer = Stop::Stands(Stall::at(*index, reason, detail));
         Failure { answer, refusal: Some(refusal), progressed }
     };
     match refusal::judge(*code, message, rewrites) {
@@ -590,7 +576,7 @@ fn room(left: Duration, blocks: usize, per_block: Duration, budget: Duration) ->
 fn out_of_budget(index: BatchIndex, at: L2Ref, progressed: bool) -> Failure {
     let detail = format!("the pause's budget was used up at block {}; the next poll goes on from there", at.number);
     let refusal = (!progressed).then_some((Refusal::Passing, Subject::EveryWrite));
-    Failure { answer: Answer::Stands(Stall::at(index, Reason::PauseBudget, detail)), refusal, progressed }
+    Failure { answer: Stop::Stands(Stall::at(index, Reason::PauseBudget, detail)), refusal, progressed }
 }
 
 /// What observe mode reports in place of a write.
@@ -603,7 +589,7 @@ fn would_have(index: BatchIndex, case: Case, plan: &Plan) -> Stall {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::testing::World;
+    use crate::flow::testing::{World, stall_of};
 
     /// Blocks `first..=last` as they are recorded, in place of what stands there.
     fn plan(world: &World, first: u64, last: u64) -> Plan {
@@ -615,11 +601,7 @@ mod tests {
     }
 
     /// Has `plan` written for batch 6 in a poll of its own; `meanwhile` is done after the poll began.
-    async fn written(
-        world: &mut World,
-        plan: Plan,
-        meanwhile: impl Fn(&World),
-    ) -> (Result<Result<L2Header, Stall>, FlowError>, Writer) {
+    async fn written(world: &mut World, plan: Plan, meanwhile: impl Fn(&World)) -> (Decided<L2Header>, Writer) {
         let (mut node, mut writer) = (world.poll_begins().await, world.writer());
         meanwhile(world);
         let mut pause = SharedPause::default();
@@ -637,7 +619,7 @@ mod tests {
         world.node.node().truncate(60);
         let plan = plan(&world, 61, 72);
         let (end, writer) = written(&mut world, plan, |_| ()).await;
-        assert_eq!(end.unwrap().unwrap().l2_ref(), world.l2(72));
+        assert_eq!(end.unwrap().l2_ref(), world.l2(72));
         assert_eq!(*world.reactors.calls.lock().unwrap(), [("pause", 60), ("resume", 72)]);
         assert_eq!(writer.blocks_written(), 12);
         let journal = world.ports.progress.journal_tail(20).await.unwrap();
@@ -651,7 +633,7 @@ mod tests {
         world.node.node().set_block_tags(world.l2(61).hash, world.l2(61).hash).unwrap();
         let plan = plan(&world, 61, 72);
         let (end, _) = written(&mut world, plan, |_| ()).await;
-        assert_eq!(end.unwrap().unwrap_err().reason, Reason::DivergesBelowFinalized);
+        assert_eq!(stall_of(end).map(|stall| stall.reason), Some(Reason::DivergesBelowFinalized));
         assert!(world.reactors.calls.lock().unwrap().is_empty());
         assert!(world.node.node().writes().is_empty());
     }
@@ -662,7 +644,7 @@ mod tests {
         world.node.node().truncate(60);
         let plan = plan(&world, 61, 72);
         let (end, writer) = written(&mut world, plan, |world| world.fork_l2(59)).await;
-        assert_eq!(end.unwrap_err().stall().reason, Reason::LocalChainChanged);
+        assert!(matches!(end, Err(Stop::Failed(error)) if error.stall().reason == Reason::LocalChainChanged));
         assert!(world.node.node().writes().is_empty());
         assert_eq!(writer.blocks_written(), 0);
     }
@@ -674,7 +656,7 @@ mod tests {
         world.node.node().truncate(60);
         let plan = plan(&world, 61, 72);
         let (end, writer) = written(&mut world, plan, |_| ()).await;
-        assert_eq!(end.unwrap().unwrap_err().reason, Reason::WouldFillGap);
+        assert_eq!(stall_of(end).map(|stall| stall.reason), Some(Reason::WouldFillGap));
         let skip = world.l2(60);
         assert_eq!(writer.pending(), Some(PendingWrite { batch: 6.into(), case: Case::FillGap, skip }));
         assert!(world.reactors.calls.lock().unwrap().is_empty());
