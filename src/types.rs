@@ -392,6 +392,12 @@ pub struct L2Header {
     pub base_fee: U256,
     /// Gas limit.
     pub gas_limit: u64,
+    /// Root of the transactions; zero in a recording that was made before it was kept.
+    #[serde(default)]
+    pub transactions_root: B256,
+    /// Queue index of the next L1 message after the block; none where it is not shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_l1_index: Option<u64>,
 }
 
 impl L2Header {

@@ -126,13 +126,22 @@ pub fn load_jwt_secret(path: &Path) -> Result<JwtSecret, JwtError> {
 #[derive(Clone, Debug)]
 pub struct EngineClient {
     pool: Pool,
+    /// The configured hash of block 0, which a node that states it is not asked to prove.
+    genesis: Option<B256>,
 }
 
 impl EngineClient {
     /// The engine at `url`, signed with `secret`. `config.check` is not used: ask [`EngineClient::chain_id`].
     pub fn new(url: &str, secret: JwtSecret, config: PoolConfig) -> PortResult<Self> {
         let pool = Pool::with_bearer(Target::Engine, &[url.to_owned()], config, Arc::new(secret))?;
-        Ok(Self { pool })
+        Ok(Self { pool, genesis: None })
+    }
+
+    /// Takes a block 0 with this hash at its word.
+    #[must_use]
+    pub const fn with_genesis(mut self, hash: Option<B256>) -> Self {
+        self.genesis = hash;
+        self
     }
 
     /// HTTP requests sent so far, and the endpoint's figures.
@@ -186,9 +195,9 @@ impl L2Engine for EngineClient {
             return Err(PortError::malformed(Target::Engine, "the engine's view: not four replies"));
         };
         let chain_id = chain_id?.quantity()?;
-        let head = read_header(latest)?
+        let head = read_header(latest, self.genesis)?
             .ok_or_else(|| PortError::new(Target::Engine, PortErrorKind::NotFound, "the engine has no latest block"))?;
-        let at = read_header(at)?;
+        let at = read_header(at, self.genesis)?;
         if let Some(other) = at.filter(|header| header.number != number) {
             let detail = format!("asked for block {number}, got block {}", other.number);
             return Err(PortError::malformed(Target::Engine, detail));
@@ -232,9 +241,9 @@ fn new_block_call(block: &NewBlock) -> Call {
     let mut fields = Map::new();
     fields.insert("number".into(), json!(hex_quantity(block.number.get())));
     fields.insert("gasLimit".into(), json!(hex_quantity(block.gas_limit)));
-    if !block.base_fee.is_zero() {
-        fields.insert("baseFeePerGas".into(), json!(hex_quantity(block.base_fee)));
-    }
+    // Also where it is zero: absent it is no zero to either client. Morph's go-ethereum makes a header without a base fee
+    // of it, which no block of a Morph chain has, and morph-reth one of its own default fee.
+    fields.insert("baseFeePerGas".into(), json!(hex_quantity(block.base_fee)));
     fields.insert("timestamp".into(), json!(hex_quantity(block.timestamp)));
     let transactions: Vec<String> = block.transactions.iter().map(|raw| hex_bytes(raw)).collect();
     fields.insert("transactions".into(), json!(transactions));
@@ -247,7 +256,7 @@ fn new_block_call(block: &NewBlock) -> Call {
 /// The header that came back, if it is the one of `block` on `parent` (where the parent is known).
 fn read_new_header(json: &Json, block: &NewBlock, parent: Option<B256>) -> PortResult<L2Header> {
     let value = json.tree()?;
-    let header = block::header_from_json(&value).map_err(|error| json.malformed(error))?;
+    let header = block::written_header_from_json(&value).map_err(|error| json.malformed(error))?;
     if header.number != block.number {
         return Err(json.malformed(format_args!("wrote block {}, got header {}", block.number, header.number)));
     }
@@ -265,7 +274,8 @@ fn name_clock_skew(mut error: PortError) -> PortError {
     if error.kind != PortErrorKind::Unauthorized {
         return error;
     }
-    if error.detail.contains("stale token") || error.detail.contains("future token") {
+    let says = |part: &str| error.detail.contains(part);
+    if says("stale token") || says("future token") || says("issued-at") || says("within ±60 seconds") {
         error.detail.push_str(" (clock skew: this machine's clock and the node's differ by more than 60 s)");
     } else if error.detail.contains("signature is invalid") {
         error.detail.push_str(" (the JWT secret is not the node's)");
@@ -375,6 +385,7 @@ mod tests {
         for (text, hint) in [
             ("stale token\n", "clock skew"),
             ("future token\n", "clock skew"),
+            ("IAT (issued-at) claim is not within ±60 seconds from the current time", "clock skew"),
             ("signature is invalid\n", "not the node's"),
             ("missing token\n", "missing token"),
         ] {
@@ -430,7 +441,7 @@ mod tests {
         let calls = server.calls();
         assert_eq!(calls[0]["params"][0]["parentHash"], json!(hex_hash(&parent)));
         assert_eq!(calls[0]["params"][0]["transactions"], json!(["0x7ec0"]));
-        assert!(calls[1]["params"][0].get("baseFeePerGas").is_none());
+        assert_eq!(calls[1]["params"][0]["baseFeePerGas"], json!("0x0"), "zero, and not absent");
         assert!(calls[1]["params"][0].get("parentHash").is_none());
 
         batch[0].parent_hash = Some(B256::repeat_byte(9));
@@ -461,6 +472,22 @@ mod tests {
         let server = rpc(move |_, params| from_recorded(&blocks, params)).await;
         let stopped = engine(&server.url).write_blocks(&[new_block(10, None)]).await.unwrap_err();
         assert_eq!(stopped.error.kind, PortErrorKind::Malformed);
+    }
+
+    #[tokio::test]
+    async fn l1_a_written_header_without_its_hash_is_taken_with_the_one_that_it_has() {
+        let mut blocks = recorded();
+        let hash_of = |block: &Value| crate::adapters::testing::field_hash(block, "hash").unwrap();
+        let expected: Vec<B256> = blocks[10..15].iter().map(hash_of).collect();
+        for block in &mut blocks {
+            let fields = block.as_object_mut().unwrap();
+            fields.remove("hash");
+            fields.remove("batchHash");
+        }
+        let server = rpc(move |_, params| from_recorded(&blocks, params)).await;
+        let batch: Vec<NewBlock> = (10..15).map(|number| new_block(number, None)).collect();
+        let written = engine(&server.url).write_blocks(&batch).await.unwrap();
+        assert_eq!(written.iter().map(|header| header.hash).collect::<Vec<_>>(), expected);
     }
 
     #[tokio::test]
@@ -509,6 +536,23 @@ mod tests {
         forged[20]["hash"] = json!(hex_hash(&B256::repeat_byte(9)));
         let forged = serve(forged, 5).await;
         assert_eq!(engine(&forged.url).view(L2Number::new(5)).await.unwrap_err().kind, PortErrorKind::Malformed);
+    }
+
+    #[tokio::test]
+    async fn l2_a_view_of_block_zero_takes_the_configured_hash() {
+        let mut genesis = recorded()[0].clone();
+        genesis["baseFeePerGas"] = json!("0x3b9aca00");
+        let stated = crate::adapters::testing::field_hash(&genesis, "hash");
+        let server = rpc(move |method, _| match method {
+            "eth_chainId" => Ok(json!("0xcf55")),
+            "web3_clientVersion" => Err((-32601, "Method not found")),
+            _ => Ok(genesis.clone()),
+        })
+        .await;
+        let known = engine(&server.url).with_genesis(stated);
+        let view = known.view(L2Number::new(0)).await.unwrap();
+        assert_eq!((Some(view.head.hash), view.at.map(|at| at.hash), view.version), (stated, stated, None));
+        assert_eq!(engine(&server.url).view(L2Number::new(0)).await.unwrap_err().kind, PortErrorKind::Malformed);
     }
 
     #[tokio::test]

@@ -43,11 +43,13 @@ pub struct L2Config {
     pub blocks_per_batch: u64,
     /// Batches under way at once in one [`L2Reader::blocks`].
     pub parallel: usize,
+    /// The configured hash of block 0, which a node that states it is not asked to prove.
+    pub genesis: Option<B256>,
 }
 
 impl Default for L2Config {
     fn default() -> Self {
-        Self { blocks_per_batch: 100, parallel: 2 }
+        Self { blocks_per_batch: 100, parallel: 2, genesis: None }
     }
 }
 
@@ -79,6 +81,34 @@ impl L2Client {
         self.pool.call("eth_chainId", json!([])).await?.quantity()
     }
 
+    fn read_header(&self, reply: PortResult<Json>) -> PortResult<Option<L2Header>> {
+        read_header(reply, self.config.genesis)
+    }
+
+    /// The header at `number`.
+    fn numbered(&self, reply: PortResult<Json>, number: L2Number) -> PortResult<Option<L2Header>> {
+        match self.read_header(reply)? {
+            Some(header) if header.number != number => {
+                let detail = format!("asked for block {number}, got block {}", header.number);
+                Err(PortError::malformed(Target::L2, detail))
+            }
+            header => Ok(header),
+        }
+    }
+
+    fn read_snapshot(&self, [latest, safe, finalized, syncing]: [PortResult<Json>; 4]) -> PortResult<L2Snapshot> {
+        let head = self
+            .read_header(latest)?
+            .ok_or_else(|| PortError::new(Target::L2, PortErrorKind::NotFound, "the node has no latest block"))?;
+        let syncing = match syncing {
+            Ok(json) => !matches!(json.parse::<bool>(), Ok(false)),
+            Err(error) if error.kind == PortErrorKind::Unsupported => false,
+            Err(error) => return Err(error),
+        };
+        let tag = |reply| PortResult::Ok(self.read_header(reply)?.map(|header| header.l2_ref()));
+        Ok(L2Snapshot { head: head.l2_ref(), safe: tag(safe)?, finalized: tag(finalized)?, syncing })
+    }
+
     fn form(&self, at: usize) -> u8 {
         self.forms.get(at).map_or(PLAIN_JSON, |form| form.load(Ordering::Relaxed))
     }
@@ -97,8 +127,13 @@ impl L2Client {
         }
         let calls = [raw_call(BLOCK_RLP, number), raw_call(RAW_BLOCK, number)];
         let replies = self.pool.batch_on(at, &calls).await?;
-        let unsupported =
-            |reply: &PortResult<Json>| matches!(reply, Err(error) if error.kind == PortErrorKind::Unsupported);
+        // A node that has a method of the name and takes other parameters does not offer it either.
+        let unsupported = |reply: &PortResult<Json>| match reply {
+            Err(error) => {
+                matches!(error.kind, PortErrorKind::Unsupported | PortErrorKind::Refused { code: -32602, .. })
+            }
+            Ok(_) => false,
+        };
         let form = match replies.as_slice() {
             [Ok(json), _] if !json.is_null() => BLOCK_RLP,
             [_, Ok(json)] if !json.is_null() => RAW_BLOCK,
@@ -275,7 +310,7 @@ impl L2Client {
             return Err(self.missing(at, block.number));
         };
         let root = root?;
-        let header = read_header(header)?.ok_or_else(|| self.missing(at, block.number))?;
+        let header = self.read_header(header)?.ok_or_else(|| self.missing(at, block.number))?;
         if header.hash != block.hash {
             return Err(self.missing(at, block.number));
         }
@@ -330,8 +365,8 @@ impl L2Client {
             return Err(self.missing(at, to));
         };
         let logs = logs?;
-        let is_tip = |reply| Ok::<_, PortError>(read_header(reply)?.is_some_and(|header| header.l2_ref() == tip));
-        let reaches = read_header(latest)?.is_some_and(|head| head.number >= tip.number);
+        let is_tip = |reply| Ok::<_, PortError>(self.read_header(reply)?.is_some_and(|header| header.l2_ref() == tip));
+        let reaches = self.read_header(latest)?.is_some_and(|head| head.number >= tip.number);
         if !is_tip(before)? || !is_tip(after)? || !reaches {
             return Err(self.missing(at, tip.number));
         }
@@ -343,7 +378,7 @@ impl L2Client {
             let Ok([block, after]) = <[PortResult<Json>; 2]>::try_from(replies) else {
                 return Err(self.missing(at, to));
             };
-            let is_canonical = read_header(block)?.is_some_and(|header| header.l2_ref() == newest.block);
+            let is_canonical = self.read_header(block)?.is_some_and(|header| header.l2_ref() == newest.block);
             if !is_canonical || !is_tip(after)? {
                 return Err(self.missing(at, newest.block.number));
             }
@@ -432,21 +467,11 @@ fn read_root(json: &Json) -> PortResult<B256> {
     event::view_word(&answer, 0).map_err(|error| json.malformed(error))
 }
 
-/// A header with its hash recomputed; none for null and for the errors by which nodes say that there is none (E22).
-pub(super) fn read_header(reply: PortResult<Json>) -> PortResult<Option<L2Header>> {
+/// A header with its hash recomputed, block 0 with the configured hash `genesis` excepted; none for null and for the errors
+/// by which nodes say that there is none (E22).
+pub(super) fn read_header(reply: PortResult<Json>, genesis: Option<B256>) -> PortResult<Option<L2Header>> {
     let Some(json) = found(reply)? else { return Ok(None) };
-    block::header_from_json(&json.tree()?).map(Some).map_err(|error| json.malformed(error))
-}
-
-/// The header at `number`.
-fn numbered(reply: PortResult<Json>, number: L2Number) -> PortResult<Option<L2Header>> {
-    match read_header(reply)? {
-        Some(header) if header.number != number => {
-            let detail = format!("asked for block {number}, got block {}", header.number);
-            Err(PortError::malformed(Target::L2, detail))
-        }
-        header => Ok(header),
-    }
+    block::header_from_json(&json.tree()?, genesis).map(Some).map_err(|error| json.malformed(error))
 }
 
 fn snapshot_calls() -> [Call; 4] {
@@ -458,18 +483,6 @@ fn snapshot_calls() -> [Call; 4] {
     ]
 }
 
-fn read_snapshot([latest, safe, finalized, syncing]: [PortResult<Json>; 4]) -> PortResult<L2Snapshot> {
-    let head = read_header(latest)?
-        .ok_or_else(|| PortError::new(Target::L2, PortErrorKind::NotFound, "the node has no latest block"))?;
-    let syncing = match syncing {
-        Ok(json) => !matches!(json.parse::<bool>(), Ok(false)),
-        Err(error) if error.kind == PortErrorKind::Unsupported => false,
-        Err(error) => return Err(error),
-    };
-    let tag = |reply| PortResult::Ok(read_header(reply)?.map(|header| header.l2_ref()));
-    Ok(L2Snapshot { head: head.l2_ref(), safe: tag(safe)?, finalized: tag(finalized)?, syncing })
-}
-
 #[async_trait]
 impl L2Reader for L2Client {
     async fn snapshot(&self) -> PortResult<L2Snapshot> {
@@ -477,7 +490,7 @@ impl L2Reader for L2Client {
         let Ok(replies) = <[PortResult<Json>; 4]>::try_from(replies) else {
             return Err(PortError::malformed(Target::L2, "heads: not four replies"));
         };
-        read_snapshot(replies)
+        self.read_snapshot(replies)
     }
 
     async fn snapshot_and(&self, number: L2Number) -> PortResult<(L2Snapshot, Option<L2Header>)> {
@@ -487,12 +500,12 @@ impl L2Reader for L2Client {
         let Ok([latest, safe, finalized, syncing, block]) = <[PortResult<Json>; 5]>::try_from(replies) else {
             return Err(PortError::malformed(Target::L2, "heads and a block: not five replies"));
         };
-        Ok((read_snapshot([latest, safe, finalized, syncing])?, numbered(block, number)?))
+        Ok((self.read_snapshot([latest, safe, finalized, syncing])?, self.numbered(block, number)?))
     }
 
     async fn header(&self, number: L2Number) -> PortResult<Option<L2Header>> {
         let reply = self.pool.call("eth_getBlockByNumber", json!([number_tag(number), false])).await;
-        numbered(reply, number)
+        self.numbered(reply, number)
     }
 
     async fn blocks(&self, first: L2Number, last: L2Number) -> PortResult<Vec<L2Block>> {
@@ -535,7 +548,7 @@ impl L2Reader for L2Client {
 mod tests {
     use super::*;
     use crate::adapters::testing::{Answer, Server, pool, rpc};
-    use crate::codec::block::{FullHeader, encode_rlp};
+    use crate::codec::block::{FullHeader, RawForm, encode_rlp};
     use crate::codec::testing::{hash, json as vector};
 
     fn n(number: u64) -> L2Number {
@@ -548,10 +561,10 @@ mod tests {
     }
 
     /// Raw form of a recorded block.
-    fn raw(block: &Value, with_morph_fields: bool) -> Value {
+    fn raw(block: &Value, form: RawForm) -> Value {
         let parsed = block::block_from_json(block, |_| None).unwrap();
         let header = FullHeader::from_json(block).unwrap();
-        json!(wire::hex_bytes(&encode_rlp(&header, &parsed.transactions, with_morph_fields)))
+        json!(wire::hex_bytes(&encode_rlp(&header, &parsed.transactions, form)))
     }
 
     /// A node with the recorded chain that offers the named methods.
@@ -566,14 +579,16 @@ mod tests {
         let block = &blocks[place(params)];
         match method {
             _ if block.is_null() && method.starts_with("debug") => Err((-32000, "block #127 not found")),
-            "debug_getBlockRlp" => Ok(raw(block, true)),
-            "debug_getRawBlock" => Ok(raw(block, false)),
+            "debug_getBlockRlp" if params[0].is_string() => Err((-32602, "cannot unmarshal string")),
+            "debug_getRawBlock" if params[0].is_number() => Err((-32602, "invalid type: integer")),
+            "debug_getBlockRlp" => Ok(raw(block, RawForm::Flat)),
+            "debug_getRawBlock" => Ok(raw(block, RawForm::Nested)),
             _ => Ok(block.clone()),
         }
     }
 
     fn client(server: &Server) -> L2Client {
-        let config = L2Config { blocks_per_batch: 50, parallel: 2 };
+        let config = L2Config { blocks_per_batch: 50, parallel: 2, genesis: None };
         L2Client::new(pool(Target::L2, &[&server.url]), config)
     }
 
@@ -601,6 +616,47 @@ mod tests {
         }
         assert_eq!(read[0], read[1]);
         assert_eq!(read[0], read[2]);
+    }
+
+    #[tokio::test]
+    async fn l10_parameters_that_a_node_does_not_take_are_no_method_and_found_out_once() {
+        let blocks = vector("recorded/l2/blocks.json");
+        let server = rpc(move |method, params| match method {
+            "eth_getBlockByNumber" => Ok(blocks[place(params)].clone()),
+            _ => Err((-32602, "Invalid params")),
+        })
+        .await;
+        let client = client(&server);
+        for _ in 0..3 {
+            assert_eq!(client.blocks(n(5), n(9)).await.unwrap().len(), 5);
+        }
+        assert_eq!(server.hits().len(), 4, "one probe, three reads");
+    }
+
+    #[tokio::test]
+    async fn l2_tags_on_a_block_zero_that_does_not_give_its_hash_are_read() {
+        let blocks = vector("recorded/l2/blocks.json");
+        let mut genesis = blocks[0].clone();
+        // As morph-reth shows it: another base fee than the one that is hashed.
+        genesis["baseFeePerGas"] = json!("0x3b9aca00");
+        let stated = hash(&genesis["hash"]);
+        let server = rpc(move |method, params| match (method, params[0].as_str()) {
+            (_, Some("latest" | "safe" | "0x0")) => Ok(genesis.clone()),
+            (_, Some("finalized")) => Ok(Value::Null),
+            _ => Ok(json!(false)),
+        })
+        .await;
+        let over = |genesis| {
+            let config = L2Config { genesis, ..L2Config::default() };
+            L2Client::new(pool(Target::L2, &[&server.url]), config)
+        };
+        let (snapshot, at) = over(Some(stated)).snapshot_and(n(0)).await.unwrap();
+        let zero = L2Ref { number: n(0), hash: stated };
+        assert_eq!((snapshot.head, snapshot.safe, snapshot.finalized), (zero, Some(zero), None));
+        assert_eq!(at.map(|header| header.l2_ref()), Some(zero));
+        for other in [None, Some(B256::repeat_byte(1))] {
+            assert_eq!(over(other).snapshot().await.unwrap_err().kind, PortErrorKind::Malformed);
+        }
     }
 
     #[tokio::test]

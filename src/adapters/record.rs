@@ -554,6 +554,8 @@ mod tests {
             timestamp: number,
             base_fee: U256::one(),
             gas_limit: 30_000_000,
+            transactions_root: hash("transactions", number),
+            next_l1_index: Some(number),
         }
     }
 

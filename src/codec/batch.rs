@@ -171,6 +171,8 @@ mod tests {
             timestamp: 1_000 + number,
             base_fee: U256::from(7),
             gas_limit: 30_000_000,
+            transactions_root: B256::zero(),
+            next_l1_index: None,
         }
     }
 

@@ -111,6 +111,18 @@ pub struct FullHeader {
     pub next_l1_message_index: Option<u64>,
     /// Morph: the batch that ends here. Not part of the hash.
     pub batch_hash: Option<B256>,
+    /// Morph, from its fork Onyx on: the milliseconds of the time. Unless it is zero, the last item of what is hashed.
+    pub timestamp_millis: Option<u64>,
+}
+
+/// Which bytes a node's debug method gives for a block's header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RawForm {
+    /// `debug_getBlockRlp` of Morph's go-ethereum: `nextL1MsgIndex` and `batchHash` stand inside, before the base fee.
+    Flat,
+    /// `debug_getRawBlock` of morph-reth: `[nextL1MsgIndex, [the header as Ethereum has it]]`, and from the fork Onyx on
+    /// the milliseconds as a third item.
+    Nested,
 }
 
 impl Default for FullHeader {
@@ -139,14 +151,20 @@ impl Default for FullHeader {
             requests_hash: None,
             next_l1_message_index: None,
             batch_hash: None,
+            timestamp_millis: None,
         }
     }
 }
 
 impl FullHeader {
-    /// The block hash: keccak256 of the RLP without Morph's two fields.
+    /// The block hash: keccak256 of the RLP without `nextL1MsgIndex` and `batchHash`. Milliseconds that are not zero
+    /// stand at its end.
     pub fn hash(&self) -> B256 {
-        keccak(&self.rlp(false))
+        let mut list = self.fields(false);
+        if let Some(millis) = self.timestamp_millis.filter(|millis| *millis != 0) {
+            list.u64(millis);
+        }
+        keccak(&list.encode())
     }
 
     /// What the worker needs of it.
@@ -159,12 +177,27 @@ impl FullHeader {
             timestamp: self.timestamp,
             base_fee: self.base_fee.unwrap_or_default(),
             gas_limit: self.gas_limit,
+            transactions_root: self.transactions_root,
+            next_l1_index: self.next_l1_message_index,
         }
     }
 
-    /// The header's RLP; with Morph's fields as `debug_getBlockRlp` gives it, without as `debug_getRawBlock` does and
-    /// as it is hashed.
-    pub fn rlp(&self, with_morph_fields: bool) -> Vec<u8> {
+    /// The header's RLP in a block, as a node's debug method gives it.
+    pub fn rlp(&self, form: RawForm) -> Vec<u8> {
+        match form {
+            RawForm::Flat => self.fields(true).encode(),
+            RawForm::Nested => {
+                let mut outer = List::new();
+                outer.u64(self.next_l1_message_index.unwrap_or_default()).list(&self.fields(false));
+                if let Some(millis) = self.timestamp_millis {
+                    outer.u64(millis);
+                }
+                outer.encode()
+            }
+        }
+    }
+
+    fn fields(&self, with_morph_fields: bool) -> List {
         let mut list = List::new();
         list.bytes(self.parent_hash.as_bytes())
             .bytes(self.uncles_hash.as_bytes())
@@ -197,7 +230,7 @@ impl FullHeader {
         for hash in [self.parent_beacon_block_root, self.requests_hash].into_iter().flatten() {
             list.bytes(hash.as_bytes());
         }
-        list.encode()
+        list
     }
 
     /// The header's fields in a node's JSON. The stated hash is not compared.
@@ -227,6 +260,7 @@ impl FullHeader {
             requests_hash: optional(header, "requestsHash", hash)?,
             next_l1_message_index: optional(header, "nextL1MsgIndex", number)?,
             batch_hash: optional(header, "batchHash", hash)?,
+            timestamp_millis: optional(header, "timestampMillisPart", number)?,
         })
     }
 
@@ -261,6 +295,7 @@ impl FullHeader {
             ("requestsHash", self.requests_hash.map(|hash| to_hex(hash.as_bytes()))),
             ("nextL1MsgIndex", self.next_l1_message_index.map(to_quantity)),
             ("batchHash", self.batch_hash.map(|hash| to_hex(hash.as_bytes()))),
+            ("timestampMillisPart", self.timestamp_millis.map(to_quantity)),
         ];
         if let Some(fields) = out.as_object_mut() {
             fields
@@ -269,10 +304,32 @@ impl FullHeader {
         out
     }
 
-    /// The header in a block's RLP, with or without Morph's fields.
+    /// The header in a block's RLP, in either form: two or three items are the nested one.
     pub fn decode_rlp(header: &Item<'_>) -> Result<Self, BlockError> {
-        let count = header.items()?.count();
-        let morph = has_morph_fields(count)?;
+        match header.items()?.count() {
+            2 | 3 => Self::decode_nested(header),
+            17 | 18 | 19 | 22 | 23 => Self::decode_fields(header, true),
+            count => Err(BlockError::HeaderFields(count)),
+        }
+    }
+
+    fn decode_nested(header: &Item<'_>) -> Result<Self, BlockError> {
+        let mut outer = header.items()?;
+        let next_l1_message_index = outer.need()?.u64()?;
+        let inner = outer.need()?;
+        let timestamp_millis = outer.next().transpose()?.map(|item| item.u64()).transpose()?;
+        outer.end()?;
+        match inner.items()?.count() {
+            BASE_FIELDS | 16 | 17 | 20 | 21 => {}
+            count => return Err(BlockError::HeaderFields(count)),
+        }
+        let decoded = Self::decode_fields(&inner, false)?;
+        Ok(Self { next_l1_message_index: Some(next_l1_message_index), timestamp_millis, ..decoded })
+    }
+
+    /// The forks added base fee (16 fields), withdrawals (17), three blob fields at once (20), requests (21); with Morph's
+    /// two that is 17, 18, 19, 22, 23.
+    fn decode_fields(header: &Item<'_>, morph: bool) -> Result<Self, BlockError> {
         let mut items = header.items()?;
         let mut decoded = Self {
             parent_hash: items.need()?.hash()?,
@@ -312,19 +369,6 @@ impl FullHeader {
     }
 }
 
-/// Whether a header of `count` fields has Morph's two at places 15 and 16.
-///
-/// The forks added base fee (16 fields), withdrawals (17), three blob fields at once (20), requests (21); with
-/// Morph's two that is 17, 18, 19, 22, 23. Only 17 is in both rows: a base fee and withdrawals, which no Morph block
-/// has (its later fields start with none), or Morph's fields without a base fee, which its early blocks have.
-fn has_morph_fields(count: usize) -> Result<bool, BlockError> {
-    match count {
-        BASE_FIELDS | 16 | 20 | 21 => Ok(false),
-        17 | 18 | 19 | 22 | 23 => Ok(true),
-        _ => Err(BlockError::HeaderFields(count)),
-    }
-}
-
 /// The `transactionsRoot` of these transactions: the root of the trie from RLP-encoded places to raw transactions.
 pub fn transactions_root(transactions: &[RawTx]) -> B256 {
     B256(triehash::ordered_trie_root::<keccak_hasher::KeccakHasher, _>(transactions))
@@ -343,7 +387,8 @@ fn bound(header: &FullHeader, transactions: Vec<RawTx>) -> Result<L2Block, Block
 
 /// A block from what `debug_getBlockRlp` or `debug_getRawBlock` gives, with every transaction's exact bytes.
 ///
-/// `rlp([header, transactions, uncles])`, and an empty list of withdrawals where a node appends one. The hash is
+/// `rlp([header, transactions, uncles])` with the header in either [`RawForm`], and an empty list of withdrawals where a
+/// node appends one. The hash is
 /// recomputed, the transactions must be those of the header; the caller holds the hash against a parent link or a
 /// known hash.
 pub fn decode_rlp(raw: &[u8]) -> Result<L2Block, BlockError> {
@@ -368,7 +413,7 @@ pub fn decode_rlp(raw: &[u8]) -> Result<L2Block, BlockError> {
 }
 
 /// What [`decode_rlp`] reads a block from: a legacy transaction is a list, a typed one a byte string; no uncles.
-pub fn encode_rlp(header: &FullHeader, transactions: &[RawTx], with_morph_fields: bool) -> Vec<u8> {
+pub fn encode_rlp(header: &FullHeader, transactions: &[RawTx], form: RawForm) -> Vec<u8> {
     let mut list = List::new();
     for tx in transactions {
         match transaction::kind(tx) {
@@ -377,23 +422,43 @@ pub fn encode_rlp(header: &FullHeader, transactions: &[RawTx], with_morph_fields
         };
     }
     let mut block = List::new();
-    block.raw(&header.rlp(with_morph_fields)).list(&list).list(&List::new());
+    block.raw(&header.rlp(form)).list(&list).list(&List::new());
     block.encode()
 }
 
 /// A header from a node's JSON; its fields give the stated hash.
-pub fn header_from_json(header: &Value) -> Result<L2Header, BlockError> {
+///
+/// Block 0 alone is taken at its word where the node states the hash `genesis`, which was configured: morph-reth shows it
+/// with fields that do not give it (it makes them from its chain file, and the hash is a constant).
+pub fn header_from_json(header: &Value, genesis: Option<B256>) -> Result<L2Header, BlockError> {
+    let stated = hexes::required(header, "hash", hexes::hash)?;
+    if genesis == Some(stated) {
+        let known = FullHeader::from_json(header)?.header();
+        if known.number.get() == 0 {
+            return Ok(L2Header { hash: stated, ..known });
+        }
+    }
     checked_header(header).map(|header| header.header())
 }
 
+/// The header that an engine gives back for a block that it wrote. morph-reth states no hash in it: then it is what the
+/// fields give. A hash that is stated is compared.
+pub fn written_header_from_json(header: &Value) -> Result<L2Header, BlockError> {
+    let stated = hexes::optional(header, "hash", hexes::hash)?;
+    checked(FullHeader::from_json(header)?, stated).map(|header| header.header())
+}
+
 fn checked_header(header: &Value) -> Result<FullHeader, BlockError> {
-    let expected = hexes::required(header, "hash", hexes::hash)?;
-    let header = FullHeader::from_json(header)?;
+    let stated = hexes::required(header, "hash", hexes::hash)?;
+    checked(FullHeader::from_json(header)?, Some(stated))
+}
+
+fn checked(header: FullHeader, stated: Option<B256>) -> Result<FullHeader, BlockError> {
     let actual = header.hash();
-    if actual != expected {
-        return Err(BlockError::Hash { number: header.number.into(), expected, actual });
+    match stated.filter(|stated| *stated != actual) {
+        Some(expected) => Err(BlockError::Hash { number: header.number.into(), expected, actual }),
+        None => Ok(header),
     }
-    Ok(header)
 }
 
 /// A block from a node's JSON with full transactions.
@@ -447,22 +512,22 @@ mod tests {
         for json in blocks.as_array().unwrap() {
             let header = FullHeader::from_json(json).unwrap();
             assert_eq!(header.hash(), testing::hash(&json["hash"]));
-            assert_eq!(header_from_json(json).unwrap(), header.header());
+            assert_eq!(header_from_json(json, None).unwrap(), header.header());
             assert_eq!(FullHeader::from_json(&header.to_json()).unwrap(), header);
             for (name, value) in header.to_json().as_object().unwrap() {
                 assert_eq!(*value, json[name], "{name}");
             }
             assert_eq!(unknown_transactions(json), []);
             let block = block_from_json(json, |_| None).unwrap();
-            for morph in [true, false] {
-                assert_eq!(decode_rlp(&encode_rlp(&header, &block.transactions, morph)).unwrap(), block);
+            for form in [RawForm::Flat, RawForm::Nested] {
+                assert_eq!(decode_rlp(&encode_rlp(&header, &block.transactions, form)).unwrap(), block);
             }
             let mut forged = json.clone();
             forged["stateRoot"] = json["parentHash"].clone();
-            assert!(matches!(header_from_json(&forged), Err(BlockError::Hash { .. })));
+            assert!(matches!(header_from_json(&forged, None), Err(BlockError::Hash { .. })));
             let mut fewer = block.transactions.clone();
             if fewer.pop().is_some() {
-                let short = decode_rlp(&encode_rlp(&header, &fewer, true));
+                let short = decode_rlp(&encode_rlp(&header, &fewer, RawForm::Flat));
                 assert!(matches!(short, Err(BlockError::TransactionsRoot { .. })));
                 let mut short = json.clone();
                 short["transactions"].as_array_mut().unwrap().pop();
@@ -508,23 +573,97 @@ mod tests {
 
     #[test]
     fn headers_of_every_fork_are_read() {
-        for (later, morph, known) in [
-            (0, true, true),
-            (1, true, true),
-            (2, true, true),
-            (5, true, true),
-            (6, true, true),
-            (0, false, true),
-            (1, false, true),
-            (5, false, true),
-            (6, false, true),
-            (4, true, false),
-        ] {
-            let header = fork(later);
-            let decoded = decode_rlp(&encode_rlp(&header, &[], morph)).map(|block| block.header);
-            assert_eq!(decoded == Ok(header.header()), known, "{later} later fields, Morph's {morph}");
-            assert_eq!(FullHeader::from_json(&header.to_json()).unwrap(), header);
+        for form in [RawForm::Flat, RawForm::Nested] {
+            for (later, known) in [(0, true), (1, true), (2, true), (3, false), (4, false), (5, true), (6, true)] {
+                let header = fork(later);
+                let decoded = decode_rlp(&encode_rlp(&header, &[], form)).map(|block| block.header);
+                assert_eq!(decoded == Ok(header.header()), known, "{later} later fields, {form:?}");
+                assert_eq!(FullHeader::from_json(&header.to_json()).unwrap(), header);
+            }
         }
+    }
+
+    #[test]
+    fn l15_milliseconds_of_the_time_are_hashed_unless_they_are_zero() {
+        let plain = fork(1);
+        let with = |millis| FullHeader { timestamp_millis: millis, ..plain.clone() };
+        assert_eq!(with(Some(0)).hash(), plain.hash());
+        // By hand: the sixteen fields of the plain header, and 250 behind them in the same list.
+        let mut fields = plain.fields(false);
+        fields.u64(250);
+        let expected = keccak(&fields.encode());
+        assert_eq!(with(Some(250)).hash(), expected);
+        assert_ne!(expected, plain.hash());
+        for millis in [None, Some(0), Some(250), Some(999)] {
+            let header = with(millis);
+            assert_eq!(decode_rlp(&encode_rlp(&header, &[], RawForm::Nested)).unwrap().header, header.header());
+            assert_eq!(header_from_json(&header.to_json(), None).unwrap(), header.header());
+        }
+        let mut forged = with(Some(250)).to_json();
+        forged["timestampMillisPart"] = json!("0xfb");
+        assert!(matches!(header_from_json(&forged, None), Err(BlockError::Hash { .. })));
+    }
+
+    #[test]
+    fn l10_a_header_that_is_neither_form_is_refused() {
+        // The sixteen fields alone, without Morph's two: no node gives them.
+        let mut flat = List::new();
+        flat.raw(&fork(1).fields(false).encode()).list(&List::new()).list(&List::new());
+        assert_eq!(decode_rlp(&flat.encode()), Err(BlockError::HeaderFields(16)));
+        // Nested ones with too few or too many items, or another kind of item.
+        let nested = |parts: &[&[u8]]| {
+            let mut header = List::new();
+            for part in parts {
+                header.raw(part);
+            }
+            let mut block = List::new();
+            block.list(&header).list(&List::new()).list(&List::new());
+            decode_rlp(&block.encode())
+        };
+        let inner = fork(1).fields(false).encode();
+        let seven: &[u8] = &[7];
+        assert!(nested(&[seven, &inner]).is_ok() && nested(&[seven, &inner, seven]).is_ok());
+        assert_eq!(nested(&[seven, &inner, seven, seven]), Err(BlockError::HeaderFields(4)));
+        assert_eq!(nested(&[seven, seven]), Err(BlockError::Rlp(RlpError::WrongKind)));
+        assert_eq!(nested(&[&inner, &inner]), Err(BlockError::Rlp(RlpError::WrongKind)));
+        assert_eq!(nested(&[seven, &fork(4).fields(false).encode()]), Err(BlockError::HeaderFields(19)));
+    }
+
+    #[test]
+    fn l1_a_written_header_without_its_hash_has_the_one_that_its_fields_give() {
+        let header = fork(1);
+        let mut answer = header.to_json();
+        assert_eq!(written_header_from_json(&answer).unwrap(), header.header());
+        answer["hash"] = json!(hexes::to_hex(&[9; 32]));
+        assert!(matches!(written_header_from_json(&answer), Err(BlockError::Hash { .. })));
+        answer["hash"] = json!("0x12");
+        assert_eq!(written_header_from_json(&answer), Err(FieldError::Malformed("hash").into()));
+        for absent in [Value::Null, json!(0)] {
+            answer["hash"] = absent.clone();
+            if absent == json!(0) {
+                answer.as_object_mut().unwrap().remove("hash");
+            }
+            assert_eq!(written_header_from_json(&answer).unwrap(), header.header());
+            // What the eth_* side shows must state it.
+            assert_eq!(header_from_json(&answer, None), Err(FieldError::Missing("hash").into()));
+        }
+    }
+
+    #[test]
+    fn l2_block_zero_is_taken_at_its_word_where_the_word_is_the_configured_hash() {
+        let zero = FullHeader { number: 0, ..fork(1) };
+        let configured = B256::repeat_byte(7);
+        let mut shown = zero.to_json();
+        shown["hash"] = json!(hexes::to_hex(configured.as_bytes()));
+        let taken = header_from_json(&shown, Some(configured)).unwrap();
+        assert_eq!(taken, L2Header { hash: configured, ..zero.header() });
+        // Not where nothing, or another hash, is configured, and never for another block.
+        assert!(header_from_json(&shown, None).is_err());
+        assert!(header_from_json(&shown, Some(B256::repeat_byte(8))).is_err());
+        shown["number"] = json!("0x1");
+        assert!(header_from_json(&shown, Some(configured)).is_err());
+        // A node whose fields give the hash is read as any block.
+        assert_eq!(header_from_json(&zero.to_json(), Some(zero.hash())).unwrap(), zero.header());
     }
 
     #[test]
@@ -533,7 +672,7 @@ mod tests {
         let tx = RawTx::from_static(&[2, 0xc0]);
         let root = transactions_root(std::slice::from_ref(&tx));
         let full = FullHeader { transactions_root: root, ..header.clone() };
-        let good = encode_rlp(&full, std::slice::from_ref(&tx), true);
+        let good = encode_rlp(&full, std::slice::from_ref(&tx), RawForm::Flat);
         assert_eq!(decode_rlp(&good).unwrap().transactions, [tx]);
         let trailing = [&good[..], &[0]].concat();
         assert_eq!(decode_rlp(&trailing), Err(BlockError::Rlp(RlpError::Trailing)));
@@ -544,7 +683,7 @@ mod tests {
             }
             decode_rlp(&list.encode())
         };
-        let rlp = header.rlp(true);
+        let rlp = header.rlp(RawForm::Flat);
         let error = BlockError::Rlp;
         assert_eq!(block(&[&rlp]).unwrap_err(), error(RlpError::Missing));
         assert_eq!(block(&[&rlp, &[0xc0]]).unwrap_err(), error(RlpError::Missing));
@@ -559,8 +698,9 @@ mod tests {
         fn p7_cut_and_changed_blocks_never_panic(
             cut: prop::sample::Index,
             changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+            form in prop_oneof![Just(RawForm::Flat), Just(RawForm::Nested)],
         ) {
-            let mut raw = encode_rlp(&fork(1), &[RawTx::from_static(&[2, 0xc0]), RawTx::from_static(&[0xc2, 1, 2])], true);
+            let mut raw = encode_rlp(&fork(1), &[RawTx::from_static(&[2, 0xc0]), RawTx::from_static(&[0xc2, 1, 2])], form);
             prop_assert!(decode_rlp(&raw[..cut.index(raw.len())]).is_err());
             for (place, byte) in changes {
                 let place = place.index(raw.len());

@@ -76,14 +76,16 @@ pub fn clients(config: &Config) -> anyhow::Result<Clients> {
         None => None,
         Some(url) => {
             let pool = pool(config, Target::L2, std::slice::from_ref(url), config.l2.timeout, l2_check)?;
-            Some(Arc::new(L2Client::new(pool, L2Config::default())))
+            let genesis = config.l2.genesis_hash;
+            Some(Arc::new(L2Client::new(pool, L2Config { genesis, ..L2Config::default() })))
         }
     };
     let engine = match (&config.l2.engine, &config.l2.jwt_secret) {
         (Some(url), Some(path)) if !config.observe => {
             let secret = load_jwt_secret(path).context("the engine's JWT secret")?;
             let pool = PoolConfig { call_timeout: config.l2.engine_timeout, ..PoolConfig::default() };
-            Some(Arc::new(EngineClient::new(url.expose().as_str(), secret, pool)?))
+            let engine = EngineClient::new(url.expose().as_str(), secret, pool)?;
+            Some(Arc::new(engine.with_genesis(config.l2.genesis_hash)))
         }
         _ => None,
     };

@@ -171,6 +171,8 @@ mod tests {
             timestamp: 0,
             base_fee: U256::zero(),
             gas_limit: 0,
+            transactions_root: B256::zero(),
+            next_l1_index: None,
         }
     }
 

@@ -4,6 +4,10 @@
 //! a canonical anchor (E6). Equal blocks are never written again: a write below the head drops everything above it
 //! (E21).
 
+use std::fmt;
+
+use crate::codec::block::transactions_root;
+use crate::codec::transaction;
 use crate::types::{B256, L2Block, L2Header, L2Number, L2Ref, NewBlock, RawTx};
 
 /// Where a local block first differs from the batch.
@@ -238,30 +242,108 @@ pub fn tells_that_it_holds(plan: &Plan, before: L2Ref, now: L2Ref) -> Option<Vec
     Some([plan.skip, *first].into_iter().chain(plan.again.last().copied()).collect())
 }
 
+/// A block that the node made otherwise than it was given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MadeOtherwise<'a> {
+    /// What it was given.
+    pub block: &'a NewBlock,
+    /// On which parent.
+    pub parent: B256,
+    /// What of it is another.
+    pub what: Otherwise,
+}
+
+/// What the node made otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Otherwise {
+    /// The number.
+    Number,
+    /// The parent.
+    Parent,
+    /// The time.
+    Timestamp,
+    /// The base fee.
+    BaseFee,
+    /// The gas limit.
+    GasLimit,
+    /// The transactions: one is missing, or one that was not given stands among them.
+    Transactions,
+    /// The index of the next L1 message.
+    NextMessage,
+    /// The hash of an equal block that was written again.
+    Hash,
+}
+
+impl fmt::Display for Otherwise {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Number => "its number is another",
+            Self::Parent => "it stands on another parent",
+            Self::Timestamp => "its time is another",
+            Self::BaseFee => "its base fee is another",
+            Self::GasLimit => "its gas limit is another",
+            Self::Transactions => {
+                "its transactions are others (morph-reth before the fix of its issue 179 puts its own pool's behind them, \
+                 and its first versions skip what they cannot apply)"
+            }
+            Self::NextMessage => "the index of the next L1 message behind it is another",
+            Self::Hash => "it had another hash before",
+        })
+    }
+}
+
 /// Compares what was sent with the headers that came back. The node makes blocks of nearly anything (protocol.md,
 /// section 7), but it must make them of what it was given, and an equal block that is written `again` must get the hash
-/// that it had. Gives the first block that it did not, and that one's parent.
+/// that it had. Gives the first block that is another.
+///
+/// The transactions are compared by their root, which the header commits to. The index of the next L1 message is not part
+/// of what is hashed: it must follow the last message of the block, or be the one before where it holds none.
 pub fn mismatch<'a>(
     sent: &'a [NewBlock],
     made: &[L2Header],
     anchor: B256,
     again: &[L2Ref],
-) -> Option<(&'a NewBlock, B256)> {
+) -> Option<MadeOtherwise<'a>> {
     let mut parent = anchor;
+    let mut next_index = None;
     for (block, header) in sent.iter().zip(made) {
-        let known = again.iter().find(|known| known.number == block.number);
-        let same = block.number == header.number
-            && block.timestamp == header.timestamp
-            && block.base_fee == header.base_fee
-            && block.gas_limit == header.gas_limit
-            && header.parent_hash == parent
-            && known.is_none_or(|known| known.hash == header.hash);
-        if !same {
-            return Some((block, parent));
+        next_index = index_after(block, next_index);
+        if let Some(what) = otherwise(block, header, parent, next_index, again) {
+            return Some(MadeOtherwise { block, parent, what });
         }
         parent = header.hash;
+        next_index = header.next_l1_index.or(next_index);
     }
     None
+}
+
+/// The index of the L1 message that follows `block`, where `before` is the one that follows its parent.
+fn index_after(block: &NewBlock, before: Option<u64>) -> Option<u64> {
+    let last = block.transactions.iter().rev().find_map(|raw| transaction::queue_index(raw).ok());
+    last.map(|index| index.get().saturating_add(1)).or(before)
+}
+
+fn otherwise(
+    block: &NewBlock,
+    header: &L2Header,
+    parent: B256,
+    next_index: Option<u64>,
+    again: &[L2Ref],
+) -> Option<Otherwise> {
+    let known = again.iter().find(|known| known.number == block.number);
+    let index_differs = next_index.zip(header.next_l1_index).is_some_and(|(expected, said)| expected != said);
+    [
+        (block.number != header.number, Otherwise::Number),
+        (header.parent_hash != parent, Otherwise::Parent),
+        (block.timestamp != header.timestamp, Otherwise::Timestamp),
+        (block.base_fee != header.base_fee, Otherwise::BaseFee),
+        (block.gas_limit != header.gas_limit, Otherwise::GasLimit),
+        (transactions_root(&block.transactions) != header.transactions_root, Otherwise::Transactions),
+        (index_differs, Otherwise::NextMessage),
+        (known.is_some_and(|known| known.hash != header.hash), Otherwise::Hash),
+    ]
+    .into_iter()
+    .find_map(|(differs, what)| differs.then_some(what))
 }
 
 /// What a block's content takes in memory, roughly: equal content counts the same.
@@ -273,7 +355,8 @@ pub fn held_bytes(transactions: &[RawTx]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{RawTx, U256};
+    use crate::codec::transaction::L1MessageFields;
+    use crate::types::{Address, RawTx, U256};
 
     fn hash(number: u64, fork: u8) -> B256 {
         let mut h = B256::from_low_u64_be(number);
@@ -303,6 +386,8 @@ mod tests {
                 timestamp: e.timestamp,
                 base_fee: e.base_fee,
                 gas_limit: e.gas_limit,
+                transactions_root: B256::zero(),
+                next_l1_index: None,
             },
             transactions: e.transactions,
         }
@@ -339,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn e13_e17_a_block_that_was_made_otherwise_is_named_with_its_parent() {
+    fn e13_e17_l4_a_block_that_was_made_otherwise_is_named_with_its_parent() {
         let anchor = B256::repeat_byte(8);
         let sent = |number: u64| NewBlock {
             number: number.into(),
@@ -349,7 +434,18 @@ mod tests {
             transactions: Vec::new(),
             parent_hash: None,
         };
-        let blocks = [sent(9), sent(10)];
+        let message = |index| {
+            let fields = L1MessageFields {
+                queue_index: index,
+                gas_limit: 1.into(),
+                to: Address::zero(),
+                value: 0.into(),
+                data: RawTx::new(),
+                sender: Address::zero(),
+            };
+            transaction::encode_l1_message(&fields).raw
+        };
+        let blocks = [NewBlock { transactions: vec![message(6), message(7)], ..sent(9) }, sent(10)];
         let made = |change: fn(&mut L2Header)| {
             let header = |block: &NewBlock, parent_hash| L2Header {
                 number: block.number,
@@ -359,30 +455,40 @@ mod tests {
                 timestamp: block.timestamp,
                 base_fee: block.base_fee,
                 gas_limit: block.gas_limit,
+                transactions_root: transactions_root(&block.transactions),
+                next_l1_index: Some(8),
             };
             let mut headers = vec![header(&blocks[0], anchor), header(&blocks[1], B256::from_low_u64_be(9))];
             change(&mut headers[1]);
             headers
         };
         let fault = |headers: &[L2Header], again: &[L2Ref]| {
-            mismatch(&blocks, headers, anchor, again).map(|(block, parent)| (block.number.get(), parent))
+            mismatch(&blocks, headers, anchor, again).map(|other| (other.block.number.get(), other.parent, other.what))
         };
-        let second = Some((10, B256::from_low_u64_be(9)));
+        let second = |what| Some((10, B256::from_low_u64_be(9), what));
         assert_eq!(fault(&made(|_| {}), &[]), None);
-        assert_eq!(fault(&made(|h| h.number = 11.into()), &[]), second);
-        assert_eq!(fault(&made(|h| h.timestamp += 1), &[]), second);
-        assert_eq!(fault(&made(|h| h.base_fee += 1.into()), &[]), second);
-        assert_eq!(fault(&made(|h| h.gas_limit += 1), &[]), second);
-        assert_eq!(fault(&made(|h| h.parent_hash = B256::zero()), &[]), second);
+        assert_eq!(fault(&made(|h| h.next_l1_index = None), &[]), None, "not shown");
+        assert_eq!(fault(&made(|h| h.number = 11.into()), &[]), second(Otherwise::Number));
+        assert_eq!(fault(&made(|h| h.timestamp += 1), &[]), second(Otherwise::Timestamp));
+        assert_eq!(fault(&made(|h| h.base_fee += 1.into()), &[]), second(Otherwise::BaseFee));
+        assert_eq!(fault(&made(|h| h.gas_limit += 1), &[]), second(Otherwise::GasLimit));
+        assert_eq!(fault(&made(|h| h.parent_hash = B256::zero()), &[]), second(Otherwise::Parent));
+        let foreign = |h: &mut L2Header| h.transactions_root = transactions_root(&[RawTx::from_static(&[0xc0])]);
+        assert_eq!(fault(&made(foreign), &[]), second(Otherwise::Transactions));
+        assert_eq!(fault(&made(|h| h.next_l1_index = Some(9)), &[]), second(Otherwise::NextMessage));
+        let mut skipped = made(|_| {});
+        skipped[0].next_l1_index = Some(7);
+        let first = Some((9, anchor, Otherwise::NextMessage));
+        assert_eq!(fault(&skipped, &[]), first, "the last message counts");
         assert_eq!(fault(&made(|_| {})[..1], &[]), None, "what did not come back is another matter");
         // An equal block that is written again must get the hash that it had.
         let again = |hash| [L2Ref { number: 10.into(), hash }];
         assert_eq!(fault(&made(|_| {}), &again(B256::from_low_u64_be(10))), None);
-        assert_eq!(fault(&made(|_| {}), &again(B256::zero())), second);
+        assert_eq!(fault(&made(|_| {}), &again(B256::zero())), second(Otherwise::Hash));
         let parent: fn(&mut L2Header) = |_| {};
         assert_eq!(
-            mismatch(&blocks, &made(parent), B256::zero(), &[]).map(|(b, p)| (b.number.get(), p)),
-            Some((9, B256::zero()))
+            mismatch(&blocks, &made(parent), B256::zero(), &[]).map(|other| (other.block.number.get(), other.what)),
+            Some((9, Otherwise::Parent))
         );
     }
 

@@ -18,6 +18,9 @@ pub enum Refusal {
     Permanent,
     /// The parent is gone, or the head is another one: the local chain changed under way.
     ChainChanged,
+    /// The node's finalized tag stands on a block that the chain does not hold any more: it takes the block and answers
+    /// every write with this until the tag is set right (morph-reth).
+    FinalizedElsewhere,
     /// Anything else: states that are being loaded, a full disk, a shutdown.
     Passing,
     /// Not the node's: the reactors were not paused, or only half.
@@ -63,7 +66,7 @@ impl Refusal {
     /// and neither do reactors.
     pub const fn is_of_the_node(self) -> bool {
         match self {
-            Self::CannotRewrite | Self::Permanent | Self::Passing => true,
+            Self::CannotRewrite | Self::Permanent | Self::FinalizedElsewhere | Self::Passing => true,
             Self::ChainChanged | Self::NotPaused => false,
         }
     }
@@ -91,7 +94,7 @@ impl Subject {
 pub fn wait(refusal: Refusal, tries: u32, poll_interval: Duration, free: bool) -> Duration {
     let longest = if free { poll_interval.saturating_mul(POLLS_IF_FREE) } else { LONGEST_WAIT.max(poll_interval) };
     match refusal {
-        Refusal::Passing | Refusal::ChainChanged | Refusal::NotPaused => {
+        Refusal::Passing | Refusal::FinalizedElsewhere | Refusal::ChainChanged | Refusal::NotPaused => {
             let doublings = tries.saturating_sub(1).min(31);
             poll_interval.saturating_mul(2_u32.saturating_pow(doublings)).min(longest)
         }
@@ -100,23 +103,42 @@ pub fn wait(refusal: Refusal, tries: u32, poll_interval: Duration, free: bool) -
     }
 }
 
-/// Judges by code and words. `rewrites` says that the block was the first of a write below the head, and carried its
-/// parent's hash: behind it blocks follow as head + 1, and another number means that the head is another one.
+/// morph-reth's codes for a block that it will not take: a transaction that is none, one that cannot be built into a
+/// block, a block that breaks a rule. The first says so by itself, the others by their words.
+const INVALID_TRANSACTION: i64 = -32002;
+const BUILD_FAILED: i64 = -32003;
+const VALIDATION_FAILED: i64 = -32004;
+
+/// Words of `failed to build block` that are about what was given, and not about the node.
+const BUILD_FAULTS: [&str; 8] =
+    ["invalid supplied transaction", "decode", "decoding", "rlp", "gas limit", "l1 message", "signer", "signature"];
+
+/// Judges by code and words, of either client. `rewrites` says that the block was the first of a write below the head, and
+/// carried its parent's hash: behind it blocks follow as head + 1, and another number means that the head is another one.
 pub fn judge(code: i64, words: &str, rewrites: bool) -> Refusal {
+    let words = words.to_ascii_lowercase();
     let says = |part: &str| words.contains(part);
     if says("discontinuous block number") {
         return if rewrites { Refusal::CannotRewrite } else { Refusal::ChainChanged };
     }
-    if says("parent block not found") || says("wrong block number") {
+    if says("parent block not found") || says("wrong block number") || says("wrong parent hash") {
         return Refusal::ChainChanged;
     }
-    if says("missing trie node") {
+    if says("invalid forkchoice state") || says("final block not available") {
+        return Refusal::FinalizedElsewhere;
+    }
+    // The node lacks something, whatever else it says.
+    if ["missing trie node", "state at block", "database error", "returned syncing"].into_iter().any(says) {
         return Refusal::Passing;
     }
-    if code == INVALID_PARAMS || says("invalid transaction") || says("could not apply tx") {
-        return Refusal::Permanent;
-    }
-    Refusal::Passing
+    let is_permanent = match code {
+        INVALID_PARAMS | INVALID_TRANSACTION => true,
+        BUILD_FAILED => BUILD_FAULTS.into_iter().any(says),
+        // A clock that runs behind ends by itself; so does a number above a head that grows.
+        VALIDATION_FAILED => !says("future") && !says("exceeds canonical head"),
+        _ => says("invalid transaction") || says("could not apply tx"),
+    };
+    if is_permanent { Refusal::Permanent } else { Refusal::Passing }
 }
 
 #[cfg(test)]
@@ -215,6 +237,67 @@ mod tests {
         ];
         for (code, words, rewrites, expected) in table {
             assert_eq!(judge(code, words, rewrites), expected, "{words}");
+        }
+    }
+
+    #[test]
+    fn l8_l9_l13_every_answer_of_morph_reth() {
+        use Refusal::{CannotRewrite, ChainChanged, FinalizedElsewhere, Passing, Permanent};
+        let built = |words: &str| format!("failed to build block: failed to get built payload: {words}");
+        let invalid = |words: &str| format!("block validation failed: newPayload returned INVALID: {words}");
+        let table = [
+            (-32001, "discontinuous block number 9, expected 17".to_owned(), true, CannotRewrite),
+            (-32001, "discontinuous block number 9, expected 17".to_owned(), false, ChainChanged),
+            (-32001, "wrong parent hash 0x12, expected 0x34".to_owned(), true, ChainChanged),
+            (-32099, "internal error: parent block not found: 0x12".to_owned(), true, ChainChanged),
+            (-32002, "transaction at index 0 is invalid: unexpected tx type".to_owned(), false, Permanent),
+            (-32003, built("invalid supplied transaction: nonce 5 too low, expected 7"), false, Permanent),
+            (-32003, built("failed to decode transaction: unexpected length"), false, Permanent),
+            (-32003, built("transaction gas limit exceeds what is left of the block's"), false, Permanent),
+            (-32003, built("L1 message behind an ordinary transaction"), false, Permanent),
+            (-32003, built("signer not recoverable"), false, Permanent),
+            (-32003, built("state at block #9 is pruned"), false, Passing),
+            (-32003, built("database error: mdbx is full"), false, Passing),
+            (-32003, "failed to build block: failed to send build request".to_owned(), false, Passing),
+            (-32004, invalid("gas limit moves by more than parent/1024"), false, Permanent),
+            (-32004, invalid("block timestamp 90 is in the future compared to our clock time 80"), false, Passing),
+            (
+                -32004,
+                "block validation failed: block hash mismatch: expected 0x1, computed 0x2".to_owned(),
+                false,
+                Permanent,
+            ),
+            (
+                -32004,
+                "block validation failed: safe block number 9 exceeds canonical head number 8".to_owned(),
+                false,
+                Passing,
+            ),
+            (-32005, "block execution failed: newPayload returned SYNCING for payload".to_owned(), true, Passing),
+            (
+                -32005,
+                "block execution failed: forkchoiceUpdated returned SYNCING for payload".to_owned(),
+                true,
+                Passing,
+            ),
+            (
+                -32005,
+                "block execution failed: forkchoice update error: Invalid forkchoice state".to_owned(),
+                true,
+                FinalizedElsewhere,
+            ),
+            (
+                -32005,
+                "block execution failed: forkchoice update error: final block not available in database".to_owned(),
+                true,
+                FinalizedElsewhere,
+            ),
+            (-32010, "database error: mdbx is busy".to_owned(), true, Passing),
+            (-32099, "internal error: no payload response for id 0x12".to_owned(), false, Passing),
+            (-32602, "invalid type: integer, expected a hex string".to_owned(), false, Permanent),
+        ];
+        for (code, words, rewrites, expected) in table {
+            assert_eq!(judge(code, &words, rewrites), expected, "{words}");
         }
     }
 }

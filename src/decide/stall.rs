@@ -110,6 +110,8 @@ reasons! {
     StateMissing = "state_missing", true;
     /// The reader and the engine are two nodes: what is read of the one must not be written to the other.
     EngineIsAnotherNode = "engine_is_another_node", true;
+    /// The execution node's finalized tag stands on a block off its chain: it answers every write with an error.
+    FinalizedElsewhere = "finalized_elsewhere", true;
     /// The execution node refused a block for good.
     BlockRefused = "block_refused", true;
     /// An endpoint or the database belongs to another network.

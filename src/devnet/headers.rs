@@ -192,6 +192,8 @@ impl Header {
             timestamp: self.timestamp,
             base_fee: self.base_fee.unwrap_or_default(),
             gas_limit: self.gas_limit,
+            transactions_root: self.transactions_root,
+            next_l1_index: Some(self.next_l1_index),
         }
     }
 }

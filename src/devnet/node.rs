@@ -46,7 +46,7 @@ impl From<&NewBlock> for SafeL2Data {
         Self {
             number: block.number.get(),
             gas_limit: block.gas_limit,
-            base_fee: (!block.base_fee.is_zero()).then_some(block.base_fee),
+            base_fee: Some(block.base_fee),
             timestamp: block.timestamp,
             transactions: block.transactions.clone(),
             batch_hash: None,

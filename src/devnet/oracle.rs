@@ -10,7 +10,8 @@ use serde_json::Value;
 use super::block::{Appended, Content, StoredBlock};
 use super::headers::Header;
 use super::jsonrpc::{parse_data, parse_hash, parse_quantity};
-use crate::types::{B256, L2Block, RawTx, U256};
+use crate::codec::block::transactions_root;
+use crate::types::{B256, L2Block, L2Header, RawTx, U256};
 
 /// Recorded blocks by the hash of what a writer says of them.
 #[derive(Debug, Default)]
@@ -46,7 +47,7 @@ impl Oracle {
     pub fn insert_light(&mut self, block: &L2Block, withdrawal_root: Option<B256>, appended: Option<B256>) {
         let log = |root| Appended { index: 0, message_hash: B256::zero(), root, tx_index: 0, log_index: 0 };
         self.insert(StoredBlock {
-            header: block.header,
+            header: L2Header { transactions_root: transactions_root(&block.transactions), ..block.header },
             full: None,
             batch_hash: B256::zero(),
             transactions: block.transactions.clone(),

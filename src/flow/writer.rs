@@ -10,7 +10,7 @@ use std::time::Duration;
 use tracing::info;
 
 use crate::decide::one_node::OneNode;
-use crate::decide::reconcile::{self, Plan};
+use crate::decide::reconcile::{self, MadeOtherwise, Plan};
 use crate::decide::refusal::{self, Refusal, Subject};
 use crate::decide::stall::{Reason, Stall};
 use crate::error::{PortError, PortErrorKind, Target};
@@ -487,10 +487,12 @@ impl Writer {
                 let detail = format!("{} blocks were sent, {} headers came back", blocks.len(), headers.len());
                 return Err(PortError::malformed(Target::Engine, detail).into());
             }
-            if let Some((block, made_on)) = reconcile::mismatch(&blocks, &headers, parent.hash, &job.plan.again) {
-                let detail = format!("the execution node made another block {} than it was given", block.number);
+            if let Some(other) = reconcile::mismatch(&blocks, &headers, parent.hash, &job.plan.again) {
+                let MadeOtherwise { block, parent, what } = other;
+                let number = block.number;
+                let detail = format!("the execution node made another block {number} than it was given: {what}");
                 let stall = Stall::at(index, Reason::BlockRefused, detail);
-                let refusal = Some((Refusal::Permanent, job.subject(made_on, block)));
+                let refusal = Some((Refusal::Permanent, job.subject(parent, block)));
                 return Err(Failure { answer: Stop::Stands(stall), refusal, progressed: false });
             }
             let Some(last) = headers.last() else { return Err(FlowError::local_changed("nothing was written").into()) };
@@ -555,6 +557,12 @@ fn write_stopped(job: &Job, blocks: &[NewBlock], headers: &[L2Header], error: Po
                           or cut its chain by hand";
             let detail = format!("{detail} at block {}", plan.skip);
             stands(Reason::ElCannotReorg, detail, (Refusal::CannotRewrite, Subject::EveryRewrite))
+        }
+        Refusal::FinalizedElsewhere => {
+            let detail = "the execution node's finalized tag stands on a block that is not on the chain that L1 committed to: \
+                          it answers every write with an error until the tag is moved";
+            let detail = format!("{detail} ({error})");
+            stands(Reason::FinalizedElsewhere, detail, (Refusal::FinalizedElsewhere, Subject::EveryWrite))
         }
         Refusal::Permanent => stands(Reason::BlockRefused, error.to_string(), (Refusal::Permanent, subject)),
     }

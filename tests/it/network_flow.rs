@@ -155,7 +155,7 @@ fn large_blocks(devnet: &Devnet, from: u64, count: u64) -> Vec<Bytes> {
     for number in from..from + count {
         let header = FullHeader { number, parent_hash, transactions_root, ..FullHeader::default() };
         parent_hash = header.hash();
-        let raw = block::encode_rlp(&header, std::slice::from_ref(&transaction), false);
+        let raw = block::encode_rlp(&header, std::slice::from_ref(&transaction), block::RawForm::Nested);
         blocks.push(format!("\"{}\"", hex_bytes(raw)).into());
     }
     blocks

@@ -5,7 +5,7 @@
 //! (`src/devnet/`) do not count: they try the simulation, not the program. The page is written anew with
 //! `MORPH_WRITE_SCENARIOS=1 cargo test --test it scenario_index`.
 //!
-//! Ids of group L (a second execution client) are not read off names: `l1_` and `l2_` are the two chains.
+//! `l1_` and `l2_` are the two chains wherever the words that follow speak of one; `is_of_a_chain` has those words.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -85,12 +85,20 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
+/// Whether a name that begins with `l1_` or `l2_` speaks of that chain, and not of the scenario.
+fn is_of_a_chain(name: &str) -> bool {
+    const CHAIN_WORDS: [&str; 9] =
+        ["events", "headers", "hashes", "blocks", "forks", "ends", "message", "messages", "facts"];
+    name.split('_').nth(1).is_some_and(|word| CHAIN_WORDS.contains(&word))
+}
+
 /// The scenarios that a test's name begins with.
 fn ids(name: &str, groups: &BTreeMap<char, String>) -> Vec<Id> {
     let mut found = Vec::new();
     for word in name.split('_') {
         let id = if word == word.to_ascii_lowercase() { id_of(&word.to_ascii_uppercase()) } else { None };
-        match id.filter(|(group, _)| *group != 'L' && groups.contains_key(group)) {
+        match id.filter(|(group, _)| groups.contains_key(group)) {
+            Some(('L', 1 | 2)) if found.is_empty() && is_of_a_chain(name) => break,
             Some(id) => found.push(id),
             None if word == "and" && !found.is_empty() => {}
             None => break,
@@ -206,6 +214,9 @@ fn ids_are_read_off_names() {
     assert_eq!(ids("f4_e18_every_fault"), [('F', 4), ('E', 18)]);
     assert_eq!(ids("e12_and_e13_moods"), [('E', 12), ('E', 13)]);
     assert_eq!(ids("l1_events"), []);
+    assert_eq!(ids("l2_blocks_read"), []);
+    assert_eq!(ids("l1_e20_a_written_header"), [('L', 1), ('E', 20)]);
+    assert_eq!(ids("l2_tags_on_a_block_zero"), [('L', 2)]);
     assert_eq!(ids("p1_a_promise"), []);
     assert_eq!(ids("a_dead_one"), []);
     assert_eq!(ids("a0_none"), []);

@@ -480,6 +480,9 @@ impl Node {
                 self.raw_block(number, true)
             }
             "debug_getRawBlock" if self.raw_blocks == RawBlocks::GetRawBlock => {
+                if param(params, 0).is_number() {
+                    return Err((-32602, "invalid type: integer, expected a block number or tag".to_owned()));
+                }
                 let found = self.resolve(param(params, 0))?;
                 let number = found.map_or(u64::MAX, |name| self.number_of(&name));
                 self.raw_block(number, false)
@@ -488,10 +491,10 @@ impl Node {
         }
     }
 
-    fn raw_block(&self, number: u64, morph_fields: bool) -> RpcResult {
+    fn raw_block(&self, number: u64, flat: bool) -> RpcResult {
         let Some(name) = self.canonical.get(&number) else { return Err(refused(format!("block #{number} not found"))) };
         let block = &self.blocks[name];
-        Ok(json!(hex_bytes(rlp::block(&block.json, &block.raw, morph_fields))))
+        Ok(json!(hex_bytes(rlp::block(&block.json, &block.raw, flat))))
     }
 
     fn call(&self, call: &Value, block: &Value) -> RpcResult {

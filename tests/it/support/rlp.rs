@@ -51,7 +51,7 @@ fn prefixed(base: u8, content: &[u8]) -> Vec<u8> {
 }
 
 /// An L2 header's RLP from its JSON. With `morph_fields`, `nextL1MsgIndex` and `batchHash` stand before the base fee,
-/// as in `debug_getBlockRlp`; without, its keccak is the block's hash.
+/// as in `debug_getBlockRlp`; without, its keccak is the block's hash, and `debug_getRawBlock` puts it into another list.
 pub fn header(block: &Value, morph_fields: bool) -> Vec<u8> {
     let mut items: Vec<Vec<u8>> =
         ["parentHash", "sha3Uncles", "miner", "stateRoot", "transactionsRoot", "receiptsRoot"]
@@ -69,11 +69,16 @@ pub fn header(block: &Value, morph_fields: bool) -> Vec<u8> {
     list(&items)
 }
 
-/// A block's RLP: header, transactions (typed ones as byte strings), no uncles.
-pub fn block(block: &Value, raw_transactions: &[Vec<u8>], morph_fields: bool) -> Vec<u8> {
+/// A block's RLP: header, transactions (typed ones as byte strings), no uncles. The header is flat, as in
+/// `debug_getBlockRlp`, or nested, as in `debug_getRawBlock`.
+pub fn block(block: &Value, raw_transactions: &[Vec<u8>], flat: bool) -> Vec<u8> {
+    let in_block = match flat {
+        true => header(block, true),
+        false => list(&[quantity(&block["nextL1MsgIndex"]), header(block, false)]),
+    };
     let transactions: Vec<Vec<u8>> =
         raw_transactions.iter().map(|raw| if raw[0] >= 0xc0 { raw.clone() } else { string(raw) }).collect();
-    list(&[header(block, morph_fields), list(&transactions), list(&[])])
+    list(&[in_block, list(&transactions), list(&[])])
 }
 
 /// The binary form of an L1 message from its JSON.
