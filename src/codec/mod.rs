@@ -16,10 +16,12 @@ pub mod calldata;
 pub mod event;
 #[allow(unsafe_code, reason = "the only door to the compressor that build.rs compiles from C")]
 mod exact;
+mod field;
 pub mod frame;
 pub mod header;
 pub mod hex_text;
 pub mod json;
+mod kzg;
 pub mod payload;
 pub mod rlp;
 #[cfg(test)]

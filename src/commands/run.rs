@@ -46,8 +46,8 @@ pub async fn execute(args: Args) -> anyhow::Result<Exit> {
     let opening = open(&config, &identity, args.forget_pause);
     let Some(store) = stop.run_until_cancelled(opening).await else { return Ok(Exit::Done) };
     let store = store.context("the database")?;
-    // Loading the trusted setup takes a second: off the start-up path, done before the first batch needs it.
-    tokio::task::spawn_blocking(crate::codec::blob::warm_up);
+    // Takes milliseconds; a program that cannot make commitments must not begin.
+    crate::codec::blob::warm_up()?;
     let ports = wiring::ports(&config, &clients, store.clone())?;
     let Some(worker) = stop.run_until_cancelled(Worker::start(ports, wiring::settings(&config))).await else {
         warn!(
