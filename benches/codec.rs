@@ -1,5 +1,9 @@
-//! What encoding and committing cost: the sequencer's own way (`slow`), the one taken here (`taken`), its fast half
-//! (`fast`), and stock zstd, side by side on the same payloads.
+//! What encoding and committing cost, side by side on the same payloads: the sequencer's own way of encoding (`slow`), the
+//! one taken here (`taken`), its fast half (`fast`), and stock zstd; a commitment here and by c-kzg; a group of blobs
+//! checked at once and one by one.
+//!
+//! Before the rows, how long the points for commitments take to load, here and in c-kzg, and how many times as fast as one
+//! by one a group is checked, both in CPU time of one core, run by run.
 
 #![allow(missing_docs)]
 
@@ -12,18 +16,83 @@ mod unpack;
 use std::fmt;
 use std::fs;
 use std::io::Write;
+use std::num::NonZeroU128;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use divan::Bencher;
 use divan::counter::BytesCount;
+use divan::{Bencher, black_box};
+use morph_deriver::codec::aggregate::{self, Member, Verdict};
 use morph_deriver::codec::{blob, frame};
-use morph_deriver::types::Blob;
+use morph_deriver::types::{B256, Blob};
 use zstd::zstd_safe::{CParameter, ParamSwitch};
 
+/// Sizes of the groups that are checked at once.
+const GROUPS: [usize; 4] = [1, 2, 16, 64];
+
 fn main() {
-    blob::warm_up();
+    let start = Instant::now();
+    assert_eq!(blob::warm_up(), Ok(()));
+    println!("points loaded in {:?}", start.elapsed());
+    let start = Instant::now();
+    black_box(c_kzg::ethereum_kzg_settings(0));
+    println!("c-kzg's setup loaded in {:?}", start.elapsed());
+    for size in GROUPS {
+        let group = Group::new(size);
+        let (mut at_once, mut one_by_one) = (Duration::MAX, Duration::MAX);
+        for _ in 0..3 {
+            at_once = at_once.min(timed(|| group.at_once()));
+            one_by_one = one_by_one.min(timed(|| group.one_by_one()));
+        }
+        let ratio = one_by_one.as_secs_f64() / at_once.as_secs_f64();
+        println!("{size} blobs: at once {at_once:.1?}, one by one {one_by_one:.1?}: {ratio:.1} times as fast");
+    }
     divan::main();
+}
+
+/// CPU time where the system tells it (Linux), else time by the clock: the machine may do other work beside.
+fn timed(work: impl FnOnce()) -> Duration {
+    let cpu = || {
+        let text = fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+        text.split(' ').next()?.parse().ok().map(Duration::from_nanos)
+    };
+    let (start, begun) = (Instant::now(), cpu());
+    work();
+    let by_the_clock = start.elapsed();
+    begun.zip(cpu()).map_or(by_the_clock, |(begun, ended)| ended - begun)
+}
+
+/// Full blobs, each one different, with their commitments.
+struct Group(Vec<(Blob, [u8; 48], B256)>);
+
+impl Group {
+    fn new(size: usize) -> Self {
+        let folder = unpack::vectors().join("blobs/batch-54334");
+        let Some(full) = read_blob(&folder.join("blob-1.hex")) else { panic!("{}: no blob", folder.display()) };
+        let member = |n: usize| {
+            let mut bytes = full.as_bytes().to_vec();
+            bytes[n * 32 + 7] ^= 1;
+            let blob = Blob::new(bytes)?;
+            let commitment = blob::commitment(&blob).ok()?;
+            Some((blob, commitment, blob::versioned_hash(&commitment)))
+        };
+        Self((0..size).filter_map(member).collect())
+    }
+
+    fn at_once(&self) {
+        let members = self.0.iter().zip(1_u128..).map(|((blob, commitment, versioned_hash), n)| Member {
+            blob,
+            commitment: *commitment,
+            versioned_hash: *versioned_hash,
+            // As long as a random one.
+            weight: NonZeroU128::new((u128::MAX / 3).wrapping_mul(n)).unwrap_or(NonZeroU128::MAX),
+        });
+        assert_eq!(aggregate::check(&members.collect::<Vec<_>>()), Ok(Verdict::Equal));
+    }
+
+    fn one_by_one(&self) {
+        assert!(self.0.iter().all(|(blob, _, hash)| blob::blob_hash(blob) == Ok(*hash)));
+    }
 }
 
 struct Payload {
@@ -123,4 +192,25 @@ fn commitment(bencher: Bencher<'_, '_>, payload: &Payload) {
     let blobs = frame::encode(&payload.bytes).ok().and_then(|frame| blob::pack(&frame.bytes).ok()).unwrap_or_default();
     let Some(first) = blobs.first() else { return };
     bencher.bench(|| blob::commitment(first));
+}
+
+/// The first blob of each, by c-kzg.
+#[divan::bench(args = payloads(), max_time = Duration::from_millis(500))]
+fn commitment_c_kzg(bencher: Bencher<'_, '_>, payload: &Payload) {
+    let blobs = frame::encode(&payload.bytes).ok().and_then(|frame| blob::pack(&frame.bytes).ok()).unwrap_or_default();
+    let Some(first) = blobs.first().and_then(|blob| c_kzg::Blob::from_bytes(blob.as_bytes()).ok()) else { return };
+    let settings = c_kzg::ethereum_kzg_settings(0);
+    bencher.bench(|| settings.blob_to_kzg_commitment(&first));
+}
+
+#[divan::bench(args = GROUPS, max_time = Duration::from_secs(1))]
+fn group_at_once(bencher: Bencher<'_, '_>, size: usize) {
+    let group = Group::new(size);
+    bencher.bench(|| group.at_once());
+}
+
+#[divan::bench(args = GROUPS, max_time = Duration::from_secs(1))]
+fn group_one_by_one(bencher: Bencher<'_, '_>, size: usize) {
+    let group = Group::new(size);
+    bencher.bench(|| group.one_by_one());
 }

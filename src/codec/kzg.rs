@@ -125,7 +125,6 @@ fn spelt(scalar: &Scalar) -> [u8; 32] {
 }
 
 #[cfg(test)]
-#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 mod tests {
     use c_kzg::ethereum_kzg_settings;
     use proptest::prelude::*;

@@ -9,6 +9,7 @@
 
 #![cfg_attr(not(test), deny(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::as_conversions))]
 
+pub mod aggregate;
 pub mod batch;
 pub mod blob;
 pub mod block;
