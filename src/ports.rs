@@ -136,6 +136,20 @@ pub trait BlobSource: Send + Sync {
     /// The blobs with these versioned hashes of the L1 block `header`, in the order asked for. Each one's commitment
     /// was recomputed from its bytes and hashes to what was asked.
     async fn blobs(&self, header: &L1Header, versioned_hashes: &[B256]) -> PortResult<Vec<Blob>>;
+
+    /// The KZG commitments with these versioned hashes that the beacon block of the L1 block `header` holds, in the order
+    /// asked for: 48 bytes each, a compressed point. None if nobody offers all of them, which says nothing about the
+    /// blobs: they are checked one by one then.
+    ///
+    /// Each is bound to its versioned hash by SHA-256, and nothing else about it was checked: whether it is a point of the
+    /// curve's subgroup is for its user to see (`codec/aggregate.rs`). Beacon nodes keep them long after the blobs.
+    ///
+    /// # Errors
+    /// If nobody could be asked, or an answer was no beacon block. That says nothing about the blobs either.
+    async fn commitments(&self, header: &L1Header, versioned_hashes: &[B256]) -> PortResult<Option<Vec<[u8; 48]>>> {
+        let _ = (header, versioned_hashes);
+        Ok(None)
+    }
 }
 
 /// Withdrawal root at a block, as far as the node can tell.

@@ -37,6 +37,36 @@ pub mod hex_bytes {
     }
 }
 
+/// Serde form of raw bytes by hash: a map of `0x` and hex.
+pub mod hex_map {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::B256;
+
+    #[derive(Serialize, Deserialize)]
+    #[serde(transparent)]
+    struct Hex(#[serde(with = "super::hex_bytes")] bytes::Bytes);
+
+    /// As `{"0x…": "0x…", …}`.
+    ///
+    /// # Errors
+    /// The serializer's.
+    pub fn serialize<S: Serializer>(map: &BTreeMap<B256, bytes::Bytes>, serializer: S) -> Result<S::Ok, S::Error> {
+        map.iter().map(|(hash, bytes)| (hash, Hex(bytes.clone()))).collect::<BTreeMap<_, _>>().serialize(serializer)
+    }
+
+    /// From `{"0x…": "0x…", …}`.
+    ///
+    /// # Errors
+    /// Text that is not hex.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<B256, bytes::Bytes>, D::Error> {
+        let map = BTreeMap::<B256, Hex>::deserialize(deserializer)?;
+        Ok(map.into_iter().map(|(hash, Hex(bytes))| (hash, bytes)).collect())
+    }
+}
+
 /// Serde form of a list of raw bytes: a list of `0x` and hex.
 pub mod hex_list {
     use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};

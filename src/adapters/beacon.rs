@@ -38,6 +38,9 @@ const SPEC_BODY: usize = 1024 * 1024;
 /// Longest beacon block in JSON: an execution payload of 10 MiB in hex, and the rest.
 const BLOCK_BODY: usize = 32 * 1024 * 1024;
 
+/// Most commitments read of a beacon block: MAX_BLOB_COMMITMENTS_PER_BLOCK of the consensus specification.
+const COMMITMENTS_MAX: usize = 4096;
+
 /// Slots for which nodes keep blobs: MIN_EPOCHS_FOR_BLOB_SIDECARS_REQUESTS, 4096 epochs of 32 slots (about 18 days).
 const KEPT_SLOTS: u64 = 4096 * 32;
 
@@ -171,14 +174,6 @@ impl BeaconClient {
         })
     }
 
-    /// KZG commitments with these versioned hashes from the beacon block of `header`, in the order asked for. Nodes
-    /// keep them long after the blobs. Each is bound to its hash by SHA-256; that it is a point of the curve's
-    /// subgroup is for its user to check.
-    pub async fn commitments(&self, header: &L1Header, versioned_hashes: &[B256]) -> PortResult<Vec<[u8; 48]>> {
-        let slot = self.slot(header).await?;
-        self.pool.run(|at| self.commitments_on(at, slot, versioned_hashes)).await
-    }
-
     async fn ask_timing(&self) -> PortResult<Timing> {
         let genesis = self.genesis_time().await?;
         let seconds = match self.config.seconds_per_slot {
@@ -238,13 +233,14 @@ impl BeaconClient {
         }
         #[derive(Deserialize)]
         struct Message<'a> {
+            slot: &'a str,
             #[serde(borrow)]
             body: Body<'a>,
         }
         #[derive(Deserialize)]
         struct Body<'a> {
             #[serde(borrow, default)]
-            blob_kzg_commitments: Bounded<&'a str, 4096>,
+            blob_kzg_commitments: Bounded<&'a str, COMMITMENTS_MAX>,
         }
         let reply = self.pool.get_on(at, &format!("/eth/v2/beacon/blocks/{slot}"), &[], BLOCK_BODY).await?;
         if reply.status != 200 {
@@ -254,11 +250,13 @@ impl BeaconClient {
         let malformed =
             |why: &str| PortError::malformed(Target::Beacon, format!("{name}: block of slot {slot}: {why}"));
         let reply: Reply<'_> = serde_json::from_slice(&reply.body).map_err(|_| malformed("not as expected"))?;
+        let message = reply.data.message;
+        if message.slot.parse() != Ok(slot) {
+            return Err(malformed("the answer is the block of another slot"));
+        }
         let mut known: HashMap<B256, [u8; 48]> = HashMap::new();
-        for text in reply.data.message.body.blob_kzg_commitments.0 {
-            let mut commitment = [0; 48];
-            hex::decode_to_slice(text.strip_prefix("0x").unwrap_or(text), &mut commitment)
-                .map_err(|_| malformed("a commitment that is not 48 bytes"))?;
+        for text in message.body.blob_kzg_commitments.0 {
+            let commitment = wire::array(text).ok_or_else(|| malformed("a commitment that is not 48 bytes"))?;
             known.insert(blob::versioned_hash(&commitment), commitment);
         }
         let find = |hash: &B256| known.get(hash).copied();
@@ -419,6 +417,29 @@ impl BlobSource for BeaconClient {
             .collect::<Option<_>>()
             .ok_or_else(|| PortError::malformed(Target::Beacon, format!("blobs of slot {slot}: incomplete")))
     }
+
+    /// What a block of another slot or fork holds does no harm: a commitment that hashes to what L1 holds is the right one,
+    /// from wherever it comes.
+    async fn commitments(&self, header: &L1Header, versioned_hashes: &[B256]) -> PortResult<Option<Vec<[u8; 48]>>> {
+        if versioned_hashes.is_empty() {
+            return Ok(Some(Vec::new()));
+        }
+        let slot = self.slot(header).await?;
+        match self.pool.run(|at| self.commitments_on(at, slot, versioned_hashes)).await {
+            Ok(commitments) => Ok(Some(commitments)),
+            Err(error) if offers_none(&error.kind) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Whether a server that was asked for commitments says that it has none to offer: a slot without a block, a block of
+/// another fork, an archive of blobs that has no blocks.
+const fn offers_none(kind: &PortErrorKind) -> bool {
+    matches!(
+        kind,
+        PortErrorKind::NotFound | PortErrorKind::Pruned | PortErrorKind::Unsupported | PortErrorKind::Refused { .. }
+    )
 }
 
 fn read_blob(text: &str) -> Option<Blob> {
@@ -865,9 +886,64 @@ mod tests {
             "execution_payload": {"transactions": ["0x02"]}, "blob_kzg_commitments": texts}}, "signature": "0x"}});
         let server = node(move |_| reply(200, body.to_string())).await;
         let client = client(&[&server.url]);
-        let got = client.commitments(&header(9), &[samples[2].0, samples[0].0]).await.unwrap();
-        assert_eq!(got, [samples[2].1, samples[0].1]);
-        let error = client.commitments(&header(9), &[B256::repeat_byte(1)]).await.unwrap_err();
-        assert_eq!(error.kind, PortErrorKind::NotFound);
+        let got = client.commitments(&header(9), &[samples[2].0, samples[0].0, samples[2].0]).await.unwrap();
+        assert_eq!(got, Some(vec![samples[2].1, samples[0].1, samples[2].1]));
+        let another = [samples[0].0, B256::repeat_byte(1)];
+        assert_eq!(client.commitments(&header(9), &another).await.unwrap(), None, "all of them, or none");
+        let error = client.commitments(&header(10), &[samples[0].0]).await.unwrap_err();
+        assert_eq!(error.kind, PortErrorKind::Malformed, "the block of another slot");
+        assert_eq!(client.commitments(&header(9), &[]).await.unwrap(), Some(vec![]));
+    }
+
+    #[tokio::test]
+    async fn d3_a_server_without_the_block_offers_no_commitments_and_the_next_one_is_asked() {
+        let (hash, blob) = sample(1);
+        let commitment = blob::commitment(&blob).unwrap();
+        let of = |slot: &str, texts: Vec<String>| {
+            json!({"data": {"message": {"slot": slot, "body": {"blob_kzg_commitments": texts}}}}).to_string()
+        };
+        let good = of("9", vec![wire::hex_bytes(&commitment)]);
+        let having = node(move |_| reply(200, good.clone())).await;
+        for (status, body) in [
+            (404, r#"{"code":404,"message":"Block not found"}"#.to_owned()),
+            (404, "404 page not found".to_owned()),
+            (405, String::new()),
+            (410, String::new()),
+            (400, r#"{"message":"invalid block id"}"#.to_owned()),
+            (200, of("9", vec![])),
+            (200, json!({"data": {"message": {"slot": "9", "body": {}}}}).to_string()),
+            (200, of("9", vec![wire::hex_bytes(&[0xc0; 48])])),
+        ] {
+            let answer = body.clone();
+            let lacking = node(move |_| reply(status, answer.clone())).await;
+            let alone = client(&[&lacking.url]).commitments(&header(9), &[hash]).await;
+            assert_eq!(alone, Ok(None), "{status} {body}");
+            let both = client(&[&lacking.url, &having.url]).commitments(&header(9), &[hash]).await;
+            assert_eq!(both, Ok(Some(vec![commitment])), "{status} {body}");
+        }
+    }
+
+    #[tokio::test]
+    async fn d8_p7_a_block_that_is_none_is_refused_and_read_to_a_bound() {
+        let (hash, blob) = sample(1);
+        let commitment = wire::hex_bytes(&blob::commitment(&blob).unwrap());
+        let of = |texts: Value| json!({"data": {"message": {"slot": "9", "body": {"blob_kzg_commitments": texts}}}});
+        for body in [
+            "<html>".to_owned(),
+            json!({"data": {"message": {"body": {"blob_kzg_commitments": [commitment]}}}}).to_string(),
+            json!({"data": {"message": {"slot": "9"}}}).to_string(),
+            of(json!([commitment, "0x00"])).to_string(),
+            of(json!([commitment, 7])).to_string(),
+            of(json!([commitment.trim_start_matches("0x")])).to_string(),
+            of(json!(vec![commitment.clone(); COMMITMENTS_MAX + 1])).to_string(),
+        ] {
+            let shown: String = body.chars().take(120).collect();
+            let server = node(move |_| reply(200, body.clone())).await;
+            let error = client(&[&server.url]).commitments(&header(9), &[hash]).await.unwrap_err();
+            assert_eq!(error.kind, PortErrorKind::Malformed, "{shown}");
+        }
+        let server = node(move |_| reply(200, " ".repeat(BLOCK_BODY + 1))).await;
+        let error = client(&[&server.url]).commitments(&header(9), &[hash]).await.unwrap_err();
+        assert_eq!(error.kind, PortErrorKind::RangeTooWide);
     }
 }

@@ -8,11 +8,13 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::codec::blob;
 use crate::types::{
     B256, BLOB_BYTES, BatchIndex, Blob, Identity, L1Event, L1Header, L1Number, L1Ref, L1Tag, L1Transaction, L2Block,
-    L2Number, QueueIndex, TracedCall,
+    L2Number, QueueIndex, TracedCall, hex_map,
 };
 
 /// The format's version. The first one is read too; any other is refused.
@@ -161,6 +163,9 @@ pub struct Facts {
     pub last_blocks: BTreeMap<BatchIndex, L2Number>,
     /// `getCrossDomainMessage`, newest state.
     pub queue_hashes: BTreeMap<QueueIndex, B256>,
+    /// KZG commitments (48 bytes) that beacon blocks hold, by versioned hash, where they were asked for and offered.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty", with = "hex_map")]
+    pub commitments: BTreeMap<B256, Bytes>,
 }
 
 impl Facts {
@@ -183,6 +188,7 @@ impl Facts {
             blob_fields: BTreeMap::new(),
             last_blocks: BTreeMap::new(),
             queue_hashes: BTreeMap::new(),
+            commitments: BTreeMap::new(),
         }
     }
 
@@ -373,8 +379,17 @@ fn read_facts(text: &[u8]) -> Result<Facts, String> {
     let Versioned { format } = serde_json::from_slice(text).map_err(|e| e.to_string())?;
     match format {
         1 => serde_json::from_slice::<FirstFacts>(text).map(Facts::from).map_err(|e| e.to_string()),
-        FORMAT => serde_json::from_slice(text).map_err(|e| e.to_string()),
+        FORMAT => serde_json::from_slice(text).map_err(|e| e.to_string()).and_then(bound),
         other => Err(format!("format {other} is neither 1 nor {FORMAT}; was it recorded by a newer program?")),
+    }
+}
+
+/// The facts, if every commitment in them hashes to its name.
+fn bound(facts: Facts) -> Result<Facts, String> {
+    let hashes_to = |bytes: &Bytes| Some(blob::versioned_hash(bytes.as_ref().try_into().ok()?));
+    match facts.commitments.iter().find(|(hash, bytes)| hashes_to(bytes) != Some(**hash)) {
+        Some((hash, _)) => Err(format!("the commitment of {hash:?} does not hash to it")),
+        None => Ok(facts),
     }
 }
 
@@ -422,7 +437,7 @@ fn read_blobs(dir: &Path) -> Result<BTreeMap<B256, Blob>, FixtureError> {
         let packed = read_file(&dir.join("blobs"), &file, 2 * BLOB_BYTES)?;
         let bytes = unpack(&packed, BLOB_BYTES).map_err(io(&file))?;
         let blob = Blob::new(bytes).ok_or_else(|| content(&file, "not 131072 bytes"))?;
-        let actual = crate::codec::blob::blob_hash(&blob).map_err(|e| content(&file, e))?;
+        let actual = blob::blob_hash(&blob).map_err(|e| content(&file, e))?;
         if actual != hash {
             return Err(content(&file, format!("its versioned hash is {actual:?}")));
         }
@@ -505,6 +520,24 @@ mod tests {
         assert_eq!(unpack(&packed, 5000).unwrap().len(), 5000);
         unpack(&packed, 4999).unwrap_err();
         write_packed(folder.path(), "packed", &[0; 11], 10).unwrap_err();
+    }
+
+    #[test]
+    fn p7_a_commitment_that_does_not_hash_to_its_name_is_no_fact() {
+        let commitment = [0xc0; 48];
+        let named = |hash: B256, bytes: &[u8]| {
+            let mut facts = fixture().facts;
+            facts.commitments.insert(hash, Bytes::copy_from_slice(bytes));
+            serde_json::to_string(&facts).unwrap()
+        };
+        let hash = blob::versioned_hash(&commitment);
+        assert_eq!(read_facts(named(hash, &commitment).as_bytes()).unwrap().commitments.len(), 1);
+        for text in [named(B256::repeat_byte(1), &commitment), named(hash, &commitment[1..]), named(hash, &[0; 48])] {
+            assert!(read_facts(text.as_bytes()).unwrap_err().contains("does not hash"));
+        }
+        // A fixture of before has none, and one without any looks like one of before.
+        let without = serde_json::to_string(&fixture().facts).unwrap();
+        assert!(!without.contains("commitments") && read_facts(without.as_bytes()).unwrap().commitments.is_empty());
     }
 
     #[test]

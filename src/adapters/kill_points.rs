@@ -235,6 +235,7 @@ watched!(L1Chain {
 
 watched!(BlobSource {
     reads async fn blobs(&self, header: &L1Header, versioned_hashes: &[B256]) -> PortResult<Vec<Blob>>;
+    reads async fn commitments(&self, header: &L1Header, versioned_hashes: &[B256]) -> PortResult<Option<Vec<[u8; 48]>>>;
 });
 
 watched!(L2Reader {

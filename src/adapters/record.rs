@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use crate::adapters::fixture::{Facts, Fixture, L2Facts, Logs, MAX_BLOBS, MAX_FACTS, MAX_L2, Range, Stretch};
 use crate::decide::cursor::Walk;
@@ -472,6 +473,18 @@ impl BlobSource for Recorder {
         let blobs = self.sources.blobs.blobs(header, versioned_hashes).await?;
         self.keep(blobs, |kept, blobs| kept.blobs.extend(versioned_hashes.iter().copied().zip(blobs.iter().cloned())))
     }
+
+    /// A commitment is what its hash says; that nobody offered one is not kept, and a replay offers none then.
+    async fn commitments(&self, header: &L1Header, versioned_hashes: &[B256]) -> PortResult<Option<Vec<[u8; 48]>>> {
+        let offered = self.sources.blobs.commitments(header, versioned_hashes).await?;
+        self.keep(offered, |kept, offered| {
+            for (hash, commitment) in versioned_hashes.iter().zip(offered.iter().flatten()) {
+                if kept.facts.commitments.insert(*hash, Bytes::copy_from_slice(commitment)).is_none() {
+                    kept.take(ENTRY_TEXT, commitment.len());
+                }
+            }
+        })
+    }
 }
 
 /// Of the L2 node the chain is kept and what it says of its roots. A snapshot is not: the head of the replayed node is
@@ -663,6 +676,12 @@ mod tests {
         async fn blobs(&self, _: &L1Header, versioned_hashes: &[B256]) -> PortResult<Vec<Blob>> {
             Ok(versioned_hashes.iter().map(|_| blob()).collect())
         }
+
+        async fn commitments(&self, _: &L1Header, versioned_hashes: &[B256]) -> PortResult<Option<Vec<[u8; 48]>>> {
+            let infinity = crate::codec::blob::commitment(&blob()).unwrap();
+            let known = |hash: &B256| (*hash == crate::codec::blob::versioned_hash(&infinity)).then_some(infinity);
+            Ok(versioned_hashes.iter().map(known).collect())
+        }
     }
 
     #[async_trait]
@@ -753,6 +772,9 @@ mod tests {
         assert!(said.iter().all(|answer| answer.starts_with("Ok")), "{said:?}");
         assert!(recorder.distrust(Suspect::Logs, "x"), "passed on");
         let blobs = recorder.blobs(&header(11), &[versioned]).await.unwrap();
+        let commitments = recorder.commitments(&header(11), &[versioned, versioned]).await.unwrap();
+        assert_eq!(commitments.as_ref().map(Vec::len), Some(2));
+        assert_eq!(recorder.commitments(&header(11), &[hash("blob", 2)]).await.unwrap(), None);
         recorder.snapshot().await.unwrap();
         assert_eq!(recorder.has_states(&[50.into()]).await.unwrap(), Some(vec![true]), "passed on");
         assert_eq!(L2Reader::header(&recorder, 50.into()).await.unwrap(), Some(l2_header(50)));
@@ -775,6 +797,21 @@ mod tests {
         let replay = Replay::new(Arc::new(fixture));
         assert_eq!(ask_l1(&replay).await, said);
         assert_eq!(replay.blobs(&header(11), &[versioned]).await.unwrap(), blobs);
+        assert_eq!(replay.commitments(&header(11), &[versioned, versioned]).await.unwrap(), commitments);
+        for unknown in [vec![hash("blob", 2)], vec![versioned, hash("blob", 2)]] {
+            assert_eq!(replay.commitments(&header(11), &unknown).await.unwrap(), None);
+        }
+    }
+
+    #[tokio::test]
+    async fn p7_commitments_take_room_like_any_fact() {
+        let recorder = recorder(Everything);
+        let versioned = crate::codec::blob::blob_hash(&blob()).unwrap();
+        let before = recorder.kept().room.facts;
+        for _ in 0..3 {
+            recorder.commitments(&header(11), &[versioned]).await.unwrap();
+        }
+        assert_eq!(before - recorder.kept().room.facts, ENTRY_TEXT + 96, "once");
     }
 
     #[tokio::test]

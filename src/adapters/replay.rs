@@ -188,4 +188,11 @@ impl BlobSource for Replay {
         };
         versioned_hashes.iter().map(answer).collect()
     }
+
+    /// A fixture without them (an older one, or one of which they were not asked) is a source that offers none.
+    async fn commitments(&self, _header: &L1Header, versioned_hashes: &[B256]) -> PortResult<Option<Vec<[u8; 48]>>> {
+        let known = &self.fixture.facts.commitments;
+        let commitment = |hash: &B256| known.get(hash).and_then(|bytes| <[u8; 48]>::try_from(bytes.as_ref()).ok());
+        Ok(versioned_hashes.iter().map(commitment).collect())
+    }
 }

@@ -11,7 +11,9 @@ use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, M
 use serde_json::{Map, Value};
 
 use crate::codec::hex_text;
-pub use crate::codec::hex_text::{address, hash, hex_address, hex_bytes, hex_hash, hex_quantity, number as quantity};
+pub use crate::codec::hex_text::{
+    address, array, hash, hex_address, hex_bytes, hex_hash, hex_quantity, number as quantity,
+};
 
 /// Hex bytes, as a buffer that is cheap to share.
 pub fn bytes(text: &str) -> Option<Bytes> {

@@ -225,8 +225,11 @@ fn block(l1: &L1, config: &BeaconConfig, knobs: &BeaconKnobs, slot: &str) -> Rep
         })
         .collect();
     let body = json!({ "blob_kzg_commitments": commitments });
-    let message = json!({ "slot": slot, "body": body });
-    (200, json!({ "version": "fulu", "execution_optimistic": false, "data": { "message": message } }).to_string())
+    let root = data(&[0; 32]);
+    let message = json!({ "slot": slot, "proposer_index": "0", "parent_root": root, "state_root": root, "body": body });
+    let block = json!({ "message": message, "signature": data(&[0; 96]) });
+    let reply = json!({ "version": "fulu", "execution_optimistic": false, "finalized": false, "data": block });
+    (200, reply.to_string())
 }
 
 #[cfg(test)]

@@ -18,7 +18,8 @@ use morph_deriver::devnet::{Devnet, DevnetOptions};
 use morph_deriver::error::Target;
 use morph_deriver::flow::Mode;
 use morph_deriver::flow::{PollEnd, PollReport};
-use morph_deriver::types::{Blob, BlockContent, BlockContext, Case, RawTx};
+use morph_deriver::ports::BlobSource as _;
+use morph_deriver::types::{Blob, BlockContent, BlockContext, Case, L1EventKind, L1Tag, RawTx};
 
 use crate::support::clients::pool_config;
 use crate::support::rig::{Rig, cases, devnet_ports, guarded_devnet, reason, settings};
@@ -190,6 +191,46 @@ async fn d6_d7_d9_blobs_in_any_order_and_by_either_way_heal() {
         let report = rig.settle().await;
         assert_eq!(cases(&report), [(1, Case::Consistent), (2, Case::SelfHeal)], "way {n}");
         assert_eq!(devnet.heads().local, devnet.heads().sequencer, "way {n}");
+    }
+}
+
+#[tokio::test]
+async fn commitments_are_offered_by_the_beacon_block_long_after_the_blobs() {
+    let devnet = devnet_with(2, |w| {
+        w.build_planned(&BlockPlan { txs: 12, noise: 12_000, ..BlockPlan::default() }).unwrap();
+        assert_eq!(w.commit(BatchSpec::default()).unwrap().blobs.len(), 2);
+        w.mine(1);
+    })
+    .await;
+    let (l1, beacon) = (devnet_ports(&devnet).await.l1, {
+        let urls: Vec<_> = (0..2).map(|n| devnet.url(Server::Beacon(n))).collect();
+        BeaconClient::new(Pool::new(Target::Beacon, &urls, pool_config(Check::None)).unwrap(), BeaconConfig::default())
+    });
+    let tip = l1.tagged(L1Tag::Latest).await.unwrap().unwrap();
+    let events = l1.events(0.into(), tip.number).await.unwrap().events;
+    let commit = events.iter().rfind(|event| matches!(event.kind, L1EventKind::Commit { .. })).unwrap();
+    let hashes = l1.transaction(commit.block, commit.tx_index).await.unwrap().unwrap().blob_hashes;
+    assert_eq!(hashes.len(), 2);
+    let header = l1.headers(&[commit.block.number]).await.unwrap()[0].unwrap();
+    let blobs = beacon.blobs(&header, &hashes).await.unwrap();
+    let expected: Vec<_> = blobs.iter().map(|blob| blob::commitment(blob).unwrap()).collect();
+    assert_eq!(beacon.commitments(&header, &hashes).await.unwrap(), Some(expected.clone()));
+
+    // The blobs are gone, the commitments are not; one node lies or has no block, the other one serves.
+    let ways: [fn(&mut BeaconKnobs); 4] = [
+        |k| k.pruned_below = Some(u64::MAX),
+        |k| k.wrong_commitments = true,
+        |k| k.blocks = Route::Empty,
+        |k| k.blocks = Route::Fail(404, "Block not found".into()),
+    ];
+    for (n, way) in ways.into_iter().enumerate() {
+        devnet.beacon_knobs(0, |knobs| *knobs = BeaconKnobs::default());
+        devnet.beacon_knobs(1, |knobs| *knobs = BeaconKnobs::default());
+        devnet.beacon_knobs(0, way);
+        assert_eq!(beacon.commitments(&header, &hashes).await.unwrap(), Some(expected.clone()), "way {n}");
+        devnet.beacon_knobs(1, way);
+        let offered = beacon.commitments(&header, &hashes).await.unwrap();
+        assert_eq!(offered.is_some(), n == 0, "way {n}");
     }
 }
 
