@@ -1,7 +1,7 @@
 //! Compiles the sequencer's compressor: the C sources of the pinned `zstd-sys` once more, with the four differences of
 //! `build/patch.rs`.
 //!
-//! The sources come from the registry's copy of `zstd-sys`, whose build script tells its dependents where they lie
+//! The sources come from the registry's copy of `zstd-sys`, whose build script passes their folder to its dependents
 //! (`DEP_ZSTD_INCLUDE`); a vendored or offline registry does as well, nothing is fetched.
 
 #[path = "build/patch.rs"]
@@ -24,8 +24,6 @@ fn main() -> ExitCode {
 fn build() -> Result<(), String> {
     let sources = sources()?;
     println!("cargo:rerun-if-changed=build.rs");
-    // The schema is embedded at compile time, and the compiler does not see a new file in the folder.
-    println!("cargo:rerun-if-changed=migrations");
     println!("cargo:rerun-if-changed=build/patch.rs");
     println!("cargo:rerun-if-changed={}", sources.display());
     // For the test that alters a copy of them.
@@ -44,7 +42,7 @@ fn build() -> Result<(), String> {
         .define("ZSTD_DISABLE_ASM", "")
         .define("ZSTD_LEGACY_SUPPORT", "0")
         .define("DEBUGLEVEL", "0")
-        // No abort() behind our back: what an assertion would catch is the differential tests' business.
+        // No abort() in the library: the differential tests catch what an assertion would.
         .define("NDEBUG", None)
         .flag_if_supported("-fvisibility=hidden")
         .flag_if_supported("-ffunction-sections")

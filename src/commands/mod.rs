@@ -21,7 +21,7 @@ pub mod status;
 pub mod terminal;
 pub mod wiring;
 
-/// Proves, batch by batch, that a Morph L2 node holds the chain that L1 committed to, and repairs it where it does not.
+/// Proves, batch by batch, that a Morph L2 node holds the chain that L1 committed to, and repairs it if it does not.
 #[derive(Debug, Parser)]
 #[command(name = "morph-deriver", version, about, propagate_version = true, arg_required_else_help = true)]
 pub struct Cli {
@@ -41,11 +41,11 @@ pub enum Command {
     Record(record::Args),
     /// Run the worker's flow on a recorded folder
     Replay(replay::Args),
-    /// Serve a simulated network to try everything with no node at all
+    /// Serve a simulated network, to try everything without a node
     Devnet(devnet::Args),
-    /// Look into a batch by index, transaction or blob files, or at what becomes of a payload
+    /// Show a batch by index, transaction or blob files, or how a payload is encoded
     Inspect(inspect::Args),
-    /// Ask a running worker how it stands, or print the journal of its writes
+    /// Show a running worker's status, or print the journal of its writes
     Status(status::Args),
     /// Print the effective configuration, redacted, and check it
     Config(config::Args),
@@ -64,7 +64,7 @@ pub enum Exit {
     Usage,
     /// The chain differs from what L1 committed to.
     Divergence,
-    /// What is needed to decide cannot be had: blobs pruned, fixture incomplete.
+    /// Undecided: something that the decision needs is unavailable (blobs pruned, fixture incomplete).
     Unavailable,
 }
 
@@ -82,7 +82,7 @@ impl Exit {
 }
 
 impl From<Reason> for Exit {
-    /// How a command ends that stands still for `reason`: the one rule for all of them.
+    /// The exit code of a command that ends on a stall: one rule for all commands.
     fn from(reason: Reason) -> Self {
         if reason.is_divergence() {
             Self::Divergence
@@ -100,8 +100,24 @@ impl From<Exit> for ExitCode {
     }
 }
 
+/// Parses the command line, runs the command, gives its exit code.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start the runtime: {error}");
+            return Exit::Failed.into();
+        }
+    };
+    let exit = runtime.block_on(execute(cli));
+    // Computations that still run have no use for their result any more. They must not delay the exit (P4).
+    runtime.shutdown_background();
+    exit.into()
+}
+
 /// Runs a command to its end. An error is printed to stderr with its causes, scrubbed of credentials.
-pub async fn execute(cli: Cli) -> Exit {
+async fn execute(cli: Cli) -> Exit {
     let outcome = match cli.command {
         Command::Run(args) => run::execute(args).await,
         Command::Recover(args) => recover::execute(args).await,
