@@ -19,7 +19,7 @@ pub struct Edit {
     pub name: &'static str,
     /// The file, below the folder of the library.
     pub file: &'static str,
-    /// Stock text; stands there exactly once.
+    /// Stock text; must occur exactly once.
     pub find: &'static str,
     /// The sequencer's.
     pub replace: &'static str,
@@ -49,7 +49,7 @@ pub const EDITS: [Edit; 4] = [
         find: "    if (mostFrequent == nbSeq) {\n",
         replace: "    *repeatMode = FSE_repeat_none;\n    if (mostFrequent == nbSeq) {\n",
     },
-    // Only what is written changes. The estimate that decides where to split goes on as if tables were written once.
+    // Only what is written changes. The estimate that decides where to split still assumes that tables are written once.
     Edit {
         name: "tables in every sub-block",
         file: "compress/zstd_compress_superblock.c",

@@ -1,6 +1,6 @@
 //! Errors, and how bad they are.
 //!
-//! A verdict is a value and never stands here: an error means "could not decide". Every error answers its own
+//! A verdict is a value and never an error: an error means "could not decide". Every error answers its own
 //! [`Severity`] by an exhaustive match; only `flow/worker.rs` acts on it.
 
 use std::fmt;
@@ -11,7 +11,7 @@ use std::time::Duration;
 pub enum Severity {
     /// Try again with back-off: the fault is expected to pass.
     Temporary,
-    /// The L1 chain changed under way: rewind the cursor and read again.
+    /// The L1 chain changed meanwhile: rewind the cursor and read again.
     Reset,
     /// Stop advancing, keep watching and serving status, say why.
     Halt,
@@ -66,27 +66,27 @@ pub enum PortErrorKind {
     Timeout,
     /// HTTP 429 or a provider's quota error.
     RateLimited {
-        /// What the server asked for, if it did.
+        /// The wait that the server asked for, if any.
         retry_after: Option<Duration>,
     },
     /// HTTP 401 or 403.
     Unauthorized,
     /// The server has no such method or route.
     Unsupported,
-    /// The asked range or answer is wider than the server allows.
+    /// The range or the answer is larger than the server allows.
     RangeTooWide,
     /// The server no longer (or does not) keep what was asked for: pruned state, pruned blobs.
     Pruned,
-    /// The server does not have it: null where a value must be, 404.
+    /// The server does not have it: null in place of a value, 404.
     NotFound,
     /// The server answered with a JSON-RPC error that is none of the above.
     Refused {
         /// JSON-RPC error code.
         code: i64,
-        /// The server's own words, shortened and without secrets: what a refusal means is judged by them.
+        /// The server's own words, shortened and without secrets. They decide what a refusal means.
         message: String,
     },
-    /// The answer is not what the protocol says: bad JSON, wrong shape, wrong hash, too long.
+    /// The answer breaks the protocol: bad JSON, wrong shape, wrong hash, too long.
     Malformed,
     /// The endpoint belongs to another network than the configured one.
     WrongNetwork,
@@ -117,15 +117,15 @@ impl PortErrorKind {
     }
 }
 
-/// A port's failure: who, what kind, and a text for people.
+/// A port's failure: the party, the kind, and a text for people.
 ///
 /// The text never holds a URL, a token or a header (P10); an endpoint is named by its host.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{target}: {detail}")]
 pub struct PortError {
-    /// Who failed.
+    /// The party that failed.
     pub target: Target,
-    /// In which way.
+    /// The kind of failure.
     pub kind: PortErrorKind,
     /// For people: what was asked, of which host, what came back (shortened).
     pub detail: String,
@@ -142,7 +142,7 @@ impl PortError {
         Self::new(target, PortErrorKind::Malformed, detail)
     }
 
-    /// What the worker is asked to do about it.
+    /// What the worker is to do about it.
     pub const fn severity(&self) -> Severity {
         match self.kind {
             PortErrorKind::Unreachable
@@ -160,7 +160,7 @@ impl PortError {
         }
     }
 
-    /// Whether the same call may well succeed when repeated at once: a transport fault, not an answer.
+    /// Whether the same call may succeed if it is repeated at once: a transport fault, not an answer.
     pub const fn is_transient(&self) -> bool {
         matches!(self.kind, PortErrorKind::Unreachable | PortErrorKind::Timeout | PortErrorKind::RateLimited { .. })
     }

@@ -1,14 +1,14 @@
 //! `morph-deriver` proves, batch by batch, that an L2 node of the Morph rollup holds the chain that L1 committed to,
-//! and repairs it where it does not.
+//! and repairs it if it does not.
 //!
-//! The house has one direction; a room imports only rooms to its left (a test holds this):
+//! Imports have one direction: a room imports only rooms to its left (a test checks this):
 //!
 //! ```text
 //! types, error ← codec ← decide ← ports ← { adapters | flow } ← commands ← main
 //! ```
 //!
-//! Beside them stand `redact` (what may be shown of a URL or of a server's text), `config` (the settings), `telemetry` (the
-//! log), `server` (status, health and metrics) and `devnet` (a simulated network, for tests and for trying out).
+//! Also here: `redact` (what may be shown of a URL or of a server's text), `config` (the settings), `telemetry` (the log),
+//! `server` (status, health and metrics) and `devnet` (a simulated network, for tests and for trying out).
 //!
 //! Promises, cited where they are kept and where tests try to break them:
 //!

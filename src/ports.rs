@@ -16,10 +16,10 @@ use crate::types::{
     QueueIndex, TracedCall,
 };
 
-/// What a port gives back.
+/// The result of a port's call.
 pub type PortResult<T> = Result<T, PortError>;
 
-/// The logs of an L1 range, and on which chain they were read.
+/// The logs of an L1 range, and the chain on which they were read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RangeLogs {
     /// Ordered, without duplicates and without removed ones.
@@ -29,48 +29,49 @@ pub struct RangeLogs {
     pub ends: Vec<L1Ref>,
 }
 
-/// The logs of a stretch of L1, looked through from one end and perhaps not to the other one.
+/// The logs of a stretch of L1, searched from one end and perhaps not to the other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FoundLogs {
     /// Ordered, without duplicates and without removed ones.
     pub events: Vec<L1Event>,
-    /// The block up to which the stretch was looked through, itself included, counted from the end at which it began.
+    /// The last block that was searched, counted from the end at which the search began.
     pub reached: L1Number,
 }
 
-/// An answer of L1 that cannot be all there is.
+/// An answer of L1 that must be incomplete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Suspect {
-    /// The logs that were given last.
+    /// The newest answer with logs.
     Logs,
-    /// The block that was named last by a tag.
+    /// The newest answer about a tag.
     Tag,
 }
 
 /// The L1 execution chain, seen through the Rollup and L1MessageQueue contracts.
 ///
-/// An endpoint may serve only a few blocks of logs at a time, and only so often. So a call that asks for logs looks
-/// through as much as a few requests give, one block at least, and says how far it came; it fails only if not even the
-/// first request was answered.
+/// An endpoint may serve only a few blocks of logs at a time, and only so often. So a call for logs searches
+/// as far as a few requests reach, one block at least, and says how far that is. It fails only if the first request was not
+/// answered.
 #[async_trait]
 pub trait L1Chain: Send + Sync {
-    /// The header that `tag` names; none where the node has no such block yet.
+    /// The header that `tag` names; none if the node has no such block yet.
     async fn tagged(&self, tag: L1Tag) -> PortResult<Option<L1Header>>;
 
-    /// The newest header and the one that `tag` names, in one request where that can be.
+    /// The newest header and the one that `tag` names, in one request if possible.
     async fn latest_and(&self, tag: L1Tag) -> PortResult<(Option<L1Header>, Option<L1Header>)> {
         Ok((self.tagged(L1Tag::Latest).await?, self.tagged(tag).await?))
     }
 
-    /// Headers by number, in the order asked for; none where the node has no such block.
+    /// Headers by number, in the order asked for; none if the node has no such block.
     async fn headers(&self, numbers: &[L1Number]) -> PortResult<Vec<Option<L1Header>>>;
 
     /// The CommitBatch, RevertBatch, FinalizeBatch and QueueTransaction logs of blocks `from..=to`, from the lowest block
-    /// on. The answering endpoint's own head is at least the last end; whether its chain is the canonical one, the caller tells by the ends.
+    /// on. The answering endpoint's own head is at least the last end; whether its chain is the canonical one, the caller
+    /// checks by the ends.
     async fn events(&self, from: L1Number, to: L1Number) -> PortResult<RangeLogs>;
 
     /// The RevertBatch and FinalizeBatch logs of blocks `from..=to`, from the lowest block on: the last of `ends` says how
-    /// far they were answered. For questions far ahead of what [`events`](Self::events) is asked for.
+    /// far the answer goes. For questions far ahead of [`events`](Self::events).
     async fn settlements(&self, from: L1Number, to: L1Number) -> PortResult<RangeLogs>;
 
     /// The CommitBatch logs of batch `index` in `from..=to` (the index is an indexed topic), from the highest block down.
@@ -94,10 +95,10 @@ pub trait L1Chain: Send + Sync {
         Ok(found)
     }
 
-    /// The transaction at `index` of block `block`, asked for by the block's hash; none where that block is unknown.
+    /// The transaction at `index` of block `block`, asked for by the block's hash; none if that block is unknown.
     async fn transaction(&self, block: L1Ref, index: u64) -> PortResult<Option<L1Transaction>>;
 
-    /// Every call to the Rollup contract inside transaction `tx` that was not rolled back, in order. None where no
+    /// Every call to the Rollup contract inside transaction `tx` that was not rolled back, in order. None if no
     /// endpoint can trace it: it has no `debug_traceTransaction`, refuses it, or the trace is too long to be read.
     async fn rollup_calls(&self, tx: B256) -> PortResult<Option<Vec<TracedCall>>>;
 
@@ -107,7 +108,7 @@ pub trait L1Chain: Send + Sync {
     /// `lastCommittedBatchIndex()` at L1 block `at` (its newest state when none).
     async fn last_committed_index(&self, at: Option<L1Number>) -> PortResult<BatchIndex>;
 
-    /// `lastFinalizedBatchIndex()` at L1 block `at` (its newest state when none). `Unsupported` where it cannot be asked.
+    /// `lastFinalizedBatchIndex()` at L1 block `at` (its newest state when none). `Unsupported` if it cannot be asked.
     async fn last_finalized_index(&self, at: Option<L1Number>) -> PortResult<BatchIndex> {
         let _ = at;
         Err(PortError::new(Target::L1, PortErrorKind::Unsupported, "lastFinalizedBatchIndex() cannot be asked here"))
@@ -122,8 +123,8 @@ pub trait L1Chain: Send + Sync {
     /// `getCrossDomainMessage(index)` of each index, newest state.
     async fn queue_hashes(&self, indices: &[QueueIndex]) -> PortResult<Vec<B256>>;
 
-    /// What was answered last about `suspect` cannot be all there is, says `why`: the endpoint that answered it is set
-    /// aside for a while. False where there is no other one to ask.
+    /// Reports that the last answer about `suspect` was incomplete (`why`): the endpoint that gave it is set aside for a
+    /// while. False if there is no other one to ask.
     fn distrust(&self, suspect: Suspect, why: &str) -> bool {
         let _ = (suspect, why);
         false
@@ -152,7 +153,7 @@ pub trait BlobSource: Send + Sync {
     }
 }
 
-/// Withdrawal root at a block, as far as the node can tell.
+/// Withdrawal root at a block, as far as the node knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MessageRoot {
     /// `messageRoot()` at that block.
@@ -161,10 +162,10 @@ pub enum MessageRoot {
     Pruned,
 }
 
-/// The head of the L2 node, for whoever needs nothing else of it.
+/// The head of the L2 node alone.
 #[async_trait]
 pub trait HeadReader: Send + Sync {
-    /// The block that the node stands on.
+    /// The node's head.
     async fn head(&self) -> PortResult<L2Ref>;
 }
 
@@ -181,21 +182,21 @@ pub trait L2Reader: HeadReader {
     /// Head, tags and sync state in one request. A tag that was never set is none.
     async fn snapshot(&self) -> PortResult<L2Snapshot>;
 
-    /// The same, and the header at `number`: in one request where that can be.
+    /// The same, and the header at `number`: in one request if possible.
     async fn snapshot_and(&self, number: L2Number) -> PortResult<(L2Snapshot, Option<L2Header>)> {
         Ok((self.snapshot().await?, self.header(number).await?))
     }
 
-    /// The header at `number`; none where the node has none. Numbers above the head may still answer: the caller
+    /// The header at `number`; none if the node has none. Numbers above the head may still answer: the caller
     /// compares with the snapshot's head.
     async fn header(&self, number: L2Number) -> PortResult<Option<L2Header>>;
 
     /// Blocks `first..=last` in order with every transaction's raw bytes, hashes recomputed and linked by parent
-    /// hash; where they are very large, the first of them only, one at least. A missing block is `NotFound`; blocks that
-    /// do not link (the chain changed under way) are `Malformed`.
+    /// hash; if they are very large, the first of them only, one at least. A missing block is `NotFound`; blocks that
+    /// do not link (the chain changed meanwhile) are `Malformed`.
     async fn blocks(&self, first: L2Number, last: L2Number) -> PortResult<Vec<L2Block>>;
 
-    /// Whether the node has the state of each of these canonical blocks, in the order asked for, in one request; none where
+    /// Whether the node has the state of each of these canonical blocks, in the order asked for, in one request; none if
     /// it cannot be asked.
     async fn has_states(&self, numbers: &[L2Number]) -> PortResult<Option<Vec<bool>>> {
         let _ = numbers;
@@ -206,12 +207,12 @@ pub trait L2Reader: HeadReader {
     /// chain.
     async fn message_root(&self, block: L2Ref) -> PortResult<MessageRoot>;
 
-    /// The root that the last AppendMessage log in blocks `first..=last` carries; none when there is none. `tip` lies at
+    /// The root that the last AppendMessage log in blocks `first..=last` carries; none if there is none. `tip` lies at
     /// `last` or above it: `NotFound` unless the logs were read on the chain that holds `tip`.
     async fn last_appended_root(&self, first: L2Number, last: L2Number, tip: L2Ref) -> PortResult<Option<B256>>;
 }
 
-/// A write that stopped under way.
+/// A write that stopped before its end.
 #[derive(Debug, thiserror::Error)]
 #[error("block write stopped after {} blocks: {error}", written.len())]
 pub struct WriteStopped {
@@ -228,22 +229,21 @@ pub struct EngineView {
     pub chain_id: u64,
     /// Its head.
     pub head: L2Ref,
-    /// The block at the number that was asked for; none where it has none.
+    /// The block at the number that was asked for; none if it has none.
     pub at: Option<L2Ref>,
-    /// A digest of its version, which changes with an upgrade; none where it does not tell.
+    /// A digest of its version, which changes with an upgrade; none if it does not show one.
     pub version: Option<B256>,
 }
 
 /// The L2 node's engine side.
 #[async_trait]
 pub trait L2Engine: Send + Sync {
-    /// Which chain it holds: its head, and its block at `number`, in one request. That is how the reader and the engine
-    /// are proved to be one node, and how an engine that is down or refuses our token is found out before anything is
-    /// paused.
+    /// Which chain it holds: its head, and its block at `number`, in one request. It proves that reader and engine are one
+    /// node, and shows an engine that is down or refuses our token before anything is paused.
     async fn view(&self, number: L2Number) -> PortResult<EngineView>;
 
     /// Writes `blocks` in order in one request. The first carries the parent's hash, the others follow as head + 1.
-    /// Gives the new headers, as many as blocks.
+    /// Returns the new headers, one for each block.
     async fn write_blocks(&self, blocks: &[NewBlock]) -> Result<Vec<L2Header>, WriteStopped>;
 
     /// Sets the tags; none leaves a tag alone. The real node sets finalized first and may apply only half.
@@ -253,18 +253,19 @@ pub trait L2Engine: Send + Sync {
 /// The consensus node's reactors, which must not write while we do.
 #[async_trait]
 pub trait Reactors: Send + Sync {
-    /// Pauses them. On an error some may be paused all the same.
+    /// Pauses them. After an error some may still be paused.
     async fn pause(&self, height: L2Number) -> PortResult<()>;
 
     /// Restarts them from `height`. Must be safe to repeat.
     async fn resume(&self, height: L2Number) -> PortResult<()>;
 
-    /// How long a pause or a resume that was given up may still take effect.
+    /// How long an unanswered pause or resume may still take effect.
     fn lateness(&self) -> Duration {
         Duration::ZERO
     }
 
-    /// Whether `error` says for certain that the call had no effect and will have none. Anything else may still happen.
+    /// Whether `error` proves that the call had no effect and will have none. After any other error it may still take
+    /// effect.
     fn is_refusal(&self, error: &PortError) -> bool {
         matches!(
             error.kind,
@@ -275,14 +276,14 @@ pub trait Reactors: Send + Sync {
         )
     }
 
-    /// Whether anything would be resumed by [`Reactors::resume`]. Where not, a pause that another run left is not ended
-    /// by it either, and no pause of ours needs to be remembered.
+    /// Whether [`Reactors::resume`] resumes anything. If not, it does not end a pause that another run left either, and no
+    /// pause of ours needs a lease.
     fn can_resume(&self) -> bool {
         true
     }
 }
 
-/// Everything stored, as it stands at start.
+/// Everything stored, as loaded at start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stored {
     /// How far L1 has been read; none before the first step.
@@ -291,7 +292,7 @@ pub struct Stored {
     pub safe: Option<L2Ref>,
     /// Finalized head.
     pub finalized: Option<L2Ref>,
-    /// A pause that a crash left open.
+    /// A pause that a crash interrupted.
     pub lease: Option<Lease>,
     /// The standing batch with the highest index (verified or genesis).
     pub tip: Option<BatchRecord>,
@@ -311,7 +312,7 @@ pub struct Step {
     pub revert_from: Option<BatchIndex>,
     /// L1 messages to keep, each with the L1 block that enqueued it.
     pub messages: Vec<(L1Ref, L1Message)>,
-    /// A RevertBatch log and what became of it.
+    /// A RevertBatch log and its outcome.
     pub revert: Option<L1Event>,
     /// RevertBatch and FinalizeBatch logs that were read, those ahead of the cursor included.
     pub settlements: Vec<L1Event>,
@@ -325,8 +326,8 @@ pub struct Step {
     /// A batch and its outcome. Replaces a row of the same L1 position; closes the open writes of this batch and of
     /// those below it.
     pub batch: Option<BatchRecord>,
-    /// Where `batch` was not looked at because it is reverted further on: the L1 block of that revert. A rewind below it
-    /// forgets the row.
+    /// If `batch` was passed over because it is reverted further on: the L1 block of that revert. A rewind below it drops
+    /// the row.
     pub reverted_by: Option<L1Number>,
     /// Batches that a reorg moved to another L1 block unchanged: stored again under their new position.
     pub rebound: Vec<BatchRecord>,
@@ -346,7 +347,7 @@ pub struct Step {
     pub clear_cursor: bool,
 }
 
-/// What is stored of the chain, to be read.
+/// Reads what is stored of the chain.
 #[async_trait]
 pub trait Rows: Send + Sync {
     /// The recorded L1 blocks, newest first.
@@ -363,12 +364,12 @@ pub trait Rows: Send + Sync {
     /// The standing batch (verified or genesis) with the highest index whose commit lies at or below L1 block `number`.
     async fn newest_at_or_below(&self, number: L1Number) -> PortResult<Option<BatchRecord>>;
 
-    /// The first batch, by its place on L1, that lies at or below L1 block `number` and was not looked at because of a
-    /// revert above it.
+    /// The first batch, by its place on L1, that lies at or below L1 block `number` and was passed over because of a revert
+    /// above it.
     async fn reverted_above(&self, number: L1Number) -> PortResult<Option<BatchRecord>>;
 
-    /// Up to which L1 block every RevertBatch and FinalizeBatch log is stored, also ahead of the cursor; none where only
-    /// the cursor tells.
+    /// Up to which L1 block every RevertBatch and FinalizeBatch log is stored, also ahead of the cursor; none if
+    /// only the cursor says how far.
     async fn settled_to(&self) -> PortResult<Option<L1Ref>>;
 
     /// The first stored RevertBatch log after the log at `place` (L1 block, log index) that takes down a batch `index`
@@ -381,7 +382,7 @@ pub trait Rows: Send + Sync {
     /// The stored FinalizeBatch log with the highest index at or below L1 block `number`.
     async fn newest_proof(&self, number: L1Number) -> PortResult<Option<L1Event>>;
 
-    /// Stored L1 messages with index `first..first + count`; those that are not stored are left out.
+    /// Stored L1 messages with index `first..first + count`; missing ones are left out.
     async fn messages(&self, first: QueueIndex, count: u64) -> PortResult<Vec<L1Message>>;
 
     /// The newest `limit` journal entries, newest first.
@@ -391,14 +392,14 @@ pub trait Rows: Send + Sync {
 /// The lease of a pause of the reactors.
 #[async_trait]
 pub trait LeaseStore: Send + Sync {
-    /// The stored lease: a pause that a crash left open.
+    /// The stored lease: a pause that a crash interrupted.
     async fn lease(&self) -> PortResult<Option<Lease>>;
 
     /// Stores the lease of a pause, or removes it.
     async fn set_lease(&self, lease: Option<Lease>) -> PortResult<()>;
 }
 
-/// The worker's memory. Survives kill -9 at any point.
+/// The worker's stored state. Survives kill -9 at any point.
 #[async_trait]
 pub trait Progress: Rows + LeaseStore {
     /// Everything that a start needs.
@@ -410,17 +411,18 @@ pub trait Progress: Rows + LeaseStore {
     /// Applies `step` in one transaction.
     async fn apply(&self, step: &Step) -> PortResult<()>;
 
-    /// Notes writes before they are made. One of the same height and batch hash keeps what it says of the block that
-    /// stood there first, and takes over what it says of the node's tags; those of another batch hash are dropped: their batch is not the one being written any more.
+    /// Stores write intents before the writes are made. One of the same height and batch hash keeps what it says of the
+    /// block that stood there first, and takes over what it says of the node's tags; those of another batch hash are
+    /// dropped: their batch is not the one being written any more.
     async fn open_writes(&self, writes: &[OpenWrite]) -> PortResult<()>;
 
-    /// Takes back notes of writes at `from` and above that the journal does not know of: they were not made. What stood
-    /// there up to `standing` still does. A note of a block above it that stood there before stays, as one that was looked
-    /// at: the block is gone all the same, and the journal must come to hold it.
+    /// Drops the intents at `from` and above that the journal does not hold: those writes were not made. Old blocks up to
+    /// `standing` are still on the chain. The intent for an old block above that stays, marked as seen: the block is gone in
+    /// any case, and must end in the journal.
     async fn withdraw_writes(&self, from: L2Number, standing: L2Number) -> PortResult<()>;
 
-    /// Notes that the node was looked at: what the writes noted at `seen_to` and below did to its tags is known, and
-    /// `mark` is all of it that is still to be put back.
+    /// Stores that the node was read: the effect on its tags of the writes up to `seen_to` is known, and `mark` is all of it
+    /// that is still to be restored.
     async fn looked(&self, seen_to: Option<L2Number>, mark: Option<OwnMark>) -> PortResult<()>;
 
     /// Appends to the journal of writes, and to each open write of the same height and batch what was written.

@@ -1,9 +1,9 @@
 //! What may be shown of a URL, of a server's text and of a finished line (P10). The one place that hides credentials.
 //!
-//! Three guards, one behind the other. A configured URL lives in [`SecretUrl`], which shows scheme, host and port. The text
+//! Three guards, one after the other. A configured URL lives in [`SecretUrl`], which shows scheme, host and port. The text
 //! of a server passes [`scrub`], which knows the parts of the endpoint's own URL ([`secrets_of`]) and strikes them out
-//! wherever they turn up. Whatever is printed, logged or served passes [`cut_urls`] last, which knows no secret and goes by
-//! the shape of a URL or token alone.
+//! wherever they occur. Everything printed, logged or served passes [`cut_urls`] last, which knows no secret and recognises
+//! URLs and tokens by their shape alone.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -22,7 +22,7 @@ pub const SHOWN: usize = 200;
 pub struct SecretUrl(Url);
 
 impl SecretUrl {
-    /// The whole URL, for the one who connects.
+    /// The whole URL, to connect to.
     pub const fn expose(&self) -> &Url {
         &self.0
     }
@@ -58,7 +58,7 @@ impl FromStr for SecretUrl {
 }
 
 /// The parts of a URL that may be credentials: user, password, path segments, query values, and a query that is a bare
-/// word. Short path segments (`v1`, `rpc`) are left: they occur in every text.
+/// word. Short path segments (`v1`, `rpc`) are kept: they occur in every text.
 pub fn secrets_of(url: &Url) -> Vec<String> {
     let user = Some(url.username().to_owned());
     let password = url.password().map(str::to_owned);
@@ -129,7 +129,7 @@ fn tidy_to(text: &str, limit: usize) -> String {
 
 /// Cuts every URL in `text` to scheme, host and port, and every bearer token away (P10).
 ///
-/// The last guard, not the first: who makes an error or a log line names endpoints by host already.
+/// The last guard, not the first: errors and log lines already name endpoints by host.
 pub fn cut_urls(text: &str) -> Cow<'_, str> {
     if !text.contains("://") && !text.contains("Bearer ") {
         return Cow::Borrowed(text);
@@ -157,13 +157,13 @@ pub fn cut_urls(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Whether a URL or token in running text ends before this character. Not at a comma or a bracket: those may stand
-/// inside a path or a password, and only at the very end are they punctuation.
+/// Whether a URL or token in running text ends before this character. Not at a comma or a bracket: those may be part of a
+/// path or a password, and are punctuation only at the very end.
 fn ends_secret(c: char) -> bool {
     c.is_whitespace() || matches!(c, '"' | '`' | '<' | '>' | '\\' | '\u{1b}')
 }
 
-/// Host and port of what stands behind `://`.
+/// Host and port of what follows `://`.
 fn host_of(rest: &str) -> &str {
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     authority.rsplit('@').next().unwrap_or_default()

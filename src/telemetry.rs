@@ -1,11 +1,11 @@
 //! Log set-up: format, filter, de-duplication, and the last guard against credentials in a line.
 //!
-//! Decided here: when a repeated fault is logged again (P9, J7). An event takes part when it carries a `code` field;
+//! Decided here: when a repeated fault is logged again (P9, J7). An event takes part if it carries a `code` field;
 //! its key is (`target` of the event, `code`, `entity` field). The first occurrence logs; after that one line a window,
 //! with `repeated=n`; a change of its `state` field or of its level always logs. An event with `recovered = true` closes
-//! the open faults of its target and entity (of one code only, if it carries one) and logs once, with `lasted=…s`; where
-//! no fault was open it is dropped, so a recovery can be reported without knowing whether there was anything to recover
-//! from. Events without these fields pass untouched. Not decided here: what is logged and at which level.
+//! the open faults of its target and entity (of one code only, if it carries one) and logs once, with `lasted_s=…`. If no
+//! fault was open it is dropped, so a recovery can be reported without knowing whether there was a fault. Events without
+//! these fields pass untouched. Not decided here: what is logged and at which level.
 //!
 //! ```text
 //! tracing::warn!(code = error.code(), entity = host, "L1 endpoint does not answer: {error}");
@@ -34,7 +34,7 @@ use crate::redact;
 /// A repeated fault logs once in this time. At a poll of 15 s an hour's fault makes 1 + 12 lines.
 pub const WINDOW: Duration = Duration::from_secs(5 * 60);
 
-/// Faults remembered at a time. Codes and entities are few; the bound is against ones that are not.
+/// Most faults remembered at a time. Codes and entities are few; the bound is against a mistake.
 const MAX_OPEN: usize = 1_024;
 
 /// Log set-up that cannot be used.
@@ -52,7 +52,7 @@ pub enum TelemetryError {
 ///
 /// # Errors
 ///
-/// Where the filter does not parse, or at a second call.
+/// A filter that does not parse, or a second call.
 pub fn init(config: &LogConfig) -> Result<(), TelemetryError> {
     let filter: Targets = config.filter.parse()?;
     let ansi = config.format == LogFormat::Text && std::io::stderr().is_terminal();
@@ -93,16 +93,16 @@ pub struct FaultKey {
     pub target: String,
     /// Its reason code.
     pub code: String,
-    /// The endpoint, batch or block that it is about; may be empty.
+    /// The endpoint, batch or block concerned; may be empty.
     pub entity: String,
 }
 
-/// What becomes of an event.
+/// What to do with an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// Log it as it is.
     Log,
-    /// Log it with the number of occurrences that it stands for, itself included.
+    /// Log it with the number of occurrences since the last line, itself included.
     Repeated(u64),
     /// Log the end of a fault.
     Recovered {
@@ -111,7 +111,7 @@ pub enum Decision {
         /// Occurrences in that time.
         occurrences: u64,
     },
-    /// Say nothing.
+    /// Do not log.
     Drop,
 }
 
@@ -154,7 +154,7 @@ impl Faults {
         Decision::Log
     }
 
-    /// The faults of `target` and `entity` are over; of one `code` only, where it is given.
+    /// The faults of `target` and `entity` are over; of one `code` only, if it is given.
     pub fn recovers(&mut self, now: Duration, target: &str, code: Option<&str>, entity: &str) -> Decision {
         let mut over: Option<(Duration, u64)> = None;
         self.open.retain(|key, fault| {
@@ -171,7 +171,7 @@ impl Faults {
         }
     }
 
-    /// Keeps the bound by forgetting the fault that was not seen for the longest time.
+    /// Keeps the bound by forgetting the fault that was last seen longest ago.
     fn make_room(&mut self) {
         if self.open.len() < MAX_OPEN {
             return;
@@ -279,7 +279,7 @@ impl<S> Filter<S> for Deduplicate {
     }
 }
 
-/// Adds what de-duplication counted to a formatted line, and cuts the credentials out of the whole of it.
+/// Adds the counts of de-duplication to a formatted line, and cuts credentials out of all of it.
 struct Finish<F> {
     inner: F,
     json: bool,
@@ -348,7 +348,7 @@ mod tests {
         let table = [
             (0, "timeout", "a", "warn", Log),
             (15, "timeout", "a", "warn", Drop),
-            // Another entity, another code: faults of their own.
+            // Another entity or another code is another fault.
             (15, "timeout", "b", "warn", Log),
             (15, "refused", "a", "warn", Log),
             (299, "timeout", "a", "warn", Drop),
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn j7_recovery_is_told_once_with_its_duration() {
+    fn j7_recovery_is_logged_once_with_its_duration() {
         let mut faults = Faults::default();
         assert_eq!(faults.recovers(at(1), "flow", None, "a"), Decision::Drop, "nothing was open");
         faults.occurs(at(10), key("timeout", "a"), "warn");
@@ -460,7 +460,7 @@ mod tests {
         assert_eq!(logged(LogFormat::Text, "info,morph_deriver::flow=debug", events).len(), 1);
     }
 
-    /// P10: the canary stands wherever a careless line could carry a credential.
+    /// P10: a canary in every place in which a careless line could carry a credential.
     #[test]
     fn k4_no_credential_reaches_a_line() {
         let url = "https://user:canary@l1.example:8443/v3/canary?key=canary#canary";

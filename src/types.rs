@@ -1,4 +1,4 @@
-//! The values that every room speaks of: numbers with their hashes, blocks, batches, events, heads.
+//! The values that every room uses: numbers with their hashes, blocks, batches, events, heads.
 //!
 //! Nothing here does I/O and nothing here decides. Numbers are newtypes so that an L1 height, an L2 height, a batch
 //! index and a queue index cannot be mistaken for each other, and a number whose block matters travels with its hash.
@@ -212,7 +212,7 @@ impl L1Header {
     }
 }
 
-/// The L1 heights that a node names by tag.
+/// The tags of L1 blocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum L1Tag {
@@ -281,14 +281,14 @@ impl L1Event {
         (self.block.number, self.log_index)
     }
 
-    /// The commit that it tells of; none where it is another event.
+    /// Its commit; none for another event.
     pub const fn as_commit(&self) -> Option<CommitEvent> {
         let L1EventKind::Commit { index, hash } = self.kind else { return None };
         let Self { block, tx_hash, tx_index, log_index, .. } = *self;
         Some(CommitEvent { index, hash, block, tx_hash, tx_index, log_index })
     }
 
-    /// The L1 message that it enqueued, with its L1 block; none where it is another log.
+    /// The L1 message that it enqueued, with its L1 block; none if it is another log.
     pub fn into_message(self) -> Option<(L1Ref, L1Message)> {
         match self.kind {
             L1EventKind::Message(message) => Some((self.block, message)),
@@ -405,7 +405,8 @@ pub struct BlockContent {
     pub transactions: Vec<RawTx>,
 }
 
-/// What the worker needs of an L2 header. `hash` was recomputed from the header's own fields by whoever read it.
+/// What the worker needs of an L2 header. The reader recomputed `hash` from the
+/// header's own fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct L2Header {
     /// Height.
@@ -460,9 +461,9 @@ pub fn is_l1_message(raw: &[u8]) -> bool {
 pub struct L2Snapshot {
     /// The newest block.
     pub head: L2Ref,
-    /// The node's `safe` tag; none when never set.
+    /// The node's `safe` tag; none if never set.
     pub safe: Option<L2Ref>,
-    /// The node's `finalized` tag; none when never set.
+    /// The node's `finalized` tag; none if never set.
     pub finalized: Option<L2Ref>,
     /// Whether the node says that it is syncing.
     pub syncing: bool,
@@ -481,7 +482,7 @@ pub struct NewBlock {
     pub gas_limit: u64,
     /// All transactions, L1 messages first.
     pub transactions: Vec<RawTx>,
-    /// Parent to build on. Only the first block of a run carries it; the ones behind follow as head + 1.
+    /// Parent to build on. Only the first block of a run carries it; the others follow as head + 1.
     pub parent_hash: Option<B256>,
 }
 
@@ -556,7 +557,7 @@ pub struct BatchRecord {
     pub outcome: Outcome,
     /// What was done about it; none unless verified.
     pub case: Option<Case>,
-    /// First L2 block; none where it is not known.
+    /// First L2 block; none if it is not known.
     pub first: Option<L2Number>,
     /// Last L2 block as verified; none for a reverted batch that was never verified.
     pub last: Option<L2Ref>,
@@ -584,7 +585,7 @@ impl BatchRecord {
 pub struct Cursor {
     /// The L1 block.
     pub block: L1Ref,
-    /// The last log that was dealt with; none when the whole block was.
+    /// The last log that was processed; none if the whole block was.
     pub log_index: Option<u64>,
 }
 
@@ -603,7 +604,7 @@ pub struct Identity {
     pub l2_genesis: B256,
 }
 
-/// A pause of the reactors that was begun and not yet ended.
+/// A pause of the reactors that has not ended yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {
     /// The local head when the reactors were paused.
@@ -623,17 +624,17 @@ pub struct OpenWrite {
     pub batch_hash: B256,
     /// The batch's case when the writing began.
     pub case: Case,
-    /// What stood there before, if anything.
+    /// The block at that height before, if any.
     pub old_hash: Option<B256>,
-    /// What was written, once the journal says so. None: the write was begun, and nobody knows whether it happened.
+    /// The block that was written, once it is in the journal. None: the write was begun, and may or may not have happened.
     pub new_hash: Option<B256>,
     /// The node's finalized tag from before the write.
     pub finalized: Option<L2Ref>,
-    /// The node was looked at since: what the write did to its tags is known.
+    /// The node was read since: the write's effect on its tags is known.
     pub seen: bool,
 }
 
-/// A finalized tag that the node moved by itself on a write of ours, and that is not put back yet.
+/// A finalized tag that the node itself moved on a write of ours, and that is not restored yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OwnMark {
     /// Where it moved the tag.
@@ -651,9 +652,9 @@ pub struct JournalEntry {
     pub batch: BatchIndex,
     /// The block's height.
     pub number: L2Number,
-    /// What stood there before, if anything.
+    /// The block at that height before, if any.
     pub old_hash: Option<B256>,
-    /// What stands there now.
+    /// The block at that height now.
     pub new_hash: B256,
     /// Why: `self-heal` or `fill-gap`.
     pub why: String,
@@ -663,7 +664,7 @@ pub struct JournalEntry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
-    /// Blobs are rebuilt from the local blocks and fetched only where they differ.
+    /// Blobs are rebuilt from the local blocks and fetched only if they differ.
     Local,
     /// Every batch is checked against its fetched blobs.
     Blob,

@@ -23,7 +23,7 @@ use crate::error::{PortError, PortErrorKind, Target};
 use crate::ports::{BlobSource, PortResult};
 use crate::types::{B256, BLOB_BYTES, Blob, L1Header};
 
-/// Most blobs that one L1 block is taken to hold; the largest value that a scheduled fork allows stands well below.
+/// Most blobs that one L1 block may hold here; the largest value that a scheduled fork allows is well below.
 const BLOBS_IN_A_BLOCK: usize = 72;
 
 /// Most elements read of a list of blobs.
@@ -53,7 +53,7 @@ const SIDECARS: u8 = 2;
 pub struct BeaconConfig {
     /// Genesis time in seconds since the Unix epoch.
     pub genesis_time: Option<u64>,
-    /// Seconds in a slot. Needed where no server has `config/spec`.
+    /// Seconds in a slot. Needed if no server has `config/spec`.
     pub seconds_per_slot: Option<u64>,
 }
 
@@ -105,7 +105,7 @@ impl BeaconClient {
         }
     }
 
-    /// Asks every server for its genesis time, at start. A configured time stands: a server that contradicts it is named
+    /// Asks every server for its genesis time, at start. A configured time wins: a server that contradicts it is named
     /// and set aside.
     ///
     /// # Errors
@@ -303,8 +303,8 @@ impl BeaconClient {
         Err(failure.unwrap_or_else(|| PortError::malformed(Target::Beacon, "no way to ask for blobs")))
     }
 
-    /// Today's endpoint: by hash; then the whole slot, where the answer was not complete (a server that honours one
-    /// key only); then hash by hash, where the whole slot is refused or cut.
+    /// Today's endpoint: by hash; then the whole slot, if the answer was not complete (a server that honours one
+    /// key only); then hash by hash, if the whole slot is refused or cut.
     async fn ask_blobs(&self, at: usize, slot: u64, wanted: &[B256]) -> PortResult<HashMap<B256, Blob>> {
         let mut found = HashMap::new();
         let mut any = false;
@@ -482,7 +482,7 @@ async fn pick(candidates: Vec<Blob>, wanted: &[B256], found: &mut HashMap<B256, 
 }
 
 /// Says what an operator can do about it. A node without all data columns answers 400, 404 or 500, by a text that
-/// tells (D5); blobs older than every node keeps are pruned, whatever the answer says (D4).
+/// shows (D5); blobs older than every node keeps are pruned, whatever the answer says (D4).
 fn explain(mut error: PortError, slot: u64, old: bool) -> PortError {
     let text = error.detail.to_ascii_lowercase();
     let columns = ["data column", "supernode", "custody"].iter().any(|part| text.contains(part));
@@ -776,7 +776,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn m23_a_genesis_time_that_was_learnt_holds_for_who_comes_later() {
+    async fn m23_a_genesis_time_that_was_learnt_holds_for_later_endpoints() {
         let (hash, blob) = sample(1);
         let right = node_of(GENESIS, blobs_body(&[])).await;
         let foreign = node_of(GENESIS + 12, blobs_body(&[&blob])).await;

@@ -1,11 +1,11 @@
-//! The L2 node's engine: writing blocks and setting tags, behind a JWT.
+//! The L2 node's engine: writing blocks and setting tags, with a JWT.
 //!
 //! Decided here: how a block is put on the wire, that a reply is what was asked for (number, parent link, a hash that
 //! its own fields give), and how far a write came. Not decided here: what a block must be; the node checks next to
-//! nothing of it (protocol.md, section 7), so whoever calls has checked it before.
+//! nothing of it (protocol.md, section 7), so the caller has checked it before.
 //!
 //! Nothing is repeated: an engine error means a block that was not taken and stays so, and after a lost connection
-//! only the node's head tells how far it came. The secret is read from a file and never made (K1); each request is
+//! only the node's head shows how far it came. The secret is read from a file and never created (K1); each request is
 //! signed anew, since the node accepts a token for 60 seconds only.
 
 use std::io::ErrorKind;
@@ -46,7 +46,7 @@ pub enum JwtError {
     Unreadable {
         /// As configured.
         path: PathBuf,
-        /// The system's word for it.
+        /// The system's error text.
         cause: ErrorKind,
     },
     /// Its content is not 32 bytes in hex.
@@ -56,7 +56,7 @@ pub enum JwtError {
         path: PathBuf,
     },
     /// Its group or others can read or write it.
-    #[error("JWT secret {path}: its mode {mode:03o} lets others at it; chmod 600")]
+    #[error("JWT secret {path}: permissions {mode:03o} are too open; run chmod 600")]
     TooOpen {
         /// As configured.
         path: PathBuf,
@@ -253,7 +253,7 @@ fn new_block_call(block: &NewBlock) -> Call {
     Call::new("engine_newSafeL2Block", json!([Value::Object(fields)]))
 }
 
-/// The header that came back, if it is the one of `block` on `parent` (where the parent is known).
+/// The header that came back, if it is that of `block` on `parent` (if the parent is known).
 fn read_new_header(json: &Json, block: &NewBlock, parent: Option<B256>) -> PortResult<L2Header> {
     let value = json.tree()?;
     let header = block::written_header_from_json(&value).map_err(|error| json.malformed(error))?;
@@ -264,7 +264,7 @@ fn read_new_header(json: &Json, block: &NewBlock, parent: Option<B256>) -> PortR
         && header.parent_hash != parent
     {
         let said = header.parent_hash;
-        return Err(json.malformed(format_args!("block {} stands on {said:?}, not on {parent:?}", block.number)));
+        return Err(json.malformed(format_args!("block {} has parent {said:?}, expected {parent:?}", block.number)));
     }
     Ok(header)
 }

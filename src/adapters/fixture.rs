@@ -119,7 +119,7 @@ pub struct Range {
     pub switch_ms: u64,
     /// First L1 block of the range.
     pub from: L1Number,
-    /// Last L1 block of the range: the newest one there is, for whoever asks the fixture.
+    /// Last L1 block of the range: L1's newest block in a replay.
     pub to: L1Number,
     /// Nothing below this L1 block can hold a log.
     pub origin: L1Number,
@@ -149,7 +149,7 @@ pub struct Facts {
     pub transactions: Vec<L1Transaction>,
     /// Transactions that were asked for and that L1 does not have, by block and place.
     pub no_transactions: Vec<(L1Ref, u64)>,
-    /// Calls to the Rollup contract inside transactions; none where no endpoint traced.
+    /// Calls to the Rollup contract inside transactions; none if no endpoint traced.
     pub traces: BTreeMap<B256, Option<Vec<TracedCall>>>,
     /// `committedBatches`.
     pub committed: States<BTreeMap<BatchIndex, B256>>,
@@ -287,9 +287,9 @@ pub struct L2Facts {
     /// The chain from the block below the first batch to the last block that was asked for. Of the first one the header
     /// may be all there is.
     pub blocks: Vec<L2Block>,
-    /// `messageRoot()` at those blocks where it was asked and the node still had it.
+    /// `messageRoot()` at those blocks if it was asked and the node still had it.
     pub message_roots: BTreeMap<L2Number, B256>,
-    /// The root of the last AppendMessage log in the blocks from the first to the second number, where it was asked.
+    /// The root of the last AppendMessage log in the blocks from the first to the second number, if it was asked.
     #[serde(default)]
     pub appended_roots: Vec<(L2Number, L2Number, Option<B256>)>,
 }
@@ -299,7 +299,7 @@ pub struct L2Facts {
 pub struct Fixture {
     /// L1.
     pub facts: Facts,
-    /// L2; none when it was recorded without an L2 node.
+    /// L2; none if it was recorded without an L2 node.
     pub l2: Option<L2Facts>,
     /// Blobs by versioned hash.
     pub blobs: BTreeMap<B256, Blob>,
@@ -326,7 +326,7 @@ impl Fixture {
     }
 
     /// Writes the fixture into folder `dir`, which is created. An interrupted write leaves no `dir`, only a folder
-    /// beside it that is no fixture.
+    /// beside it that is not a fixture.
     ///
     /// # Errors
     /// Files that cannot be written, a folder that exists, a fixture that is larger than what is read.
@@ -488,7 +488,7 @@ mod tests {
         fixture().write(&out).unwrap();
         assert_eq!(Fixture::read(&out).unwrap().l2, Some(L2Facts::default()));
         assert_eq!(names(&folder.path().join("below")), ["fixture"]);
-        // What stands there is not written over, and nothing is left beside it.
+        // An existing folder is not overwritten, and nothing is left beside it.
         let mut other = fixture();
         other.l2 = None;
         other.write(&out).unwrap_err();
@@ -501,7 +501,7 @@ mod tests {
     fn p6_what_an_interrupted_write_leaves_is_no_fixture() {
         let folder = tempfile::tempdir().unwrap();
         let partial = folder.path().join("partial");
-        // In its way stands a folder of the last file's name.
+        // A folder with the last file's name is in its way.
         std::fs::create_dir_all(partial.join(FACTS)).unwrap();
         fixture().write_files(&partial).unwrap_err();
         assert!(partial.join(L2).exists(), "the others were written before");

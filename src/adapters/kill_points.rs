@@ -42,7 +42,7 @@ pub enum When {
     After,
 }
 
-/// One point, as it is passed.
+/// One point that the program passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Point {
     /// The port's name.
@@ -77,7 +77,7 @@ pub struct KillPoints {
 }
 
 impl KillPoints {
-    /// `aim` is asked at every point. Where it says true, the call never returns: to end the program there is its
+    /// `aim` is asked at every point. If it says true, the call never returns: to end the program there is its
     /// matter.
     pub fn new(aim: impl Fn(u64, Point) -> bool + Send + Sync + 'static) -> Self {
         Self { passed: Arc::default(), aim: Arc::new(aim) }
@@ -168,7 +168,7 @@ impl KillPoints {
 fn kill_this_process() {
     let pid = std::process::id().to_string();
     let killed = Command::new("kill").args(["-9", &pid]).status();
-    // Not reached where `kill` works; an end without destructors all the same where it does not.
+    // Not reached if `kill` works. If it does not, this ends the process without destructors too.
     eprintln!("kill -9 did not end the process: {killed:?}");
     std::process::abort();
 }

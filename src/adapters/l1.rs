@@ -1,6 +1,6 @@
 //! L1 over JSON-RPC: headers, logs of the two contracts, transactions, traces, contract views.
 //!
-//! Decided here: which endpoint's word counts for which question, how a wide range is split, and which logs are
+//! Decided here: which endpoint's answer counts for which question, how a wide range is split, and which logs are
 //! logs at all (not removed, of the right contract, inside the range, no two block hashes at one height). Not decided
 //! here: whether a log lies on the canonical chain; the flow reads the end header before and after (B1).
 //!
@@ -51,7 +51,7 @@ const PIECES_TIME: Duration = Duration::from_secs(5);
 /// kept is held several times on its way into the database (P7).
 const KEPT_BYTES: usize = 4 << 20;
 
-/// Most blobs of one transaction; the largest value that a scheduled fork allows stands well below.
+/// Most blobs of one transaction; the largest value that a scheduled fork allows is well below.
 const BLOBS_MAX: usize = 72;
 
 /// Most call frames of one trace. A block's gas holds some 10,000 calls of the ordinary kind, and of the cheapest kind
@@ -115,7 +115,7 @@ impl Answer {
     }
 }
 
-/// Whether an endpoint that says this is none the worse for it.
+/// Whether an endpoint may say this and still be in good standing.
 const fn is_refusal(error: &PortError) -> bool {
     matches!(
         error.kind,
@@ -161,7 +161,7 @@ impl L1Client {
         self.pool.call("eth_chainId", json!([])).await?.quantity()
     }
 
-    /// The code at `address`, newest state; empty where there is no contract.
+    /// The code at `address`, newest state; empty if there is no contract.
     pub async fn code_at(&self, address: Address) -> PortResult<Bytes> {
         self.pool.call("eth_getCode", json!([wire::hex_address(&address), "latest"])).await?.bytes()
     }
@@ -195,9 +195,9 @@ impl L1Client {
         self.highest.fetch_max(number.get(), Ordering::Relaxed);
     }
 
-    /// The error for an endpoint that does not have block `number`. It is set aside where there is another one.
+    /// The error for an endpoint that does not have block `number`. It is set aside if there is another one.
     fn behind(&self, at: usize, number: L1Number) -> PortError {
-        let detail = format!("{}: does not have block {number} (behind)", self.pool.name(at));
+        let detail = format!("{}: does not have block {number} (lags)", self.pool.name(at));
         let error = PortError::new(Target::L1, PortErrorKind::NotFound, detail);
         self.pool.demote(at, &error);
         error
@@ -219,7 +219,7 @@ impl L1Client {
         Ok(answer)
     }
 
-    /// The first pieces of `stretch` from endpoint `at`: as many as one call may ask for, fewer where one fails. It is an
+    /// The first pieces of `stretch` from endpoint `at`: as many as one call may ask for, fewer if one fails. It is an
     /// error only if the first one does.
     async fn logs_on(&self, at: usize, filter: &Filter, stretch: &Stretch) -> PortResult<Answer> {
         let began = Instant::now();
@@ -298,7 +298,7 @@ impl L1Client {
         Ok((events, end.l1_ref()))
     }
 
-    /// The event in `log`; none when it is not one of ours.
+    /// The event in `log`; none if it is not one of ours.
     fn read_log(&self, log: &Log<'_>) -> Result<Option<L1Event>, String> {
         let field = |name: &str| format!("a log without a usable {name}");
         let address = wire::address(log.address).ok_or_else(|| field("address"))?;
@@ -342,7 +342,8 @@ impl L1Client {
             let same_block = *hashes.entry(event.block.number).or_insert(event.block.hash) == event.block.hash;
             let same_log = places.get(&place).is_none_or(|earlier| *earlier == event);
             if !same_block || !same_log {
-                let detail = format!("{}: eth_getLogs: block {} stands twice", self.pool.name(at), event.block.number);
+                let detail =
+                    format!("{}: eth_getLogs: block {} has two hashes", self.pool.name(at), event.block.number);
                 return Err(PortError::malformed(Target::L1, detail));
             }
             places.insert(place, event);
@@ -470,7 +471,7 @@ struct Transaction<'a> {
     blob_versioned_hashes: Option<Bounded<&'a str, BLOBS_MAX>>,
 }
 
-/// The transaction, if it stands at `index` of `block`.
+/// The transaction, if it is at `index` of `block`.
 fn read_transaction(json: &Json, block: L1Ref, index: u64) -> PortResult<Option<L1Transaction>> {
     let Some(tx) = json.parse::<Option<Transaction<'_>>>()? else { return Ok(None) };
     let read = || {
@@ -658,7 +659,7 @@ impl L1Chain for L1Client {
                 PortError::new(Target::L1, PortErrorKind::NotFound, detail)
             })
         };
-        // Another endpoint may know the block; only when none does, there is none.
+        // Another endpoint may know the block. It is missing only if no endpoint has it.
         match self.pool.run(read).await {
             Ok(tx) => Ok(Some(tx)),
             Err(error) if error.kind == PortErrorKind::NotFound => Ok(None),
@@ -942,7 +943,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a1_who_gave_the_logs_is_distrusted_for_them_and_not_who_named_a_block_since() {
+    async fn a1_the_endpoint_that_gave_the_logs_is_distrusted_and_not_one_that_named_a_block_since() {
         let answer = |method: &str, params: &Value| chain_answer(1000, u64::MAX, method, params);
         let first = rpc(move |method, params| match (method, params.get(0)) {
             ("eth_getBlockByNumber", Some(tag)) if tag == "finalized" => Err((-32603, "internal error")),
@@ -1153,7 +1154,7 @@ mod tests {
         l1.saw(n(500));
         let headers = l1.headers(&[n(300), n(100)]).await.unwrap();
         assert_eq!(headers.iter().map(|header| header.unwrap().number.get()).collect::<Vec<_>>(), [300, 100]);
-        // A chain that really became shorter is believed when nobody has the block.
+        // A chain that really became shorter is believed if no endpoint has the block.
         let alone = client(&[&lagging.url]);
         alone.saw(n(500));
         assert_eq!(alone.headers(&[n(300), n(100)]).await.unwrap()[0], None);

@@ -1,7 +1,7 @@
 //! The L2 node's `eth_*` side: heads, headers, whole blocks, withdrawal roots.
 //!
-//! Decided here: how blocks are read cheapest (raw where the node offers it, JSON otherwise), and that what was read
-//! is what it says: every hash recomputed, every block standing on the one before. Not decided here: whether a block
+//! Decided here: how blocks are read cheapest (raw if the node offers it, JSON otherwise), and that what was read
+//! is what it claims to be: every hash recomputed, every block a child of the one before. Not decided here: whether a block
 //! counts as present; a killed node answers for blocks above its fallen head, and the flow compares with the
 //! snapshot's head.
 
@@ -210,7 +210,7 @@ impl L2Client {
                 self.json_piece_on(at, first, last).await
             }
             Err(error) if error.kind == PortErrorKind::Malformed => {
-                // A header of a later fork, perhaps. JSON may still be understood; if not, its error is the telling one.
+                // A header of a later fork, perhaps. JSON may still be understood; if not, its error says more.
                 warn!(endpoint = self.pool.name(at), %error, "raw block not understood, reading JSON instead");
                 let blocks = self.json_piece_on(at, first, last).await?;
                 self.set_form(at, PLAIN_JSON);
@@ -282,7 +282,7 @@ impl L2Client {
                 && child.header.parent_hash != parent.header.hash
             {
                 let detail = format!(
-                    "{}: block {} does not stand on block {}: the chain changed while it was read",
+                    "{}: block {} is not a child of block {}: the chain changed while it was read",
                     self.pool.name(at),
                     child.header.number,
                     parent.header.number
@@ -293,7 +293,7 @@ impl L2Client {
         Ok(())
     }
 
-    /// By hash, and with the header at its height beside it: a node answers for a block that left its chain too.
+    /// By hash, together with the header at its height: a node also answers for a block that left its chain.
     async fn root_by_hash_on(&self, at: usize, block: L2Ref) -> PortResult<B256> {
         self.root_in(at, block, json!({"blockHash": wire::hex_hash(&block.hash)})).await
     }
@@ -349,7 +349,7 @@ impl L2Client {
         Ok(None)
     }
 
-    /// The logs of a piece between two reads of `tip`, below a head that reaches it: no logs of a block that is not there,
+    /// The logs of a piece between two reads of `tip`, below a head that reaches it: no logs of a block that is missing,
     /// or of another chain, are no answer.
     async fn appended_piece_on(&self, at: usize, from: L2Number, to: L2Number, tip: L2Ref) -> PortResult<Option<B256>> {
         let filter = json!([{
@@ -372,7 +372,7 @@ impl L2Client {
         }
         let Some(newest) = newest_append(&logs, from, to)? else { return Ok(None) };
         if newest.block != tip {
-            // The log's block must be the one that stands there below the tip.
+            // The log's block must be the one at its height below the tip.
             let calls = [block_call(&number_tag(newest.block.number), false), tip_call()];
             let replies = self.pool.batch_on(at, &calls).await?;
             let Ok([block, after]) = <[PortResult<Json>; 2]>::try_from(replies) else {
@@ -840,7 +840,7 @@ mod tests {
             client(&server).last_appended_root(n(0), n(60), tip).await.map_err(|error| error.kind)
         };
         assert!(found(&blocks, &logs, tip).await.unwrap().is_some());
-        // Another block stands at the tip's height, with logs or without any.
+        // Another block is at the tip's height, with logs or without.
         let other = L2Ref { hash: B256::repeat_byte(1), ..tip };
         assert_eq!(found(&blocks, &logs, other).await, Err(PortErrorKind::NotFound));
         assert_eq!(found(&blocks, &json!([]), other).await, Err(PortErrorKind::NotFound));

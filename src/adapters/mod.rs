@@ -1,6 +1,6 @@
 //! The ports over the network, processes and SQLite.
 //!
-//! Decided here: how a question is asked, of which endpoint, for how long, and whether the answer is one at all
+//! Decided here: how a question is asked, which endpoint gets it, for how long, and whether the answer is valid
 //! (shape, size, own hash). Not decided here: what an answer means for the chain; no adapter compares L1 with L2.
 
 pub mod beacon;

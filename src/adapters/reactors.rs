@@ -1,4 +1,4 @@
-//! Pausing and resuming the consensus node's reactors: not at all, by JSON-RPC, or by a command.
+//! Pausing and resuming the consensus node's reactors: by JSON-RPC, by a command, or not at all.
 //!
 //! Decided here: how the operator's way of pausing is carried out, and that each attempt ends within its time limit.
 //! Not decided here: when to pause, and what a failed pause or resume leads to (`flow/quiesce.rs` undoes the one and
@@ -25,10 +25,10 @@ const OUTPUT_KEPT: usize = 2048;
 /// How long a command's output is waited for after its end (a grandchild may hold the pipe).
 const OUTPUT_GRACE: Duration = Duration::from_millis(200);
 
-/// What stands for the height in a command's arguments.
+/// The placeholder of the height in a command's arguments.
 const HEIGHT: &str = "{height}";
 
-/// For a node without a consensus node beside it: pausing and resuming succeed and do nothing.
+/// For a node without a consensus node: pausing and resuming succeed and do nothing.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoReactors;
 
@@ -57,7 +57,7 @@ fn params(style: HeightParam, height: L2Number) -> Value {
     }
 }
 
-/// What a service says to a resume that finds nothing paused, where it calls that an error.
+/// The error texts of a service whose resume fails if nothing is paused.
 #[derive(Clone, Debug, Default)]
 struct AlreadyResumed(Vec<String>);
 
@@ -123,7 +123,7 @@ impl Reactors for JsonRpcReactors {
     }
 }
 
-/// The environment that every command is given. Not ours as a whole: URLs with their keys may stand in it (P10).
+/// The environment of every command. Not all of ours: it may hold URLs with their keys (P10).
 const ENVIRONMENT: [&str; 3] = ["PATH", "HOME", "LANG"];
 
 /// Pauses by running commands, without a shell: `systemctl`, `docker`, `kubectl`.
@@ -329,7 +329,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("env");
         let argv = ["sh", "-c", &format!("env > {}", file.display())];
-        // Cargo gives every test this one, and none of our own kind may stand in a test's environment.
+        // Cargo sets this one for every test. None of our own may be in a test's environment.
         let reactors = command(&argv, &argv);
         let names = || {
             let text = std::fs::read_to_string(&file).unwrap();

@@ -185,13 +185,13 @@ impl Kept {
         }
     }
 
-    /// The longest chain of blocks that ends on the last one, and the block that it stands on.
+    /// The longest chain of blocks that ends on the last one, and the parent of its first block.
     fn chain(&self) -> Vec<L2Block> {
         let mut chain: Vec<L2Block> = Vec::new();
         let mut next = self.l2_blocks.keys().next_back().copied();
         while let Some(number) = next {
             let Some(block) = self.l2_blocks.get(&number) else {
-                // Of the block below the first batch nobody asks more than its header.
+                // Of the block below the first batch only the header is ever asked for.
                 let anchor = self.l2_headers.get(&number);
                 chain.extend(anchor.map(|header| L2Block { header: *header, transactions: Vec::new() }));
                 break;
@@ -345,7 +345,7 @@ impl L1Chain for Recorder {
                 None => return self.keep(None, |kept, _| kept.keep_tag(tag, None)),
             },
         };
-        // Nothing lies above the range, for whoever asks here.
+        // In the recording nothing lies above the range.
         let header = match named {
             Some(header) => Some(header),
             None => L1Chain::headers(self, &[self.range.to]).await?.first().copied().flatten(),

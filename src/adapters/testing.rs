@@ -130,7 +130,7 @@ pub(crate) async fn black_hole() -> String {
     url
 }
 
-/// An address where nothing listens.
+/// An address on which nothing listens.
 pub(crate) async fn dead() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     format!("http://{}", listener.local_addr().unwrap())

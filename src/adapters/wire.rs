@@ -1,6 +1,6 @@
 //! Small values on the wire: hex quantities, hex bytes, hashes, addresses, lists of bounded length.
 //!
-//! Decided here: what counts as well formed. Every function answers `None` for anything else; who asked knows how to
+//! Decided here: what counts as well formed. Every function answers `None` for anything else; the caller knows how to
 //! call that error.
 
 use std::fmt;
@@ -58,7 +58,7 @@ impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for Bounded<T,
     }
 }
 
-/// A JSON list of at most `MAX` elements, or none where there are more: for answers that may be asked for in smaller
+/// A JSON list of at most `MAX` elements, or none if there are more: for answers that may be asked for in smaller
 /// pieces. What is too much is read to its end and not kept.
 #[derive(Debug)]
 pub struct AtMost<T, const MAX: usize>(pub Option<Vec<T>>);

@@ -1,7 +1,7 @@
 //! A batch's bytes, both ways: blocks → payload → frame → blobs → versioned hashes, and back.
 //!
-//! Composed here from `payload`, `frame` and `blob`; whoever opens or closes a batch calls this file. Not decided here:
-//! whether the blocks are those that calldata and the chain before the batch demand (`decide/content`).
+//! Composed here from `payload`, `frame` and `blob`; all code that opens or closes a batch calls this file. Not decided
+//! here: whether the blocks are those that calldata and the chain before the batch demand (`decide/content`).
 
 use bytes::Bytes;
 
@@ -13,7 +13,7 @@ use crate::types::{B256, Blob, BlockContent, BlockContext, L2Block, L2Number, Ra
 /// Why blobs do not open, or a payload does not close.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BatchError {
-    /// The blobs are malformed, too many, or there is none.
+    /// The blobs are malformed, too many, or missing.
     #[error(transparent)]
     Blob(#[from] BlobError),
     /// The frame is malformed, or the payload cannot be compressed.
@@ -83,8 +83,8 @@ pub fn open(payload: Bytes, contexts: Contexts<'_>) -> Result<Payload, BatchErro
     Ok(payload::decode(payload, layout)?)
 }
 
-/// Local blocks as a batch would describe them; none where their L1 messages are not the queue's `message_hashes`, in
-/// order and in front of all L2 transactions, or where a block has more transactions than a context can count.
+/// Local blocks as a batch would describe them; none if their L1 messages are not the queue's `message_hashes`, in
+/// order and in front of all L2 transactions, or if a block has more transactions than a context can count.
 pub fn contents_of(local: &[L2Block], message_hashes: &[B256]) -> Option<Vec<BlockContent>> {
     let mut queue = message_hashes.iter();
     let mut contents = Vec::with_capacity(local.len());
@@ -268,7 +268,7 @@ mod tests {
             ("swapped", |l| l[0].transactions.swap(0, 1)),
             ("one missing", |l| drop(l[2].transactions.remove(0))),
             ("one more", |l| l[1].transactions.push(message(7))),
-            ("behind an L2 transaction", |l| l[2].transactions.swap(0, 1)),
+            ("after an L2 transaction", |l| l[2].transactions.swap(0, 1)),
         ];
         for (what, edit) in table {
             let mut other = local();

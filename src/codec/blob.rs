@@ -177,7 +177,7 @@ mod tests {
 
     #[test]
     fn f1_a_high_byte_is_an_error_that_names_its_element() {
-        // From element 3,968 on, 32 × element lies behind the 126,976 bytes of data.
+        // From element 3,968 on, 32 × element lies after the 126,976 bytes of data.
         for element in [0, 1, 3967, 3968, 4000, 4095] {
             let found = unpack(&[blob_with(32, 0), blob_with(element * 32, 0x80)]);
             assert_eq!(found, Err(BlobError::HighByte { blob: 1, element, byte: 0x80 }));
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn data_stands_behind_the_high_bytes() {
+    fn data_follows_the_high_bytes() {
         let frame: Vec<u8> = (0..40).map(|n| n + 1).collect();
         let blobs = pack(&frame).unwrap();
         let bytes = blobs[0].as_bytes();

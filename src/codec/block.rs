@@ -1,7 +1,7 @@
 //! Blocks of the L2 node: from the bytes of its debug methods, from its JSON, and back (protocol.md, section 7).
 //!
-//! A header's hash is always recomputed from its own fields. Whether blocks link to each other is checked by whoever
-//! read them.
+//! A header's hash is always recomputed from its own fields. Whether blocks link to each other is checked by the adapter
+//! that read them.
 
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -387,7 +387,7 @@ fn bound(header: &FullHeader, transactions: Vec<RawTx>) -> Result<L2Block, Block
 
 /// A block from what `debug_getBlockRlp` or `debug_getRawBlock` gives, with every transaction's exact bytes.
 ///
-/// `rlp([header, transactions, uncles])` with the header in either [`RawForm`], and an empty list of withdrawals where a
+/// `rlp([header, transactions, uncles])` with the header in either [`RawForm`], and an empty list of withdrawals if a
 /// node appends one. The hash is
 /// recomputed, the transactions must be those of the header; the caller holds the hash against a parent link or a
 /// known hash.

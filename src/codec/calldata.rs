@@ -91,7 +91,7 @@ impl CommitForm {
         }
     }
 
-    /// Whether the block contexts stand in calldata, and the payload holds transactions only.
+    /// Whether the block contexts are in calldata and the payload holds transactions only.
     pub const fn is_legacy(self) -> bool {
         matches!(self, Self::LegacyContexts | Self::LegacySkipBitmap)
     }
@@ -158,7 +158,7 @@ impl CommitCalldata {
 /// Decodes the calldata of any of the five commit functions.
 ///
 /// Bytes after the arguments are tolerated, as the contract does. A number that does not fit its Solidity type is
-/// malformed. The bitmap of the oldest form is not kept: the header's hash tells whether it mattered.
+/// malformed. The bitmap of the oldest form is not kept: the header's hash shows whether it mattered.
 pub fn decode_commit(input: &[u8]) -> Result<CommitCalldata, CalldataError> {
     let Some((selector, arguments)) = input.split_first_chunk::<4>() else {
         return Err(CalldataError::TooShort(input.len()));

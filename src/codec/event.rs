@@ -1,7 +1,7 @@
 //! Logs of the Rollup, L1MessageQueue and L2ToL1MessagePasser contracts (protocol.md, sections 1, 5, 7), and the few
 //! words that their views take and give.
 //!
-//! Which contract emitted a log is checked by whoever asked for it.
+//! Which contract emitted a log is checked by the caller.
 
 use bytes::Bytes;
 
@@ -102,7 +102,7 @@ pub fn decode_event(topics: &[B256], data: &[u8]) -> Result<Option<L1EventKind>,
     Ok(None)
 }
 
-/// The log that `kind` is decoded from: topics and data. Without topics where a message's `raw` is not an L1 message.
+/// The log that `kind` is decoded from: topics and data. Without topics if a message's `raw` is not an L1 message.
 pub fn encode_event(kind: &L1EventKind) -> (Vec<B256>, Vec<u8>) {
     match kind {
         L1EventKind::Commit { index, hash } => {

@@ -64,7 +64,7 @@ impl Compressor {
         let mut frame = Vec::new();
         let mut input = ZSTD_inBuffer { src: payload.as_ptr().cast(), size: payload.len(), pos: 0 };
         // As the sequencer's writer: everything is written, then the frame is ended with no input left, so that a
-        // payload that fills its last block gets an empty block behind it.
+        // payload that fills its last block gets an empty block after it.
         while input.pos < input.size {
             self.step(&mut input, ZSTD_EndDirective::ZSTD_e_continue, &mut frame)?;
         }

@@ -149,13 +149,13 @@ pub struct Frame {
 pub struct Decoded {
     /// The content.
     pub payload: Bytes,
-    /// Length of the frame; bytes behind it are not looked at.
+    /// Length of the frame; bytes after it are not read.
     pub frame_bytes: usize,
 }
 
 /// The frame that the sequencer makes of `payload`, byte for byte.
 ///
-/// Compresses the fast way first, and again with the target block size where [`needs_target`] says that the two may
+/// Compresses the fast way first, and again with the target block size if [`needs_target`] says that the two may
 /// differ. Refuses an empty payload and one above [`MAX_PAYLOAD`].
 pub fn encode(payload: &[u8]) -> Result<Frame, FrameError> {
     let bytes = encode_fast(payload)?;
@@ -435,7 +435,7 @@ fn sequence_count(body: &[u8]) -> Result<u32, FrameError> {
     let [b0, b1, b2, b3, b4] = start;
     let number = u64::from_le_bytes([b0, b1, b2, b3, b4, 0, 0, 0]);
     let size_format = (b0 >> 2) & 3;
-    // How long the section's header is, and how many bytes stand behind it.
+    // Length of the section's header, and of the bytes after it.
     let (header, stored) = match (b0 & 3, size_format) {
         // Raw: 5, 12 or 20 bits of size.
         (0, 0 | 2) => (1, number >> 3 & 0x1f),
@@ -557,7 +557,7 @@ mod tests {
             (&[0x20, 1], FrameError::Truncated { what: "block header" }),
             (&[0x20, 1, 0x09, 0, 0], FrameError::Truncated { what: "block" }),
             (&[0x20, 1, 0x0f, 0, 0, 0], FrameError::Malformed { what: "reserved block type" }),
-            // Not the last, and nothing behind.
+            // Not the last, and nothing follows.
             (&[0x20, 1, 0x08, 0, 0, 0x61], FrameError::Truncated { what: "block header" }),
             // With a checksum.
             (&[0x24, 1, 0x09, 0, 0, 0x61], FrameError::Truncated { what: "checksum" }),
@@ -571,7 +571,7 @@ mod tests {
     }
 
     #[test]
-    fn the_count_of_sequences_is_read_behind_the_literals() {
+    fn the_count_of_sequences_is_read_after_the_literals() {
         let cases: [(&[u8], u32); 8] = [
             // Two raw literals, 5 bits of size.
             (&[2 << 3, 9, 9, 127, 0], 127),

@@ -206,7 +206,7 @@ pub fn rebuild(
     rebuild_with_field(commit, blob_field(commit.version, versioned_hashes)?, l1_message_hashes)
 }
 
-/// As [`rebuild`], where the blob field itself is known and the blobs are not.
+/// As [`rebuild`], from the blob field itself, if the blobs are not known.
 pub fn rebuild_with_field(
     commit: &CommitCalldata,
     blob_field: B256,

@@ -1,8 +1,8 @@
 //! The hex notations of Ethereum JSON-RPC as text: quantities, byte strings, hashes, addresses. Read and written here and
 //! nowhere else in the program (the devnet has its own, so that one does not vouch for the other).
 //!
-//! A quantity is read with or without leading zeros, in either case, and with an odd number of digits; whoever needs it
-//! exact holds what comes out against a hash. Every reader answers none for anything else.
+//! A quantity is read with or without leading zeros, in either case, and with an odd number of digits; a caller that needs
+//! it exact holds what comes out against a hash. Every reader answers none for anything else.
 
 use crate::types::{Address, B256, U256};
 

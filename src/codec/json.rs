@@ -6,7 +6,7 @@ use super::hex_text;
 pub use super::hex_text::{hex_bytes as to_hex, hex_quantity as to_quantity};
 use crate::types::{Address, B256, U256};
 
-/// A field of a JSON object that is not there or is not what it must be.
+/// A field of a JSON object that is missing or malformed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FieldError {
     /// Absent or null.
@@ -17,7 +17,7 @@ pub enum FieldError {
     Malformed(&'static str),
 }
 
-/// The field `name` of `object`; none where absent or null.
+/// The field `name` of `object`; none if absent or null.
 pub fn field<'a>(object: &'a Value, name: &str) -> Option<&'a Value> {
     object.get(name).filter(|value| !value.is_null())
 }

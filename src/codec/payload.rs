@@ -1,6 +1,6 @@
 //! The payload of a batch: block contexts, then L2 transactions (protocol.md, section 3).
 //!
-//! Here it is taken apart and put together. Whether its numbers run on from the parent, end where calldata says and
+//! Here it is taken apart and put together. Whether its numbers follow the parent's, end where calldata says and
 //! count the L1 messages that calldata counts is decided elsewhere.
 
 use std::collections::BTreeMap;
@@ -40,7 +40,7 @@ pub enum PayloadError {
         /// Claimed L1 messages.
         l1_messages: u16,
     },
-    /// A transaction is not there or is malformed.
+    /// A transaction is missing or malformed.
     #[error("block {block}, L2 transaction {place}: {source}")]
     Transaction {
         /// The block.
@@ -52,7 +52,7 @@ pub enum PayloadError {
     },
 }
 
-/// Where the block contexts of a batch stand.
+/// Where the block contexts of a batch are.
 #[derive(Clone, Copy, Debug)]
 pub enum Layout<'a> {
     /// At the head of the payload, this many.
@@ -99,7 +99,7 @@ pub fn decode_context(bytes: &[u8]) -> Result<BlockContext, PayloadError> {
     context_fields(bytes).ok_or(PayloadError::ContextLength(bytes.len()))
 }
 
-/// The context at the head of `bytes`; none where there are fewer than 60.
+/// The context at the head of `bytes`; none if there are fewer than 60.
 fn context_fields(bytes: &[u8]) -> Option<BlockContext> {
     let (number, rest) = bytes.split_first_chunk::<8>()?;
     let (timestamp, rest) = rest.split_first_chunk::<8>()?;
@@ -175,7 +175,7 @@ fn take_transactions(rest: &mut Bytes, context: &BlockContext) -> Result<Vec<Raw
     Ok(transactions)
 }
 
-/// How many block contexts stand at the head of `payload`, as far as their numbers tell: the length of the run of
+/// How many block contexts are at the head of `payload`, as far as their numbers show: the length of the run of
 /// consecutive numbers. For a look at blobs without their calldata.
 pub fn count_contexts(payload: &[u8]) -> usize {
     let mut expected = None;

@@ -14,13 +14,13 @@ pub enum RlpError {
     BeyondEnd {
         /// Bytes that the item's head declares.
         declared: u64,
-        /// Bytes that are there.
+        /// Bytes left.
         left: usize,
     },
     /// A length or a number takes more bytes than it needs.
     #[error("not in its shortest form")]
     NotCanonical,
-    /// A list stands where a byte string must, or the other way round.
+    /// A list in place of a byte string, or the other way round.
     #[error("a list in place of a string, or a string in place of a list")]
     WrongKind,
     /// A string of another length than the field has.

@@ -1,4 +1,4 @@
-//! What unit tests share: the real data, and hex as it stands in there. Compiled for tests only.
+//! What unit tests share: the real data, and the hex in it. Compiled for tests only.
 
 #[path = "../../tests/vectors/unpack.rs"]
 mod unpack;

@@ -20,10 +20,10 @@ const MORPH_TYPE: u8 = 0x7f;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TransactionError {
     /// No byte is left.
-    #[error("the payload ends where a transaction must begin")]
+    #[error("the payload ends before a transaction")]
     Empty,
     /// A zero byte: the payload's end.
-    #[error("zero padding where a transaction must begin")]
+    #[error("zero padding in place of a transaction")]
     EndOfPayload,
     /// A type that this program does not know.
     #[error("unknown transaction type {0:#04x}")]
@@ -31,7 +31,7 @@ pub enum TransactionError {
     /// A MorphTx of a version that this program does not know.
     #[error("unknown MorphTx version {0}")]
     UnknownVersion(u64),
-    /// A list too short to hold a signed transaction, or no list at all.
+    /// A list too short to hold a signed transaction, or no list.
     #[error("byte {0:#04x} cannot begin the fields of a signed transaction")]
     NotSigned(u8),
     /// The field list is malformed or longer than what is left.
@@ -103,7 +103,7 @@ pub fn kind(raw: &[u8]) -> Option<TxKind> {
     }
 }
 
-/// Bytes of the transaction that stands at the start of `bytes` inside a payload; at most `bytes.len()`.
+/// Length of the transaction at the start of `bytes` inside a payload; at most `bytes.len()`.
 ///
 /// Only the head of its field list is read. A list of 55 bytes or less cannot hold a signed transaction and is
 /// refused; that also bounds how many transactions a payload can claim to hold.
@@ -275,7 +275,7 @@ fn push_access_list(list: &mut List, tx: &Value) -> Result<(), TransactionError>
     Ok(())
 }
 
-/// v, r, s. Some nodes give only `yParity`, some only `v`; where both are, they agree or the hash will not.
+/// v, r, s. Some nodes give only `yParity`, some only `v`; if both are, they agree or the hash will not.
 fn push_signature(list: &mut List, tx: &Value) -> Result<(), TransactionError> {
     let v = match json::optional(tx, "v", json::quantity)? {
         Some(v) => v,
@@ -309,7 +309,7 @@ pub struct L1MessageFields {
     pub value: U256,
     /// Calldata.
     pub data: Bytes,
-    /// Caller on L2 (aliased where it is a contract).
+    /// Caller on L2 (aliased if it is a contract).
     pub sender: Address,
 }
 

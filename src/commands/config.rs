@@ -1,7 +1,7 @@
 //! `config`: the effective configuration, redacted, and whether it can be used.
 //!
-//! Reading it is the check of every value and of what conflicts. What `run` would miss is said too, and with `--check`
-//! it is an error.
+//! Reading the configuration checks every value and every conflict. Settings that `run` needs and that are missing are
+//! listed too; with `--check` they are an error.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -26,26 +26,26 @@ pub struct Args {
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
-    /// Fail where `run` would miss something, and ask every endpoint whether it answers
+    /// Fail if a setting that `run` needs is missing, and ask every endpoint whether it answers
     #[arg(long, visible_alias = "check-config")]
     pub check: bool,
 }
 
-/// What became of asking one endpoint.
+/// The result of asking one endpoint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Probe {
     /// The setting that names it.
     pub key: &'static str,
     /// Host and port.
     pub endpoint: String,
-    /// What is wrong with it; none where all is well.
+    /// What is wrong with it; none if all is well.
     pub problem: Option<String>,
 }
 
 #[derive(Serialize)]
 struct Report<'c> {
     settings: &'c [Shown],
-    /// What `run` would miss.
+    /// Settings that `run` needs and that are missing.
     missing: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     probes: Vec<Probe>,
@@ -85,14 +85,14 @@ pub async fn execute(args: Args) -> anyhow::Result<Exit> {
     Ok(if probes.iter().any(|probe| probe.problem.is_some()) { Exit::Failed } else { Exit::Done })
 }
 
-/// Asks every configured endpoint for its network, all at the same time. Reactors are left alone: to ask them is to
-/// pause them.
+/// Asks every configured endpoint for its network, all at the same time. Reactors are not asked: the only question they
+/// answer is a pause.
 async fn probe(config: &Config) -> Vec<Probe> {
     let Ok(identity) = config.identity() else { return Vec::new() };
     futures::future::join_all(endpoints(config).into_iter().map(|endpoint| probe_one(endpoint, &identity))).await
 }
 
-/// A setting, one endpoint of it, and the configuration in which it stands alone.
+/// A setting, one of its endpoints, and the configuration with that endpoint only.
 type Alone = (&'static str, SecretUrl, Config);
 
 fn endpoints(config: &Config) -> Vec<Alone> {
@@ -134,7 +134,7 @@ async fn probe_one((key, url, alone): Alone, identity: &Identity) -> Probe {
     Probe { key, endpoint: format!("{host}:{port}"), problem }
 }
 
-/// Asks whoever stands alone in `config`; L1 where nobody else does.
+/// Asks the one endpoint of `config`: L1 if there is no other.
 async fn ask(config: &Config, identity: &Identity) -> anyhow::Result<()> {
     let clients = wiring::clients(config)?;
     match (&clients.beacon, &clients.l2, &clients.engine) {
@@ -146,7 +146,7 @@ async fn ask(config: &Config, identity: &Identity) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The settings as TOML, each with the layer that it came from. What nothing sets is a comment.
+/// The settings as TOML, each with the layer that it came from. A setting without a value is a comment.
 fn render(settings: &[Shown]) -> String {
     let mut sections: BTreeMap<&str, Vec<(&str, &Shown)>> = BTreeMap::new();
     for shown in settings {

@@ -1,5 +1,5 @@
-//! `devnet`: a simulated L1, beacon node and Morph execution node over HTTP on loopback, to try everything with no
-//! node at all.
+//! `devnet`: a simulated L1, beacon node and Morph execution node over HTTP on loopback, to try everything
+//! without a node.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -29,10 +29,10 @@ pub struct Args {
     /// Batches that are committed before the first answer is served
     #[arg(long, default_value_t = 3)]
     pub batches: u64,
-    /// Stop producing when this many batches are committed; the sequencer stands still then
+    /// Stop the sequencer after this many batches were committed
     #[arg(long)]
     pub stop_after: Option<u64>,
-    /// Leave the local node alone: only what writes to its engine moves it
+    /// Do not sync the local node: its head moves only by writes to its engine
     #[arg(long)]
     pub no_sync: bool,
     /// Seed of everything random
@@ -50,7 +50,7 @@ pub async fn execute(args: Args) -> anyhow::Result<Exit> {
         0 => [0; 5],
         first => [0_u16, 1, 2, 3, 4].map(|n| first.saturating_add(n)),
     };
-    // Simulated time runs ahead of the clock while the first batches are made, so it starts a while ago.
+    // Simulated time runs ahead of the clock while the first batches are made, so it starts in the past.
     let start_time = unix_now().saturating_sub(3600);
     let world = WorldOptions { seed: args.seed, start_time, ..WorldOptions::default() };
     let options = DevnetOptions { world, ports, secret_dir: Some(args.dir.clone()), ..DevnetOptions::default() };
@@ -75,7 +75,7 @@ pub async fn execute(args: Args) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// One L1 block, and what the local node makes of it.
+/// Mines one L1 block, and lets the local node sync.
 fn step(devnet: &Devnet, args: &Args) -> anyhow::Result<()> {
     devnet.with(|w| {
         let done = args.stop_after.is_some_and(|n| w.batches.len() as u64 >= n);

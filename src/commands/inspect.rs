@@ -1,4 +1,4 @@
-//! `inspect`: what a batch holds, and what the sequencer would make of a payload.
+//! `inspect`: shows the contents of a batch, or how the sequencer would encode a payload.
 //!
 //! Blob files and payloads are looked at offline; a batch of the chain is found by its index or its transaction, bound
 //! to its event by the rebuilt header hash, and its blobs are fetched. Decided here: how blobs without calldata are read
@@ -37,7 +37,7 @@ const MAX_BLOB_FILE: u64 = 2 * BLOB_BYTES as u64 + 1024;
 #[derive(Debug, clap::Args)]
 #[command(group(clap::ArgGroup::new("subject").required(true).args(["blob", "index", "tx", "payload"])))]
 pub struct Args {
-    /// Blobs of one batch in their order, each a file of 131072 bytes, or the same in hex
+    /// Blobs of one batch, in order, each a file of 131072 bytes or the same in hex
     #[arg(long, value_name = "FILE", num_args = 1..)]
     pub blob: Vec<PathBuf>,
     /// The newest commit of this batch on L1
@@ -46,7 +46,7 @@ pub struct Args {
     /// The batch that this L1 transaction committed
     #[arg(long, value_name = "HASH", value_parser = parse_hash)]
     pub tx: Option<B256>,
-    /// A payload: shows what the sequencer would make of it
+    /// A payload: shows how the sequencer would encode it
     #[arg(long, value_name = "FILE")]
     pub payload: Option<PathBuf>,
     /// Write the payload's frame to this file
@@ -69,7 +69,7 @@ fn parse_hash(text: &str) -> Result<B256, String> {
     Ok(B256(bytes))
 }
 
-/// Looks, and prints what is there.
+/// Prints the contents.
 ///
 /// # Errors
 /// Files that cannot be read or are malformed, a batch that is not found or does not bind, endpoints that fail.
@@ -87,7 +87,7 @@ pub async fn execute(args: Args) -> anyhow::Result<Exit> {
     }
 }
 
-/// What nobody has any more: blobs.
+/// Blobs that every endpoint has dropped.
 fn is_unavailable(error: &anyhow::Error) -> bool {
     error.downcast_ref::<PortError>().is_some_and(|error| Exit::from(Reason::of(error)) == Exit::Unavailable)
 }
@@ -201,7 +201,7 @@ fn of_blobs(blobs: &[Blob], contexts: Contexts<'_>) -> anyhow::Result<BlobReport
     })
 }
 
-/// What the sequencer makes of a payload.
+/// How the sequencer encodes a payload.
 #[derive(Debug, Serialize)]
 struct PayloadReport {
     payload_bytes: usize,
@@ -321,7 +321,7 @@ async fn commit_in(l1: &L1Client, tx: B256) -> anyhow::Result<CommitEvent> {
     found.with_context(|| format!("transaction {tx:?} committed no batch"))
 }
 
-/// The commit, bound to its event's hash by what L1 alone tells.
+/// The commit, bound to its event's hash by what L1 alone shows.
 async fn bind(l1: &L1Client, rollup: Address, commit: &CommitEvent, origin: L1Number) -> anyhow::Result<BoundCommit> {
     ensure!(commit.index.get() != 0, "batch 0 is the genesis import and carries no batch");
     let mut contract = Contract::new(l1, origin);
@@ -331,7 +331,7 @@ async fn bind(l1: &L1Client, rollup: Address, commit: &CommitEvent, origin: L1Nu
     })
 }
 
-/// The port's own failure, by which the exit code is told.
+/// The port's own failure, which decides the exit code.
 fn unanswered(error: FlowError) -> anyhow::Error {
     match error {
         FlowError::Port(error) => error.into(),

@@ -1,10 +1,10 @@
 //! `record`: runs the flow over a range of L1 with the real ports recorded, and writes what they answered to a folder.
 //!
 //! The flow runs as in `run --observe`, on an empty database in memory, once in each mode and each meaning of finality: in
-//! `local` it asks what it asks of equal chains, in `blob` what it asks to repair others as well. Then it gathers every commit of the range, those
-//! that it had no need to look at included: reverted ones, those behind the place where it stands still, and without an
-//! L2 node all of them. Where the flow stands still over the chain itself, a replay stands still in the same place: that
-//! is no failure to record.
+//! `local` it asks what equal chains need, in `blob` also what repairing others needs. Then it gathers every commit of the
+//! range, also those that the flow had no need to read: reverted ones, those after a stall, and without an L2 node all of
+//! them. If the flow stalls over the chain itself, a replay stalls at the same place. That is not a failure of the
+//! recording.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use crate::flow::{FinalityMeaning, FlowError, Mode, Ports};
 use crate::ports::{L1Chain as _, L2Reader};
 use crate::types::{L1Event, L1Number, L1Tag};
 
-/// What fails is tried again this often: an operator is waiting.
+/// Tries after a failed one. Few, because an operator is waiting.
 const PATIENCE: u32 = 3;
 /// Wait between two tries.
 const RETRY: Duration = Duration::from_secs(1);
@@ -111,23 +111,23 @@ pub async fn execute(args: Args) -> anyhow::Result<Exit> {
         fixture.blobs.len(),
     );
     if let Some(stall) = stall {
-        println!("the flow stands still before the end, and a replay will too: {stall}");
+        println!("the flow stalls before the end, and a replay will too: {stall}");
     }
     Ok(Exit::Done)
 }
 
-/// Records `range` from `sources`; `tell` is given what is being done. Gives too why the flow stands still before the
-/// end, where it does.
+/// Records `range` from `sources`, and calls `progress` with what is being done. Returns the stall too, if the flow stalls
+/// before the end.
 ///
 /// # Errors
-/// What could not be asked, also after a few tries; a chain that changed under way; more than a fixture may hold.
+/// A question that still fails after a few tries; a chain that changed meanwhile; more data than a fixture may hold.
 pub async fn record(
     sources: Sources,
     range: &Range,
-    tell: &(dyn Fn(String) + Send + Sync),
+    progress: &(dyn Fn(String) + Send + Sync),
 ) -> Result<(Fixture, Option<Stall>), FlowError> {
     let has_l2 = sources.l2.is_some();
-    let recording = Recording { recorder: Arc::new(Recorder::new(sources, range.clone())), range, tell };
+    let recording = Recording { recorder: Arc::new(Recorder::new(sources, range.clone())), range, progress };
     if recording.recorder.tagged(L1Tag::Latest).await?.is_none() {
         let detail = format!("L1 has no block {} yet", range.to);
         return Err(FlowError::Stall(Stall::new(Reason::L1Behind, detail)));
@@ -145,11 +145,11 @@ pub async fn record(
 struct Recording<'a> {
     recorder: Arc<Recorder>,
     range: &'a Range,
-    tell: &'a (dyn Fn(String) + Send + Sync),
+    progress: &'a (dyn Fn(String) + Send + Sync),
 }
 
 impl Recording<'_> {
-    /// A worker with an empty database. For it the head stands still: what is missing is asked for and not waited for.
+    /// A worker with an empty database. It takes the head as stopped, so that it asks for missing blocks instead of waiting.
     async fn worker(&self, mode: Mode, finality: FinalityMeaning) -> Result<Worker, FlowError> {
         let ports = Ports {
             l1: self.recorder.clone(),
@@ -162,14 +162,14 @@ impl Recording<'_> {
         Worker::start(ports, replay::settings(self.range, mode, finality, Some(Verdict::Stopped))).await
     }
 
-    /// Asks again while there is hope: what is still being searched for, and what fails a few times.
+    /// Asks again while a search is under way, and a few times after a failure.
     async fn patiently<T>(&self, mut ask: impl AsyncFnMut() -> Result<T, FlowError>) -> Result<T, FlowError> {
         let mut faults = 0;
         loop {
             let answer = ask().await;
             self.recorder.fault()?;
             match answer {
-                // It goes on where it stopped.
+                // The search continues from where it stopped.
                 Err(FlowError::Stall(stall)) if stall.reason == Reason::SearchingL1 => {}
                 Err(_) if faults < PATIENCE => {
                     faults += 1;
@@ -180,14 +180,14 @@ impl Recording<'_> {
         }
     }
 
-    /// Runs the flow to the end of the range. Gives why it stands still before.
+    /// Runs the flow to the end of the range. Returns the stall that ended it earlier, if any.
     async fn follow(&self, worker: &mut Worker) -> Result<Option<Stall>, FlowError> {
         let began = Instant::now();
         let mut waited = 0;
         loop {
             let report = self.patiently(async || worker.poll(began.elapsed()).await).await?;
             if let Some(batch) = report.batches.last() {
-                (self.tell)(format!("batch {}", batch.index));
+                (self.progress)(format!("batch {}", batch.index));
             }
             let stall = match report.end {
                 PollEnd::CaughtUp | PollEnd::Reached => return Ok(None),
@@ -205,13 +205,13 @@ impl Recording<'_> {
         }
     }
 
-    /// Asks for the whole range, and for what rebuilding every commit in it takes.
+    /// Asks for the whole range, and for all that rebuilding its commits needs.
     async fn gather(&self, worker: &mut Worker) -> Result<(), FlowError> {
         let events = self.patiently(async || Ok(self.recorder.read_whole_range().await?)).await?;
         let messages: Vec<_> = events.iter().cloned().filter_map(L1Event::into_message).collect();
         worker.keep_messages(messages).await?;
         for event in &events {
-            (self.tell)(format!("commits in L1 block {}", event.block.number));
+            (self.progress)(format!("commits in L1 block {}", event.block.number));
             self.patiently(async || worker.ask_for_all(event).await).await?;
         }
         Ok(())

@@ -1,9 +1,9 @@
-//! `recover`: rebuilds from L1 what a stopped sequencer left missing, with the flow of `run` and the operator's word in
-//! place of the verdict.
+//! `recover`: rebuilds from L1 what a stopped sequencer left missing, with the flow of `run`. The operator, not the observed
+//! head, says that the sequencer has stopped.
 //!
 //! First a look without an engine, up to the first batch that would be written: that verifies everything below it and
-//! finds a fork if there is one. Then the plan, the question, the work, the summary. Interrupted at any point it can
-//! be repeated: what was verified is stored, what was written is found equal.
+//! finds a fork if there is one. Then the plan, the question, the work, the summary. If it is interrupted at any point, it
+//! can be repeated: verified batches are stored, and written blocks are found equal.
 
 use std::io::{IsTerminal as _, Write as _};
 use std::sync::Arc;
@@ -27,13 +27,13 @@ use crate::flow::{Ports, Settings};
 use crate::ports::Progress as _;
 use crate::types::{BatchIndex, L2Number, L2Ref};
 
-/// The same passing fault this often in a row ends the command: an operator is waiting.
+/// The command ends after this many passing faults of one kind in a row: an operator is waiting.
 const PATIENCE: u32 = 10;
 /// Wait between two tries after a passing fault.
 const RETRY: Duration = Duration::from_secs(2);
-/// How long the end of a pause that an earlier run left is waited for: twice what a default configuration needs.
+/// Longest wait for the end of a pause that an earlier run left: twice what a default configuration needs.
 const LEFT_OVER: Duration = Duration::from_secs(90);
-/// How long a resume under way is waited for at the end.
+/// Longest wait at the end for a resume that is under way.
 const SETTLE: Duration = Duration::from_secs(8);
 
 /// Arguments of `recover`.
@@ -56,7 +56,7 @@ pub struct Args {
     pub config: ConfigArgs,
 }
 
-/// What is going to be done.
+/// What the command is going to do.
 #[derive(Clone, Debug, Serialize)]
 struct Plan {
     /// The local head.
@@ -75,7 +75,7 @@ struct Plan {
     blocks: u64,
     /// Local blocks that differ from L1 and are replaced.
     replaced: u64,
-    /// Local blocks above the last batch that L1 never saw and that go.
+    /// Local blocks above the last batch that L1 never saw and that are dropped.
     lost: u64,
     /// Where blobs come from: hosts only.
     blobs_from: Vec<String>,
@@ -139,9 +139,9 @@ enum End {
     Done,
     /// A write is needed.
     Pending(PendingWrite),
-    /// It stands still.
+    /// A stall.
     Stands(Stall),
-    /// Told to stop.
+    /// A signal.
     Interrupted,
 }
 
@@ -181,20 +181,20 @@ impl Recovery<'_> {
     /// The second half: the same flow with the engine.
     async fn write(&self, plan: Plan, quiesce: Quiesce) -> anyhow::Result<(Summary, Exit)> {
         let mut worker = Worker::under(quiesce.clone(), self.ports.clone(), self.settings.clone()).await?;
-        // A pause that an earlier run left is waited for, so that its end does not use up the tries of ours.
+        // Wait for the end of a pause that an earlier run left, so that it does not use up the tries of ours.
         let _ = self.stop.run_until_cancelled(quiesce.idle(LEFT_OVER)).await;
         let bar = terminal::bar(plan.blocks, "blocks", self.args.json);
         let began = Instant::now();
         let (stop, shown) = (self.stop.clone(), bar.clone());
         let work = async move {
             let (mut batches, mut blocks) = (0_u64, 0_u64);
-            let tell = |batch, rewritten| {
+            let progress = |batch, rewritten| {
                 batches = batches.saturating_add(1);
                 blocks = blocks.saturating_add(rewritten);
                 shown.set_position(blocks);
                 shown.set_message(format!("batch {batch}"));
             };
-            let end = poll(&stop, &mut worker, tell).await;
+            let end = poll(&stop, &mut worker, progress).await;
             (worker, end, batches, blocks)
         };
         let worked = contained(&quiesce, work).await;
@@ -264,8 +264,8 @@ impl Recovery<'_> {
     }
 }
 
-/// Polls until it is done, stands still, or a write is needed; `tell` hears of every verified batch.
-async fn poll(stop: &CancellationToken, worker: &mut Worker, mut tell: impl FnMut(BatchIndex, u64)) -> End {
+/// Polls until all is verified, a stall lasts, or a write is needed. Calls `progress` for every verified batch.
+async fn poll(stop: &CancellationToken, worker: &mut Worker, mut progress: impl FnMut(BatchIndex, u64)) -> End {
     let began = Instant::now();
     let mut faults = 0;
     loop {
@@ -278,7 +278,7 @@ async fn poll(stop: &CancellationToken, worker: &mut Worker, mut tell: impl FnMu
         let stall = match outcome {
             Ok(report) => {
                 let verified = report.batches.iter().filter(|b| b.case != crate::types::Case::Wait);
-                verified.for_each(|b| tell(b.index, b.rewritten));
+                verified.for_each(|b| progress(b.index, b.rewritten));
                 match report.end {
                     PollEnd::Behind => {
                         faults = 0;
@@ -312,7 +312,7 @@ fn show(plan: &Plan) {
 
 fn ask() -> anyhow::Result<bool> {
     if !std::io::stdin().is_terminal() {
-        bail!("nobody to ask: give --yes, or --dry-run to see the plan only");
+        bail!("no terminal to ask on: give --yes, or --dry-run to see the plan only");
     }
     print!("Write these blocks? [y/N] ");
     std::io::stdout().flush()?;

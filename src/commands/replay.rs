@@ -1,4 +1,4 @@
-//! `replay`: the very flow of `run` on recorded L1 answers, with an embedded L2 node. Made for CI.
+//! `replay`: the flow of `run` on recorded L1 answers, with an embedded L2 node. Made for CI.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -24,9 +24,9 @@ use crate::flow::worker::Worker;
 use crate::flow::{BatchReport, Confirmations, FinalityMeaning, Mode, Ports, Settings};
 use crate::types::{BatchIndex, Case, L2Block, L2Number, L2Ref, NewBlock};
 
-/// The replayed clock goes forward by this much between two polls: one sample more and a flat head is *stopped*.
+/// The replayed clock advances by this much between two polls, so that a flat head counts as *stopped* at the second sample.
 const STEP: Duration = Duration::from_secs(60);
-/// Polls in a row that may end in the same wait before it is taken for lasting.
+/// Polls in a row that may end in the same stall before it counts as lasting.
 const PATIENCE: u32 = 4;
 
 /// Arguments of `replay`.
@@ -51,9 +51,9 @@ pub struct Args {
 /// A way in which the embedded L2 node misbehaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// So many blocks at the end are missing.
+    /// This many blocks at the end are missing.
     MissingTail(u64),
-    /// From this block on the chain is another one.
+    /// The chain differs from this block on.
     ForkAt(L2Number),
     /// The head counts as stopped from the first poll on.
     Stopped,
@@ -88,7 +88,7 @@ enum Ending {
     Verified,
     /// The chain contradicts L1.
     Diverged,
-    /// It stood still before the end.
+    /// It stalled before the end.
     Incomplete,
 }
 
@@ -156,8 +156,8 @@ fn assumed(faults: &[Fault]) -> Option<Verdict> {
     })
 }
 
-/// The recorded chain with its roots. Of a root below its first block, which says what was last appended there, that
-/// block tells: nothing lies between that anybody could ask for.
+/// The recorded chain with its roots. A root that was last appended below the first recorded block is kept with that block:
+/// the flow asks for nothing between them.
 pub fn oracle(l2: &L2Facts) -> Oracle {
     let first = l2.blocks.first().map(|block| block.header.number).unwrap_or_default();
     let mut found: Vec<_> = l2.appended_roots.iter().filter_map(|(_, last, root)| Some((*last, (*root)?))).collect();
@@ -171,8 +171,8 @@ pub fn oracle(l2: &L2Facts) -> Oracle {
     oracle
 }
 
-/// The embedded node with the recorded chain, bent as the faults say. Recorded content gives recorded results, any
-/// other content gives made-up ones: nothing is right on trust.
+/// The embedded node with the recorded chain, altered as the faults say. Recorded content gives the recorded results, other
+/// content gives made-up ones: nothing is taken on trust.
 fn local_node(chain_id: u64, l2: &L2Facts, faults: &[Fault]) -> anyhow::Result<Node> {
     let Some(first) = l2.blocks.first() else { bail!("the fixture holds no L2 block") };
     let oracle = Arc::new(oracle(l2));

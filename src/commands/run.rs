@@ -1,4 +1,4 @@
-//! `run`: the worker beside a node, until it is told to stop.
+//! `run`: the worker beside a node, until a signal stops it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use crate::flow::worker::{Worker, contained};
 use crate::ports::{LeaseStore as _, PortResult, Progress as _};
 use crate::types::Identity;
 
-/// Wait between two tries to ask everybody for their network.
+/// Wait between two rounds of asking all parties for their network.
 const IDENTITY_RETRY: Duration = Duration::from_secs(5);
 
 /// Arguments of `run`.
@@ -24,7 +24,7 @@ pub struct Args {
     /// The configuration
     #[command(flatten)]
     pub config: ConfigArgs,
-    /// Drop a pause that an earlier run left and this configuration cannot resume: the consensus node was taken away
+    /// Drop a pause that an earlier run left and this configuration cannot resume, because the consensus node is gone
     #[arg(long = "reactors.forget-pause")]
     pub forget_pause: bool,
 }
@@ -51,7 +51,7 @@ pub async fn execute(args: Args) -> anyhow::Result<Exit> {
     let ports = wiring::ports(&config, &clients, store.clone())?;
     let Some(worker) = stop.run_until_cancelled(Worker::start(ports, wiring::settings(&config))).await else {
         warn!(
-            "stopped while starting; where a pause is left over, its lease stays stored and the next start resumes it"
+            "stopped while starting; if an earlier run left a pause, its lease stays stored and the next start resumes it"
         );
         store.close().await;
         return Ok(Exit::Done);
@@ -89,17 +89,19 @@ async fn open(config: &Config, identity: &Identity, forget: bool) -> PortResult<
     Ok(Arc::new(store))
 }
 
-/// Drops the pause that an earlier run left: nothing of it is resumed.
+/// Drops the pause that an earlier run left, without resuming.
 async fn forget_pause(store: &SqliteStore) -> PortResult<()> {
     match store.lease().await? {
-        Some(lease) => warn!(height = lease.height.get(), "forgetting the pause that an earlier run left, as told"),
+        Some(lease) => {
+            warn!(height = lease.height.get(), "dropping the pause that an earlier run left (--reactors.forget-pause)")
+        }
         None => info!("no earlier run left a pause"),
     }
     store.set_lease(None).await
 }
 
-/// Waits until every party has said that it belongs to the configured network (A11). Who cannot be asked is asked
-/// again; who belongs elsewhere ends the program.
+/// Waits until every party has shown that it belongs to the configured network (A11). A party that does not answer is asked
+/// again; one of another network ends the program.
 async fn identity_gate(clients: &wiring::Clients, identity: &Identity) -> anyhow::Result<()> {
     loop {
         match wiring::check_identity(clients, identity).await {
@@ -121,13 +123,13 @@ pub(super) fn stop_on_signal() -> CancellationToken {
     let signal = signal();
     tokio::spawn(async move {
         signal.await;
-        info!("told to stop");
+        info!("received shutdown signal");
         told.cancel();
     });
     stop
 }
 
-/// The handlers are in place when this returns; what it gives waits for them.
+/// Installs the signal handlers. The future that it returns waits for a signal.
 #[cfg(unix)]
 fn signal() -> impl Future<Output = ()> + Send {
     use tokio::signal::unix::{SignalKind, signal};

@@ -1,6 +1,6 @@
 //! `status`: what a running worker says of itself, or the journal of its writes out of the database.
 //!
-//! Reads only: the worker's own face over HTTP, or the database without taking its lock.
+//! Reads only: the worker's status over HTTP, or the database without taking its lock.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -28,7 +28,7 @@ const MAX_REPLY: usize = 1 << 20;
 /// Arguments of `status`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The worker's address, where it is not the configured server.listen
+    /// The worker's address, if it is not the configured server.listen
     #[arg(long, value_name = "ADDRESS", conflicts_with = "journal")]
     pub at: Option<SocketAddr>,
     /// Print the journal of writes to the node, newest first, out of the database
@@ -45,7 +45,7 @@ pub struct Args {
     pub config: ConfigArgs,
 }
 
-/// Prints the status, or the journal. A worker that stands still over a divergence gives exit code 3.
+/// Prints the status, or the journal. A worker that stalls on a divergence gives exit code 3.
 ///
 /// # Errors
 /// A worker that does not answer, a database that cannot be read.
@@ -71,7 +71,7 @@ pub async fn execute(args: Args) -> anyhow::Result<Exit> {
     Ok(exit_of(&status))
 }
 
-/// Who listens on all addresses is asked on loopback.
+/// A worker that listens on all addresses is asked on loopback.
 fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -101,7 +101,7 @@ async fn ask(address: SocketAddr) -> anyhow::Result<Value> {
     Ok(status)
 }
 
-/// A worker that waits, or that an operator must help, is no failure of asking it: only a divergence is told apart.
+/// A worker that waits, or that needs an operator, is no failure of this command. Only a divergence has its own exit code.
 fn exit_of(status: &Value) -> Exit {
     let code = status.pointer("/stall/reason").and_then(Value::as_str);
     let reason = Reason::ALL.iter().find(|reason| Some(reason.code()) == code);
@@ -111,7 +111,7 @@ fn exit_of(status: &Value) -> Exit {
     }
 }
 
-/// Text for a terminal: control characters of whoever wrote it are left out.
+/// Text for a terminal, without control characters.
 fn shown(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -1,4 +1,4 @@
-//! What a terminal shows while something takes long, and tables. Nothing is drawn where there is no terminal.
+//! Progress bars and tables. Without a terminal no bar is drawn.
 
 use std::io::IsTerminal as _;
 use std::time::Duration;
@@ -13,7 +13,7 @@ fn visible(quiet: bool) -> bool {
     !quiet && std::io::stderr().is_terminal()
 }
 
-/// A line that says what is being done; hidden when `quiet` or without a terminal.
+/// A line that shows what is being done; hidden if `quiet` or without a terminal.
 pub fn spinner(quiet: bool) -> ProgressBar {
     if !visible(quiet) {
         return ProgressBar::with_draw_target(None, ProgressDrawTarget::hidden());

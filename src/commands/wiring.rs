@@ -1,4 +1,4 @@
-//! Ports out of configuration: the one place that knows which adapter stands behind which port.
+//! Builds the ports from the configuration: the one place that knows which adapter implements which port.
 
 use std::fmt;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::ports::{L2Engine, L2Reader as _, PortResult, Reactors};
 use crate::redact::SecretUrl;
 use crate::types::{Identity, L2Number};
 
-/// The clients behind the ports, for what only start-up and figures need.
+/// The clients behind the ports, for start-up and figures.
 #[derive(Clone)]
 pub struct Clients {
     /// L1.
@@ -116,7 +116,7 @@ pub fn reactors(config: &Config) -> PortResult<Arc<dyn Reactors>> {
 /// The ports of a worker.
 ///
 /// # Errors
-/// What `run` needs and is not configured.
+/// A setting that `run` needs is missing.
 pub fn ports(config: &Config, clients: &Clients, store: Arc<SqliteStore>) -> anyhow::Result<Ports> {
     let beacon = clients.beacon.clone().context("no beacon endpoint is configured")?;
     let l2 = clients.l2.clone().context("no L2 endpoint is configured")?;
@@ -143,7 +143,7 @@ pub fn ports(config: &Config, clients: &Clients, store: Arc<SqliteStore>) -> any
     Ok(ports)
 }
 
-/// What steers the flow.
+/// The flow's settings.
 pub fn settings(config: &Config) -> Settings {
     let start = config.l1.start_block.unwrap_or_default();
     Settings {
@@ -151,7 +151,7 @@ pub fn settings(config: &Config) -> Settings {
         finality: config.finality,
         rollup: config.l1.rollup.unwrap_or_default(),
         start,
-        // A start in the middle must still reach back for L1 messages and earlier commits: a preset knows how far.
+        // A start in the middle must still reach back for L1 messages and earlier commits. A preset says how far.
         origin: config.network.map_or_else(Default::default, crate::config::Network::first_block).min(start),
         fetch_range: config.l1.fetch_block_range,
         reorg_window: config.l1.reorg_window,
@@ -171,8 +171,8 @@ pub fn settings(config: &Config) -> Settings {
 /// block, the beacon chain's genesis time.
 ///
 /// # Errors
-/// `WrongNetwork` naming the mismatch; any other error means that somebody could not be asked. One of several endpoints
-/// that belongs elsewhere is named in the log and set aside.
+/// `WrongNetwork` naming the mismatch. Any other error means that a party did not answer. If one of several endpoints
+/// belongs to another network, it is named in the log and set aside.
 pub async fn check_identity(clients: &Clients, identity: &Identity) -> PortResult<()> {
     check_l1(&clients.l1, identity).await?;
     if let Some(l2) = &clients.l2 {
@@ -229,8 +229,8 @@ pub async fn check_l2(l2: &L2Client, identity: &Identity) -> PortResult<()> {
     }
 }
 
-/// The engine's chain id and genesis block, and that it takes our token. Its endpoint must be the node that is read,
-/// so both are compared with what the reader's are compared with.
+/// The engine's chain id and genesis block, and that it accepts our token. It must be the node that is read, so it is
+/// checked against the same values.
 ///
 /// # Errors
 /// As [`check_identity`].
@@ -249,7 +249,7 @@ pub async fn check_engine(engine: &EngineClient, identity: &Identity) -> PortRes
     }
 }
 
-/// The beacon chain's genesis time as the first endpoint says it. A bare archive of blobs does not say any.
+/// The beacon chain's genesis time as the first endpoint gives it. A bare blob archive gives none.
 ///
 /// # Errors
 /// As [`check_identity`].

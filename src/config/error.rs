@@ -11,17 +11,17 @@ pub enum ConfigError {
         /// Why not.
         reason: String,
     },
-    /// A key or environment name that means nothing here.
+    /// A key or environment name that does not exist.
     #[error("unknown setting {name} in {source_name}{hint}")]
     Unknown {
         /// As it was written.
         name: String,
         /// Where it was written.
         source_name: String,
-        /// What was probably meant; empty or ` (did you mean …?)`.
+        /// A similar name: ` (did you mean …?)`, or empty.
         hint: String,
     },
-    /// A value that is not what the setting takes.
+    /// A value that the setting does not accept.
     #[error("{key} (from {source_name}): {reason}")]
     Value {
         /// The setting.
@@ -31,10 +31,10 @@ pub enum ConfigError {
         /// What it must be.
         reason: String,
     },
-    /// Settings that do not go together.
+    /// Settings that exclude each other.
     #[error("{0}")]
     Conflict(String),
-    /// Settings that the command needs and that nothing sets.
+    /// Settings that the command needs and that are unset.
     #[error("not configured: {}", .0.join("; "))]
     Missing(Vec<String>),
 }

@@ -11,7 +11,7 @@ use super::error::ConfigError;
 use super::network::Network;
 use super::settings::{ENV_PREFIX, Kind, MORPH_ENV_PREFIX, SETTINGS, Setting};
 
-/// Our environment names that are not settings: the configuration file, and switches of tests (of no release build).
+/// Our environment names that are not settings: the configuration file, and test switches, which release builds lack.
 const OTHER_ENV: [&str; 1] = ["CONFIG"];
 const TEST_ENV_PREFIX: &str = "TEST_";
 
@@ -81,7 +81,7 @@ impl clap::Args for ConfigArgs {
             .long("config")
             .value_name("FILE")
             .value_parser(clap::value_parser!(PathBuf))
-            .help("Configuration file [default: config.toml, where there is one]");
+            .help("Configuration file [default: config.toml, if it exists]");
         let mut command = command.next_help_heading("Configuration").arg(file);
         for network in [Network::Mainnet, Network::Hoodi] {
             let others = [Network::Mainnet, Network::Hoodi].into_iter().filter(|&n| n != network).map(Network::as_str);
@@ -191,8 +191,8 @@ fn put_file_value(values: &mut Values, file: &str, key: &str, value: toml::Value
     Ok(())
 }
 
-/// The values of the environment: ours over Morph's. An unknown name of ours is an error; Morph's has many that do not
-/// concern us.
+/// The values of the environment; our names win over Morph's. An unknown name of ours is an error. Many of Morph's names do
+/// not concern us.
 pub(super) fn env_values(env: &BTreeMap<String, String>) -> Result<Values, ConfigError> {
     let mut values = Values::new();
     let mut known = BTreeSet::new();

@@ -1,7 +1,7 @@
 //! The effective configuration: which settings exist, where each value came from, and whether they fit together.
 //!
 //! Decided here: the order of the layers (defaults < network preset < `config.toml` < environment < flags), the strict
-//! reading of every value, and what conflicts. One table, [`SETTINGS`], says what exists: flags, environment names and
+//! reading of every value, and which settings conflict. One table, [`SETTINGS`], lists them: flags, environment names and
 //! the keys of `config.toml` all come from it, so they cannot drift apart. Not decided here: whether an endpoint answers
 //! and belongs to the right network; that is seen at start.
 //!
@@ -33,7 +33,7 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// As [`Config::from_layers`], and where the file cannot be read.
+    /// As [`Config::from_layers`], and if the file cannot be read.
     pub fn load(args: &ConfigArgs) -> Result<Self, ConfigError> {
         let mut env = BTreeMap::new();
         for (name, value) in std::env::vars_os() {

@@ -1,4 +1,4 @@
-//! The networks whose numbers are known.
+//! The network presets.
 
 use std::str::FromStr;
 
@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::types::L1Number;
 
-/// A network whose numbers are known (protocol.md, section 1).
+/// A network with a preset (protocol.md, section 1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Network {
@@ -33,7 +33,7 @@ impl Network {
         }
     }
 
-    /// The settings that this network decides. The start block is the first with L1 messages, which lies at or below
+    /// The settings of the preset. The start block is the first with L1 messages, which lies at or below
     /// the first with commits.
     pub(super) const fn preset(self) -> [(&'static str, &'static str); 9] {
         match self {

@@ -1,4 +1,4 @@
-//! Typed values out of raw ones, read strictly.
+//! Reads raw values strictly into typed ones.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -138,7 +138,7 @@ impl Reader<'_> {
             timeout: self.duration("reactors.timeout")?,
             head_still: self.duration("reactors.head_still")?,
             already_resumed: self.list("reactors.already_resumed", |text| match text.trim() {
-                "" => Err("an empty text is in every error".to_owned()),
+                "" => Err("must not be empty: every error contains the empty text".to_owned()),
                 _ => Ok(()),
             })?,
             pass_env: self.list("reactors.pass_env", passable)?,
@@ -219,7 +219,7 @@ impl Reader<'_> {
         for text in self.texts(key, by_comma)? {
             let url: SecretUrl = text.trim().parse().map_err(|reason| self.wrong(key, reason))?;
             if urls.contains(&url) {
-                return Err(self.wrong(key, format!("{url} stands there twice")));
+                return Err(self.wrong(key, format!("{url} is listed twice")));
             }
             urls.push(url);
         }
@@ -286,14 +286,14 @@ impl Reader<'_> {
     }
 }
 
-/// Refuses what is no name of a variable, and our own: they hold URLs with their keys.
+/// Refuses texts that are not names of variables, and our own variables: they hold URLs with their keys.
 fn passable(name: &str) -> Result<(), String> {
     let is_name = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
     if !is_name(name) {
         return Err("must be names of environment variables".to_owned());
     }
     match name.starts_with(ENV_PREFIX) || name.starts_with(MORPH_ENV_PREFIX) {
-        true => Err("a command is given none of this program's own variables".to_owned()),
+        true => Err("this program's own variables are never passed to a command".to_owned()),
         false => Ok(()),
     }
 }
@@ -323,7 +323,7 @@ fn fixed_hex<const N: usize>(text: &str, what: &str) -> Result<[u8; N], String> 
     let mut bytes = [0; N];
     hex::decode_to_slice(digits, &mut bytes).map_err(|_| wrong())?;
     if bytes == [0; N] {
-        return Err(format!("is zero, which is no {what}"));
+        return Err(format!("must not be zero: that is no {what}"));
     }
     Ok(bytes)
 }

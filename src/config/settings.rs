@@ -1,15 +1,15 @@
-//! Which settings exist: one table, from which the flags, the environment names and the keys of `config.toml` come.
+//! Which settings exist: one table that gives the flags, the environment names and the keys of `config.toml`.
 
 /// Prefix of our own environment names.
 pub const ENV_PREFIX: &str = "MORPH_DERIVER_";
 
-/// Prefix of the Morph node's environment names, taken where they mean the same.
+/// Prefix of the Morph node's environment names. They are read if they mean the same.
 pub const MORPH_ENV_PREFIX: &str = "MORPH_NODE_";
 
 /// What a setting takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Text of its own grammar.
+    /// Text with a grammar of its own.
     Text,
     /// A whole number.
     Integer,
@@ -36,7 +36,7 @@ pub struct Setting {
     pub default: Option<&'static str>,
     /// Other names of the flag, without dashes: Morph's own.
     pub aliases: &'static [&'static str],
-    /// Morph's environment names without prefix, the first that is set counts.
+    /// Morph's environment names without prefix. The first one that is set counts.
     pub morph_env: &'static [&'static str],
     /// One line for people.
     pub help: &'static str,
@@ -66,10 +66,10 @@ impl Setting {
     }
 }
 
-/// Every setting there is.
+/// Every setting.
 #[rustfmt::skip]
 pub const SETTINGS: &[Setting] = &[
-    Setting::of("network", Kind::Text, "Network whose ids, contracts and times are known: mainnet or hoodi"),
+    Setting::of("network", Kind::Text, "Network preset with ids, contracts and times: mainnet or hoodi"),
     Setting::of("mode", Kind::Text, "How local blocks are checked: local (rebuild the blobs) or blob (fetch them)").default("local")
         .morph(&["derivation.verify-mode"], &["DERIVATION_VERIFY_MODE"]),
     Setting::of("finality", Kind::Text, "What finalized means: committed (the commit is final on L1) or proven (the proof is)").default("committed"),
@@ -93,9 +93,9 @@ pub const SETTINGS: &[Setting] = &[
         .morph(&["derivation.fetchBlockRange"], &["DERIVATION_FETCH_BLOCK_RANGE"]),
     Setting::of("l1.reorg_window", Kind::Integer, "L1 blocks that a reorg may reach back").default("64")
         .morph(&["derivation.reorg-check-depth"], &["DERIVATION_REORG_CHECK_DEPTH"]),
-    Setting::of("l1.max_age", Kind::Text, "Age of the newest L1 block that counts as stale; 0s: none does").default("10m"),
-    Setting::of("l1.beacon_genesis_time", Kind::Integer, "Beacon genesis time in seconds, where the beacon node does not say it"),
-    Setting::of("l1.seconds_per_slot", Kind::Integer, "Slot length in seconds, where the beacon node does not say it"),
+    Setting::of("l1.max_age", Kind::Text, "Age at which the newest L1 block counts as stale; 0s turns this off").default("10m"),
+    Setting::of("l1.beacon_genesis_time", Kind::Integer, "Beacon genesis time in seconds since 1970, if no beacon endpoint serves it"),
+    Setting::of("l1.seconds_per_slot", Kind::Integer, "Slot length in seconds, if no beacon endpoint serves it"),
     Setting::of("l1.timeout", Kind::Text, "Deadline of one L1 call").default("15s"),
     Setting::of("l1.beacon_timeout", Kind::Text, "Deadline of one beacon call").default("60s"),
 
@@ -116,12 +116,12 @@ pub const SETTINGS: &[Setting] = &[
     Setting::of("reactors.height", Kind::Text, "json-rpc: how the height is passed: none, number, hex or string").default("number"),
     Setting::of("reactors.pause_command", Kind::Argv, "command: program and arguments that pause; {height} is replaced"),
     Setting::of("reactors.resume_command", Kind::Argv, "command: program and arguments that resume; {height} is replaced"),
-    Setting::of("reactors.timeout", Kind::Text, "Limit of one pause or resume, and how long one that was given up may still take effect").default("30s"),
-    Setting::of("reactors.head_still", Kind::Text, "How long the head must not have moved after an interrupted write, before the resume").default("6s"),
-    Setting::of("reactors.already_resumed", Kind::Texts, "Texts of a failed resume that mean that nothing was paused"),
+    Setting::of("reactors.timeout", Kind::Text, "Deadline of one pause or resume call, and how long after it an unanswered call may still take effect").default("30s"),
+    Setting::of("reactors.head_still", Kind::Text, "How long the head must not move after an interrupted write before the resume").default("6s"),
+    Setting::of("reactors.already_resumed", Kind::Texts, "Error texts of a resume that mean that nothing was paused"),
     Setting::of("reactors.pass_env", Kind::Texts, "command: environment variables to pass on besides PATH, HOME and LANG"),
-    Setting::of("reactors.pause_budget", Kind::Text, "Longest pause, before what the blocks add").default("60s"),
-    Setting::of("reactors.pause_budget_per_block", Kind::Text, "What each block to be written adds to the pause").default("50ms"),
+    Setting::of("reactors.pause_budget", Kind::Text, "Longest pause, without the time for each block").default("60s"),
+    Setting::of("reactors.pause_budget_per_block", Kind::Text, "Time that each block to be written adds to the longest pause").default("50ms"),
 
     Setting::of("store.path", Kind::Text, "Database file").default("morph-deriver.sqlite"),
     Setting::of("server.listen", Kind::Text, "Address of status, health and metrics; none: no server").default("127.0.0.1:9545"),
@@ -130,7 +130,7 @@ pub const SETTINGS: &[Setting] = &[
         .morph(&["log.level"], &["LOG_LEVEL"]),
 ];
 
-/// That the setting `key` is missing, and how to set it.
+/// The line that says that the setting `key` is missing, and how to set it.
 pub(super) fn missing_text(key: &str) -> String {
     let Some(setting) = SETTINGS.iter().find(|setting| setting.key == key) else { return key.to_owned() };
     format!("{key} (--{}, or {}): {}", setting.flag(), setting.env(), setting.help)

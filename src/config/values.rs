@@ -1,4 +1,4 @@
-//! The effective configuration, typed: what each part of the program is told.
+//! The effective configuration, typed: the settings of each part of the program.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -42,17 +42,17 @@ pub enum ReactorControl {
 pub struct ReactorsConfig {
     /// How.
     pub control: ReactorControl,
-    /// Limit of one call or command; and how long one that was given up may still take effect.
+    /// Deadline of one call or command, and how long after it an unanswered one may still take effect.
     pub timeout: Duration,
-    /// How long the head must not have moved after an interrupted write before the reactors are resumed.
+    /// How long the head must not move after an interrupted write before the reactors are resumed.
     pub head_still: Duration,
-    /// A resume that fails with one of these texts found them running, and counts as done.
+    /// If a resume fails with one of these texts, the reactors were running already and it counts as done.
     pub already_resumed: Vec<String>,
-    /// Environment variables that a command is given besides PATH, HOME and LANG.
+    /// Environment variables passed to a command besides PATH, HOME and LANG.
     pub pass_env: Vec<String>,
-    /// Longest pause, before what the blocks add.
+    /// Longest pause, without the time for each block.
     pub pause_budget: Duration,
-    /// What each block to be written adds to the pause.
+    /// Time that each block to be written adds to the longest pause.
     pub pause_budget_per_block: Duration,
 }
 
@@ -104,7 +104,7 @@ pub struct L2Config {
     pub chain_id: Option<u64>,
     /// Hash of block 0.
     pub genesis_hash: Option<B256>,
-    /// Blocks before this time (milliseconds since the Unix epoch) are never derived from L1; 0 where nothing sets it.
+    /// Blocks before this time (milliseconds since the Unix epoch) are never derived from L1; 0 if unset.
     pub switch_time_ms: u64,
     /// Deadline of one read.
     pub timeout: Duration,
@@ -135,7 +135,7 @@ pub enum LogFormat {
 pub struct Shown {
     /// Dotted key.
     pub key: &'static str,
-    /// Redacted value; none where nothing sets it.
+    /// Redacted value; none if unset.
     pub value: Option<ShownValue>,
     /// The layer that set it.
     pub source: String,
@@ -155,7 +155,7 @@ pub enum ShownValue {
     List(Vec<String>),
 }
 
-/// Everything a command can be told, checked.
+/// Every setting, read and checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The preset, if one was named.
@@ -178,14 +178,14 @@ pub struct Config {
     pub reactors: ReactorsConfig,
     /// The database.
     pub store: PathBuf,
-    /// Where status and metrics are served; none: nowhere.
+    /// Address of status and metrics; none: no server.
     pub listen: Option<SocketAddr>,
     /// Log output.
     pub log: LogConfig,
     pub(super) shown: Vec<Shown>,
 }
 
-/// What a command needs to be configured.
+/// A part of the configuration that a command needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
     /// L1 execution endpoint, chain id, contracts, start block.
@@ -208,7 +208,7 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// `Missing` with everything that is not, and how to set it.
+    /// `Missing` with every setting that is unset, and how to set it.
     pub fn require(&self, needs: &[Need]) -> Result<(), ConfigError> {
         let mut missing = Vec::new();
         for need in needs {
@@ -242,7 +242,7 @@ impl Config {
         }
     }
 
-    /// What `run` needs with this configuration: no engine where it only watches.
+    /// What `run` needs with this configuration: no engine if it only watches.
     pub fn run_needs(&self) -> Vec<Need> {
         let mut needs = vec![Need::L1, Need::Beacon, Need::L2];
         if !self.observe {
@@ -255,7 +255,7 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// `Missing` where one is not configured.
+    /// `Missing` if one is not configured.
     pub fn identity(&self) -> Result<Identity, ConfigError> {
         let missing = |key| ConfigError::Missing(vec![missing_text(key)]);
         Ok(Identity {

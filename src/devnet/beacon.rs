@@ -32,7 +32,7 @@ impl Route {
     }
 }
 
-/// How the slot length is told.
+/// How the slot length is served.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Spec {
     /// `SECONDS_PER_SLOT`.
@@ -120,7 +120,7 @@ fn spec(l1: &L1, config: &BeaconConfig, knobs: &BeaconKnobs) -> Reply {
     (200, json!({ "data": { key: value.to_string(), "DEPOSIT_CHAIN_ID": chain } }).to_string())
 }
 
-/// The blobs of a slot's L1 block in block order; `None` where the slot has no block.
+/// The blobs of a slot's L1 block in block order; `None` if the slot has no block.
 fn of_slot(l1: &L1, config: &BeaconConfig, slot: &str) -> Option<Vec<SimBlob>> {
     let slot: u64 = slot.parse().ok()?;
     let time = config.genesis_time.checked_add(slot.checked_mul(config.seconds_per_slot)?)?;

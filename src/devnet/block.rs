@@ -54,7 +54,7 @@ pub struct StoredBlock {
     pub batch_hash: B256,
     /// All transactions, L1 messages included.
     pub transactions: Vec<RawTx>,
-    /// `messageRoot()` after the block; none where a recording does not say.
+    /// `messageRoot()` after the block; none if a recording does not say.
     pub withdrawal_root: Option<B256>,
     /// AppendMessage logs.
     pub appended: Vec<Appended>,

@@ -36,7 +36,7 @@ pub struct BlockPlan {
 }
 
 impl BlockPlan {
-    /// Nothing at all.
+    /// No answer.
     pub fn empty() -> Self {
         Self::default()
     }
@@ -227,7 +227,7 @@ pub struct BatchSpec {
     pub versioned_hashes: Option<Vec<B256>>,
 }
 
-/// The blobs of a payload; none where it is empty, as an older form's without L2 transactions.
+/// The blobs of a payload; none if it is empty, as an older form's without L2 transactions.
 pub fn encode_blobs(payload: &[u8], spec: &mut BatchSpec) -> anyhow::Result<Vec<Arc<SimBlob>>> {
     if payload.is_empty() {
         return Ok(Vec::new());

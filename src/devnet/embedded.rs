@@ -1,4 +1,4 @@
-//! The simulated execution node behind the ports, in process: what `replay` stands on.
+//! The simulated execution node behind the ports, in process, for `replay`.
 //!
 //! Not decided here: how the node behaves (`node`). An answer is given as the network adapters give it: a tag never set
 //! is none, a missing block `NotFound`, lost state `Pruned`, an error of the node `Refused`.
@@ -60,7 +60,7 @@ impl L2Reader for Embedded {
         let mut blocks: Vec<L2Block> = Vec::new();
         for number in first.get()..=last.get() {
             let block = node.at(number).ok_or_else(|| {
-                PortError::new(Target::L2, PortErrorKind::NotFound, format!("block {number} is not there"))
+                PortError::new(Target::L2, PortErrorKind::NotFound, format!("block {number} is missing"))
             })?;
             if blocks.last().is_some_and(|below| below.header.hash != block.header.parent_hash) {
                 return Err(PortError::malformed(Target::L2, format!("block {number} does not follow the one below")));

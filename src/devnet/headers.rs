@@ -46,7 +46,7 @@ pub struct Header {
     pub base_fee: Option<U256>,
     /// Morph: index of the first L1 message not yet consumed. Not part of the hash.
     pub next_l1_index: u64,
-    /// Morph: as given by whoever wrote the block. Not part of the hash.
+    /// Morph: as given by the writer of the block. Not part of the hash.
     pub batch_hash: B256,
 }
 

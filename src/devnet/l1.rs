@@ -266,7 +266,7 @@ impl L1 {
         self.blocks.len() as u64
     }
 
-    /// The block of a given time; none where a slot is empty.
+    /// The block of a given time; none if a slot is empty.
     pub fn block_at_time(&self, timestamp: u64) -> Option<&Arc<L1Block>> {
         let at = self.blocks.binary_search_by_key(&timestamp, |block| block.header.timestamp).ok()?;
         self.blocks.get(at)
@@ -474,7 +474,7 @@ impl L1 {
         self.contracts.queue.get(usize::try_from(index).ok()?)
     }
 
-    /// Where a transaction stands.
+    /// The place of a transaction.
     pub fn find_tx(&self, wanted: B256) -> Option<(&Arc<L1Block>, u64, &Arc<L1Tx>)> {
         self.blocks.iter().rev().find_map(|block| {
             let index = block.txs.iter().position(|tx| tx.hash == wanted)?;
@@ -488,7 +488,7 @@ impl L1 {
 pub struct L1Knobs {
     /// The endpoint has not seen anything above this height: it lags, or is frozen.
     pub head: Option<u64>,
-    /// The endpoint stands on this chain and not on the world's: another fork.
+    /// The endpoint serves this chain and not the world's: another fork.
     pub chain: Option<Arc<L1>>,
     /// Another chain id.
     pub chain_id: Option<u64>,
@@ -506,7 +506,7 @@ pub struct L1Knobs {
     pub hidden_logs: HashSet<(u64, u64)>,
     /// Batch indices whose CommitBatch logs are left out.
     pub hidden_commits: HashSet<u64>,
-    /// What is left out is left out only where several kinds of logs are asked for at once.
+    /// Logs are left out only if several kinds of logs are asked for at once.
     pub hidden_from_ranges_only: bool,
     /// Every log twice.
     pub duplicate_logs: bool,
@@ -802,7 +802,7 @@ impl L1View<'_> {
             frame(jsonrpc::address(caller), self.l1.rollup, input, "CALL", json!([inner]))
         };
         Ok(match &tx.inner_input {
-            // A call to Rollup that was rolled back stands before the one that counts, as a wallet's retry would leave it.
+            // A call to Rollup that was rolled back comes before the one that counts, as after a wallet's retry.
             Some(inner) => {
                 let mut failed = at_rollup(self.l1.forwarder, inner.get(..inner.len().min(100)).unwrap_or_default());
                 failed["error"] = json!("execution reverted");

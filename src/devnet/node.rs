@@ -2,8 +2,8 @@
 //!
 //! Decided here: what the real node was seen to do with good and bad requests (protocol.md, section 7; a test walks
 //! through `recorded/l2/answers.json`). It checks next to nothing, truncates on a write below its head, leaves its tags
-//! behind, applies half of a tag call, and after a kill still answers for blocks above its head. Not decided here: what each method of
-//! its RPC answers (`node_rpc`); HTTP, tokens, latency (`serve`).
+//! behind, applies half of a tag call, and after a kill still answers for blocks above its head. Not decided here: what each
+//! method of its RPC answers (`node_rpc`); HTTP, tokens, latency (`serve`).
 //!
 //! Execution is simulated, and deterministic: an empty block keeps its parent's state root, as on the real chain; any
 //! other gets keccak256 over the parent's root and its content. So nodes that write the same content come to the same
@@ -92,7 +92,7 @@ pub struct Moods {
     pub write_error: Option<RpcError>,
     /// Answers the write of this height with this error, once for each entry.
     pub write_error_at: HashMap<u64, RpcError>,
-    /// Answers a write as if it were made, and stays where it was.
+    /// Answers a write as if it were made, and its head does not move.
     pub loses_what_it_writes: bool,
     /// What `web3_clientVersion` says.
     pub client_version: String,
@@ -611,7 +611,7 @@ impl Node {
         self.seen();
     }
 
-    /// Cuts the chain at `height`, as an operator's `debug_setHead` does: what stood above is gone. Tags stay.
+    /// Cuts the chain at `height`, as an operator's `debug_setHead` does: the blocks above are gone. Tags stay.
     pub fn truncate(&mut self, height: u64) {
         let Some(block) = self.at(height) else { return };
         self.canonical.split_off(&(height + 1));
@@ -726,7 +726,7 @@ mod tests {
             let block = on(&node, 5, block);
             let written = node.new_safe_l2_block(&block).unwrap();
             assert_eq!(node.head().hash(), written.hash());
-            // An empty block keeps the state root: the root alone does not tell.
+            // An empty block keeps the state root: the root alone proves nothing.
             assert_eq!(written.header.state_root, state);
         }
     }
@@ -811,7 +811,7 @@ mod tests {
         node.restart();
         let left: Vec<u64> = (0..=200).filter(|number| kept(&node, *number)).collect();
         assert_eq!(left, [0, 73, 74, 199, 200]);
-        // A block is executed on a state that is there, and nowhere else; its own state is there from then on.
+        // A block is executed only on a state that the node has; its own state exists from then on.
         let on_a_gone_state = on(&node, 80, SafeL2Data { timestamp: 7, ..empty(81) });
         assert!(node.new_safe_l2_block(&on_a_gone_state).unwrap_err().message.starts_with("missing trie node"));
         let before: Vec<_> = (75..=81).map(|number| node.at(number).unwrap().l2_ref()).collect();

@@ -41,9 +41,8 @@ impl Oracle {
         self.by_number.insert(block.number(), block);
     }
 
-    /// Adds a recorded block of which only what the worker reads is known, for `replay`. The withdrawal root is none
-    /// where it was not recorded; `appended` is the root that the last AppendMessage log up to here carries, where that
-    /// was.
+    /// Adds a recorded block with only the fields that the worker reads, for `replay`. The withdrawal root is none if it was
+    /// not recorded; `appended` is the root in the last AppendMessage log up to here, if that was recorded.
     pub fn insert_light(&mut self, block: &L2Block, withdrawal_root: Option<B256>, appended: Option<B256>) {
         let log = |root| Appended { index: 0, message_hash: B256::zero(), root, tx_index: 0, log_index: 0 };
         self.insert(StoredBlock {

@@ -126,7 +126,7 @@ impl Drop for Devnet {
     fn drop(&mut self) {
         self.tasks.iter().for_each(JoinHandle::abort);
         if let Some(dir) = &self.own_dir {
-            // The folder holds only the secret of a simulated node; a leftover harms nobody.
+            // The folder holds only the secret of a simulated node; a leftover is harmless.
             let _ = std::fs::remove_dir_all(dir);
         }
     }
@@ -425,7 +425,7 @@ async fn answer(State(endpoint): State<Endpoint>, uri: Uri, headers: HeaderMap, 
     match server {
         Server::Beacon(n) => answer_beacon(&endpoint, n, &uri).await,
         Server::Engine | Server::Reactors if is_late(&endpoint) => {
-            // A task of its own goes on after the caller has gone.
+            // A task of its own continues after the caller has gone.
             endpoint.shared.late.fetch_add(1, Ordering::SeqCst);
             let late = tokio::spawn(async move {
                 let answer = answer_json_rpc(&endpoint, &body).await;

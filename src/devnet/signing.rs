@@ -154,7 +154,7 @@ fn sign_legacy(account: &Account, nonce: u64, body: &Body) -> RawTx {
 }
 
 /// The bytes whose keccak a typed transaction signs: type byte and the list of its unsigned fields. A MorphTx of version
-/// 1 signs its version as a list item before the reference, not as the byte behind the type (seen: the senders of the
+/// 1 signs its version as a list item before the reference, not as the byte after the type (seen: the senders of the
 /// recorded transactions come out right this way only).
 fn signing_preimage(prefix: &[u8], list: &Rlp<'_>, unsigned: usize) -> Vec<u8> {
     let version = prefix.get(1).copied();
@@ -264,7 +264,7 @@ fn items(list: &[u8]) -> Vec<u8> {
     }
 }
 
-/// The list of a transaction, and how many bytes stand before it.
+/// The list of a transaction, and the number of bytes before it.
 struct Parsed<'a> {
     kind: u8,
     version: u8,
@@ -423,7 +423,7 @@ fn known_sender(id: B256, raw: &[u8]) -> Address {
     *known.entry(id).or_insert_with(|| sender(raw).unwrap_or_default())
 }
 
-/// Where a mined transaction stands.
+/// The place of a mined transaction.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
     /// Its block's hash.

@@ -236,7 +236,7 @@ impl World {
 
     fn parent_header(&self) -> anyhow::Result<BatchHeader> {
         let index = self.batches.last().map_or(0, |batch| batch.index);
-        self.l1.header(index).ok_or_else(|| anyhow::anyhow!("batch {index} does not stand"))
+        self.l1.header(index).ok_or_else(|| anyhow::anyhow!("batch {index} is not committed"))
     }
 
     /// Commits the sequencer's blocks that are not yet committed in the pending L1 block.
@@ -317,7 +317,7 @@ impl World {
     }
 
     /// One L1 block of an ordinary day: L2 blocks for its seconds, now and then a message, a commit when
-    /// `blocks_per_batch` blocks wait, contract finalization behind L1's own. The local node is left alone.
+    /// `blocks_per_batch` blocks wait, contract finalization after L1's own. The local node does not change.
     pub fn tick(&mut self, blocks_per_batch: u64) -> anyhow::Result<()> {
         if self.l1.head().is_multiple_of(3) {
             self.enqueue(1)?;
@@ -338,7 +338,7 @@ impl World {
         self.build(self.l1.config.block_time / self.sequencer.block_time.max(1))
     }
 
-    /// A batch from given contents, under these blobs as they are, or encoded where there are none. Mines it.
+    /// A batch from given contents, under these blobs as they are, or encoded if there are none. Mines it.
     pub fn produce_from(&mut self, contents: &[BlockContent], blobs: Option<Vec<Blob>>) -> anyhow::Result<Committed> {
         let queue = self.queue();
         self.sequencer.append_contents(contents, &queue)?;
@@ -369,7 +369,7 @@ impl World {
         self.l1.submit(L1Op::Finalize(index)).map(|_| ())
     }
 
-    /// Drops the newest `depth` L1 blocks. Batches and reverts that stood in them are forgotten. Gives their
+    /// Drops the newest `depth` L1 blocks. Batches and reverts in them are forgotten. Gives their
     /// transactions, to be resubmitted or not.
     pub fn reorg(&mut self, depth: u64) -> Vec<Arc<L1Tx>> {
         let dropped = self.l1.reorg(depth);
@@ -377,7 +377,7 @@ impl World {
         all.retain(|batch| self.l1.find_tx(batch.tx).is_some());
         all.sort_by_key(|batch| batch.index);
         for batch in all {
-            // A recommit over the same blocks has the hash of the commit before it: the later one stands.
+            // A recommit over the same blocks has the hash of the commit before it: the later one counts.
             if let Some(older) = self.batches.pop_if(|older| older.index == batch.index) {
                 self.reverted.push(older);
             }
@@ -434,7 +434,7 @@ impl World {
         Ok(())
     }
 
-    /// The local node's chain ends at `last`: what stood above is gone.
+    /// The local node's chain ends at `last`: the blocks above are gone.
     pub fn truncate_to(&mut self, last: u64) {
         self.node.truncate(last);
     }
@@ -512,7 +512,7 @@ impl World {
         }
     }
 
-    /// Where the two chains stand: local head, safe, finalized; the sequencer's head.
+    /// The heads of the two chains: local head, safe, finalized; the sequencer's head.
     pub fn heads(&self) -> Heads {
         Heads {
             local: self.node.head().l2_ref(),

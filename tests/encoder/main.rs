@@ -166,7 +166,7 @@ fn parts(frame: &[u8]) -> Vec<Part> {
         }
         parts.push(Part { kind, body, sequences, modes });
         if header & 1 == 1 {
-            assert_eq!(at, frame.len(), "bytes behind the last block");
+            assert_eq!(at, frame.len(), "bytes after the last block");
             return parts;
         }
     }
@@ -238,7 +238,7 @@ fn f10_stock_zstd_differs_in_the_known_ways() {
         }
     }
     println!("{total} payloads, {blocks_differ} with other blocks: {found:?}");
-    // Why the second build exists: whoever removes it gets these wrong.
+    // Why the second build exists: without it these are wrong.
     for way in ["1 header", "2 RLE to predefined", "4 sub-block tables"] {
         assert!(found.contains_key(way), "{way} was not seen");
     }
@@ -396,7 +396,7 @@ fn f10_the_calls_are_the_sequencers_too() {
     assert!(one_call != stream);
     assert!(frame::encode(&payload).unwrap().bytes == corrected);
 
-    // A payload that fills its last block gets an empty one behind it, unless it is the only block.
+    // A payload that fills its last block gets an empty one after it, unless it is the only block.
     let empty = [0x01, 0x00, 0x00];
     assert!(frame::encode(&generate::words(1, 262_144)).unwrap().bytes.ends_with(&empty));
     assert!(!frame::encode(&generate::words(1, 131_072)).unwrap().bytes.ends_with(&empty));

@@ -116,7 +116,7 @@ fn code_of(source: &str) -> String {
     without_test_modules(&code)
 }
 
-/// Where the raw string that starts at `start` ends; none where none starts there.
+/// Where the raw string that starts at `start` ends; none if none starts there.
 fn raw_string_end(chars: &[char], start: usize) -> Option<usize> {
     let before = start.checked_sub(1).and_then(|i| chars.get(i));
     if before.is_some_and(|c| c.is_alphanumeric() || *c == '_') && before != Some(&'b') {
@@ -467,7 +467,7 @@ fn every_fact_of_the_flow_has_one_owner() {
     assert!(untold.is_empty(), "files that src/flow/mod.rs does not speak of: {untold:?}");
 }
 
-/// What stands between the braces that open first behind `at`.
+/// The text between the first braces after `at`.
 fn block_at(code: &str, at: usize) -> &str {
     let Some(open) = code[at..].find('{').map(|open| at + open) else { return "" };
     let mut depth = 0;

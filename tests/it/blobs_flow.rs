@@ -50,7 +50,7 @@ async fn rig_over_beacons(devnet: &Devnet, beacons: usize, mode: Mode) -> Rig {
     Rig::start(ports, settings).await
 }
 
-/// One poll's reason for standing still, whether told as a verdict or as an error.
+/// The reason of one poll's stall, whether returned as a verdict or as an error.
 async fn stall_of(rig: &mut Rig) -> Option<Stall> {
     match rig.poll().await {
         Ok(PollReport { end: PollEnd::Stalled(stall), .. }) => Some(stall),
@@ -95,9 +95,9 @@ async fn d3_a_missed_slot_makes_it_look_at_l1_once_more() {
     let stall = stall_of(&mut rig).await.unwrap();
     assert_eq!(stall.reason, Reason::BlobMissing, "{stall}");
     assert_eq!(rig.safe(), Some(8));
-    assert_eq!(devnet.pauses(), 0, "nothing is paused before the blob is there");
+    assert_eq!(devnet.pauses(), 0, "nothing is paused before the blob has arrived");
 
-    // L1 goes back behind batch 2 while its blob is asked for.
+    // L1 reorganises away batch 2 while its blob is asked for.
     devnet.on_call(Server::Beacon(0), "blobs", 1, |w| {
         let dropped = w.reorg(1);
         drop(dropped);
@@ -173,7 +173,7 @@ async fn d6_d7_d9_blobs_in_any_order_and_by_either_way_heal() {
     ];
     for (n, way) in ways.into_iter().enumerate() {
         let devnet = devnet(|w| {
-            // Somebody else's blobs stand in the same slot, before and behind ours, and the batch has two.
+            // The slot holds foreign blobs too, before and after ours, and the batch has two.
             w.produce(8).unwrap();
             let noise = morph_deriver::devnet::chain::measure(vec![Blob::new(vec![0; 131_072]).unwrap()]).unwrap();
             w.build_planned(&BlockPlan { txs: 12, noise: 12_000, ..BlockPlan::default() }).unwrap();

@@ -9,7 +9,7 @@ fn program() -> Command {
             program.env_remove(name);
         }
     }
-    // Away from the sample that stands in the project's folder.
+    // Away from the sample in the project's folder.
     program.current_dir(std::env::temp_dir());
     program
 }

@@ -68,7 +68,7 @@ fn assert_ordered(devnet: &Devnet) {
 fn detail(report: &PollReport) -> String {
     match &report.end {
         PollEnd::Stalled(stall) => stall.detail.clone(),
-        other => panic!("it does not stand still: {other:?}"),
+        other => panic!("it does not stall: {other:?}"),
     }
 }
 
@@ -160,7 +160,7 @@ async fn c1_m3_a_revert_of_a_proved_batch_is_l1s_contradiction_and_moves_nothing
 #[tokio::test]
 async fn c1_a_revert_of_a_batch_that_was_never_seen_is_passed() {
     let devnet = devnet(3).await;
-    // From the L1 block behind batch 2's commit on: neither 1 nor 2 is known.
+    // From the L1 block after batch 2's commit on: neither 1 nor 2 is known.
     let start = devnet.with(|w| w.l1.find_tx(w.batches[1].tx).unwrap().0.header.number + 1);
     let mut rig = Rig::with(&devnet, |s| s.start = start.into()).await;
     rig.settle().await;
@@ -168,7 +168,7 @@ async fn c1_a_revert_of_a_batch_that_was_never_seen_is_passed() {
     revert(&devnet, 2);
     let report = rig.poll().await.unwrap();
     assert_eq!(report.end, PollEnd::CaughtUp);
-    assert_eq!(rig.safe(), None, "nothing that stands was verified");
+    assert_eq!(rig.safe(), None, "no standing batch was verified");
     for _ in 0..2 {
         recommit_state(&devnet, None);
     }
@@ -188,7 +188,7 @@ async fn two_commits_in_one_l1_block_and_a_revert_with_its_recommit_in_one() {
         w.mine(1);
         w.sync();
     });
-    // One pull each: the cursor stands inside the block between the two.
+    // One poll each: between the two, the cursor is inside the block.
     let mut rig = Rig::with(&devnet, |s| s.to_batch = Some(2.into())).await;
     assert_eq!(rig.settle().await.end, PollEnd::Reached);
     assert_eq!(rig.safe(), Some(16));
@@ -247,7 +247,7 @@ async fn c3_a_blobless_proof_commit_takes_the_blobs_of_the_commit_before() {
         let form = Some(CommitForm::CommitBatchWithProof);
         w.commit(BatchSpec { last: Some(16), form, no_blobs: true, ..BatchSpec::default() }).unwrap();
         w.mine(1);
-        // The blobs are needed: the blocks are not there.
+        // The blobs are needed: the blocks are missing.
         w.truncate_to(8);
     });
     let mut rig = Rig::on(&devnet).await;
@@ -281,7 +281,7 @@ async fn c4_a_history_with_a_reverted_batch_is_passed_whatever_the_width_of_a_ra
     }
 }
 
-/// Ways in which a batch cannot be undone by whoever reads it, with what the verdict must say.
+/// Batches that no reader can decode, with what the verdict must say.
 fn poisons() -> Vec<(&'static str, BatchSpec)> {
     let spec = BatchSpec::default;
     vec![
@@ -417,7 +417,7 @@ async fn observe_mode_does_not_fetch_the_same_divergence_again() {
         assert_eq!(rig.worker.pending_write(), pending);
     }
     assert_eq!(devnet.http_requests(Server::Beacon(0)), 0);
-    // The local chain is put right by somebody else: noticed at once.
+    // Another writer repairs the local chain: noticed at once.
     devnet.with(|w| w.sync());
     assert_eq!(cases(&rig.settle().await), [(2, Case::Consistent)]);
 }
@@ -600,7 +600,7 @@ async fn c10_a_genesis_block_that_is_not_given_is_asked_for_again() {
 }
 
 #[tokio::test]
-async fn c2_a_long_search_through_l1_goes_on_where_the_pull_before_it_stopped() {
+async fn c2_a_long_search_through_l1_continues_in_the_next_poll() {
     let devnet = guarded_devnet().await;
     devnet.with(|w| {
         w.l1.config.finalized_depth = 1_000_000;

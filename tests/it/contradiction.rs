@@ -36,7 +36,7 @@ enum Contradiction {
     L1Reorganises(u64),
     /// The same, and L1 ends at the second block: what lay above is included later.
     L1Replaces(u64, u64),
-    /// L1 falls back to this block, behind what was read, as an endpoint that lags.
+    /// L1's head falls to this block, below what was read, as at an endpoint that lags.
     L1Shrinks(u64),
     /// L1 answers 503 for three requests.
     L1Refuses,
@@ -50,9 +50,9 @@ enum Contradiction {
     L2Falls(u64),
     /// The node refuses two writes.
     L2RefusesWrites,
-    /// The node's answers are cut off for three requests.
+    /// The node's answers break in the middle for three requests.
     L2Drops,
-    /// The node stands on another chain from this block on.
+    /// The node is on another chain from this block on.
     L2Swapped(u64),
 }
 
@@ -97,7 +97,7 @@ struct Strike {
     nth: usize,
 }
 
-/// How the local chain stands at the start.
+/// The local chain at the start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Local {
     /// It is right.
@@ -119,7 +119,7 @@ struct Story {
     fetch_range: u64,
     /// The local chain.
     local: Local,
-    /// Its head, where nothing is missing.
+    /// Its head, if nothing is missing.
     head: u64,
     /// L1's head at the end of every run.
     end: u64,
@@ -143,7 +143,7 @@ fn seeing(asked: &Requests, poll: usize, what: Contradiction) -> usize {
     asked.get(&poll).into_iter().flatten().filter(|asked| what.seen_by().contains(asked)).count()
 }
 
-/// What is counted and noted while a run goes on.
+/// What is counted and noted during a run.
 #[derive(Default)]
 struct Notes {
     poll: usize,
@@ -202,7 +202,7 @@ impl Scene {
         notes.poll = poll;
         let last = self.story.polls[self.story.polls.len() - 1];
         let (head, finalized) = self.story.polls.get(poll).copied().unwrap_or(last);
-        // The poll behind the last one of the story finds L1 as a contradiction left it.
+        // The poll after the last one of the story finds L1 as a contradiction left it.
         if poll < self.story.polls.len() {
             self.show(&mut notes, head, finalized);
         }
@@ -214,7 +214,7 @@ impl Scene {
         self.network.set_finalized(Some(finalized));
     }
 
-    /// Strikes that the poll did not reach, since it took fewer requests than the undisturbed one, come behind it.
+    /// Strikes that the poll did not reach, since it took fewer requests than the undisturbed one, come after it.
     fn end_poll(&self) {
         let mut notes = lock(&self.notes);
         let poll = notes.poll;
@@ -295,7 +295,8 @@ impl Scene {
 
     /// What a reader of the node sees: always blocks of the committed chain, none of them beyond what L1 has committed to
     /// (or has made final) so far; and in order, but for the time that a node has that broke the order itself. No poll
-    /// ends with finalized above safe, unless it is above the head too: then nothing but the lost blocks mends it. `at` is the request that comes next, none at the end of a poll.
+    /// ends with finalized above safe, unless it is above the head too: then nothing but the lost blocks mends it. `at` is
+    /// the request that comes next, none at the end of a poll.
     fn observe(&self, notes: &mut Notes, at: Option<Asked>) {
         let seen = self.l2.seen();
         let limits = (end_at(notes.shown.0), end_at(notes.shown.1));
@@ -319,7 +320,7 @@ impl Scene {
         notes.seen.push(format!("{fault} at {at:?}, (poll, request) {place:?}, L1 shown {:?}: {seen:?}", notes.shown));
     }
 
-    /// All is well again: both chains go on to where every run ends.
+    /// All faults end, and both chains grow to the end that every run has.
     fn settle(&self) {
         self.network.l1.heal();
         self.network.beacon.heal();
@@ -417,7 +418,7 @@ const RUN_LIMIT: Duration = Duration::from_secs(120);
 /// A poll, and what contradicts it: each before each request that sees it.
 type InPoll<'a> = (usize, &'a [Contradiction]);
 
-/// Every request that sees it in turn, for each contradiction of each of `polls`, behind what `before` has struck already.
+/// Every request that sees it in turn, for each contradiction of each of `polls`, after those that `before` struck already.
 async fn at_every_request(story: Story, before: &[Strike], polls: &[InPoll<'_>]) {
     let recording = Recording::load();
     let (wanted, _) = run(&recording, story, &[]).await;
@@ -537,7 +538,7 @@ async fn m4_p1_p2_a_catch_up_ends_the_same_whatever_contradicts_its_second_and_t
     at_every_request(CATCH_UP, &[], polls).await;
 }
 
-/// What was contradicted once is contradicted again in the poll behind, at every request of that.
+/// What was contradicted once is contradicted again in the next poll, at each of its requests.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn b1_e20_m3_p1_p2_p4_a_second_contradiction_in_the_poll_after_the_first_changes_nothing() {
     let replaced = Strike { what: L1Replaces(27, 27), poll: 3, nth: 8 };

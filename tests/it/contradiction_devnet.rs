@@ -39,11 +39,11 @@ enum Repair {
 /// What contradicts the poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Contradiction {
-    /// The commit of batch 2 stands in another L1 block.
+    /// The commit of batch 2 is in another L1 block.
     L1Moves,
     /// It is gone, and comes again when all is well again.
     L1Drops,
-    /// Another batch 2, of other blocks, stands in its place.
+    /// Another batch 2, of other blocks, is in its place.
     L1Replaces,
     /// L1 reverts batch 2, and commits it again when all is well again.
     L1Reverts,
@@ -53,7 +53,7 @@ enum Contradiction {
     L1Refuses,
     /// The node is killed: its head falls to block 3.
     L2Loses,
-    /// The node stands on another chain from block 4 on.
+    /// The node is on another chain from block 4 on.
     L2Swapped,
     /// The node takes no write for two calls.
     L2RefusesWrites,
@@ -179,7 +179,7 @@ impl Scene {
         }
     }
 
-    /// All is well again: batch 2 stands on L1 and becomes final.
+    /// All faults end: batch 2 is on L1 and becomes final.
     fn settle(&self) {
         for server in [L1, Server::Beacon(0), Server::L2, Server::Engine, Server::Reactors] {
             self.devnet.heal(server);
@@ -242,7 +242,7 @@ async fn run(base: &World, repair: Repair, strike: Option<(Contradiction, u64)>,
     }
     let _ = rig.poll().await;
     let requests = of.iter().map(|what| scene.requests(*what)).collect();
-    // A poll that took fewer requests than the undisturbed one is struck behind its end.
+    // A poll that took fewer requests than the undisturbed one is struck after its end.
     scene.strike();
     assert_eq!(chain(&scene.devnet) != scene.committed, what_strikes == Some(L1Replaces), "{what}: L1's chain");
     let _ = rig.poll().await;

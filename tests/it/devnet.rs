@@ -100,7 +100,7 @@ fn step_between(devnet: &Devnet, name: &str, oracle: &Oracle) {
     }
 }
 
-/// Hashes in `recorded` that stand for a block whose execution only the real node knows, replaced by ours.
+/// Hashes in `recorded` of blocks whose execution only the real node knows, replaced by ours.
 fn translate(value: &Value, ours: &HashMap<String, String>) -> Value {
     let mut text = value.to_string();
     for (theirs, our) in ours {
@@ -410,7 +410,7 @@ async fn l2_blocks_read_the_same_as_json_and_as_rlp() {
         assert_eq!(from_json, from_rlp);
         assert_eq!(from_json.header, devnet.with(|world| world.node.at(number).unwrap().header));
     }
-    // Logs and calls tell the same withdrawal root.
+    // Logs and calls give the same withdrawal root.
     let passer = "0x5300000000000000000000000000000000000001";
     let filter = json!([{ "address": passer, "fromBlock": "0x1", "toBlock": "latest" }]);
     let logs = rpc(&l2, "eth_getLogs", filter).await;

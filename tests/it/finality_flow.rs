@@ -32,7 +32,7 @@ pub fn commit_block(devnet: &Devnet, nth: usize) -> u64 {
     devnet.with(|w| w.l1.find_tx(w.batches[nth].tx).unwrap().0.header.number)
 }
 
-/// L1's finalized block is its newest one from now on, and stays where it is while L1 goes on.
+/// L1's finalized block is its newest one from now on, and stays there while L1 grows.
 fn finalize_l1(devnet: &Devnet) {
     let head = devnet.with(|w| w.l1.head());
     devnet.l1_knobs(0, |k| k.finalized = Some(head));
@@ -63,7 +63,7 @@ async fn never_above(rig: &mut Rig, most: u64) -> PollEnd {
             Err(error) => panic!("{error}"),
         }
     }
-    panic!("200 polls and still behind");
+    panic!("still behind after 200 polls");
 }
 
 /// Batch 3 was verified; then L1 reverts it and makes all of that final before the worker looks again.
@@ -374,7 +374,7 @@ async fn m3_in_the_proven_meaning_only_proved_batches_are_final() {
     finalize_l1(&devnet);
     rig.settle().await;
     assert_eq!(tags(&devnet), (Some(24), Some(16)));
-    // What is not proved may be reverted, and is nobody's finalized block.
+    // A batch that is not proved may be reverted, and is not finalized.
     revert(&devnet, 3);
     rig.settle().await;
     assert!(!rig.worker.status().borrow().uncommitted_finalized);

@@ -2,12 +2,12 @@
 //! block, in both meanings (M2, M3; issue "It holds when contradicted"). The network is played back in process and held
 //! against a model of the rules that shares nothing with the worker.
 //!
-//! What a run can tell depends on where ranges are cut, and on which logs are final. So the devnet's history, whose
+//! What a run can show depends on where ranges are cut, and on which logs are final. So the devnet's history, whose
 //! proofs lie between its reverts and recommits, is run at every width and every depth in both meanings. The recorded one
 //! proves three batches, and only in its last blocks:
 //! - without those blocks the proven meaning finalizes nothing, whatever was reverted before; its reverts and recommits
 //!   are run in the committed meaning, at every width and every depth;
-//! - the proven meaning is run at every depth that tells the proofs apart, and at one width for each way of cutting the
+//! - the proven meaning is run at every depth that separates the proofs, and at one width for each way of cutting the
 //!   blocks that hold them. All widths and depths would be some 2,700 whole runs, of which all but 80 repeat others.
 
 use std::collections::BTreeMap;
@@ -40,7 +40,7 @@ struct Network {
     start: u64,
     /// Its last L1 block.
     end: u64,
-    /// The L1 blocks at which a poison batch is the newest thing that is known: it may stand still there, and only there.
+    /// The L1 blocks at which a poison batch is the newest thing that is known: a stall is right there, and only there.
     poison: std::ops::Range<u64>,
 }
 
@@ -180,7 +180,7 @@ async fn m2_m3_m17_reverts_and_recommits_at_every_width_and_every_depth() {
     }
 }
 
-/// From the block behind batch 4 on: nothing below it is ever reverted, and that it is verified at any width other
+/// From the block after batch 4 on: nothing below it is ever reverted, and that it is verified at any width other
 /// tests say. Depths from there down are one: nothing that was read is final.
 #[tokio::test]
 async fn m2_m3_the_recorded_reverts_and_recommits_at_every_width_and_every_depth() {

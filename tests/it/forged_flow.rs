@@ -59,7 +59,7 @@ async fn until_read_ahead(rig: &mut Rig) {
 }
 
 #[tokio::test]
-async fn a1_m2_a_forged_revert_that_was_read_ahead_is_forgotten_where_l1_does_not_confirm_it() {
+async fn a1_m2_a_forged_revert_that_was_read_ahead_is_forgotten_if_l1_does_not_confirm_it() {
     for index in [2, 9] {
         let devnet = network(3).await;
         let (mut rig, l1) = lied_to(&devnet, |s| s.fetch_range = 2).await;
@@ -103,7 +103,7 @@ async fn a1_m2_a_batch_that_the_contract_holds_is_not_passed_over_for_a_forged_r
     assert_eq!((rig.safe(), rig.finalized()), (Some(24), Some(24)));
 }
 
-/// In the ordinary range it takes the batch down at once; the contract tells, and the commit is read again.
+/// In the ordinary range it takes the batch down at once; the contract denies it, and the commit is read again.
 #[tokio::test]
 async fn a1_c1_a_forged_revert_in_a_range_is_undone_when_the_endpoint_is_honest_again() {
     for fetch_range in [2, 500] {
@@ -183,7 +183,8 @@ async fn m3_p8_a_forged_proof_makes_no_halt_of_an_ordinary_revert() {
     }
 }
 
-/// The endpoint insists on the proof: then the contract's own word counts, and without it the halt lasts as long as L1 says so.
+/// The endpoint insists on the proof: then the contract's own word counts, and without it the halt lasts as long as L1 says
+/// so.
 #[tokio::test]
 async fn m3_p8_a_proof_that_is_insisted_on_counts_only_if_the_contract_does_not_deny_it() {
     let devnet = network(3).await;
@@ -206,7 +207,7 @@ async fn m3_p8_a_proof_that_is_insisted_on_counts_only_if_the_contract_does_not_
     assert_eq!(rig.safe(), Some(16));
 }
 
-/// A worker that halted over a proof goes on when L1 no longer has it (P8).
+/// A worker that halted over a proof continues once L1 no longer has it (P8).
 #[tokio::test]
 async fn p8_m3_a_proof_that_was_reorganised_away_ends_the_halt_that_it_made() {
     let devnet = network(3).await;
@@ -290,7 +291,7 @@ async fn m3_p4_a_proof_whose_log_is_missing_once_is_not_forgotten() {
 
 /// A database that begins with batch 3 has no batch left when L1 takes it back: what is missing then still blocks (P3).
 #[tokio::test]
-async fn a1_p3_where_no_batch_stands_any_more_a_gap_still_blocks() {
+async fn a1_p3_after_the_last_batch_was_taken_back_a_gap_still_blocks() {
     fn is_third(event: &L1Event) -> bool {
         matches!(event.kind, L1EventKind::Commit { index, .. } if index.get() == 3)
     }
@@ -321,9 +322,9 @@ async fn a1_p3_where_no_batch_stands_any_more_a_gap_still_blocks() {
     }
 }
 
-/// A revert of every batch that is stored takes nothing down where the contract still holds the batch.
+/// A revert of every stored batch takes nothing down if the contract still holds the batch.
 #[tokio::test]
-async fn a1_p3_a_forged_revert_of_all_that_stands_is_not_believed_over_the_contract() {
+async fn a1_p3_a_forged_revert_of_every_batch_is_not_believed_over_the_contract() {
     let devnet = network(3).await;
     let start = commit_block(&devnet, 2);
     let (mut rig, l1) = lied_to(&devnet, |s| s.start = start.into()).await;
@@ -374,7 +375,7 @@ async fn c2_a1_earlier_commits_that_were_made_up_are_not_tried_without_bound() {
 }
 
 #[tokio::test]
-async fn c2_p4_trying_earlier_commits_goes_on_where_the_pull_before_stopped() {
+async fn c2_p4_trying_earlier_commits_continues_in_the_next_poll() {
     let (devnet, forged) = recommitted_among_forged(20).await;
     let (mut rig, l1) = lied_to(&devnet, |s| s.search_time = Duration::ZERO).await;
     let searches = In { searches: true, ..In::NOTHING };
@@ -402,7 +403,7 @@ async fn c2_p4_trying_earlier_commits_goes_on_where_the_pull_before_stopped() {
     assert_eq!(rig.safe(), Some(24));
 }
 
-/// One more batch, reverted and committed again behind the finalized block, as the scan ahead sees it.
+/// One more batch, reverted and committed again above the finalized block, as the scan ahead sees it.
 async fn read_ahead_to_the_end(fetch_range: u64) -> (Devnet, Rig, Arc<LyingL1>) {
     let devnet = network(3).await;
     let (mut rig, l1) = lied_to(&devnet, |s| s.fetch_range = fetch_range).await;
@@ -444,7 +445,7 @@ async fn m2_a1_a_new_piece_that_is_torn_wipes_no_older_ones() {
     assert_eq!((rig.safe(), rig.finalized()), (Some(16), Some(16)));
 }
 
-/// A header that is missing tells nothing: the scan stays where it is.
+/// A missing header proves nothing: the scan does not move.
 #[tokio::test]
 async fn m2_b8_a_missing_header_wipes_no_scan() {
     let (devnet, mut rig, l1) = read_ahead_to_the_end(6).await;
@@ -463,14 +464,14 @@ async fn m2_b8_a_missing_header_wipes_no_scan() {
     assert_eq!((rig.safe(), rig.finalized()), (Some(16), Some(16)));
 }
 
-/// No log tells of a revert any more that was read ahead, and the header of its block is missing. It lies in the middle
+/// The log of a revert that was read ahead is gone, and the header of its block is missing. It lies in the middle
 /// of a range, so that nothing but the look at that revert asks for it: the range waits, and the revert stays known.
 #[tokio::test]
 async fn m2_b8_a_missing_header_forgets_no_revert() {
     let devnet = network(3).await;
     let (mut rig, l1) = lied_to(&devnet, |s| s.fetch_range = 6).await;
     rig.settle().await;
-    // Five blocks into the second range behind the batches.
+    // Five blocks into the second range after the batches.
     devnet.with(|w| {
         w.mine(9);
         w.revert(3).unwrap();

@@ -94,7 +94,7 @@ fn a_table_for_people_says_the_same() {
     }
 }
 
-/// Three of them through the shell, each of which loads the trusted setup; all of them beside `inspect` itself.
+/// Three of them through the shell, each of which loads the trusted setup; all of them at the same time as `inspect` itself.
 #[test]
 fn payloads_become_the_sequencers_frames() {
     let vectors = vectors();

@@ -1,4 +1,4 @@
-//! Pauses and writes that were refused or cut off: how often they are tried again, and what they leave in the journal
+//! Pauses and writes that were refused or interrupted: how often they are tried again, and what they leave in the journal
 //! and in the rows (scenarios M1, M9, M13, M14, M30; promises P4, P5, P6).
 
 use std::time::Duration;
@@ -151,7 +151,7 @@ fn hashes(devnet: &Devnet, numbers: std::ops::RangeInclusive<u64>) -> Vec<(u64, 
 const NO_STATE: &str = "missing trie node 0x34 (path ) state 0x12 is not available";
 
 #[tokio::test]
-async fn p6_e21_what_a_rewrite_dropped_before_it_was_cut_off_ends_in_the_journal() {
+async fn p6_e21_what_an_interrupted_rewrite_dropped_ends_in_the_journal() {
     let refused = Fault::Error(RpcError::server(NO_STATE));
     for restarted in [false, true] {
         for (nth, fault) in [
@@ -206,7 +206,7 @@ async fn p6_m1_what_was_not_dropped_is_not_in_the_journal() {
 }
 
 #[tokio::test]
-async fn m30_p6_cut_off_in_the_middle_it_ends_in_the_same_rows_and_the_same_journal() {
+async fn m30_p6_interrupted_in_the_middle_it_ends_in_the_same_rows_and_the_same_journal() {
     let undisturbed = {
         let devnet = forked_behind_a_restart().await;
         let mut rig = Rig::on(&devnet).await;
@@ -237,7 +237,7 @@ async fn m30_p6_cut_off_in_the_middle_it_ends_in_the_same_rows_and_the_same_jour
 }
 
 #[tokio::test]
-async fn m30_a_node_that_refuses_to_tell_its_states_is_tried_as_it_is() {
+async fn m30_a_node_that_does_not_show_its_states_is_tried_as_it_is() {
     let devnet = forked_behind_a_restart().await;
     let deaf = Fault::Error(RpcError::server("in no mood"));
     devnet.fault(Server::L2, Rule::on("eth_getBalance", deaf));
@@ -246,7 +246,7 @@ async fn m30_a_node_that_refuses_to_tell_its_states_is_tried_as_it_is() {
     assert_eq!(stall_of(&rig), Some(Reason::EngineUnavailable), "the engine's own words");
     let numbers: Vec<_> = devnet.writes().iter().map(|w| w.number).collect();
     assert_eq!(numbers, [150]);
-    // Where it cannot be asked for the moment, it is asked again.
+    // If it cannot be asked for the moment, it is asked again.
     let devnet = forked_behind_a_restart().await;
     devnet.fault(Server::L2, Rule::on("eth_getBalance", Fault::Status(503, String::new())));
     let mut rig = steady(&devnet, true).await;
@@ -317,7 +317,7 @@ async fn p5_g3_nothing_is_sent_for_which_the_database_left_no_room() {
     let mut settings = settings();
     settings.rollup = devnet.rollup();
     settings.assume = Some(morph_deriver::decide::liveness::Verdict::Stopped);
-    // Room for less than a quarter of the budget is none.
+    // Less than a quarter of the budget counts as no room.
     settings.pause_budget = Duration::from_millis(900);
     settings.pause_per_block = Duration::ZERO;
     let mut rig = Rig::start(ports, settings).await;

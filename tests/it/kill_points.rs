@@ -150,7 +150,7 @@ fn ending(devnet: &Devnet, site: &Site) -> Ending {
     }
 }
 
-/// How late a call to the reactors may be, and how long the head must stand still.
+/// How late a call to the reactors may be, and how long the head must not move.
 #[derive(Clone, Copy)]
 struct Pace {
     lateness: Duration,
@@ -177,7 +177,7 @@ async fn ports(devnet: &Devnet, file: &Path, points: &KillPoints, pace: Pace) ->
 }
 
 /// One life of a worker in this process: from its start until `done`, or until `points` end it, which is `Err`. Either
-/// way everything in it is gone afterwards, as after SIGKILL: no destructor can await, and no task goes on.
+/// way everything in it is gone afterwards, as after SIGKILL: no destructor can await, and no task continues.
 fn live(devnet: &Devnet, file: &Path, points: KillPoints, done: impl Fn() -> bool) -> Result<(), ()> {
     live_at(devnet, file, points, AT_ONCE, done)
 }
@@ -357,7 +357,7 @@ fn h1_p6_ended_at_every_step_of_a_fill_gap_it_ends_as_undisturbed() {
 }
 
 #[test]
-fn h1_p6_a8_ended_after_every_change_where_the_contract_cannot_be_asked_it_ends_as_undisturbed() {
+fn h1_p6_a8_ended_after_every_change_without_answers_of_the_contract_it_ends_as_undisturbed() {
     let scenario = Scenario { mute_contract: true, ..fill_gap() };
     let (wanted, points) = undisturbed(&scenario);
     let changes: Vec<u64> =
@@ -397,7 +397,7 @@ fn settle(devnet: &Devnet, scenario: &Scenario, site: &Site, mut run: Program) -
     run
 }
 
-/// Kills the binary by SIGKILL where `point` comes for the `n`-th time, goes on in this process at once, gives the end.
+/// Kills the binary by SIGKILL at the `n`-th pass of `point`, continues in this process at once, and returns the end.
 fn killed_at(scenario: &Scenario, point: &str, n: usize) -> Ending {
     let (devnet, site) = start(scenario);
     let mut command = site.command(&["run"]);

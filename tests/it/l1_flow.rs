@@ -44,7 +44,7 @@ async fn a1_a_lagging_backend_never_costs_a_batch() {
     assert_eq!(rig.safe(), Some(8));
     devnet.l1_knobs(0, |k| k.head = None);
     assert_eq!(cases(&rig.settle().await), ALL_THREE[1..]);
-    // It falls back behind what was read: the cursor stays, the other one answers.
+    // Its head falls below what was read: the cursor stays, the other endpoint answers.
     devnet.with(|w| {
         w.build(8).unwrap();
         w.commit(BatchSpec::default()).unwrap();
@@ -90,7 +90,7 @@ async fn a1_c6_a_hidden_commit_blocks_by_name_until_the_endpoint_is_honest() {
         for _ in 0..3 {
             let report = rig.settle().await;
             assert_eq!(reason(&report), Some(Reason::Gap), "hidden {hidden}, range {fetch_range}");
-            let PollEnd::Stalled(stall) = report.end else { panic!("it does not stand still") };
+            let PollEnd::Stalled(stall) = report.end else { panic!("it does not stall") };
             assert_eq!(stall.batch, Some(hidden.into()));
             assert!(stall.detail.contains(&format!("gap({hidden})")), "{}", stall.detail);
             assert_eq!(rig.safe(), Some((hidden - 1) * 8));
@@ -141,10 +141,10 @@ async fn a1_c1_a_hidden_revert_is_found_at_another_endpoint_or_blocks() {
     }
 }
 
-/// The endpoint truncates answers about several kinds of logs, and tells the truth about one batch: it is believed that the
-/// log is there, and never gives it where it is read.
+/// The endpoint truncates answers about several kinds of logs, and is honest about one batch: it confirms that the
+/// log exists, and leaves it out of every range that is read.
 #[tokio::test]
-async fn a1_p9_a_log_that_is_only_told_when_asked_for_by_index_makes_no_endless_loop() {
+async fn a1_p9_a_log_that_is_given_only_if_asked_for_by_index_makes_no_endless_loop() {
     for (two, revert) in [(false, false), (true, false), (false, true), (true, true)] {
         let world = WorldOptions { finalized_depth: 500, ..WorldOptions::default() };
         let devnet = devnet_of(world, 2, 3).await;
@@ -245,7 +245,7 @@ async fn a4_an_l1_that_never_answers_holds_up_neither_the_poll_nor_the_shutdown(
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
 }
 
-/// The wall clock stands far from the devnet's time in one direction or the other; what counts is the difference.
+/// The wall clock is far from the devnet's time in one direction or the other; what counts is the difference.
 fn aged(seconds: u64) -> WorldOptions {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
     WorldOptions { start_time: now - seconds, ..WorldOptions::default() }
@@ -351,7 +351,7 @@ async fn a8_without_any_answer_of_the_contract_batches_are_still_verified() {
     });
     let refused = RpcError { code: -32000, message: "eth_call is switched off".to_owned() };
     devnet.fault(Server::L1(0), Rule::on("eth_call", Fault::Error(refused.clone())));
-    // A range of one block: the revert lies beyond it and only the logs tell.
+    // A range of one block: the revert lies beyond it, and only the logs show it.
     for fetch_range in [1, 500] {
         let mut rig = Rig::with(&devnet, |s| s.fetch_range = fetch_range).await;
         let report = rig.settle().await;

@@ -112,7 +112,7 @@ impl Real {
         self.first() + 598
     }
 
-    /// A devnet whose sequencer stands below the batch.
+    /// A devnet whose sequencer's head is below the batch.
     fn world(&self) -> World {
         let options = WorldOptions {
             anchor: Some(self.first() - 1),
@@ -134,7 +134,7 @@ impl Real {
     }
 }
 
-/// A worker that begins behind the genesis batch: what lies between it and this one is not simulated.
+/// A worker that begins after the genesis batch: what lies between is not simulated.
 async fn rig_at_the_batch(devnet: &Devnet) -> Rig {
     Rig::with(devnet, |s| {
         s.start = 2.into();
@@ -264,7 +264,7 @@ async fn f7_other_bytes_of_the_same_content_are_consistent_and_counted() {
             w.enqueue(1).unwrap();
             w.mine(1);
             w.build(8).unwrap();
-            // Enough that the levels differ at all.
+            // Enough for the levels to differ.
             w.build_planned(&busy()).unwrap();
             w.commit(BatchSpec { compression: Compression::Level(19), ..BatchSpec::default() }).unwrap();
             w.mine(1);
@@ -397,7 +397,7 @@ async fn e1_a_fork_before_the_switch_is_a_divergence_and_never_rewritten() {
     assert_eq!(rig.safe(), Some(batch.first - 1));
     assert!(devnet.writes().is_empty());
     assert_eq!(devnet.pauses(), 0);
-    // The node is resynced by hand: it goes on by itself.
+    // The node is resynced by hand: the worker continues by itself.
     devnet.with(|w| {
         w.truncate_to(batch.first - 1);
         w.sync();

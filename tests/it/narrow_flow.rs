@@ -60,7 +60,7 @@ async fn to_the_end(rig: &mut Rig, devnet: &Devnet) -> Polls {
             Err(error) => {
                 let found = error.stall().reason;
                 assert!(matches!(found, Reason::SearchingL1 | Reason::L1Unavailable), "{error}");
-                assert_eq!(stall, Some(found), "the status tells it");
+                assert_eq!(stall, Some(found), "the status shows it");
                 seen.searching += u64::from(found == Reason::SearchingL1);
             }
         }
@@ -161,7 +161,7 @@ async fn m16_an_earlier_commit_and_messages_far_below_the_start_are_found() {
 
 /// One piece a poll, and every second poll fails before it comes to the search: still it ends.
 #[tokio::test]
-async fn m16_p4_a_search_goes_on_behind_polls_that_never_came_to_it() {
+async fn m16_p4_a_search_survives_polls_that_never_came_to_it() {
     let devnet = narrow(|w| {
         w.produce(8).unwrap();
         w.produce(8).unwrap();

@@ -50,7 +50,7 @@ async fn m21_a_commit_that_cannot_be_traced_is_a_verdict_that_names_its_transact
         let mut rig = Rig::on(&devnet).await;
         let report = rig.settle().await;
         assert_eq!(reason(&report), Some(Reason::UnknownCommit), "{fault:?}");
-        let PollEnd::Stalled(stall) = &report.end else { panic!("it does not stand still") };
+        let PollEnd::Stalled(stall) = &report.end else { panic!("it does not stall") };
         assert!(stall.detail.contains(&format!("{tx:?}")), "{}", stall.detail);
         assert_eq!(rig.safe(), Some(8));
         devnet.heal(Server::L1(0));
@@ -247,7 +247,7 @@ fn l1_answers(devnet: &Arc<Devnet>, endless: &Bytes) -> Vec<(&'static str, usize
             let calls = dense(r#"{"type":"CALL","calls":[]}"#);
             only("debug_traceTransaction", [b"{\"type\":\"CALL\",\"calls\":", calls.as_ref(), b"}"].concat().into())
         }),
-        // Those that tell what a range looked like, one by one, each as long as an answer may be.
+        // The requests that show what a range looked like, one by one, each answer as long as it may be.
         ("large headers", 24, {
             let is_inside = move |number| number > honest_to && headers_of.with(|w| number < w.l1.head());
             Box::new(move |method, params| {

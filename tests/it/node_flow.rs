@@ -65,7 +65,7 @@ pub fn assert_promises(devnet: &Devnet) {
     assert!(!devnet.is_paused());
 }
 
-/// The local chain is the sequencer's up to `head`, and our safe head and the node's tag stand on it.
+/// The local chain is the sequencer's up to `head`, and our safe head and the node's tag are on it.
 pub fn assert_chain(devnet: &Devnet, rig: &Rig, head: u64) {
     devnet.with(|w| {
         assert_eq!(w.node.head().number(), head);
@@ -129,7 +129,7 @@ async fn e1_a_root_that_cannot_be_looked_at_is_neither_equal_nor_different() {
         for _ in 0..BLOCKS {
             w.build_planned(&BlockPlan { txs: 1, ..BlockPlan::default() }).unwrap();
         }
-        // L1 speaks of a withdrawal that the local chain never had; neither state nor logs of the node can tell.
+        // L1 names a withdrawal that the local chain never had; neither state nor logs of the node can show it.
         let edit = |c: &mut CommitCalldata| c.withdrawal_root = B256::repeat_byte(7);
         w.commit(BatchSpec { edit_commit: Some(Box::new(edit)), ..BatchSpec::default() }).unwrap();
         for _ in 0..200 {
@@ -222,7 +222,7 @@ async fn e5_walking_back_ends_at_finalized() {
 
 #[tokio::test]
 async fn e6_local_blocks_below_the_head_are_never_skipped_on_trust() {
-    // Part of batch 2 is there, forked at its second block; the rest is missing and the chain stands still.
+    // The node has part of batch 2, forked at its second block; the rest is missing and the head does not grow.
     let devnet = network(2).await;
     devnet.with(|w| {
         w.sync_to(13);
@@ -350,7 +350,7 @@ async fn e12_marks_that_a_crash_left_are_put_back_by_the_next_start() {
         w.node.moods.tags_what_it_writes = true;
     });
     let mut rig = Rig::with(&devnet, |s| s.assume = Some(Verdict::Stopped)).await;
-    // Batch 2 is written, and nothing can be put back behind it.
+    // Batch 2 is written, and nothing can be put back after it.
     devnet.on_call(Server::Engine, "engine_newSafeL2Block", 8, |w| {
         w.node.moods.tags_error = Some(RpcError::server("going down"));
     });
@@ -368,7 +368,7 @@ async fn e12_marks_that_a_crash_left_are_put_back_by_the_next_start() {
 }
 
 #[tokio::test]
-async fn e12_a_tag_that_somebody_set_before_is_what_a_mark_is_put_back_to() {
+async fn e12_a_mark_is_put_back_to_the_tag_that_another_writer_had_set() {
     let devnet = network(3).await;
     devnet.with(|w| {
         w.sync_to(8);
@@ -394,7 +394,7 @@ async fn e12_a_mark_on_a_write_that_nobody_answered_is_put_back() {
         w.node.moods.tags_what_it_writes = true;
     });
     let mut rig = Rig::with(&devnet, |s| s.assume = Some(Verdict::Stopped)).await;
-    // The first block of a pause goes alone; nobody hears of the ones behind it.
+    // The first block of a pause goes alone; the answers for the ones after it are lost.
     devnet.fault(Server::Engine, Rule::on("engine_newSafe", Fault::DropAfter).after(1).times(1));
     // The worker goes before it could look: the journal knows nothing of these blocks.
     devnet.on_call(Server::Engine, "engine_newSafeL2Block", 8, |w| {
@@ -491,7 +491,7 @@ async fn e13_an_upgraded_node_is_probed_again() {
 
 #[tokio::test]
 async fn e14_nothing_at_or_below_finalized_is_rewritten() {
-    // Finalized by us, then rewritten by somebody else.
+    // Finalized by us, then rewritten by another writer.
     let devnet = synced(2).await;
     finalize_l1(&devnet);
     let mut rig = Rig::on(&devnet).await;
@@ -503,7 +503,7 @@ async fn e14_nothing_at_or_below_finalized_is_rewritten() {
     assert!(devnet.writes().is_empty());
     assert_eq!(devnet.pauses(), 0);
 
-    // Finalized by somebody else: the fork lies exactly at the tag.
+    // Finalized by another writer: the fork lies exactly at the tag.
     let devnet = synced(2).await;
     devnet.with(|w| {
         w.fork_at(12, ForkShape::OtherTransaction).unwrap();
@@ -547,7 +547,7 @@ async fn e15_waiting_replays_nothing_and_safe_only_goes_forward() {
 }
 
 #[tokio::test]
-async fn e16_a_restart_goes_on_at_the_stored_cursor() {
+async fn e16_a_restart_continues_at_the_stored_cursor() {
     let devnet = network(4).await;
     devnet.with(|w| w.sync_to(20));
     let mut rig = Rig::on(&devnet).await;
@@ -570,7 +570,7 @@ async fn e17_a_permanent_refusal_is_one_call() {
     let mut rig = Rig::on(&devnet).await;
     let report = rig.settle_stopped().await;
     assert_eq!(reason(&report), Some(Reason::BlockRefused));
-    // The node would take the block now: that it stays out shows that nobody asked again.
+    // The node would take the block now: that it is still missing shows that no try was made.
     for _ in 0..4 {
         assert_eq!(reason(&rig.settle().await), Some(Reason::BlockRefused));
     }
@@ -578,7 +578,7 @@ async fn e17_a_permanent_refusal_is_one_call() {
     assert_eq!(devnet.writes().iter().filter(|w| w.number == 12).count(), 1);
     assert_eq!(devnet.pauses(), 1);
     assert_promises(&devnet);
-    // A node that was restarted is asked once more, and what is there is not written again.
+    // A node that was restarted is asked once more, and blocks that it has are not written again.
     devnet.fault(Server::L2, Rule::always(Fault::Status(503, String::new())));
     assert!(rig.poll().await.is_err());
     devnet.heal(Server::L2);
@@ -648,7 +648,7 @@ async fn e17_m13_a_refusal_that_does_not_pass_pauses_ever_more_rarely_and_is_sho
         }
     }
     assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 64, 104], "at least every ten minutes");
-    assert_eq!(stall_of(&rig), Some(Reason::BlockRefused), "somebody must look");
+    assert_eq!(stall_of(&rig), Some(Reason::BlockRefused), "an operator must look");
     // A node that was restarted is asked anew.
     devnet.fault(Server::L2, Rule::always(Fault::Status(503, String::new())));
     assert!(rig.poll().await.is_err());
@@ -664,12 +664,12 @@ async fn e17_an_answer_that_was_lost_makes_no_verdict_and_nothing_is_written_twi
     let devnet = network(2).await;
     devnet.with(|w| w.sync_to(8));
     let mut rig = Rig::on(&devnet).await;
-    // The first block of a pause goes alone; nobody hears of the ones behind it.
+    // The first block of a pause goes alone; the answers for the ones after it are lost.
     devnet.fault(Server::Engine, Rule::on("engine_newSafe", Fault::DropAfter).after(1).times(1));
     for _ in 0..5 {
         let _ = rig.poll().await;
     }
-    assert_eq!(heights(&devnet).0, 16, "written, though nobody said so");
+    assert_eq!(heights(&devnet).0, 16, "written, though the answer was lost");
     let verdict = rig.worker.status().borrow().verdict;
     assert!(!matches!(verdict, Some(Verdict::Alive)), "{verdict:?}");
     rig.poll().await.unwrap();
@@ -838,7 +838,7 @@ async fn e19_a_node_that_says_nothing_of_a_block_below_its_head_has_not_lost_it(
 }
 
 #[tokio::test]
-async fn e20_three_lost_batches_are_filled_in_again_where_the_head_stays_flat() {
+async fn e20_three_lost_batches_are_filled_in_again_if_the_head_stays_flat() {
     let (devnet, mut rig) = killed(24).await;
     let report = rig.settle_stopped().await;
     assert_eq!(cases(&report), [(4, Case::FillGap), (5, Case::FillGap), (6, Case::FillGap)]);
@@ -850,7 +850,7 @@ async fn e20_three_lost_batches_are_filled_in_again_where_the_head_stays_flat() 
 }
 
 #[tokio::test]
-async fn e20_three_lost_batches_are_waited_for_where_the_head_grows() {
+async fn e20_three_lost_batches_are_waited_for_if_the_head_grows() {
     let (devnet, mut rig) = killed(26).await;
     let mut seen = Vec::new();
     for _ in 0..6 {
@@ -883,7 +883,7 @@ async fn e20_a_loss_below_finalized_moves_safe_down_and_finalized_nowhere() {
         let tags: Vec<_> = devnet.moments().iter().map(|m| m.finalized.unwrap().number.get()).collect();
         assert!(tags.iter().all(|f| *f == 24), "{tags:?}");
         let above: Vec<_> = devnet.moments().into_iter().filter(|m| m.safe.unwrap().number > m.head.number).collect();
-        // clear_counts came right behind the kill: only what the worker did is seen here.
+        // clear_counts came right after the kill: only what the worker did is seen here.
         assert!(above.is_empty(), "{above:?}");
     }
 }
@@ -924,7 +924,7 @@ async fn e23_safe_is_moved_down_before_a_write_below_it() {
     let mut rig = Rig::on(&devnet).await;
     rig.settle().await;
     assert_eq!(heights(&devnet), (32, Some(32), Some(0)));
-    // Somebody rewrote verified blocks: the tag stands on a block that left the chain, at the head's own height.
+    // Another writer rewrote verified blocks: the tag is on a block that left the chain, at the head's own height.
     devnet.with(|w| w.fork_at(12, ForkShape::OtherTransaction).unwrap());
     devnet.clear_counts();
     let report = rig.settle_stopped().await;

@@ -75,9 +75,9 @@ fn p6_thirty_batches_through_a_sigterm_and_a_restart_and_none_is_verified_twice(
         *times.entry(batch).or_default() += n;
     }
     assert!(times.values().all(|n| *n == 1), "no batch twice: {times:?}");
-    // The one that was stored as the first run was told to stop may have found no time to be told of.
+    // A batch that was stored as the first run received the signal may be missing from its log.
     let untold = (1..=30).filter(|batch| !times.contains_key(batch)).count();
-    assert!(untold <= 1, "{untold} batches were not told of: {times:?}");
+    assert!(untold <= 1, "{untold} batches are missing from the log: {times:?}");
     assert!(!between.is_empty() && between.len() < 30);
     let stored = site.stored();
     assert_eq!(stored.safe, wanted);
@@ -319,7 +319,7 @@ fn g6_sigterm_while_the_reactor_command_hangs_keeps_the_lease_and_says_so() {
     // Once the command works, the next start resumes first, and at the node's head.
     std::fs::write(&resume, format!("echo $1 >> {}\n", noted.display())).unwrap();
     site.set("reactors.timeout", "3s").set("reactors.head_still", "100ms");
-    // The rewrite goes on as soon as the lease is gone; it must end, or its own lease would hide that the old one went.
+    // The rewrite continues as soon as the lease is gone; it must end, or its own lease would hide that the old one went.
     devnet.heal(Server::Engine);
     let mut run = site.run();
     let noted = || std::fs::read_to_string(&noted).unwrap_or_default();
@@ -356,7 +356,7 @@ fn g6_sigterm_while_the_pause_command_hangs_undoes_the_pause_and_keeps_its_lease
     assert!(devnet.writes().is_empty());
 }
 
-/// Commands for the reactors: the pause goes on after its caller is gone and takes effect `late` seconds after it began.
+/// Commands for the reactors: the pause survives its caller and takes effect `late` seconds after it began.
 fn late_commands(site: &mut Site, late: u32) -> (std::path::PathBuf, std::path::PathBuf) {
     let file = |name: &str| site.path().join(name);
     let (began, paused) = (file("began"), file("PAUSED"));
@@ -435,7 +435,7 @@ fn m11_observing_keeps_a_pause_that_was_left_and_only_a_run_with_reactors_or_the
     run.until_log("would-self-heal");
     run.stop();
     assert!(paused(&devnet) && site.stored().lease.is_some());
-    // Forgetting is for who has no reactors any more.
+    // Only a configuration without reactors may drop a pause.
     let mut run = site.start(site.command(&["run", "--reactors.forget-pause"]));
     assert_eq!(run.end().code(), Some(2));
     assert!(site.stored().lease.is_some());
@@ -459,7 +459,7 @@ fn m11_observing_keeps_a_pause_that_was_left_and_only_a_run_with_reactors_or_the
     let mut run = site.start(site.command(&["run", "--reactors.forget-pause"]));
     run.until_log("started");
     run.stop();
-    assert!(run.log().contains("forgetting the pause"), "{}", run.log());
+    assert!(run.log().contains("dropping the pause"), "{}", run.log());
     assert_eq!(site.stored().lease, None);
 }
 

@@ -1,4 +1,4 @@
-//! The reactors beside the node (scenarios G) in whole flows: what is paused, for how long, and that it always ends.
+//! The reactors (scenarios G) in whole flows: what is paused, for how long, and that every pause ends.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -196,7 +196,7 @@ async fn m28_a_guard_that_cannot_resume_holds_up_what_must_be_written_and_nothin
     let before = devnet.written();
     assert_eq!(rig.poll().await.unwrap_err().stall().reason, Reason::ReactorsDegraded);
     assert_eq!((rig.safe(), devnet.written()), (Some(24), before));
-    // Once the reactors can be resumed, it goes on.
+    // Once the reactors can be resumed, the worker continues.
     devnet.heal(Server::Reactors);
     rig.worker.quiesce().idle(Duration::from_secs(20)).await;
     assert_eq!(cases(&rig.settle().await), [(4, Case::SelfHeal)]);
@@ -250,14 +250,14 @@ async fn g3_an_engine_that_stalls_costs_no_more_than_the_pauses_budget() {
     let report = rig.poll().await.unwrap();
     assert!(began.elapsed() < Duration::from_millis(1500), "{:?}", began.elapsed());
     assert_eq!(reason(&report), Some(Reason::PauseBudget));
-    // The resume waits until the head stands still: the write that was given up may yet land.
+    // The resume waits until the head has stopped moving: the unanswered write may yet land.
     while devnet.is_paused() || lease(&rig).await.is_some() {
         assert!(began.elapsed() < Duration::from_secs(5), "never resumed");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert_balanced(&devnet, 1);
     assert_eq!(devnet.written(), [10, 11, 12]);
-    // The next poll goes on from there, and ends it as what it began as.
+    // The next poll continues from there, and the batch ends with the case that it began with.
     assert_eq!(cases(&rig.settle().await), [(2, Case::SelfHeal)]);
     assert_eq!(devnet.written(), (10..=16).collect::<Vec<_>>());
     assert_balanced(&devnet, 2);
@@ -265,7 +265,7 @@ async fn g3_an_engine_that_stalls_costs_no_more_than_the_pauses_budget() {
 }
 
 #[tokio::test]
-async fn g3_a_budget_that_is_used_up_ends_between_two_blocks_and_the_next_poll_goes_on() {
+async fn g3_a_used_up_budget_ends_between_two_blocks_and_the_next_poll_continues() {
     let devnet = network(2, 8).await;
     // Room for three writes a pause: a machine that is busy for half a second under it leaves room for one.
     let slow = Fault::Delay(Duration::from_millis(400));
@@ -289,7 +289,7 @@ async fn g3_a_budget_that_is_used_up_ends_between_two_blocks_and_the_next_poll_g
     }
     assert!(polls > 1, "the budget was never used up");
     assert_eq!(rig.safe(), Some(16));
-    // A write that was given up in the middle may or may not have landed, and is written at most once more.
+    // An unanswered write may or may not have landed, and is written at most once more.
     let mut written = devnet.written();
     written.dedup();
     assert_eq!(written, (9..=16).collect::<Vec<_>>());
@@ -365,7 +365,7 @@ async fn g5_a_block_that_lands_while_the_reactors_stop_is_seen_before_the_write(
     assert!(devnet.writes().is_empty());
     assert_balanced(&devnet, 1);
 
-    // In place of the fork: what is there is not what the plan was made for.
+    // In place of the fork: the chain is no longer the one that the plan was made for.
     let devnet = forked(2).await;
     devnet.on_call(Server::Reactors, "pause", 1, |w| {
         w.build(1).unwrap();
@@ -378,7 +378,7 @@ async fn g5_a_block_that_lands_while_the_reactors_stop_is_seen_before_the_write(
     assert_balanced(&devnet, 1);
 }
 
-/// Runs the worker until `when` holds, then tells it to stop. Gives how long that took.
+/// Runs the worker until `when` holds, then stops it. Returns how long the stop took.
 async fn run_and_stop(rig: Rig, when: impl Fn() -> bool) -> Duration {
     let stop = CancellationToken::new();
     let running = tokio::spawn(rig.worker.run(stop.clone()));
@@ -394,7 +394,7 @@ async fn run_and_stop(rig: Rig, when: impl Fn() -> bool) -> Duration {
 }
 
 #[tokio::test]
-async fn g6_told_to_stop_in_the_middle_of_a_heal_it_resumes_once_and_goes() {
+async fn g6_a_shutdown_in_the_middle_of_a_heal_resumes_once_and_exits() {
     let devnet = forked(2).await;
     devnet.fault(Server::Engine, Rule::on("engine_newSafe", Fault::Hang).after(3));
     let rig = Rig::with(&devnet, |s| {
@@ -421,7 +421,7 @@ async fn g6_told_to_stop_in_the_middle_of_a_heal_it_resumes_once_and_goes() {
 }
 
 #[tokio::test]
-async fn g6_g7_it_stops_in_time_whoever_hangs() {
+async fn g6_g7_it_stops_in_time_whichever_server_hangs() {
     for server in [Server::L2, Server::Engine, Server::L1(0), Server::Beacon(0)] {
         let devnet = forked(2).await;
         devnet.fault(server, Rule::always(Fault::Hang));
@@ -521,7 +521,7 @@ async fn g4_a_lease_found_at_start_is_resumed_before_the_first_poll() {
     let mut rig = Rig::start(ports, settings).await;
     assert_eq!((devnet.pauses(), devnet.resumes()), (0, 1));
     assert_eq!(devnet.reactor_calls()[0].params, serde_json::json!([8]), "from the head, not from the lease");
-    // Verifying goes on meanwhile.
+    // Verifying continues meanwhile.
     rig.settle().await;
     assert_eq!(rig.safe(), Some(8));
     // What the process that left it had under way may still land: resumed once more before the lease goes (M5).
@@ -543,7 +543,7 @@ async fn m5_p5_a_pause_that_lands_after_the_restart_is_resumed_and_nothing_is_wr
     devnet.pause_now();
     assert_eq!(rig.poll().await.unwrap_err().stall().reason, Reason::ReactorsDegraded);
     assert!(devnet.writes().is_empty());
-    assert_eq!(rig.safe(), Some(8), "verifying goes on");
+    assert_eq!(rig.safe(), Some(8), "verifying continues");
     rig.worker.quiesce().idle(PATIENCE).await;
     assert!(!devnet.is_paused());
     assert_eq!(lease(&rig).await, None);
@@ -582,11 +582,11 @@ async fn g9_eleven_missing_batches_cost_one_pause_and_safe_moves_batch_by_batch(
 }
 
 #[tokio::test]
-async fn g10_what_a_heal_dropped_is_filled_in_the_same_pull_where_the_chain_stands_still() {
+async fn g10_what_a_heal_dropped_is_filled_in_the_same_poll_if_the_head_is_flat() {
     let devnet = network(11, 88).await;
     devnet.with(|w| w.fork_at(67, ForkShape::OtherTransaction).unwrap());
     let mut rig = Rig::on(&devnet).await;
-    // Let the head be known to stand still before L1 shows anything.
+    // The head must count as stopped before L1 shows anything.
     devnet.fault(Server::L1(0), Rule::always(Fault::Status(503, String::new())));
     for _ in 0..=WINDOW.as_secs() / STEP.as_secs() {
         assert!(rig.poll().await.is_err());
@@ -670,7 +670,7 @@ async fn g4_a_panic_of_the_worker_resumes_the_reactors_before_the_program_ends()
     rig.restart().await;
     let Rig { worker, ports, .. } = rig;
     devnet.latency(Server::Reactors, Duration::from_millis(200));
-    // A runtime that ends with the command, as the program's does: what it still had to do is cut off.
+    // A runtime that ends with the command, as the program's does: its remaining tasks are dropped.
     let program = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
         let ended = runtime.block_on(async {

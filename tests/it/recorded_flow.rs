@@ -20,7 +20,7 @@ fn consistent(batches: impl IntoIterator<Item = u64>) -> Vec<(u64, Case)> {
 fn stall(report: &PollReport) -> Stall {
     match &report.end {
         PollEnd::Stalled(stall) => stall.clone(),
-        other => panic!("it does not stand still: {other:?}"),
+        other => panic!("it does not stall: {other:?}"),
     }
 }
 
@@ -87,7 +87,7 @@ async fn the_network_is_verified_from_every_l1_block_on() {
 async fn missing_blocks_are_filled_in_from_a_start_in_the_middle() {
     let network = RecordedNetwork::start();
     let recording = network.recording();
-    // The first batch read is 2 (its L1 messages lie below), 5, 7 (behind a version 0 header), 10.
+    // The first batch read is 2 (its L1 messages lie below), 5, 7 (after a version 0 header), 10.
     for (start, batch) in [(16, 2), (19, 5), (27, 7), (31, 10)] {
         let first = recording.standing[batch].first;
         let l2 = RecordedL2::start(first - 1);
@@ -150,8 +150,8 @@ async fn c7_without_call_traces_it_halts_at_the_forwarded_commit_and_names_it() 
 
 type Tamper = fn(&mut CommitCalldata);
 
-/// One byte changed in every field that the header binds, and what the reason must name; "one of" where nothing but the
-/// hash tells.
+/// One byte changed in every field that the header binds, and what the reason must name; "one of" if only the hash
+/// shows it.
 const TAMPERED: &[(&str, Tamper, &str)] = &[
     ("version", |c| c.version = 1, "version:"),
     ("unknown version", |c| c.version = 3, "version 3"),
@@ -358,7 +358,7 @@ async fn e1_roots_that_are_not_calldatas_stop_it_before_the_batch() {
 async fn e5_a_fork_below_the_first_batch_is_walked_back_to() {
     let network = RecordedNetwork::start();
     let recording = network.recording();
-    // It starts behind batch 4, the fork lies in batch 3.
+    // It starts after batch 4; the fork lies in batch 3.
     let l2 = RecordedL2::start(126);
     l2.fork(20, &Alter::Transaction(0));
     let mut rig = Rig::recorded(&network, &l2, |s| s.start = 19.into()).await;

@@ -306,7 +306,7 @@ async fn the_l2_node_is_written_as_the_real_one() {
     let discontinuous = engine("engine_newSafeL2Block", block(108, None)).await;
     let text = "cannot assemble block with discontinuous block number 108, expected number is 107";
     assert_eq!(discontinuous["error"]["message"], text);
-    // Equal content once more, below the head: what stood above is gone.
+    // Equal content once more, below the head: the blocks above are gone.
     engine("engine_newSafeL2Block", block(60, Some(59))).await;
     assert_eq!((l2.head(), l2.hash_at(61)), (60, None));
     assert_eq!(l2.writes().len(), 2);

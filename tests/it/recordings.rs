@@ -87,7 +87,7 @@ impl Replays<'_> {
         let filled = [consistent(1), consistent(2), case(3, "fill-gap", 2), case(4, "fill-gap", 4)];
         assert_eq!(self.with("local", &["missing-tail=6"]), all(&filled), "stopped after a while");
         assert_eq!(self.with("blob", &["missing-tail=6", "stopped"]), all(&filled));
-        assert_eq!(self.with("local", &["missing-tail=1000", "stopped"]).0, Some(0), "nothing is there");
+        assert_eq!(self.with("local", &["missing-tail=1000", "stopped"]).0, Some(0), "no block is there");
         let lowest = (first - 1) * 4 + 1;
         for (mode, fork) in [("local", lowest), ("blob", lowest), ("local", 12), ("local", 16)] {
             let (code, cases) = self.with(mode, &[&format!("fork-at={fork}"), "stopped"]);
@@ -143,10 +143,10 @@ fn record(site: &Site, from: u64, to: u64) -> (PathBuf, Vec<u8>) {
     (out, said)
 }
 
-/// The node that is read holds another chain: the flow stands still over its first fork, and what every batch takes is
+/// The node that is read holds another chain: the flow stalls on its first fork, and what every batch takes is
 /// recorded all the same.
 #[test]
-fn a_fixture_holds_the_blobs_of_every_batch_wherever_the_flow_stands_still() {
+fn a_fixture_holds_the_blobs_of_every_batch_wherever_the_flow_stalls() {
     let devnet = forked();
     let mut site = Site::new(&devnet);
     let blobs = devnet.with(|w| w.batches.iter().flat_map(|b| &b.blobs).map(|b| b.hash).collect::<Vec<_>>());
@@ -154,7 +154,7 @@ fn a_fixture_holds_the_blobs_of_every_batch_wherever_the_flow_stands_still() {
     let head = devnet.with(|w| w.l1.head());
     let (out, said) = record(&site, 0, head);
     let said = String::from_utf8_lossy(&said);
-    assert!(said.contains("stands still before the end") && said.contains("would-self-heal (batch 2)"), "{said}");
+    assert!(said.contains("the flow stalls before the end") && said.contains("would-self-heal (batch 2)"), "{said}");
     let held: Vec<_> = Fixture::read(&out).unwrap().blobs.into_keys().collect();
     assert!(blobs.iter().all(|hash| held.contains(hash)), "{held:?}");
     // Healed by what L1 says, the blocks are not those that this node had: their roots are another chain's.

@@ -1,4 +1,4 @@
-//! `recover` as an operator runs it, on a devnet whose sequencer has stopped (issue "The node beside it").
+//! `recover` as an operator runs it, on a devnet whose sequencer has stopped.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -57,7 +57,7 @@ fn recover(site: &Site, args: &[&str]) -> (Option<i32>, Value) {
     (code, object)
 }
 
-/// The chain is L1's up to block `to` and no further, and everything beside it is in order.
+/// The chain is L1's up to block `to` and no further, and everything else is in order.
 fn assert_recovered(devnet: &Devnet, site: &Site, to: u64) {
     assert_eq!(devnet.heads().local.number.get(), to);
     assert_eq!(chain(devnet, to), expected(devnet, to));
@@ -141,7 +141,7 @@ fn a_dry_run_shows_the_plan_and_writes_nothing() {
 }
 
 #[test]
-fn without_a_terminal_nothing_is_written_unless_told_so() {
+fn without_a_terminal_nothing_is_written_without_yes() {
     let devnet = node_at(140, Some(130));
     let site = Site::new(&devnet);
     let mut run = site.start(site.command(&["recover"]));

@@ -16,7 +16,7 @@ use morph_deriver::types::{Address, B256, Case, Cursor, L1Ref, U256};
 use crate::support::late_store::LateStore;
 use crate::support::rig::{Rig, cases, devnet_ports, reason, settings};
 
-/// Nothing on L1 is final, so that a deep reorg contradicts nobody.
+/// Nothing on L1 is final, so that a deep reorg is no contradiction.
 async fn empty() -> Devnet {
     let world = WorldOptions { finalized_depth: 10_000, ..WorldOptions::default() };
     Devnet::start(DevnetOptions { world, ..DevnetOptions::default() }).await.unwrap()
@@ -221,7 +221,7 @@ async fn b4_the_window_is_whole_also_after_many_short_polls() {
 }
 
 #[tokio::test]
-async fn b3_a_reorg_that_drops_a_revert_lets_the_batch_stand_again() {
+async fn b3_a_reorg_that_drops_a_revert_restores_the_batch() {
     let devnet = with_batch_at_depth(5).await;
     let mut rig = Rig::on(&devnet).await;
     rig.settle().await;
@@ -266,7 +266,7 @@ async fn b3_a_reorg_that_drops_a_revert_and_a_recommit_with_other_content() {
     });
     assert_eq!(cases(&rig.settle().await), [(3, Case::SelfHeal)]);
     assert_eq!(rig.safe(), Some(26));
-    // Both go: the first commit of batch 3 stands again, and the local node holds other blocks.
+    // Both go: the first commit of batch 3 counts again, and the local node holds other blocks.
     devnet.with(|w| {
         w.sequencer.node = original.clone();
         replace_empty(w, 2);
@@ -281,7 +281,7 @@ async fn b3_a_reorg_that_drops_a_revert_and_a_recommit_with_other_content() {
     assert_ordered(&devnet);
 }
 
-/// The first batch of all falls away and nothing is left that safe could stand on.
+/// The very first batch falls away, and no block is left for safe.
 #[tokio::test]
 async fn b3_the_only_batch_that_was_read_is_dropped() {
     let devnet = with_batch_at_depth(3).await;
@@ -344,7 +344,7 @@ async fn c1_the_only_batch_that_was_read_is_reverted() {
 }
 
 /// The revert lay in front of the worker when it read the commit, which was passed over; then L1 drops the revert. The
-/// contract is not there to ask.
+/// contract cannot be asked.
 #[tokio::test]
 async fn b3_c4_a_reorg_that_drops_the_revert_of_a_batch_that_was_passed_over() {
     for fetch_range in [3, 500] {
@@ -404,7 +404,7 @@ async fn c2_e20_an_identical_recommit_is_read_again_after_a_loss() {
         assert_eq!(rig.settle().await.end, PollEnd::CaughtUp);
         assert_eq!((rig.safe(), node_safe(&devnet)), (Some(24), Some(24)));
         let row = rig.ports.progress.batch(3.into()).await.unwrap().unwrap();
-        assert!(row.l1.number.get() > revert, "the second commit is the one that stands");
+        assert!(row.l1.number.get() > revert, "the second commit is the one that counts");
     }
 }
 
@@ -442,7 +442,7 @@ async fn p6_a_step_that_was_stored_late_is_not_forgotten() {
 }
 
 /// The logs come from a fork on which nothing was committed, the headers before and after from the other one: nothing in
-/// the logs themselves tells.
+/// the logs themselves shows it.
 #[tokio::test]
 async fn b1_j5_an_empty_range_of_another_fork_is_not_taken() {
     let devnet = with_batch_at_depth(2).await;
@@ -515,7 +515,7 @@ async fn b7_a_reorged_deposit_is_rebuilt_with_the_new_message() {
         w.commit(BatchSpec::default()).unwrap();
         w.mine(1);
     });
-    // The blocks are not there: they are rebuilt from L1, with what is in the queue now.
+    // The blocks are missing: they are rebuilt from L1, with what is in the queue now.
     let report = rig.settle_stopped().await;
     assert_eq!(cases(&report), [(2, Case::FillGap)]);
     assert_eq!(devnet.heads().local, devnet.heads().sequencer);
@@ -572,9 +572,9 @@ async fn e20_b3_a_reorg_while_lost_batches_are_read_again_skips_none() {
     assert_eq!((rig.safe(), node_safe(&devnet)), (Some(24), Some(24)));
 }
 
-/// One range holds every batch, and the pull stands at the last one, whose blocks the node lacks.
+/// One range holds every batch, and the poll stalls at the last one, whose blocks the node lacks.
 #[tokio::test]
-async fn m10_p8_a_shallow_reorg_while_a_pull_stands_in_the_middle_of_a_range_heals() {
+async fn m10_p8_a_shallow_reorg_while_a_poll_stalls_in_the_middle_of_a_range_heals() {
     for (moves, depth) in [(true, 4), (false, 4), (true, 40), (false, 40)] {
         let what = format!("depth {depth}, moves {moves}");
         let devnet = with_batch_at_depth(depth - 3).await;
@@ -616,7 +616,7 @@ async fn m10_p8_a_shallow_reorg_while_a_pull_stands_in_the_middle_of_a_range_hea
 }
 
 /// The cursor was sent back to a log that another fork holds, and what is recorded above it lies on the chain that there
-/// is: nothing but the cursor's own block tells.
+/// is: only the cursor's own block shows it.
 #[tokio::test]
 async fn m4_b3_a_cursor_on_a_block_of_another_fork_goes_back_to_one_that_there_is() {
     for log_index in [None, Some(0)] {

@@ -79,7 +79,7 @@ async fn c11_p1_a_commit_that_does_not_continue_the_batch_before_moves_no_head()
     }
 }
 
-/// Batch 1 is verified; batch 2, with a withdrawal, came while nobody looked, and the node has pruned its state.
+/// Batch 1 is verified. Batch 2, with a withdrawal, was added between two polls, and the node has pruned its state.
 async fn pruned_behind_a_verified_batch() -> (Devnet, Rig) {
     let devnet = synced(1).await;
     let mut rig = Rig::on(&devnet).await;
@@ -96,7 +96,7 @@ async fn pruned_behind_a_verified_batch() -> (Devnet, Rig) {
 }
 
 #[tokio::test]
-async fn m19_e1_logs_tell_the_withdrawal_root_of_a_pruned_state() {
+async fn m19_e1_logs_give_the_withdrawal_root_of_a_pruned_state() {
     let (_devnet, mut rig) = pruned_behind_a_verified_batch().await;
     assert_eq!(cases(&rig.settle().await), [(2, Case::Consistent)]);
     assert_eq!(rig.safe(), Some(16));

@@ -44,16 +44,16 @@ impl Scenarios {
             if let Some(title) = line.strip_prefix("## ") {
                 let (letter, title) = title.split_once(' ').unwrap();
                 let letter = letter.parse::<char>().unwrap();
-                assert!(read.groups.insert(letter, title.to_owned()).is_none(), "group {letter} stands twice");
+                assert!(read.groups.insert(letter, title.to_owned()).is_none(), "group {letter} is listed twice");
                 group = Some(letter);
                 continue;
             }
             let (word, meaning) = line.split_once(' ').unwrap_or_else(|| panic!("{line} has no meaning"));
             let id = id_of(word).unwrap_or_else(|| panic!("{word} is no id"));
-            assert_eq!(Some(id.0), group, "{word} stands in another group");
+            assert_eq!(Some(id.0), group, "{word} is in another group");
             assert!(meaning.len() >= 20 && meaning.ends_with('.'), "{word}: a meaning is one sentence or more");
             let before = read.meanings.last_key_value().filter(|(last, _)| **last >= id);
-            assert!(before.is_none(), "{word} stands twice or out of order");
+            assert!(before.is_none(), "{word} is listed twice or out of order");
             read.meanings.insert(id, meaning.to_owned());
         }
         read

@@ -93,7 +93,7 @@ fn every_reason_is_logged_under_its_code_once_and_so_is_its_end() {
 }
 
 #[test]
-fn a_halt_at_another_batch_is_told_at_once_and_ends_the_one_before() {
+fn a_halt_at_another_batch_is_logged_at_once_and_ends_the_one_before() {
     let (log, _guard) = Log::capture();
     let mut stalls = StallLog::default();
     let poison = |index: u64| Stall::at(BatchIndex::new(index), Reason::PoisonBatch, "why");
@@ -142,7 +142,7 @@ fn has(lines: &[Value], code: Option<Reason>, entity: &str) -> bool {
 }
 
 #[tokio::test]
-async fn a_running_worker_tells_its_stalls_and_their_ends() {
+async fn a_running_worker_logs_its_stalls_and_their_ends() {
     let devnet = Arc::new(synced(1).await);
     let (log, _guard) = Log::capture();
     let down = Rule::always(Fault::Status(503, String::new()));
@@ -168,7 +168,7 @@ async fn a_running_worker_tells_its_stalls_and_their_ends() {
 }
 
 #[tokio::test]
-async fn a_running_worker_tells_a_halt_with_its_batch() {
+async fn a_running_worker_logs_a_halt_with_its_batch() {
     let devnet = network(2).await;
     devnet.with(|w| {
         w.node.moods.wrong_state_from = Some(12);

@@ -1,4 +1,5 @@
-//! `status` and `config --check` as a shell sees them: a running worker's face, the journal, and every endpoint asked.
+//! `status` and `config --check` as a shell sees them: a running worker's HTTP status, the journal, and every endpoint
+//! asked.
 
 use morph_deriver::adapters::store::SqliteStore;
 use morph_deriver::decide::stall::{Reason, Stall};

@@ -40,7 +40,7 @@ fn run_without_signal(site: &Site) -> Program {
     site.start_piped(shell)
 }
 
-/// Lets the running program write to files, or takes that away. False where the system has no `prlimit`.
+/// Lets the running program write to files, or takes that away. False if the system has no `prlimit`.
 fn disk(run: &Program, has_room: bool) -> bool {
     // The soft limit only: the hard one could not be raised again.
     let limit = if has_room { "--fsize=unlimited:" } else { "--fsize=0:" };
@@ -71,7 +71,7 @@ fn h2_a_disk_that_fills_up_in_the_middle_of_a_run_loses_nothing() {
     let polls = devnet.calls(Server::L2, "eth_syncing");
     run.until(|| devnet.calls(Server::L2, "eth_syncing") > polls + 5);
     run.until_log("store_unavailable");
-    assert_eq!(safe(&devnet), Some(12), "what could not be stored is not told to the node");
+    assert_eq!(safe(&devnet), Some(12), "the node's tag does not move to what could not be stored");
     assert_eq!(devnet.tag_calls().len(), tags);
     assert!(devnet.writes().is_empty() && devnet.pauses() == 0);
     assert!(disk(&run, true));

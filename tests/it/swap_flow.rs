@@ -23,7 +23,7 @@ enum Other {
     Moved,
     /// Nothing.
     Dropped,
-    /// A commit of other blocks under the same index, in the L1 block where the old commit stood.
+    /// A commit of other blocks under the same index, in the L1 block of the old commit.
     Replaced,
 }
 
@@ -32,7 +32,7 @@ enum Other {
 enum By {
     /// The one endpoint reorganises.
     Reorg,
-    /// The first endpoint faults for good, the second one stands on the other fork.
+    /// The first endpoint fails from now on, the second one is on the other fork.
     Failover,
 }
 
@@ -43,7 +43,7 @@ enum In {
     First,
     /// A later one, whose cursor has finished its block.
     AtTheEnd,
-    /// A later one, whose cursor stands inside the block of batch 3's commit: batch 4 waits for its blocks.
+    /// A later one, whose cursor is inside the block of batch 3's commit: batch 4 waits for its blocks.
     Inside,
 }
 
@@ -98,12 +98,12 @@ struct Case {
     when: In,
 }
 
-/// The worker as it stands before the poll in which L1 changes.
+/// The worker before the poll in which L1 changes.
 async fn before_the_poll(case: &Case, world: &World) -> (Devnet, Rig) {
     let options = DevnetOptions { l1_endpoints: 2, ..DevnetOptions::default() };
     let devnet = Devnet::serve(world.clone(), options).await.unwrap();
     if case.other == Other::Dropped {
-        // The contract would tell that something is missing: here the logs have to.
+        // The contract would show that something is missing: here the logs have to.
         let refused = RpcError { code: -32000, message: "eth_call is switched off".to_owned() };
         devnet.fault(Server::L1(0), Rule::on("eth_call", Fault::Error(refused.clone())));
         devnet.fault(Server::L1(1), Rule::on("eth_call", Fault::Error(refused)));
@@ -125,7 +125,7 @@ async fn before_the_poll(case: &Case, world: &World) -> (Devnet, Rig) {
     (devnet, rig)
 }
 
-/// Requests that the poll makes of L1 where nothing changes.
+/// Requests that the poll makes of L1 if nothing changes.
 async fn requests(case: &Case, world: &World) -> u64 {
     let (devnet, mut rig) = before_the_poll(case, world).await;
     devnet.clear_counts();
@@ -133,7 +133,7 @@ async fn requests(case: &Case, world: &World) -> u64 {
     devnet.calls(Server::L1(0), "")
 }
 
-/// Right before request `nth` of a poll L1 is another chain. In a few polls everything stands on that one.
+/// Right before request `nth` of a poll L1 is another chain. After a few polls everything is on that one.
 async fn swap_before(case: &Case, world: &World, nth: u64) {
     let what = format!("{:?} by {:?} before request {nth} of poll {:?}", case.other, case.by, case.when);
     let (devnet, mut rig) = before_the_poll(case, world).await;
@@ -230,10 +230,10 @@ async fn m4_j5_another_fork_answers_from_any_request_of_a_poll_that_begins_insid
     swap_before_every_request(By::Failover, In::Inside).await;
 }
 
-/// The first endpoint leaves out the newest commit; the one that is asked in its place, in the same poll, stands on another
+/// The first endpoint leaves out the newest commit; the one that is asked in its place, in the same poll, is on another
 /// fork.
 #[tokio::test]
-async fn m4_c6_an_endpoint_that_is_asked_about_a_hole_stands_on_another_fork() {
+async fn m4_c6_an_endpoint_that_is_asked_about_a_hole_is_on_another_fork() {
     for other in OTHERS {
         let case = Case { other, by: By::Failover, when: In::AtTheEnd };
         let (devnet, mut rig) = before_the_poll(&case, &world(In::AtTheEnd)).await;

@@ -35,7 +35,7 @@ fn tag_by_another(devnet: &Devnet, number: u64) {
     devnet.clear_counts();
 }
 
-/// The node's finalized tag stood at `number` in everything that anybody could see since the last `clear_counts`.
+/// Every reader of the node has seen its finalized tag at `number` since the last `clear_counts`.
 fn assert_finalized_stays(devnet: &Devnet, number: u64, what: &str) {
     let seen: Vec<_> = devnet.moments().iter().map(|m| m.finalized.map(|f| f.number.get())).collect();
     assert!(seen.iter().all(|f| *f == Some(number)), "{what}: {seen:?}");
@@ -84,7 +84,7 @@ async fn m9_h6_p2_another_writers_finalized_on_blocks_of_ours_survives_a_revert(
     }
 }
 
-/// Another writer moves both tags between the look at the node and ours: what is told follows from what stands then.
+/// Another writer moves both tags between our look at the node and our call: the calls follow from the tags at that moment.
 #[tokio::test]
 async fn m9_e24_p2_tags_that_another_writer_moved_since_the_look_are_not_moved_back() {
     let devnet = synced(2).await;
@@ -108,7 +108,7 @@ async fn m9_e24_p2_tags_that_another_writer_moved_since_the_look_are_not_moved_b
     assert!(rig.worker.status().borrow().held_by_node_finalized);
 }
 
-/// A worker that wrote batch 2 and stands on its state root: the writes are open.
+/// A worker that wrote batch 2 and stalls on its state root: the writes are open.
 async fn stands_on_a_write(marks: bool) -> (Devnet, Rig) {
     let devnet = network(2).await;
     devnet.with(|w| {
@@ -164,7 +164,7 @@ async fn m9_e12_a_mark_outlives_its_batch_and_the_process_until_it_is_put_back()
     rig.restart().await;
     rig.poll().await.unwrap();
     assert_eq!(heights(&devnet), (16, Some(16), Some(0)), "L1 has finalized nothing");
-    // Put back once: what stands there afterwards is somebody else's.
+    // Put back once: a later move is another writer's.
     tag_by_another(&devnet, 16);
     for _ in 0..2 {
         rig.poll().await.unwrap();
@@ -194,7 +194,7 @@ async fn m9_e12_a_mark_goes_back_to_what_another_writer_had_finalized_under_way(
     assert_promises(&devnet);
 }
 
-/// Whether the node's safe tag stands on a block that is not on its chain.
+/// Whether the node's safe tag is on a block that is not on its chain.
 fn is_safe_off_chain(devnet: &Devnet) -> bool {
     devnet.with(|w| {
         let on_chain = |tag: morph_deriver::types::L2Ref| {
@@ -246,7 +246,7 @@ async fn m18_p2_a_chain_that_is_swapped_at_any_read_has_no_tag_off_it_after_the_
 }
 
 #[tokio::test]
-async fn m18_p2_a_chain_that_is_swapped_right_before_its_tag_is_never_told_to_the_node() {
+async fn m18_p2_a_chain_that_is_swapped_right_before_its_tag_is_never_tagged() {
     // The engine is looked at before every tag: genesis, batch 1, batch 2.
     for nth in 2..=3 {
         let devnet = synced(2).await;
@@ -288,7 +288,7 @@ async fn seen_alive() -> (Devnet, Rig) {
     (devnet, rig)
 }
 
-/// Nothing is filled before the head stood still for a whole window under our eyes; then it is.
+/// Nothing is filled before we have seen the head flat for a whole window; then it is.
 async fn fills_after_a_whole_window(devnet: &Devnet, rig: &mut Rig, what: &str) {
     for poll in 0..4 {
         let report = rig.poll().await.unwrap();
@@ -369,7 +369,7 @@ async fn m8_g6_time_in_which_the_reactors_could_not_be_resumed_proves_nothing() 
     let mut rig = Rig::on(&devnet).await;
     let fault = Fault::Error(RpcError::server("not now"));
     devnet.fault(Server::Reactors, Rule::on("resume", fault));
-    // Stopped, filled, and then nobody but us could have written for a long time.
+    // Stopped, filled, and then only we could have written for a long time.
     for _ in 0..6 {
         let _ = rig.poll().await;
     }
@@ -389,7 +389,7 @@ async fn m8_g6_time_in_which_the_reactors_could_not_be_resumed_proves_nothing() 
 }
 
 #[tokio::test]
-async fn g10_m8_a_write_behind_which_the_head_cannot_be_read_makes_no_verdict() {
+async fn g10_m8_if_the_head_cannot_be_read_after_a_write_there_is_no_verdict() {
     let devnet = network(2).await;
     devnet.with(|w| w.sync_to(8));
     let mut rig = Rig::on(&devnet).await;
@@ -401,7 +401,7 @@ async fn g10_m8_a_write_behind_which_the_head_cannot_be_read_makes_no_verdict() 
     let fault = Fault::Error(RpcError::server("overloaded"));
     devnet.fault(Server::L2, Rule::on("eth_syncing", fault).after(3));
     assert!(rig.poll().await.is_err());
-    assert!(heights(&devnet).0 > 8, "written, though nobody said so");
+    assert!(heights(&devnet).0 > 8, "written, though the answer was lost");
     devnet.heal(Server::L2);
     for _ in 0..2 {
         rig.poll().await.unwrap();
@@ -442,7 +442,7 @@ async fn m9_h6_another_writers_finalized_below_a_rewrite_is_where_it_was() {
 }
 
 #[tokio::test]
-async fn m7_m18_a_node_whose_head_never_stands_still_is_tagged_all_the_same() {
+async fn m7_m18_a_node_whose_head_never_stops_is_still_tagged() {
     let devnet = network(2).await;
     devnet.with(|w| {
         w.build(200).unwrap();
@@ -462,7 +462,7 @@ async fn m7_m18_a_node_whose_head_never_stands_still_is_tagged_all_the_same() {
     assert_eq!(safe, Some(16));
 }
 
-/// A worker whose database begins at batch 3: below it stands no batch, so that a revert of it leaves no safe head.
+/// A worker whose database begins at batch 3: there is no batch below it, so that a revert of it leaves no safe head.
 async fn begun_at_batch_3() -> (Devnet, Rig, std::sync::Arc<LateStore>) {
     let devnet = synced(4).await;
     let commit = devnet.with(|w| w.l1.find_tx(w.batches[2].tx).unwrap().0.header.number);
@@ -508,7 +508,7 @@ async fn another_engine(devnet: &Devnet, rig: &mut Rig) -> Devnet {
 }
 
 #[tokio::test]
-async fn m7_c1_an_engine_that_is_another_node_is_not_told_of_a_revert() {
+async fn m7_c1_an_engine_that_is_another_node_gets_no_tag_after_a_revert() {
     let (devnet, mut rig, _) = begun_at_batch_3().await;
     let other = another_engine(&devnet, &mut rig).await;
     other.with(|w| {
@@ -523,7 +523,7 @@ async fn m7_c1_an_engine_that_is_another_node_is_not_told_of_a_revert() {
 }
 
 #[tokio::test]
-async fn m7_m9_an_engine_that_is_another_node_is_told_of_no_mark() {
+async fn m7_m9_on_an_engine_that_is_another_node_no_mark_is_put_back() {
     let devnet = network(2).await;
     devnet.with(|w| {
         w.sync_to(8);

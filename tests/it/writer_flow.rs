@@ -21,7 +21,7 @@ use crate::node_flow::{assert_chain, assert_promises, batch, heights, network, s
 use crate::support::clients::pool_config;
 use crate::support::rig::{Rig, STEP, cases, devnet_ports, guarded_devnet, reason, settings};
 
-/// Five batches on L1, and two nodes with the same chain: the one that is read stands at 8, the one that is written at
+/// Five batches on L1, and two nodes with the same chain: the one that is read has head 8, the one that is written has
 /// `engine_at`.
 async fn two_nodes(engine_at: u64) -> (Devnet, Arc<Devnet>, Rig) {
     let (read, written) = (network(5).await, network(5).await);
@@ -66,13 +66,13 @@ async fn m1_e6_e12_e13_nothing_is_appended_to_a_fork_whose_rewrite_was_refused()
         assert_eq!(reason(&report), Some(Reason::ElCannotReorg));
         let (head, safe, finalized) = heights(&devnet);
         assert_eq!((head, safe), (13, Some(8)));
-        assert!(finalized.is_none_or(|f| f == 0), "the node's finalized tag stands on {finalized:?}");
+        assert!(finalized.is_none_or(|f| f == 0), "the node's finalized tag is on {finalized:?}");
         assert_promises(&devnet);
     }
 }
 
 #[tokio::test]
-async fn m1_e17_nothing_is_sent_behind_a_rewriting_block_before_its_header_came_back() {
+async fn m1_e17_nothing_is_sent_after_a_rewriting_block_before_its_header_came_back() {
     let devnet = network(2).await;
     devnet.with(|w| {
         w.sync_to(13);
@@ -105,7 +105,7 @@ async fn m1_nothing_is_appended_to_a_block_of_another_writer() {
     });
     assert!(rig.poll().await.is_err());
     let numbers: Vec<_> = devnet.writes().iter().map(|w| w.number).collect();
-    assert_eq!(numbers, [9], "nothing behind it");
+    assert_eq!(numbers, [9], "nothing after it");
     assert_eq!(cases(&rig.settle().await), [(2, Case::FillGap)]);
     assert_chain(&devnet, &rig, 16);
     assert_promises(&devnet);
@@ -139,7 +139,7 @@ async fn m13_p4_a_refusal_that_passes_after_forty_minutes_is_noticed() {
             rig.now += Duration::from_secs(600);
             assert!(rig.poll().await.is_err() || stall_of(&rig) == Some(Reason::BlockRefused));
         }
-        assert_eq!(stall_of(&rig), Some(Reason::BlockRefused), "somebody must look");
+        assert_eq!(stall_of(&rig), Some(Reason::BlockRefused), "an operator must look");
         let pauses = devnet.pauses();
         for _ in 0..3 {
             let _ = rig.poll().await;
@@ -368,7 +368,7 @@ async fn m30_a_fork_on_a_state_that_is_gone_is_healed_from_the_nearest_older_one
 }
 
 #[tokio::test]
-async fn m30_where_no_state_above_finalized_is_left_it_halts_and_looks_again() {
+async fn m30_if_no_state_above_finalized_is_left_it_halts_and_looks_again() {
     let devnet = forked_behind_a_restart().await;
     marked(&devnet, 75);
     let mut rig = Rig::on(&devnet).await;
@@ -411,7 +411,7 @@ async fn m30_a_node_that_cannot_be_asked_for_its_states_is_tried_as_it_is() {
 }
 
 #[tokio::test]
-async fn m30_p6_cut_off_in_the_middle_it_is_a_node_that_lost_blocks() {
+async fn m30_p6_interrupted_in_the_middle_it_is_a_node_that_lost_blocks() {
     for nth in [1, 2, 30, 80, 100] {
         let devnet = forked_behind_a_restart().await;
         let mut rig = Rig::on(&devnet).await;
@@ -451,9 +451,9 @@ async fn m7_e21_an_engine_that_is_another_node_is_named_and_neither_paused_for_n
     let detail = rig.worker.status().borrow().stall.clone().unwrap().detail;
     let heads = [read.heads().local, written.heads().local];
     assert!(heads.iter().all(|head| detail.contains(&head.to_string())), "{detail}");
-    assert_eq!(rig.safe(), Some(8), "what is there is verified all the same");
+    assert_eq!(rig.safe(), Some(8), "existing blocks are verified all the same");
     assert!(written.tag_calls().is_empty(), "{:?}", written.tag_calls());
-    // The right engine, and it goes on.
+    // With the right engine it continues.
     rig.ports.engine = devnet_ports(&read).await.engine;
     rig.restart().await;
     let filled: Vec<_> = (2..=5).map(|index| (index, Case::FillGap)).collect();
@@ -463,7 +463,7 @@ async fn m7_e21_an_engine_that_is_another_node_is_named_and_neither_paused_for_n
 }
 
 #[tokio::test]
-async fn m7_an_engine_that_turns_out_to_be_another_node_inside_the_pause_is_told_nothing() {
+async fn m7_an_engine_that_turns_out_to_be_another_node_inside_the_pause_is_sent_nothing() {
     let (read, written, mut rig) = two_nodes(8).await;
     let other = written.clone();
     read.on_call(Server::Reactors, "pause", 1, move |_| other.with(World::sync));
@@ -492,7 +492,7 @@ async fn m7_an_engine_that_does_not_say_which_node_it_is_is_not_written() {
     assert!(devnet.writes().is_empty());
     assert_eq!(devnet.pauses(), 0);
     devnet.heal(Server::Engine);
-    // It was not told a tag either: batch 1 waited for that.
+    // It was given no tag either: batch 1 waited for that.
     assert_eq!(cases(&rig.settle().await), [(1, Case::Consistent), (2, Case::FillGap)]);
     assert_chain(&devnet, &rig, 16);
 }

@@ -1,7 +1,7 @@
 //! One HTTP endpoint: exchanges with a deadline and a bounded body.
 //!
 //! Decided here: what a fault of the transport and an HTTP status are called, and by what name an endpoint goes: host and
-//! port; everything else of its URL is struck out wherever it turns up (P10). Every exchange has a deadline (connect, and
+//! port; everything else of its URL is struck out wherever it occurs (P10). Every exchange has a deadline (connect, and
 //! total including the body), so no call can hang (P4). Not decided here: whether it is asked again.
 
 use std::sync::Arc;
@@ -87,7 +87,7 @@ impl Http {
             .tcp_nodelay(true)
             .user_agent(concat!("morph-deriver/", env!("CARGO_PKG_VERSION")));
         // A proxy of the environment (HTTP_PROXY) reads what is sent over plain HTTP: it must never see a bearer token,
-        // nor carry the commands to the services beside us. L1 and beacon nodes may well lie behind one.
+        // nor carry the commands to the services beside us. L1 and beacon nodes may well be behind one.
         if bearer.is_some() || matches!(target, Target::Engine | Target::Reactors) || is_loopback(&url) {
             client = client.no_proxy();
         }
@@ -207,7 +207,7 @@ impl Http {
         scrub(text, &self.secrets)
     }
 
-    /// A server's text, made fit to be judged: as [`Self::show`], but long enough for what stands at its end.
+    /// A server's text, to be judged: as [`Self::show`], but long enough to keep its end.
     pub(super) fn words(&self, text: &str) -> String {
         redact::scrub_to(text, &self.secrets, redact::WORDS)
     }

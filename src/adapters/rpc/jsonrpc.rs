@@ -143,7 +143,7 @@ impl JsonRpc {
     /// for its size is halved, and the endpoint's limit remembered; a reply that is refused for the size of the whole
     /// answer is asked for again in a smaller batch.
     ///
-    /// All results together are held until the last one is there: where they are longer than one answer may be,
+    /// All results together are held until the last one has arrived: if they are longer than one answer may be,
     /// `RangeTooWide`. Who asks for much at a time asks for less then (P7).
     pub(super) async fn batch(&self, calls: &[Call]) -> PortResult<Vec<PortResult<Json>>> {
         let mut results: Vec<Option<PortResult<Json>>> = Vec::new();
@@ -255,7 +255,7 @@ impl JsonRpc {
             let detail = format!("{}: {what}: not a JSON-RPC reply: {}", self.http.name, self.http.show(&start));
             return Err(PortError::malformed(self.http.target, detail));
         };
-        // One error for all: an object where an array is due, or an array of one.
+        // One error for all: an object in place of an array, or an array of one.
         if calls.len() > 1
             && let [only] = replies.as_slice()
             && let Some(error) = &only.error
@@ -267,7 +267,7 @@ impl JsonRpc {
         if !ok && replies.iter().all(|reply| reply.error.is_none()) {
             return Err(self.http.status_error(what, reply));
         }
-        // A slice keeps the whole body: not where most of it is no result.
+        // A slice keeps the whole body in memory: not worth it if most of the body is no result.
         let used: usize = replies.iter().filter_map(|reply| reply.result).map(|result| result.get().len()).sum();
         let slices = used >= reply.body.len() / 2;
         let mut results: Vec<Option<PortResult<Json>>> = Vec::new();
@@ -341,7 +341,7 @@ impl Reply<'_> {
     }
 }
 
-/// A `result` that is there, `null` included.
+/// A `result` that is present, `null` included.
 fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
 }

@@ -1,5 +1,5 @@
 //! Transport: HTTP with deadlines and body limits (`http`), JSON-RPC with batches (`jsonrpc`), what a server's words mean
-//! (`words`), and the pool of endpoints behind a port (`pool`).
+//! (`words`), and the pool of endpoints of a port (`pool`).
 //!
 //! What a server says becomes part of an error here and nowhere else, after `redact` has struck the endpoint's secrets out
 //! of it (P10). Not decided here: what is asked and what an answer means.

@@ -1,4 +1,4 @@
-//! The endpoints behind one port, in order of preference.
+//! The endpoints of one port, in order of preference.
 //!
 //! Decided here: which endpoint is asked, when one is set aside and for how long, and what is repeated. Repeats happen in
 //! [`retry`] only, for transport faults only, and never without a pause. Not decided here: how an endpoint is asked.
@@ -57,10 +57,10 @@ pub struct PoolConfig {
     /// Longest cool-down (except what a server asks for by Retry-After).
     pub cool_down_cap: Duration,
     /// If no endpoint is in good standing, one is asked again this long after its last fault, whatever its cool-down: a
-    /// cool-down is there to choose among several. A third of the poll interval: pauses between polls double up to the
-    /// interval, and so whoever returns is asked within one interval of its last fault.
+    /// cool-down serves to choose among several. A third of the poll interval: pauses between polls double up to the
+    /// interval, so an endpoint that recovers is asked within one interval of its last fault.
     pub ask_again: Duration,
-    /// How long one call may go on repeating itself.
+    /// How long one call may be repeated.
     pub retry_for: Duration,
     /// Which network the endpoints must belong to.
     pub check: Check,
@@ -126,7 +126,7 @@ struct Inner {
     genesis: OnceLock<u64>,
 }
 
-/// Endpoints in order of preference behind one port. Cheap to clone; clones share health and figures.
+/// The endpoints of one port in order of preference. Cheap to clone; clones share health and figures.
 #[derive(Clone)]
 pub struct Pool {
     inner: Arc<Inner>,
@@ -141,7 +141,7 @@ impl fmt::Debug for Pool {
 
 impl Pool {
     /// A pool over `urls` (http or https; user and password inside become basic authentication), best first. Nothing
-    /// is asked yet. `Malformed` when there is none, or one is not such a URL; the text names its place only.
+    /// is asked yet. `Malformed` if there is none, or if one is not such a URL; the text names its place only.
     pub fn new(target: Target, urls: &[String], config: PoolConfig) -> PortResult<Self> {
         Self::build(target, urls, config, None)
     }
@@ -235,14 +235,14 @@ impl Pool {
         self.run(|at| async move { self.call_on(at, Call::new(method, params.clone())).await }).await
     }
 
-    /// Many requests, as [`Pool::run`]; the results stand in the order of `calls`, all from one endpoint. An error of
+    /// Many requests, as [`Pool::run`]; the results are in the order of `calls`, all from one endpoint. An error of
     /// a single call is that call's own result.
     pub async fn batch(&self, calls: &[Call]) -> PortResult<Vec<PortResult<Json>>> {
         self.run(|at| async move { self.batch_on(at, calls).await }).await
     }
 
-    /// Sets endpoint `at` aside for an answer that was no transport fault but shows it unfit (behind its own network,
-    /// wrong bytes). Where there is no other endpoint to ask, it stays.
+    /// Sets endpoint `at` aside for an answer that was no transport fault but shows it unfit (lagging its own network,
+    /// wrong bytes). If there is no other endpoint to ask, it stays.
     pub fn demote(&self, at: usize, error: &PortError) {
         if self.size() > 1 {
             self.fault(at, error);
@@ -334,7 +334,7 @@ impl Pool {
         good
     }
 
-    /// Time until one of the endpoints is asked again, and the error that stands for all of them being set aside: that
+    /// Time until one of the endpoints is asked again, and the error to report while all of them are set aside: that
     /// of the one that is asked first, but for those of another network.
     fn earliest(&self) -> (Duration, PortError) {
         let now = Instant::now();
@@ -443,7 +443,7 @@ impl Pool {
         });
     }
 
-    /// The cheapest question that shows an endpoint alive. The network check, where there is one, was asked before.
+    /// The cheapest question that shows an endpoint alive. The network check, if there is one, was asked before.
     async fn greet(&self, at: usize) -> PortResult<()> {
         match self.check() {
             Check::None if self.target() != Target::Beacon => {
@@ -472,7 +472,7 @@ impl Pool {
         self.inner.genesis.get().copied()
     }
 
-    /// As [`Pool::genesis_on`], of every endpoint at once, in order. An endpoint that is set aside stands with its last
+    /// As [`Pool::genesis_on`], of every endpoint at once, in order. An endpoint that is set aside counts with its last
     /// fault; one that does not answer within the time for a connection is set aside.
     pub async fn genesis_of_all(&self) -> Vec<PortResult<Option<u64>>> {
         let may_be_asked = self.eligible(Instant::now());
@@ -530,7 +530,7 @@ impl Pool {
         Ok(())
     }
 
-    /// The beacon chain's genesis time as endpoint `at` says it; none where it does not say (a bare blob archive).
+    /// The beacon chain's genesis time as endpoint `at` says it; none if it does not say (a bare blob archive).
     pub async fn genesis_on(&self, at: usize) -> PortResult<Option<u64>> {
         #[derive(Deserialize)]
         struct Reply {
@@ -578,7 +578,7 @@ impl Pool {
     /// for its size is halved, and the endpoint's limit remembered; a reply that is refused for the size of the whole
     /// answer is asked for again in a smaller batch.
     ///
-    /// All results together are held until the last one is there: where they are longer than one answer may be,
+    /// All results together are held until the last one has arrived: if they are longer than one answer may be,
     /// `RangeTooWide`. Who asks for much at a time asks for less then (P7).
     pub async fn batch_on(&self, at: usize, calls: &[Call]) -> PortResult<Vec<PortResult<Json>>> {
         self.endpoint(at)?.rpc.batch(calls).await
@@ -639,7 +639,7 @@ fn telling(error: &PortError) -> u8 {
     }
 }
 
-/// An answer that shows its endpoint unfit: another one is asked instead for a while, where there is one.
+/// An answer that shows its endpoint unfit: another one is asked instead for a while, if there is one.
 const fn is_unfit(kind: &PortErrorKind) -> bool {
     matches!(kind, PortErrorKind::Malformed | PortErrorKind::Unauthorized | PortErrorKind::WrongNetwork)
 }
@@ -817,7 +817,7 @@ mod tests {
             now += ask_again;
         }
         pool.fault_at(0, &error, now);
-        assert_eq!(pool.eligible(now + ask_again), [1], "another one is there: the faulty one rests");
+        assert_eq!(pool.eligible(now + ask_again), [1], "there is another one: the faulty one rests");
         pool.fault_at(1, &error, now + ask_again);
         assert_eq!(pool.eligible(now + ask_again), [0], "none is left: the one that rested longest");
         assert_eq!(pool.earliest().1.kind, PortErrorKind::Timeout);
@@ -900,7 +900,7 @@ mod tests {
         assert_eq!(ask().await, 2);
         assert_eq!(first.hits().len(), 1);
         tokio::time::sleep(Duration::from_millis(400)).await;
-        assert_eq!(ask().await, 2, "the probe runs beside, the call is not delayed");
+        assert_eq!(ask().await, 2, "the probe does not delay the call");
         tokio::time::sleep(Duration::from_millis(200)).await;
         assert_eq!(ask().await, 1);
         assert_eq!(first.calls_of("eth_chainId").len(), 1);

@@ -50,7 +50,7 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens the database at `path`, creating it where there is none: takes the file lock, checks the pages, applies
+    /// Opens the database at `path`, creating it if there is none: takes the file lock, checks the pages, applies
     /// the migrations that are missing.
     ///
     /// # Errors
@@ -100,7 +100,7 @@ impl SqliteStore {
     ///
     /// # Errors
     ///
-    /// `StoreRefused` naming both blocks where they differ.
+    /// `StoreRefused` naming both blocks if they differ.
     pub async fn claim_start(&self, configured: L1Number) -> PortResult<()> {
         bounded(claim::start(self.pool.clone(), configured)).await
     }
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn h1_a_write_that_was_begun_is_told_until_its_batch_is_stored() {
+    async fn h1_a_write_that_was_begun_stays_stored_until_its_batch_is() {
         let store = store_with(1).await;
         let begun = |number: u64, batch: u64| OpenWrite {
             number: number.into(),
@@ -343,7 +343,7 @@ mod tests {
         assert_eq!(store.load().await.unwrap().open_writes, [first, begun(11, 2)]);
         store.withdraw_writes(9.into(), 20.into()).await.unwrap();
         assert_eq!(store.load().await.unwrap().open_writes, [first]);
-        // What stood above is gone all the same, and its note stays; nothing stood at 14.
+        // The blocks above are gone in any case, and their intents stay. There was no block at 14.
         store.open_writes(&[begun(11, 2), begun(12, 2), OpenWrite { old_hash: None, ..begun(14, 2) }]).await.unwrap();
         store.withdraw_writes(11.into(), 11.into()).await.unwrap();
         let gone = OpenWrite { seen: true, ..begun(12, 2) };

@@ -15,7 +15,7 @@ use crate::ports::PortResult;
 /// applied later; every write can be repeated.
 pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 
-/// The condition of a batch row that stands: no revert took it down.
+/// The condition of a standing batch row: no revert took it back.
 macro_rules! standing {
     () => {
         "outcome IN ('verified', 'genesis')"
@@ -75,7 +75,7 @@ pub(super) async fn bounded<T: Send + 'static>(
 
 /// Runs `work` in one transaction: committed if it succeeds, taken back otherwise.
 ///
-/// Opened by hand. sqlx's own is not used: behind a COMMIT that the disk refused SQLite has rolled back by itself, sqlx's
+/// Opened by hand. sqlx's own is not used: after a COMMIT that the disk refused, SQLite has rolled back already, sqlx's
 /// count of open transactions does not follow, and what it "commits" from then on ends in an open savepoint: reported as
 /// stored, gone with the process (H2).
 pub(super) async fn transaction(
@@ -95,9 +95,9 @@ pub(super) async fn transaction(
     }
 }
 
-/// Leaves no transaction open behind `cause`, and gives it back.
+/// Leaves no transaction open after `cause`, and returns `cause`.
 async fn roll_back(db: &mut SqliteConnection, cause: PortError) -> PortError {
-    // It fails where SQLite has rolled back by itself, and then all is as it should be.
+    // It fails if SQLite has rolled back already, which is the wanted state.
     let _ = sqlx::query("ROLLBACK").execute(db).await;
     cause
 }

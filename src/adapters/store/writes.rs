@@ -92,7 +92,7 @@ pub(super) async fn put_open_writes(db: &mut SqliteConnection, writes: &[OpenWri
     Ok(())
 }
 
-/// Takes back what a refusal refused, and notes as seen what stood above it.
+/// Drops the intents of refused writes, and marks as seen those of blocks above that existed before.
 pub(super) async fn withdraw_writes(db: &mut SqliteConnection, from: L2Number, standing: L2Number) -> PortResult<()> {
     sqlx::query("DELETE FROM open_writes WHERE number >= ? AND new_hash IS NULL AND (old_hash IS NULL OR number <= ?)")
         .bind(sql_bound(from.get()))
@@ -232,7 +232,7 @@ async fn rewind(db: &mut SqliteConnection, to: L1Number) -> PortResult<()> {
         "DELETE FROM batches WHERE l1_number > ?",
         // Never looked at because of a revert that is gone: as if it had not been read.
         "DELETE FROM batches WHERE reverted_at > ? AND reverted_was IS NULL",
-        // After the lines above: a batch committed again in the reverted one's place is gone before that one stands.
+        // After the lines above: a batch committed again in place of the reverted one must go before that one is standing.
         "UPDATE batches SET outcome = reverted_was, reverted_at = NULL, reverted_was = NULL WHERE reverted_at > ?",
     ] {
         sqlx::query(statement).bind(to).execute(&mut *db).await?;

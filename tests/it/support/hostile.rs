@@ -1,4 +1,4 @@
-//! A JSON-RPC server that stands before a real one and gives its own answers where it likes, as large as it likes: its
+//! A JSON-RPC proxy before a real server that gives answers of its own, of any size: its
 //! texts are sent as they are and never parsed here.
 
 use std::sync::Arc;
@@ -37,7 +37,7 @@ impl Drop for Hostile {
 }
 
 impl Hostile {
-    /// Stands before `behind`, with `answer` in place of its results where that gives one.
+    /// A proxy for `behind`. If `answer` gives a result, it replaces the server's.
     pub fn before(behind: String, answer: impl Fn(&str, &Value) -> Option<Bytes> + Send + Sync + 'static) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port on loopback");
         listener.set_nonblocking(true).expect("a listener for tokio");

@@ -13,7 +13,7 @@ use morph_deriver::types::{
     OwnMark, QueueIndex,
 };
 
-/// The database behind, with one step that times out after it was stored.
+/// A database with one step that times out after it was stored.
 pub struct LateStore {
     inner: Arc<dyn Progress>,
     /// Steps that still pass before the late one.
@@ -25,7 +25,7 @@ pub struct LateStore {
 }
 
 impl LateStore {
-    /// `inner`, where nothing is late yet.
+    /// `inner`, if nothing is late yet.
     pub fn over(inner: Arc<dyn Progress>) -> Arc<Self> {
         let (pass, refuses_reverts) = (AtomicU64::new(u64::MAX), AtomicBool::new(false));
         Arc::new(Self { inner, pass, refuses_reverts, notes_take: AtomicU64::new(0) })

@@ -31,20 +31,20 @@ impl In {
     pub const ALL: Self = Self { ranges: true, scans: true, searches: true };
 }
 
-/// What is told wrongly.
+/// What is answered wrongly.
 #[derive(Clone, Debug, Default)]
 pub struct Lies {
-    /// Logs that were never emitted, and where they are told.
+    /// Logs that were never emitted, and where they are shown.
     pub forged: Vec<L1Event>,
     pub forged_in: In,
     /// Kinds of logs that are left out, and where.
     pub hides: Option<fn(&L1Event) -> bool>,
     pub hides_in: In,
-    /// Blocks whose headers are not there.
+    /// Blocks whose headers are missing.
     pub lacks: Vec<u64>,
     /// Most blocks of a range that are answered.
     pub most: Option<u64>,
-    /// Nothing is told of the contract's state.
+    /// Questions about the contract's state get no answer.
     pub no_views: bool,
 }
 
@@ -58,7 +58,7 @@ pub struct LyingL1 {
 }
 
 impl LyingL1 {
-    /// `inner`, told as it is.
+    /// `inner`, answered honestly.
     pub fn over(inner: Arc<dyn L1Chain>) -> Arc<Self> {
         let others = AtomicBool::new(false);
         Arc::new(Self { inner, lies: Mutex::default(), asked: Mutex::default(), others })

@@ -56,7 +56,7 @@ pub fn hex_quantity(number: u64) -> String {
     format!("{number:#x}")
 }
 
-/// The bytes behind `"0x…"`.
+/// The bytes in `"0x…"`.
 ///
 /// # Panics
 /// When `text` is not that: for recorded data and for what a test wrote itself.
@@ -74,7 +74,7 @@ pub fn hex_bytes(bytes: impl AsRef<[u8]>) -> String {
     String::from_utf8(text).expect("hex digits")
 }
 
-/// The 32 bytes behind `"0x…"`.
+/// The 32 bytes in `"0x…"`.
 ///
 /// # Panics
 /// As [`bytes`], and for another length.

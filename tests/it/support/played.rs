@@ -1,7 +1,7 @@
 //! A recorded L1 that is played back in process, block by block: for questions that are asked thousands of times.
 //!
-//! The answers are those of a fixture (`adapters::record`), cut off at an L1 head that the test moves. Views of the
-//! contract are told by the logs up to that head.
+//! The answers are those of a fixture (`adapters::record`), up to an L1 head that the test moves. Views of the
+//! contract follow from the logs up to that head.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -40,7 +40,7 @@ impl Played {
         Arc::new(Self { fixture, replay, head: AtomicU64::new(0), finalized: AtomicU64::new(0) })
     }
 
-    /// L1 stands at `head` from now on, and `finalized` is final.
+    /// L1's head is `head` from now on, and `finalized` is final.
     pub fn show(&self, head: u64, finalized: u64) {
         self.head.store(head, Ordering::SeqCst);
         self.finalized.store(finalized, Ordering::SeqCst);
@@ -158,17 +158,17 @@ impl L1Chain for Played {
     }
 }
 
-/// Where one batch of the recording ends, and where it stood on L1.
+/// The end of one batch of the recording, and its place on L1.
 #[derive(Clone, Copy, Debug)]
 struct Stood {
     block: u64,
     last: u64,
 }
 
-/// What a worker may show when it has read L1 up to a head. Zero stands for no batch, and for the genesis batch.
+/// What a worker may show when it has read L1 up to a head. Zero means no batch, or the genesis batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Expected {
-    /// Where the last standing batch ends.
+    /// The end of the last standing batch.
     pub last: u64,
     /// Its finalized head at least: what stands at L1's finalized block and was not reverted above it.
     pub least: u64,
@@ -177,13 +177,13 @@ pub struct Expected {
     pub most: u64,
 }
 
-/// The rules of finality over the recorded logs, told without a worker: the last verified batch that stands, committed
+/// The rules of finality over the recorded logs, written without a worker: the last verified batch that stands, committed
 /// (and proved) at or below L1's finalized block, and never back.
 pub struct Model {
     fixture: Arc<Fixture>,
     start: L1Number,
     meaning: FinalityMeaning,
-    /// Last L2 block of a batch by its hash, none where the batch is poison.
+    /// Last L2 block of a batch by its hash, none if the batch is poison.
     ends: BTreeMap<B256, u64>,
     now: Expected,
 }
@@ -205,7 +205,7 @@ impl Model {
         self.now
     }
 
-    /// Where the last standing batch ends, and the last final one, by the logs up to `head`.
+    /// The ends of the last standing batch and of the last final one, by the logs up to `head`.
     fn candidate(&self, head: u64, final_to: u64) -> (u64, u64) {
         let mut standing: BTreeMap<u64, Stood> = BTreeMap::new();
         let mut proved = None;

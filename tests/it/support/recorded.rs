@@ -1,11 +1,11 @@
 //! `recorded/` of the real data (tests/vectors), a whole small network, as L1 JSON-RPC and beacon API over HTTP.
 //!
-//! What a worker must be told of it: L1 chain id [`L1_CHAIN_ID`], L2 chain id [`L2_CHAIN_ID`], the contracts of
+//! What a worker must be configured with: L1 chain id [`L1_CHAIN_ID`], L2 chain id [`L2_CHAIN_ID`], the contracts of
 //! [`Recording::rollup`] and [`Recording::queue`], beacon genesis [`GENESIS_TIME`], first L1 block 0, the hash of L2 block
 //! 0, no switch time. The beacon server has no `config/spec` (404, as recorded), so the seconds of a slot must be
 //! configured: [`SLOT_SECONDS`].
 //!
-//! The recorded L1 blocks stand closer than a slot (block 15 at genesis + 19 s, 16 at + 28 s, 17 at + 33 s). So the
+//! The recorded L1 blocks are closer than a slot (block 15 at genesis + 19 s, 16 at + 28 s, 17 at + 33 s). So the
 //! server gives, for a slot, the blobs of *all* L1 blocks whose timestamp falls into it: at most three here.
 
 use std::collections::BTreeMap;
@@ -59,7 +59,7 @@ pub struct Recording {
     pub rollup: String,
     /// L1MessageQueue contract.
     pub queue: String,
-    /// Batches that stand at the end, index 0 (genesis) first.
+    /// Standing batches at the end, index 0 (genesis) first.
     pub standing: Vec<RecordedBatch>,
     /// The two that were reverted.
     pub reverted: Vec<RecordedBatch>,
@@ -161,7 +161,7 @@ impl Recording {
         found.into_iter().flat_map(pairs).collect()
     }
 
-    /// The contracts' state after L1 block `number`, told by the logs.
+    /// The contracts' state after L1 block `number`, by the logs.
     pub fn state_at(&self, number: u64) -> ContractState {
         let mut state = ContractState::default();
         for log in &self.logs {
@@ -212,7 +212,7 @@ impl Recording {
     }
 }
 
-/// The contracts' state as far as the logs tell it.
+/// The contracts' state as far as the logs show it.
 #[derive(Clone, Debug, Default)]
 pub struct ContractState {
     /// `committedBatches`, without the zero ones.
@@ -371,7 +371,7 @@ impl RecordedNetwork {
     }
 
     /// Gives every L1 block from `from` on another hash, in headers, logs and transactions: a reorg that keeps what is
-    /// in them. `salt` tells one reorg from another. To drop or move a batch, [`edit`](Self::edit) the logs too.
+    /// in them. `salt` makes one reorg differ from another. To drop or move a batch, [`edit`](Self::edit) the logs too.
     pub fn reorg(&self, from: u64, salt: u8) {
         self.edit(|recording| {
             let mut renamed = BTreeMap::new();
@@ -604,7 +604,7 @@ impl State {
         error(404, "Not found")
     }
 
-    /// The known L1 blocks of a slot; none where there is none.
+    /// The known L1 blocks of a slot; none if there is none.
     fn blocks_of_slot(&self, asked: &str) -> Option<Vec<u64>> {
         let slot: u64 = asked.parse().ok()?;
         let in_slot = |number: &u64| {

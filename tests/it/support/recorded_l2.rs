@@ -1,7 +1,7 @@
-//! The recorded L2 node over HTTP: an `eth_*` endpoint and an engine endpoint behind a JWT.
+//! The recorded L2 node over HTTP: an `eth_*` endpoint and an engine endpoint with a JWT.
 //!
 //! It holds the recorded blocks up to a head that a test sets, possibly forked from some block on, and behaves as the
-//! real node was seen to (protocol.md, section 7): a write makes the written block the head, what stood above leaves the
+//! real node was seen to (protocol.md, section 7): a write makes the written block the head, blocks above leave the
 //! chain, tags do not follow, a tag never set is an error, a killed node still answers for blocks above its head.
 //! Unlike the real node it executes nothing: a write is accepted only where the recording (or a fork that the test
 //! made) has that very block on that parent. Every write and every tag is kept for assertions.
@@ -39,7 +39,7 @@ pub enum Alter {
     ForgeL1Message(usize),
     /// The same content, and another state root.
     StateRoot,
-    /// The very same block, of which `messageRoot()` and the AppendMessage logs tell another root.
+    /// The same block, but `messageRoot()` and the AppendMessage logs give another root.
     MessageRoot,
 }
 
@@ -63,7 +63,7 @@ pub struct Write {
     pub pinned: bool,
 }
 
-/// A call of `engine_setBlockTags`; none where the hash was zero.
+/// A call of `engine_setBlockTags`; none if the hash was zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tags {
     /// New safe.
@@ -136,7 +136,7 @@ impl RecordedL2 {
     }
 
     /// The head is `number` from now on. Upwards, recorded blocks are put on top, as by a sequencer; downwards, what
-    /// stood above is gone.
+    /// was above is gone.
     pub fn set_head(&self, number: u64) {
         let mut node = lock(&self.node);
         node.extend(number);
@@ -367,7 +367,7 @@ impl Node {
                 raw.swap(0, 1);
             }
             Alter::ForgeL1Message(place) => {
-                assert_eq!(raw[*place][0], 0x7e, "an L1 message stands at that place");
+                assert_eq!(raw[*place][0], 0x7e, "there is an L1 message at that place");
                 txs[*place]["input"] = json!("0xf0f1");
                 raw[*place] = rlp::l1_message(&txs[*place]);
                 let name = keccak_hex(&raw[*place]);
@@ -427,7 +427,7 @@ impl Node {
         json
     }
 
-    /// The name of the block that a parameter names; none where there is none.
+    /// The name of the block that a parameter names; none if there is none.
     fn resolve(&self, block: &Value) -> Result<Option<String>, (i64, String)> {
         if let Value::Object(named) = block {
             if let Some(wanted) = named.get("blockHash") {
@@ -536,7 +536,7 @@ impl Node {
             }
             let name = &self.canonical[&height];
             let mut log = log.clone();
-            // The last log of a block carries the block's root: where that was altered, the log is too.
+            // The last log of a block carries the block's root: if that was altered, the log is too.
             let recorded_root = self.roots[usize::try_from(height).expect("small")];
             if log["topics"][3] == json!(hex_bytes(recorded_root)) {
                 log["topics"][3] = json!(hex_bytes(self.root_of[name]));

@@ -23,7 +23,7 @@ use super::clients::{self, pool_config};
 use super::recorded::RecordedNetwork;
 use super::recorded_l2::RecordedL2;
 
-/// The liveness window of tests, on the tests' own clock: nobody waits for it.
+/// The liveness window of tests, on the tests' own clock: no test waits for it.
 pub const WINDOW: Duration = Duration::from_secs(60);
 /// What the tests' clock goes forward between two polls.
 pub const STEP: Duration = Duration::from_secs(15);
@@ -139,7 +139,7 @@ impl Rig {
                 return PollReport { batches, end: report.end };
             }
         }
-        panic!("200 polls and still behind");
+        panic!("still behind after 200 polls");
     }
 
     /// Polls until the head counts as stopped, then settles. Gives all batches of all polls.
@@ -175,7 +175,7 @@ pub fn cases(report: &PollReport) -> Vec<(u64, Case)> {
     report.batches.iter().filter(|b| b.case != Case::Wait).map(|b| (b.index.get(), b.case)).collect()
 }
 
-/// Why a pull stands still.
+/// The reason of a poll's stall.
 pub fn reason(report: &PollReport) -> Option<Reason> {
     match &report.end {
         PollEnd::Stalled(stall) => Some(stall.reason),

@@ -97,7 +97,7 @@ impl Drop for FakeServer {
     }
 }
 
-/// A URL on loopback where nothing listens.
+/// A URL on loopback on which nothing listens.
 pub fn dead_url() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     format!("http://{}", listener.local_addr().expect("its address"))
@@ -160,7 +160,7 @@ impl FakeServer {
         self.rule(method, fault, 0, Some(times));
     }
 
-    /// `let_pass` calls of `method` are answered, the `times` behind them meet `fault`, then all is well again.
+    /// `let_pass` calls of `method` are answered, the next `times` meet `fault`, then all is well again.
     pub fn fault_after(&self, method: &str, let_pass: usize, fault: Fault, times: usize) {
         self.rule(method, fault, let_pass, Some(times));
     }
@@ -364,7 +364,7 @@ fn params_of(call: &Value) -> &[Value] {
     call["params"].as_array().map_or(&[], Vec::as_slice)
 }
 
-/// Lives through `fault`; a response where it stands in for the answer.
+/// Acts out `fault`; returns a response if that replaces the answer.
 async fn transport_fault(fault: Fault) -> Option<Response> {
     match fault {
         Fault::Hang => std::future::pending().await,
