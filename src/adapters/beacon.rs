@@ -128,7 +128,7 @@ impl BeaconClient {
             if others == self.pool.size() {
                 return Err(error);
             }
-            warn!(code = error.code(), endpoint = name, genesis, expected, "beacon endpoint of another network");
+            warn!(code = error.code(), entity = name, genesis, expected, "beacon endpoint of another network");
             self.pool.demote(at, &error);
         }
         Ok(())

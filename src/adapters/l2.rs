@@ -211,7 +211,8 @@ impl L2Client {
             }
             Err(error) if error.kind == PortErrorKind::Malformed => {
                 // A header of a later fork, perhaps. JSON may still be understood; if not, its error says more.
-                warn!(endpoint = self.pool.name(at), %error, "raw block not understood, reading JSON instead");
+                let entity = self.pool.name(at);
+                warn!(code = "raw_block", entity, %error, "cannot read the raw block; reading JSON instead");
                 let blocks = self.json_piece_on(at, first, last).await?;
                 self.set_form(at, PLAIN_JSON);
                 Ok(blocks)

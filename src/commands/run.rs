@@ -51,6 +51,7 @@ pub async fn execute(args: Args) -> anyhow::Result<Exit> {
     let ports = wiring::ports(&config, &clients, store.clone())?;
     let Some(worker) = stop.run_until_cancelled(Worker::start(ports, wiring::settings(&config))).await else {
         warn!(
+            code = "stopped_starting",
             "stopped while starting; if an earlier run left a pause, its lease stays stored and the next start resumes it"
         );
         store.close().await;
@@ -93,7 +94,11 @@ async fn open(config: &Config, identity: &Identity, forget: bool) -> PortResult<
 async fn forget_pause(store: &SqliteStore) -> PortResult<()> {
     match store.lease().await? {
         Some(lease) => {
-            warn!(height = lease.height.get(), "dropping the pause that an earlier run left (--reactors.forget-pause)")
+            warn!(
+                code = "pause_dropped",
+                height = lease.height.get(),
+                "dropping the pause that an earlier run left (--reactors.forget-pause)"
+            )
         }
         None => info!("no earlier run left a pause"),
     }

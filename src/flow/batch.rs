@@ -230,6 +230,8 @@ impl Batches {
             }
             Anchor::StateRoot { expected, actual } => {
                 warn!(
+                    code = "walk_back",
+                    entity = index.get(),
                     batch = index.get(),
                     ?expected,
                     ?actual,
@@ -287,7 +289,8 @@ impl Batches {
         let case = match dispatch::after_rebuild(&SecondFacts { present, difference, bytes_differed, before_switch }) {
             SecondLook::Consistent { drift } => {
                 if drift {
-                    warn!(batch = index.get(), "same content under other bytes than our encoder's (encoder drift)");
+                    let (code, batch) = ("encoder_drift", index.get());
+                    warn!(code, entity = batch, batch, "the content is equal, but its bytes differ from our encoder's");
                     self.drift = self.drift.saturating_add(1);
                 }
                 let Some(block) = local.last() else {

@@ -227,7 +227,7 @@ impl Elsewhere for Everything<'_> {
             && let Ok((first, count)) = binding::messages_of(calldata)
             && let Err(error) = self.search.scan_back(self.ledger, first, count).await
         {
-            warn!(%error, "L1 messages that are not the contract's could not be read again");
+            warn!(code = "messages_unconfirmed", %error, "cannot read again the L1 messages that differ from the contract's");
         }
         opinion
     }

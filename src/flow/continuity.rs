@@ -140,7 +140,15 @@ impl Continuity {
         let forget_settled_above = Some(log.0.number.minus(1));
         let step = Step { cursor, clear_cursor: cursor.is_none(), forget_settled_above, ..Step::default() };
         ledger.commit(&step).await?;
-        warn!(batch = index.get(), what, in_vain, "going back to a log that was not read");
+        let batch = index.get();
+        warn!(
+            code = "log_left_out",
+            entity = batch,
+            batch,
+            what,
+            in_vain,
+            "an endpoint left out a log; rewinding to it"
+        );
         if in_vain { left_out() } else { Ok(GoneBack) }
     }
 

@@ -348,7 +348,8 @@ impl Events {
         if !stands || settlements.is_confirmed(&revert).await? {
             return Ok(Some(block));
         }
-        warn!(batch = commit.index.get(), l1_block = %revert.block, "L1 does not confirm a revert that it gave; it is forgotten");
+        let (code, batch) = ("unconfirmed_revert", commit.index.get());
+        warn!(code, entity = batch, batch, l1_block = %revert.block, "L1 does not confirm a revert that it gave; dropping it");
         settlements.forget_above(ledger, block.minus(1)).await?;
         Ok(None)
     }
@@ -390,7 +391,8 @@ impl Events {
             }
         }
         round.ledger.commit(&step).await?;
-        warn!(batch = index.get(), l1_block = event.block.number.get(), reason = "reverted", "L1 reverted a batch");
+        let (batch, l1_block) = (index.get(), event.block.number.get());
+        warn!(code = "reverted", entity = batch, batch, l1_block, "L1 reverted a batch");
         self.reverted = self.reverted.saturating_add(1);
         Ok(())
     }

@@ -180,9 +180,11 @@ impl L1Watch {
         let commit = commit.map(|record| Cursor { block: record.l1, log_index: Some(record.log_index) });
         let cursor = recorded.into_iter().chain(commit).max_by_key(|c| c.block.number);
         warn!(
+            code = "cursor_not_canonical",
+            entity = stray.number.get(),
             from = stray.number.get(),
             to = ?cursor.map(|c| c.block.number.get()),
-            "the L1 block up to which was read is not canonical; reading again from further back"
+            "the L1 block of the cursor is not canonical; reading again from an earlier one"
         );
         let forget_settled_above = Some(stray.number.minus(1));
         let step = Step { cursor, clear_cursor: cursor.is_none(), forget_settled_above, ..Step::default() };
@@ -200,7 +202,13 @@ impl L1Watch {
         confirmed: L1Number,
     ) -> Result<(), FlowError> {
         let floor = self.floor_of(ancestor);
-        warn!(ancestor = floor.get(), "L1 reorganised; what was recorded above the common ancestor is dropped");
+        let above = floor.get();
+        warn!(
+            code = "l1_reorg",
+            entity = above,
+            above,
+            "L1 reorganised; dropping what was recorded above the common ancestor"
+        );
         let again = self.passed_over(ledger, floor).await?;
         if ledger.cursor().is_none_or(|c| c.block.number <= floor) {
             // It was sent back below the reorg already and reads what comes above anyway; rows up there go.

@@ -135,11 +135,13 @@ impl LocalChain {
             (None, None) => ledger.cursor(),
         };
         warn!(
+            code = "node_lost_blocks",
+            entity = safe.number.get(),
             safe = safe.number.get(),
             head = node.head.number.get(),
             held = ?heads.safe().map(|s| s.number.get()),
             lost,
-            "the node no longer holds the verified chain; going back to what it holds"
+            "the node lost verified blocks; rewinding to the last batch that it has"
         );
         let step = Step {
             safe: heads.safe(),

@@ -169,12 +169,16 @@ impl Quiesce {
             );
             return Ok(());
         }
-        warn!(height = lease.height.get(), "an earlier run left the reactors paused; resuming them first");
+        warn!(
+            code = "lease_found",
+            height = lease.height.get(),
+            "an earlier run left the reactors paused; resuming them first"
+        );
         self.shared.busy.store(true, Ordering::SeqCst);
         let first_try = self.shared.end(&Pause::found(lease.height));
         // A failure shows as degraded and is tried again; starting goes on.
         if tokio::time::timeout(START_PATIENCE, told(first_try)).await.is_err() {
-            warn!("the reactors are not resumed yet; nothing is written before they are");
+            warn!(code = "reactors_degraded", "the reactors are not resumed yet; no block is written until they are");
         }
         Ok(())
     }
@@ -211,7 +215,7 @@ impl Quiesce {
         guard.pause.pausing.store(unanswered, Ordering::SeqCst);
         self.shared.pauses.fetch_add(1, Ordering::SeqCst);
         if let Err(error) = paused {
-            warn!(%error, "pausing the reactors failed; undoing what was paused");
+            warn!(code = "pause_failed", %error, "cannot pause the reactors; resuming those that were paused");
             // The undo's own failure is tried again in the background and alarmed there; this error is the first cause.
             let _ = guard.release().await;
             return Err(NoPause::Failed(error));
@@ -228,6 +232,7 @@ impl Quiesce {
         self.shared.stopping.cancel();
         if tokio::time::timeout(patience, self.shared.tasks.wait()).await.is_err() {
             error!(
+                code = "pause_unsettled",
                 "the reactors could not be resumed before shutdown; the lease stays stored and the next start resumes them first"
             );
         }
@@ -285,14 +290,17 @@ impl Shared {
     async fn resume(&self, pause: &Pause, tell: oneshot::Sender<PortResult<()>>) {
         let mut tell = Some(tell);
         if !self.resume_until_over(pause, &mut tell).await {
-            warn!("a call to the reactors may still take effect; the lease stays and the next start resumes once more");
+            warn!(
+                code = "pause_unsettled",
+                "a call to the reactors may still take effect; the lease stays stored and the next start resumes once more"
+            );
             return;
         }
         let mut wait = self.retry;
         while self.reactors.can_resume()
             && let Err(error) = self.leases.set_lease(None).await
         {
-            error!(%error, "the lease of a pause that ended cannot be dropped; trying again until it works");
+            error!(code = "lease_stuck", %error, "cannot delete the lease of a pause that ended; trying until it works");
             first_outcome(&mut tell, Err(error));
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(RESUME_RETRY_CAP);
@@ -337,7 +345,7 @@ impl Shared {
                             aftermath.resume_unanswered(self.now().saturating_add(lateness));
                         }
                         self.degraded.store(true, Ordering::SeqCst);
-                        error!(%error, "resuming the reactors failed; trying again until it works");
+                        error!(code = "reactors_degraded", %error, "cannot resume the reactors; trying until it works");
                         first_outcome(tell, Err(error));
                         tokio::time::sleep(wait).await;
                         wait = (wait * 2).min(RESUME_RETRY_CAP);
@@ -360,7 +368,11 @@ impl Shared {
         };
         pause.writing.store(false, Ordering::SeqCst);
         if head.is_none() {
-            warn!(height = known.get(), "the head cannot be read; resuming from the last height that is known");
+            warn!(
+                code = "head_unknown",
+                height = known.get(),
+                "cannot read the head; resuming from the last known height"
+            );
         }
         let height = head.map_or(known, |head| head.number);
         let began = self.now();
@@ -395,8 +407,9 @@ impl Shared {
             if began.elapsed() >= self.head_still.saturating_mul(HEAD_MOVES) {
                 let head = seen.map_or(known, |head| head.number);
                 warn!(
+                    code = "head_moves",
                     head = head.get(),
-                    "the head was not seen to stand still after an interrupted write; resuming all the same"
+                    "the head still moves after an interrupted write; resuming anyway"
                 );
                 return seen;
             }
@@ -428,7 +441,7 @@ impl Quiesced {
         let watchdog = tokio::spawn(async move {
             tokio::time::sleep_until(deadline).await;
             if for_task.end(&watched).is_some() {
-                warn!("the pause's budget is used up; resuming the reactors");
+                warn!(code = "pause_budget", "the pause used up its budget; resuming the reactors");
             }
         });
         self.watchdog = Some(watchdog.abort_handle());

@@ -104,12 +104,12 @@ impl Settlements {
             let (events, end) = match self.piece(from, finalized, doubtful.take()).await? {
                 Piece::Read(events, end) => (events, end),
                 Piece::Torn => {
-                    warn!(finalized = %finalized, "L1 shows two chains below its finalized block");
+                    warn!(code = "l1_two_chains", finalized = %finalized, "L1 shows two chains below its finalized block");
                     return Ok(Settled::Contradicted);
                 }
                 Piece::OtherBase => {
                     let above = passed.unwrap_or(self.start.minus(1));
-                    warn!(finalized = %finalized, "L1 shows two chains below its finalized block; its reverts are read again");
+                    warn!(code = "l1_two_chains", finalized = %finalized, "L1 shows two chains below its finalized block; reading its reverts again");
                     self.forget_above(ledger, above).await?;
                     return Ok(Settled::Contradicted);
                 }
@@ -200,7 +200,7 @@ impl Settlements {
                 return Err(Stall::at(index, Reason::Gap, detail).into());
             }
         }
-        warn!(l1_block = %first.block, "L1 does not confirm a revert that was read ahead; it is forgotten");
+        warn!(code = "unconfirmed_revert", l1_block = %first.block, "L1 does not confirm a revert that was read ahead; dropping it");
         let whole = place.1 == u64::MAX;
         let above = if whole { place.0 } else { place.0.minus(1) };
         Ok(self.forget_above(ledger, above).await?)
@@ -284,7 +284,7 @@ impl Settlements {
         };
         let verdict = settlement::proof(&ProofFacts { told, index, proved, newest });
         if verdict == Proof::Forged {
-            warn!(l1_block = %proof.block, told, ?proved, "L1 does not confirm a proof that it gave; it is forgotten");
+            warn!(code = "unconfirmed_proof", l1_block = %proof.block, told, ?proved, "L1 does not confirm a proof that it gave; dropping it");
             ledger.commit(&Step { forget_proof: Some(proof.clone()), ..Step::default() }).await?;
         }
         Ok(verdict == Proof::Holds)

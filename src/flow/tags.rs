@@ -155,7 +155,7 @@ impl NodeTags {
             self.facts.contended = true;
             warn!(
                 code = "tags_contended",
-                "the node's tags are not what was set: another writer moves them, or the node refuses in silence"
+                "safe or finalized differ from what was set: another writer moved them, or the node ignored the call"
             );
         }
         self.finalized = after.finalized;
@@ -279,7 +279,7 @@ impl NodeTags {
         if now.finalized != Some(tag) {
             return Ok(now);
         }
-        warn!(code = "own_mark", %tag, "the execution node moved its finalized tag by itself on a write; putting it back");
+        warn!(code = "own_mark", %tag, "the execution node moved its finalized tag by itself on a write; restoring it");
         self.facts.marks_by_itself = true;
         let mut finalized = ledger.heads().finalized();
         if let Some(before) = before.filter(|b| finalized.is_none_or(|f| f.number < b.number)) {

@@ -44,7 +44,7 @@ pub async fn contained<T: Send + 'static>(
     match AbortOnDropHandle::new(tokio::spawn(work)).await {
         Ok(outcome) => Ok(outcome),
         Err(failed) => {
-            error!(error = %failed, "the worker panicked");
+            error!(code = "worker_panicked", error = %failed, "the worker panicked");
             quiesce.shutdown(SHUTDOWN_PATIENCE).await;
             Err(Panicked)
         }

@@ -583,3 +583,30 @@ fn the_checker_catches_what_it_is_for() {
         assert_eq!(faults(room, source), Vec::<String>::new(), "{room}: {source}");
     }
 }
+
+/// The calls of `warn!` and `error!` in `code` that no `code` field counts.
+fn uncounted(code: &str) -> Vec<String> {
+    let calls = ["warn!(", "error!("].into_iter().flat_map(|call| code.match_indices(call));
+    let arguments = calls.map(|(at, call)| {
+        let mut depth = 1;
+        let rest = &code[at + call.len()..];
+        let end = rest.char_indices().find_map(|(i, c)| {
+            depth += i32::from(c == '(') - i32::from(c == ')');
+            (depth == 0).then_some(i)
+        });
+        rest[..end.unwrap_or(rest.len())].to_owned()
+    });
+    arguments.filter(|arguments| !words(arguments).contains("code")).collect()
+}
+
+/// A message without a code is logged at every repetition: at every poll of a fault that lasts.
+#[test]
+fn j7_p9_every_warning_and_every_error_has_a_code() {
+    let files = modules_of(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+    let calls = files.values().map(|code| code.matches("warn!(").count() + code.matches("error!(").count());
+    assert!(calls.sum::<usize>() >= 30, "the calls were not found");
+    let found: Vec<_> =
+        files.iter().map(|(file, code)| (file, uncounted(code))).filter(|(_, u)| !u.is_empty()).collect();
+    assert!(found.is_empty(), "no code: {found:?}");
+    assert_eq!(uncounted(&code_of("warn!(code, \"a (\"); error!(n = f(1), \"code\");")), ["n = f(1), \"\""]);
+}
