@@ -169,7 +169,7 @@ fn not_ready(status: &Status, alive: bool) -> Vec<NotReady> {
         because("worker_ended", "the worker's loop has ended".to_owned());
     }
     if let Some(stall) = &status.stall {
-        because(stall.reason.code(), detail_of(stall));
+        because(stall.reason().code(), detail_of(stall));
     } else if status.polls == 0 {
         because("starting", "no poll has ended yet".to_owned());
     } else if !is_caught_up(status) {
@@ -177,7 +177,7 @@ fn not_ready(status: &Status, alive: bool) -> Vec<NotReady> {
         let (read, confirmed) = (show(status.l1_cursor), show(status.l1_confirmed));
         because("catching_up", format!("read up to L1 block {read}, confirmed is {confirmed}"));
     }
-    let stalled_on_it = status.stall.as_ref().is_some_and(|stall| stall.reason == Reason::ReactorsDegraded);
+    let stalled_on_it = status.stall.as_ref().is_some_and(|stall| stall.reason() == Reason::ReactorsDegraded);
     if status.reactors_degraded && !stalled_on_it {
         because(Reason::ReactorsDegraded.code(), "a resume of the reactors failed and is tried again".to_owned());
     }
@@ -191,19 +191,15 @@ fn is_caught_up(status: &Status) -> bool {
 /// What a stall is about, in one line, without credentials (P10).
 fn detail_of(stall: &Stall) -> String {
     match stall.batch {
-        Some(index) => cut_urls(&format!("batch {index}: {}", stall.detail)).into_owned(),
-        None => cut_urls(&stall.detail).into_owned(),
+        Some(index) => cut_urls(&format!("batch {index}: {}", stall.cause)).into_owned(),
+        None => cut_urls(&stall.detail()).into_owned(),
     }
 }
 
-/// The status as it is now, its text without credentials, and whether the worker still runs.
+/// The status as it is now, and whether the worker still runs.
 fn snapshot(receiver: &watch::Receiver<Status>) -> (Status, bool) {
     let alive = receiver.has_changed().is_ok();
-    let mut status = receiver.borrow().clone();
-    if let Some(stall) = &mut status.stall {
-        stall.detail = cut_urls(&stall.detail).into_owned();
-    }
-    (status, alive)
+    (receiver.borrow().clone(), alive)
 }
 
 async fn readyz(State(receiver): State<watch::Receiver<Status>>) -> Response {
@@ -225,6 +221,11 @@ async fn show_status(State(receiver): State<watch::Receiver<Status>>) -> Respons
     let (status, alive) = snapshot(&receiver);
     let not_ready = not_ready(&status, alive);
     let reply = Reply { version: env!("CARGO_PKG_VERSION"), ready: not_ready.is_empty(), not_ready, status };
+    let Ok(mut reply) = serde_json::to_value(reply) else { return StatusCode::INTERNAL_SERVER_ERROR.into_response() };
+    // The stall's text quotes servers: it goes out without credentials (P10).
+    if let Some(Value::String(detail)) = reply.pointer_mut("/stall/detail") {
+        *detail = cut_urls(detail).into_owned();
+    }
     Json(reply).into_response()
 }
 
@@ -267,7 +268,7 @@ fn registry(status: &Status, alive: bool) -> Registry {
 /// `local_verify_triggered_total` (depends on the mode), and the count of failed beacon requests by endpoint.
 fn morph_metrics(registry: &mut Registry, status: &Status) {
     let height = |block: Option<L2Ref>| block.map(|block| block.number.get());
-    let diverges = status.stall.as_ref().is_some_and(|stall| stall.reason.is_divergence());
+    let diverges = status.stall.as_ref().is_some_and(|stall| stall.reason().is_divergence());
     gauge(registry, "l1_sync_height", "L1 block up to which was read", status.l1_cursor.map(L1Number::get));
     gauge(registry, "derive_l2_height", "Last block of the last verified batch", height(status.safe));
     gauge(registry, "safe_l2_block_number", "Safe head", height(status.safe));
@@ -328,7 +329,7 @@ fn own_metrics(registry: &mut Registry, status: &Status, alive: bool) {
     switch(registry, "el_marks_finalized", "1 if the node marks written blocks finalized by itself", marks);
     switch(registry, "ready", "1 while caught up and without a stall", not_ready(status, alive).is_empty());
     let stalls = Family::<[(&'static str, &'static str); 1], Gauge>::default();
-    let now = status.stall.as_ref().map(|stall| stall.reason);
+    let now = status.stall.as_ref().map(Stall::reason);
     for reason in Reason::ALL {
         stalls.get_or_create(&[("reason", reason.code())]).set(i64::from(now == Some(*reason)));
     }
@@ -458,6 +459,8 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
+    use crate::decide::stall::{Cause, Gap};
+    use crate::error::{PortError, PortErrorKind, Target};
     use crate::types::{BatchIndex, L2Number};
 
     struct Face {
@@ -542,14 +545,14 @@ mod tests {
             (Status { l1_cursor: Some(L1Number::new(89)), ..settled() }, true, &["catching_up"]),
             (Status { l1_cursor: None, ..settled() }, true, &["catching_up"]),
             (Status { reactors_degraded: true, ..settled() }, true, &["reactors_degraded"]),
-            (Status { stall: Some(Stall::new(Reason::Gap, "x")), ..settled() }, true, &["gap"]),
+            (Status { stall: Some(Stall::new(Cause::Gap(Gap::RevertOfGone))), ..settled() }, true, &["gap"]),
             (
-                Status { stall: Some(Stall::new(Reason::ReactorsDegraded, "x")), reactors_degraded: true, ..settled() },
+                Status { stall: Some(Stall::new(Cause::NotResumed)), reactors_degraded: true, ..settled() },
                 true,
                 &["reactors_degraded"],
             ),
             (
-                Status { stall: Some(Stall::new(Reason::Gap, "x")), reactors_degraded: true, ..settled() },
+                Status { stall: Some(Stall::new(Cause::Gap(Gap::RevertOfGone))), reactors_degraded: true, ..settled() },
                 false,
                 &["worker_ended", "gap", "reactors_degraded"],
             ),
@@ -564,11 +567,13 @@ mod tests {
         let face = face(settled()).await;
         assert_eq!(face.get("/healthz").await.0, 200);
         assert_eq!(face.json("/readyz").await, (200, json!({ "ready": true, "reasons": [] })));
-        let stall = Stall::at(BatchIndex::new(5), Reason::StateRoot, "postStateRoot differs");
+        let cause = Cause::StateRoot { number: 60.into(), expected: B256::zero(), actual: B256::repeat_byte(1) };
+        let detail = format!("batch 5: {cause}");
+        let stall = Stall::at(BatchIndex::new(5), cause);
         face.status.send_replace(Status { stall: Some(stall), ..settled() });
         let (code, ready) = face.json("/readyz").await;
         assert_eq!((code, &ready["ready"]), (503, &json!(false)));
-        assert_eq!(ready["reasons"][0], json!({ "code": "state_root", "detail": "batch 5: postStateRoot differs" }));
+        assert_eq!(ready["reasons"][0], json!({ "code": "state_root", "detail": detail }));
         assert_eq!(face.get("/healthz").await.0, 200, "a stalled process is alive");
         let (code, shown) = face.json("/status").await;
         assert_eq!((code, &shown["stall"]["reason"], &shown["verified"]), (200, &json!("state_root"), &json!(3)));
@@ -588,7 +593,7 @@ mod tests {
 
     #[tokio::test]
     async fn p9_metrics_carry_morphs_names_and_one_stall_gauge_a_reason() {
-        let stall = Stall::new(Reason::BlobPruned, "slot 7");
+        let stall = Stall::new(Cause::Port(PortError::new(Target::Beacon, PortErrorKind::Pruned, "slot 7")));
         let face = face(Status { stall: Some(stall), node_safe: None, ..settled() }).await;
         let (code, text) = face.get("/metrics").await;
         assert_eq!(code, 200);
@@ -633,7 +638,7 @@ mod tests {
             ("node_safe", "node_safe 77", |_| ()),
             ("node_finalized", "node_finalized 77", |s| s.node_finalized = s.node_safe),
             ("last_batch", "last_batch 77", |s| s.last_batch = Some(BatchIndex::new(77))),
-            ("stall", "stall{reason=\"gap\"} 1", |s| s.stall = Some(Stall::new(Reason::Gap, ""))),
+            ("stall", "stall{reason=\"gap\"} 1", |s| s.stall = Some(Stall::new(Cause::Gap(Gap::RevertOfGone)))),
             ("verified", "batches_verified_total 77", |s| s.verified = 77),
             ("encoder_drift", "encoder_drift_total 77", |s| s.encoder_drift = 77),
             ("reorgs", "l1_reorgs_total 77", |s| s.reorgs = 77),
@@ -673,7 +678,9 @@ mod tests {
 
     #[tokio::test]
     async fn divergence_shows_in_morphs_gauge() {
-        let face = face(Status { stall: Some(Stall::new(Reason::WithdrawalRoot, "x")), ..settled() }).await;
+        let (expected, actual) = (B256::zero(), B256::repeat_byte(1));
+        let stall = Stall::new(Cause::WithdrawalRoot { number: 60.into(), expected, actual });
+        let face = face(Status { stall: Some(stall), ..settled() }).await;
         assert!(face.get("/metrics").await.1.contains("\nmorphnode_derivation_batch_root_exception 1\n"));
     }
 
@@ -764,8 +771,9 @@ mod tests {
 
     #[tokio::test]
     async fn p10_no_credential_is_shown() {
-        let detail = "l1: cannot reach https://user:canary@h.example/canary?k=canary";
-        let face = face(Status { stall: Some(Stall::new(Reason::L1Unavailable, detail)), ..settled() }).await;
+        let detail = "cannot reach https://user:canary@h.example/canary?k=canary";
+        let error = PortError::new(Target::L1, PortErrorKind::Unreachable, detail);
+        let face = face(Status { stall: Some(Stall::new(Cause::Port(error))), ..settled() }).await;
         for path in ["/status", "/readyz", "/metrics"] {
             let (_, text) = face.get(path).await;
             assert!(!text.contains("canary"), "{path}: {text}");

@@ -326,7 +326,7 @@ async fn bind(l1: &L1Client, rollup: Address, commit: &CommitEvent, origin: L1Nu
     ensure!(commit.index.get() != 0, "batch 0 is the genesis import and carries no batch");
     let mut contract = Contract::new(l1, origin);
     commit::bind(l1, rollup, commit, &mut contract).await.map_err(|stop| match stop {
-        Stop::Stands(stall) => anyhow!("batch {}: {}", commit.index, stall.detail),
+        Stop::Stands(stall) => anyhow!("batch {}: {}", commit.index, stall.detail()),
         Stop::Failed(error) => unanswered(error),
     })
 }
@@ -335,7 +335,7 @@ async fn bind(l1: &L1Client, rollup: Address, commit: &CommitEvent, origin: L1Nu
 fn unanswered(error: FlowError) -> anyhow::Error {
     match error {
         FlowError::Port(error) => error.into(),
-        FlowError::Stall(stall) => anyhow!("L1 changed while it was read: {}", stall.detail),
+        FlowError::Stall(stall) => anyhow!("L1 changed while it was read: {}", stall.detail()),
     }
 }
 

@@ -19,7 +19,7 @@ use crate::adapters::record::{Recorder, Sources};
 use crate::adapters::store::SqliteStore;
 use crate::config::{Config, ConfigArgs, Need};
 use crate::decide::liveness::Verdict;
-use crate::decide::stall::{Reason, Stall};
+use crate::decide::stall::{Cause, Stall};
 use crate::error::Target;
 use crate::flow::PollEnd;
 use crate::flow::worker::Worker;
@@ -97,7 +97,7 @@ pub async fn execute(args: Args) -> anyhow::Result<Exit> {
         Err(FlowError::Port(error)) if error.target == Target::Fixture => return Err(error.into()),
         Err(error) => {
             eprintln!("error: {}", crate::redact::cut_urls(&error.to_string()));
-            return Ok(Exit::from(error.stall().reason));
+            return Ok(Exit::from(error.stall().reason()));
         }
     };
     fixture.write(&args.out)?;
@@ -129,8 +129,7 @@ pub async fn record(
     let has_l2 = sources.l2.is_some();
     let recording = Recording { recorder: Arc::new(Recorder::new(sources, range.clone())), range, progress };
     if recording.recorder.tagged(L1Tag::Latest).await?.is_none() {
-        let detail = format!("L1 has no block {} yet", range.to);
-        return Err(FlowError::Stall(Stall::new(Reason::L1Behind, detail)));
+        return Err(FlowError::Stall(Stall::new(Cause::L1HeadBelow(range.to))));
     }
     let mut worker = recording.worker(Mode::Blob, FinalityMeaning::Proven).await?;
     let mut stall = None;
@@ -170,7 +169,7 @@ impl Recording<'_> {
             self.recorder.fault()?;
             match answer {
                 // The search continues from where it stopped.
-                Err(FlowError::Stall(stall)) if stall.reason == Reason::SearchingL1 => {}
+                Err(FlowError::Stall(Stall { cause: Cause::Searching(_), .. })) => {}
                 Err(_) if faults < PATIENCE => {
                     faults += 1;
                     tokio::time::sleep(RETRY).await;
@@ -197,7 +196,7 @@ impl Recording<'_> {
                 }
                 PollEnd::Stalled(stall) => stall,
             };
-            if stall.reason.is_halt() || stall.reason.is_divergence() || waited >= PATIENCE {
+            if stall.reason().is_halt() || stall.reason().is_divergence() || waited >= PATIENCE {
                 return Ok(Some(stall));
             }
             waited += 1;

@@ -18,7 +18,7 @@ use crate::adapters::store::SqliteStore;
 use crate::config::{Config, ConfigArgs};
 use crate::decide::liveness::Verdict;
 use crate::decide::recovery::{self, RecoveryExtent, RecoveryFacts};
-use crate::decide::stall::{Reason, Stall};
+use crate::decide::stall::{Cause, Reason, Stall};
 use crate::flow::PollEnd;
 use crate::flow::quiesce::Quiesce;
 use crate::flow::worker::{Worker, contained};
@@ -159,7 +159,7 @@ impl Recovery<'_> {
                 return Ok(self.conclude("interrupted", None, (0, 0), &worker, None, Exit::Failed).await);
             }
             End::Stands(stall) => {
-                let exit = Exit::from(stall.reason);
+                let exit = Exit::from(stall.reason());
                 return Ok(self.conclude("stopped", None, (0, 0), &worker, Some(stall), exit).await);
             }
         };
@@ -210,11 +210,11 @@ impl Recovery<'_> {
             End::Done => self.conclude("recovered", Some(plan), done, &worker, None, Exit::Done).await,
             End::Interrupted => self.conclude("interrupted", Some(plan), done, &worker, None, Exit::Failed).await,
             End::Stands(stall) => {
-                let exit = Exit::from(stall.reason);
+                let exit = Exit::from(stall.reason());
                 self.conclude("stopped", Some(plan), done, &worker, Some(stall), exit).await
             }
             End::Pending(pending) => {
-                let stall = Stall::at(pending.batch, Reason::EngineUnavailable, "the batch was not written");
+                let stall = Stall::at(pending.batch, Cause::NotWritten);
                 self.conclude("stopped", Some(plan), done, &worker, Some(stall), Exit::Failed).await
             }
         })
@@ -291,10 +291,11 @@ async fn poll(stop: &CancellationToken, worker: &mut Worker, mut progress: impl 
             Err(error) => error.stall(),
         };
         faults += 1;
-        if stall.reason.is_halt() || faults >= PATIENCE {
+        if stall.reason().is_halt() || faults >= PATIENCE {
             return End::Stands(stall);
         }
-        if stall.reason != Reason::PauseBudget && stop.run_until_cancelled(tokio::time::sleep(RETRY)).await.is_none() {
+        if stall.reason() != Reason::PauseBudget && stop.run_until_cancelled(tokio::time::sleep(RETRY)).await.is_none()
+        {
             return End::Interrupted;
         }
     }

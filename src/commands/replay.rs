@@ -229,7 +229,7 @@ async fn drive(mut worker: Worker, fixture: String, quiet: bool) -> (Report, Exi
                         continue;
                     }
                     PollEnd::CaughtUp | PollEnd::Reached => break None,
-                    PollEnd::Stalled(stall) => (Some(stall.clone()), stall.reason.is_halt()),
+                    PollEnd::Stalled(stall) => (Some(stall.clone()), stall.reason().is_halt()),
                 }
             }
             Err(error) => (Some(error.stall()), error.severity() == Severity::Halt),
@@ -240,7 +240,7 @@ async fn drive(mut worker: Worker, fixture: String, quiet: bool) -> (Report, Exi
         }
     };
     progress.finish_and_clear();
-    let exit = stall.as_ref().map_or(Exit::Done, |stall| Exit::from(stall.reason));
+    let exit = stall.as_ref().map_or(Exit::Done, |stall| Exit::from(stall.reason()));
     let outcome = match exit {
         Exit::Done => Ending::Verified,
         Exit::Divergence => Ending::Diverged,

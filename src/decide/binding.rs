@@ -7,7 +7,6 @@
 
 use crate::codec::calldata::{CalldataError, CommitCalldata, CommitForm};
 use crate::codec::header::{self, BatchHeader};
-use crate::decide::stall::{Reason, Stall};
 use crate::types::{B256, BatchIndex, BatchRecord, BlockContext, L1Ref, L2Number, QueueIndex};
 
 /// What a bound commit says, all of it vouched for by the event's hash.
@@ -138,28 +137,40 @@ pub fn may_reuse_blobs(form: CommitForm, own: &BlobList) -> bool {
     }
 }
 
-/// The verdict on a commit of batch `index` of which no calldata binds: `direct` is what the transaction's own input
-/// decoded to, where it calls the Rollup contract itself, `fault` the first fault of a candidate that decoded.
-pub fn unbound(
-    index: BatchIndex,
-    transaction: B256,
-    direct: Option<CalldataError>,
-    fault: Option<BindingFault>,
-) -> Stall {
-    let at = |reason, detail: String| Stall::at(index, reason, format!("transaction {transaction:?}{detail}"));
-    match (fault, direct) {
-        (Some(BindingFault::Version(version)), _) => {
-            at(Reason::UnsupportedVersion, format!(": batch version {version} is not supported; upgrade this program"))
+/// Why no calldata of a commit's transaction binds to its event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CommitFault {
+    /// What was found does not give the event's hash.
+    Binding(BindingFault),
+    /// The transaction calls the contract with something else than a commit.
+    Calldata(CalldataError),
+    /// The transaction calls another contract, and no commit that fits was found in its trace.
+    NotInTrace,
+}
+
+impl std::fmt::Display for CommitFault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Binding(BindingFault::Version(version)) => {
+                write!(f, ": batch version {version} is not supported; upgrade this program")
+            }
+            Self::Binding(fault) => write!(f, ": {fault}"),
+            Self::Calldata(error) => write!(f, ": {error}"),
+            Self::NotInTrace => f.write_str(
+                " commits through another contract and no commit that fits was found in it; an L1 endpoint that can \
+                 trace it (debug_traceTransaction) is needed",
+            ),
         }
-        (Some(fault @ BindingFault::TooManyCommits(_)), _) => at(Reason::UnknownCommit, format!(": {fault}")),
-        (Some(fault), _) => at(Reason::Unbound, format!(": {fault}")),
-        (None, Some(error)) => at(Reason::UnknownCommit, format!(": {error}")),
-        (None, None) => at(
-            Reason::UnknownCommit,
-            " commits through another contract and no commit that fits was found in it; an L1 endpoint that can trace \
-             it (debug_traceTransaction) is needed"
-                .to_owned(),
-        ),
+    }
+}
+
+/// The verdict on a commit of which no calldata binds: `direct` is what the transaction's own input
+/// decoded to, where it calls the Rollup contract itself, `fault` the first fault of a candidate that decoded.
+pub fn unbound(direct: Option<CalldataError>, fault: Option<BindingFault>) -> CommitFault {
+    match (fault, direct) {
+        (Some(fault), _) => CommitFault::Binding(fault),
+        (None, Some(error)) => CommitFault::Calldata(error),
+        (None, None) => CommitFault::NotInTrace,
     }
 }
 

@@ -22,7 +22,7 @@
 //! | Must a batch that could not be passed be judged again? | [`recheck`] |
 //! | Is a pause of the reactors over? | [`aftermath`] |
 //! | What would `recover` write, replace and lose? | [`recovery`] |
-//! | Why does it stand still? | [`stall`] |
+//! | Why does it stand still? | [`stall`], its codes in [`reason`] |
 //!
 //! No async, no clock, no log, no node: times and heights are arguments.
 
@@ -41,6 +41,7 @@ pub mod local_chain;
 pub mod one_node;
 pub mod pace;
 pub mod range;
+pub mod reason;
 pub mod rebind;
 pub mod recheck;
 pub mod reconcile;

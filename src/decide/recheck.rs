@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use crate::decide::stall::Reason;
+use crate::decide::reason::Reason;
 use crate::types::{B256, CommitEvent, L1Ref, L2Ref};
 
 /// A kept verdict is judged again after this long: nothing known changes it, and this bounds what is not known.

@@ -1,262 +1,547 @@
-//! Why does it stand still? Every stall has one reason code (P9).
+//! Why does it stand still? Every cause has one reason code (P9).
 //!
-//! Decided here: the codes, and which of them end by themselves. The flow fills in the details.
+//! Decided here: which code each cause has. A cause keeps the facts that it follows from; its text is made where it is
+//! shown, and nothing is decided by it.
 
 use std::fmt;
 
-use serde::Serialize;
+use serde::ser::{Serialize, SerializeStruct, Serializer};
 
-use crate::error::{PortError, PortErrorKind, Target};
-use crate::types::BatchIndex;
+use crate::decide::binding::{BindingFault, CommitFault};
+use crate::decide::content::ContentFault;
+pub use crate::decide::reason::Reason;
+use crate::decide::reconcile::{Difference, Otherwise};
+use crate::error::PortError;
+use crate::types::{B256, BatchIndex, Case, L1Number, L1Ref, L2Number, L2Ref, QueueIndex};
 
-macro_rules! reasons {
-    ($($(#[$doc:meta])* $name:ident = $code:literal, $lasting:literal;)*) => {
-        /// One reason for standing still, as status, metric and log name it.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-        #[serde(rename_all = "snake_case")]
-        pub enum Reason { $($(#[$doc])* #[serde(rename = $code)] $name,)* }
-
-        impl Reason {
-            /// All of them, for metrics and documentation.
-            pub const ALL: &'static [Self] = &[$(Self::$name),*];
-
-            /// The code.
-            pub const fn code(self) -> &'static str {
-                match self { $(Self::$name => $code,)* }
-            }
-
-            /// Whether it lasts until L1 or an operator changes something: a halt and not a wait.
-            pub const fn is_halt(self) -> bool {
-                match self { $(Self::$name => $lasting,)* }
-            }
-        }
-    };
-}
-
-reasons! {
-    /// The batch's blocks are missing and the node is expected to bring them.
-    WaitingForBlocks = "waiting_for_blocks", false;
-    /// The batch lies before the single-sequencer switch: its blocks are never derived from L1.
-    BeforeSwitch = "before_switch", false;
+/// Why it stands still, with the facts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// A port could not answer.
+    Port(PortError),
     /// The execution node says that it is syncing.
-    NodeSyncing = "node_syncing", false;
-    /// The node's head fell below what was verified.
-    NodeLostBlocks = "node_lost_blocks", false;
-    /// The local chain changed while it was read or before it was written.
-    LocalChainChanged = "local_chain_changed", false;
-    /// L1 could not be asked.
-    L1Unavailable = "l1_unavailable", false;
-    /// The L1 node's head lies below what was already read.
-    L1Behind = "l1_behind", false;
-    /// The newest L1 block is older than it may be: the L1 node is frozen, or the whole of L1 is.
-    L1Stale = "l1_stale", false;
-    /// L1 changed between two reads of one pull; the pull is done again.
-    L1Reorg = "l1_reorg", false;
-    /// A log that lies far off is looked for on L1; the search goes on in the next pull.
-    SearchingL1 = "searching_l1", false;
-    /// The recorded fixture holds no answer to a question (`replay` only).
-    FixtureIncomplete = "fixture_incomplete", false;
-    /// The beacon node could not be asked.
-    BeaconUnavailable = "beacon_unavailable", false;
-    /// No configured beacon endpoint has the blobs any more.
-    BlobPruned = "blob_pruned", false;
-    /// No configured beacon endpoint has the blobs.
-    BlobMissing = "blob_missing", false;
-    /// The L2 node could not be asked.
-    L2Unavailable = "l2_unavailable", false;
-    /// The engine could not be asked.
-    EngineUnavailable = "engine_unavailable", false;
-    /// A root could not be checked: the node has pruned the state and its logs do not tell.
-    RootsUnavailable = "roots_unavailable", false;
-    /// The reactors could not be paused or resumed.
-    ReactorsDegraded = "reactors_degraded", false;
-    /// The pause's budget was used up; the rest is written in the next pull.
-    PauseBudget = "pause_budget", false;
-    /// The database cannot be written.
-    StoreUnavailable = "store_unavailable", false;
-    /// A batch was reverted on L1, in a block that is not confirmed yet.
-    RevertPending = "revert_pending", false;
+    NodeSyncing,
+    /// The batch's blocks are missing.
+    BlocksMissing {
+        /// The local head.
+        head: L2Number,
+        /// The batch's last block.
+        last: L2Number,
+    },
+    /// The node lost verified blocks, and the batch's are among them.
+    BlocksLost {
+        /// The lowest block that it lost.
+        from: L2Number,
+        /// The local head.
+        head: L2Number,
+        /// The batch's last block.
+        last: L2Number,
+    },
+    /// The batch's blocks are missing, and lie before the single-sequencer switch.
+    BeforeSwitch,
+    /// The local chain changed between two reads that belong together: in words, what was read.
+    LocalChanged(String),
+    /// L1 changed between two reads that belong together: in words, what was read.
+    L1Changed(String),
+    /// The L1 node has no block.
+    NoL1Block,
+    /// The L1 node has no block with the tag that says what is settled.
+    NoSettledL1Block,
+    /// The L1 node's head lies below the last block that was read.
+    L1HeadBelowCursor,
+    /// The L1 node's head lies below this block, which was asked for.
+    L1HeadBelow(L1Number),
+    /// The newest L1 block is older than it may be.
+    L1Stale,
+    /// None of so many recorded L1 blocks is canonical any more.
+    ReorgTooDeep {
+        /// How many L1 blocks are recorded.
+        window: u64,
+    },
+    /// A search through L1 goes on in the next poll.
+    Searching(SearchAt),
     /// Reading L1 goes back to the same place again and again.
-    NoProgress = "no_progress", false;
-    /// Observe mode: the batch differs and would have been rewritten.
-    WouldSelfHeal = "would-self-heal", false;
-    /// Observe mode: the batch is missing and would have been written.
-    WouldFillGap = "would-fill-gap", false;
-    /// A batch index is missing between two commits.
-    Gap = "gap", true;
-    /// The commit could not be found in its transaction, or the earlier one whose blobs it takes among those of its index.
-    UnknownCommit = "unknown_commit", true;
-    /// The commit does not give the event's hash, or does not continue the batch before.
-    Unbound = "unbound", true;
-    /// The batch's version is not supported by this program.
-    UnsupportedVersion = "unsupported_version", true;
-    /// The batch's content is malformed or contradicts its calldata.
-    PoisonBatch = "poison_batch", true;
-    /// The state root differs from calldata's.
-    StateRoot = "state_root", true;
-    /// The withdrawal root differs from calldata's.
-    WithdrawalRoot = "withdrawal_root", true;
-    /// L1 reorganised below the recorded window.
-    ReorgTooDeep = "reorg_too_deep", true;
-    /// L1 says that it reverted a batch that it had proved: it contradicts itself.
-    RevertBelowFinalized = "revert_below_finalized", true;
+    NoProgress,
+    /// A log is missing.
+    Gap(Gap),
+    /// L1 reverted the batch in a block that is not confirmed yet.
+    RevertPending,
+    /// L1 gave a revert of a batch that it had proved.
+    RevertOfProved,
+    /// No calldata of the commit's transaction binds to its event.
+    Commit {
+        /// The transaction.
+        transaction: B256,
+        /// Why not.
+        fault: Box<CommitFault>,
+    },
+    /// The commit does not continue the batch before.
+    Discontinued(BindingFault),
+    /// The batch's content can be no batch.
+    Content(ContentFault),
+    /// Calldata's `prevStateRoot` is not the state root of the block below the batch, which was verified.
+    PrevStateRoot {
+        /// Calldata's.
+        expected: B256,
+        /// The block's.
+        actual: B256,
+    },
+    /// The state root at the batch's last block is not calldata's.
+    StateRoot {
+        /// The block.
+        number: L2Number,
+        /// Calldata's.
+        expected: B256,
+        /// The block's.
+        actual: B256,
+    },
+    /// The withdrawal root at the batch's last block is not calldata's.
+    WithdrawalRoot {
+        /// The block.
+        number: L2Number,
+        /// Calldata's.
+        expected: B256,
+        /// The block's.
+        actual: B256,
+    },
+    /// The withdrawal root is looked for in the logs, further in the next poll.
+    SearchingRoot {
+        /// The batch's first block: the log lies below it.
+        below: L2Number,
+        /// The search stands at this block.
+        at: L2Number,
+    },
+    /// Neither state nor logs tell the withdrawal root at this block.
+    RootUnknown(L2Number),
     /// The local chain differs from L1 at or below the finalized head.
-    DivergesBelowFinalized = "diverges_below_finalized", true;
-    /// The local chain differs from L1 before the single-sequencer switch, where nothing is derived from L1.
-    DivergesBeforeSwitch = "diverges_before_switch", true;
-    /// The execution node cannot write below its head.
-    ElCannotReorg = "el_cannot_reorg", true;
-    /// The node no longer has the state that a rewrite must be executed on.
-    StateMissing = "state_missing", true;
-    /// The reader and the engine are two nodes: what is read of the one must not be written to the other.
-    EngineIsAnotherNode = "engine_is_another_node", true;
-    /// The execution node's finalized tag stands on a block off its chain: it answers every write with an error.
-    FinalizedElsewhere = "finalized_elsewhere", true;
-    /// The execution node refused a block for good.
-    BlockRefused = "block_refused", true;
-    /// An endpoint or the database belongs to another network.
-    WrongNetwork = "wrong_network", true;
+    BelowFinalized(Final),
+    /// The local chain differs from L1 before the single-sequencer switch: here, if it is known where.
+    DiffersBeforeSwitch(Option<Difference>),
+    /// The execution node ignores `parentHash`, and cannot be made to write on this block below its head.
+    CannotRewrite {
+        /// The block to build on.
+        skip: L2Ref,
+    },
+    /// The node lacks a state that a rewrite must be executed on.
+    StateMissing(StateMissing),
+    /// Reader and engine show different heads: they are two nodes.
+    TwoNodes {
+        /// The reader's head.
+        reader: L2Ref,
+        /// The engine's.
+        engine: L2Ref,
+    },
+    /// The node's finalized tag stands on a block off its chain: its answer to a write.
+    FinalizedElsewhere(PortError),
+    /// The node made another block than it was given.
+    OtherBlockMade {
+        /// At this height.
+        number: L2Number,
+        /// What is another.
+        what: Otherwise,
+    },
+    /// The node refused a block for good.
+    Refused(PortError),
+    /// The node refused a block that it may take later, so many times in a row.
+    RefusedAgain {
+        /// How many.
+        tries: u32,
+        /// The last refusal.
+        error: PortError,
+    },
+    /// The pause's budget was used up at this block.
+    PauseBudget {
+        /// The last block that was written, or the one below the first.
+        at: L2Number,
+    },
+    /// The reactors are paused, and a resume failed.
+    NotResumed,
+    /// The batch that `recover` was to write is still missing.
+    NotWritten,
+    /// Observe mode: blocks would have been written.
+    WouldWrite {
+        /// The batch's case.
+        case: Case,
+        /// How many blocks.
+        blocks: u64,
+        /// The first of them.
+        first: L2Number,
+    },
 }
 
-impl Reason {
-    /// The reason code of a port's failure.
-    pub const fn of(error: &PortError) -> Self {
-        match (&error.kind, error.target) {
-            (PortErrorKind::WrongNetwork | PortErrorKind::StoreRefused, _) => Self::WrongNetwork,
-            (PortErrorKind::Pruned, Target::Beacon) => Self::BlobPruned,
-            (PortErrorKind::NotFound, Target::Beacon) => Self::BlobMissing,
-            (_, Target::L1) => Self::L1Unavailable,
-            (_, Target::Fixture) => Self::FixtureIncomplete,
-            (_, Target::Beacon) => Self::BeaconUnavailable,
-            (_, Target::L2) => Self::L2Unavailable,
-            (_, Target::Engine) => Self::EngineUnavailable,
-            (_, Target::Reactors) => Self::ReactorsDegraded,
-            (_, Target::Store) => Self::StoreUnavailable,
+/// What is looked for on L1, and where the search stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SearchAt {
+    /// Commits or reverts of a batch.
+    Logs {
+        /// The batch.
+        batch: BatchIndex,
+        /// The next block.
+        at: L1Number,
+    },
+    /// L1 messages, from this one on.
+    Messages {
+        /// The first.
+        first: QueueIndex,
+        /// The next block.
+        at: L1Number,
+    },
+    /// The blobs of a batch, among its earlier commits.
+    Blobs {
+        /// The batch.
+        batch: BatchIndex,
+        /// The commit that is tried next.
+        at: L1Ref,
+    },
+}
+
+/// A log that must be there and is missing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gap {
+    /// No endpoint has a commit of this batch, though a later one was committed.
+    Commit(BatchIndex),
+    /// No endpoint has a commit of this batch, which must be verified before the one above it.
+    CommitBelow(BatchIndex),
+    /// This batch was committed anew or is gone, and no endpoint has its revert.
+    Revert(BatchIndex),
+    /// A commit of the batch is stored that lies further on, and no endpoint has the revert between.
+    RevertBeforeRecommit,
+    /// The contract no longer holds the batch, and no endpoint has its revert.
+    RevertOfGone,
+    /// An endpoint left out a commit that it, or another, has.
+    CommitLeftOut(BatchIndex),
+    /// An endpoint left out a revert that it, or another, has.
+    RevertLeftOut(BatchIndex),
+    /// An endpoint left out a revert that was read ahead of its range.
+    KnownRevertLeftOut {
+        /// The batch.
+        batch: BatchIndex,
+        /// The revert's L1 block.
+        block: L1Ref,
+    },
+    /// An endpoint gave a revert of a batch that the contract holds in the revert's very block.
+    RevertDenied,
+}
+
+/// What differs at or below the finalized head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Final {
+    /// The local chain differs from the verified one.
+    Verified,
+    /// A verified batch ends on this block, which lies below the finalized one.
+    BatchEnd(L2Ref),
+    /// The verified chain goes over another block than the finalized one.
+    OtherBlock {
+        /// The verified chain's.
+        there: L2Ref,
+        /// The finalized one.
+        finalized: L2Ref,
+    },
+    /// The block below the batch is not what L1 committed to.
+    Anchor(L2Number),
+    /// The genesis block is not what L1 committed to.
+    Genesis,
+    /// The batch's blocks differ from this one on.
+    Block(L2Number),
+}
+
+/// Why there is no state to execute a rewrite on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StateMissing {
+    /// The node has neither the state of `skip` nor one of an older block that may be rewritten.
+    NoneKept {
+        /// The block to build on.
+        skip: L2Number,
+        /// How many older blocks were asked about.
+        older: usize,
+    },
+    /// The blocks that would have to be written again hold more bytes than can be kept.
+    TooLarge {
+        /// The nearest block whose state the node has.
+        from: L2Number,
+        /// The block to build on.
+        skip: L2Number,
+    },
+    /// A block that would have to be written again lies before the single-sequencer switch.
+    BeforeSwitch {
+        /// The block to build on.
+        skip: L2Number,
+        /// The block before the switch.
+        number: L2Number,
+    },
+}
+
+impl Cause {
+    /// The code that status, metrics and logs name.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Port(error) => Reason::of(error),
+            Self::NodeSyncing => Reason::NodeSyncing,
+            Self::BlocksMissing { .. } => Reason::WaitingForBlocks,
+            Self::BlocksLost { .. } => Reason::NodeLostBlocks,
+            Self::BeforeSwitch => Reason::BeforeSwitch,
+            Self::LocalChanged(_) => Reason::LocalChainChanged,
+            Self::L1Changed(_) => Reason::L1Reorg,
+            Self::NoL1Block | Self::NoSettledL1Block | Self::L1HeadBelowCursor | Self::L1HeadBelow(_) => {
+                Reason::L1Behind
+            }
+            Self::L1Stale => Reason::L1Stale,
+            Self::ReorgTooDeep { .. } => Reason::ReorgTooDeep,
+            Self::Searching(_) => Reason::SearchingL1,
+            Self::NoProgress => Reason::NoProgress,
+            Self::Gap(_) => Reason::Gap,
+            Self::RevertPending => Reason::RevertPending,
+            Self::RevertOfProved => Reason::RevertBelowFinalized,
+            Self::Commit { fault, .. } => match fault.as_ref() {
+                CommitFault::Binding(BindingFault::Version(_)) => Reason::UnsupportedVersion,
+                // Another endpoint may tell the right one: it says nothing of the chain.
+                CommitFault::Binding(BindingFault::TooManyCommits(_)) => Reason::UnknownCommit,
+                CommitFault::Binding(_) => Reason::Unbound,
+                CommitFault::Calldata(_) | CommitFault::NotInTrace => Reason::UnknownCommit,
+            },
+            Self::Discontinued(_) => Reason::Unbound,
+            Self::Content(_) => Reason::PoisonBatch,
+            Self::PrevStateRoot { .. } | Self::StateRoot { .. } => Reason::StateRoot,
+            Self::WithdrawalRoot { .. } => Reason::WithdrawalRoot,
+            Self::SearchingRoot { .. } | Self::RootUnknown(_) => Reason::RootsUnavailable,
+            Self::BelowFinalized(_) => Reason::DivergesBelowFinalized,
+            Self::DiffersBeforeSwitch(_) => Reason::DivergesBeforeSwitch,
+            Self::CannotRewrite { .. } => Reason::ElCannotReorg,
+            Self::StateMissing(_) => Reason::StateMissing,
+            Self::TwoNodes { .. } => Reason::EngineIsAnotherNode,
+            Self::FinalizedElsewhere(_) => Reason::FinalizedElsewhere,
+            Self::OtherBlockMade { .. } | Self::Refused(_) | Self::RefusedAgain { .. } => Reason::BlockRefused,
+            Self::PauseBudget { .. } => Reason::PauseBudget,
+            Self::NotResumed => Reason::ReactorsDegraded,
+            Self::NotWritten => Reason::EngineUnavailable,
+            Self::WouldWrite { case: Case::SelfHeal, .. } => Reason::WouldSelfHeal,
+            Self::WouldWrite { .. } => Reason::WouldFillGap,
         }
     }
-
-    /// Whether it says that the local chain and L1 contradict each other (exit code 3).
-    pub const fn is_divergence(self) -> bool {
-        matches!(
-            self,
-            Self::StateRoot
-                | Self::WithdrawalRoot
-                | Self::DivergesBelowFinalized
-                | Self::DivergesBeforeSwitch
-                | Self::PoisonBatch
-                | Self::Unbound
-                | Self::WouldSelfHeal
-                | Self::RevertBelowFinalized
-        )
-    }
-
-    /// Whether everybody who could be asked was asked, and what is needed to decide is not there (exit code 4). A party
-    /// that does not answer is another matter: it may have it.
-    pub const fn is_undecidable(self) -> bool {
-        matches!(
-            self,
-            Self::WaitingForBlocks
-                | Self::BeforeSwitch
-                | Self::NodeLostBlocks
-                | Self::FixtureIncomplete
-                | Self::BlobPruned
-                | Self::BlobMissing
-                | Self::RootsUnavailable
-                | Self::RevertPending
-                | Self::Gap
-                | Self::UnknownCommit
-        )
-    }
 }
 
-impl fmt::Display for Reason {
+impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.code())
+        match self {
+            Self::Port(error) | Self::Refused(error) => error.fmt(f),
+            Self::NodeSyncing => f.write_str("the execution node says that it is syncing"),
+            Self::BlocksMissing { head, last } => write!(f, "the local head is {head}, the batch ends on {last}"),
+            Self::BlocksLost { from, head, last } => {
+                write!(f, "the node lost its blocks from {from} on; its head is {head}, the batch ends on {last}")
+            }
+            Self::BeforeSwitch => {
+                f.write_str("its blocks lie before the single-sequencer switch and are never derived from L1")
+            }
+            Self::LocalChanged(what) | Self::L1Changed(what) => f.write_str(what),
+            Self::NoL1Block => f.write_str("the L1 node has no block yet"),
+            Self::NoSettledL1Block => f.write_str("the L1 node names no such block yet"),
+            Self::L1HeadBelowCursor => f.write_str("the L1 node's head lies below the last block that was read"),
+            Self::L1HeadBelow(number) => write!(f, "L1 has no block {number} yet"),
+            Self::L1Stale => {
+                f.write_str("the newest L1 block is older than it may be; is the L1 node frozen, or this clock wrong?")
+            }
+            Self::ReorgTooDeep { window } => write!(
+                f,
+                "no L1 block of the last {window} is canonical any more; restore trust in L1, then start with a fresh \
+                 database"
+            ),
+            Self::Searching(search) => search.fmt(f),
+            Self::NoProgress => f.write_str("reading L1 gets no further; does an endpoint leave out logs?"),
+            Self::Gap(gap) => gap.fmt(f),
+            Self::RevertPending => f.write_str("L1 no longer holds this batch; its revert is not confirmed yet"),
+            Self::RevertOfProved => {
+                f.write_str("L1 says that the contract reverted a batch that it had proved, which it cannot")
+            }
+            Self::Commit { transaction, fault } => write!(f, "transaction {transaction:?}{fault}"),
+            Self::Discontinued(fault) => fault.fmt(f),
+            Self::Content(fault) => fault.fmt(f),
+            Self::PrevStateRoot { expected, actual } => {
+                write!(f, "prevStateRoot: {expected:?}, the verified parent block has {actual:?}")
+            }
+            Self::StateRoot { number, expected, actual } => {
+                write!(f, "postStateRoot: L1 says {expected:?}, block {number} has {actual:?}")
+            }
+            Self::WithdrawalRoot { number, expected, actual } => {
+                write!(f, "withdrawalRoot: L1 says {expected:?}, block {number} has {actual:?}")
+            }
+            Self::SearchingRoot { below, at } => {
+                write!(f, "looking for the last message below block {below}, at block {at}")
+            }
+            Self::RootUnknown(number) => write!(
+                f,
+                "the node no longer has the state at block {number}, and the logs that it has do not tell L1's \
+                 withdrawal root"
+            ),
+            Self::BelowFinalized(what) => what.fmt(f),
+            Self::DiffersBeforeSwitch(difference) => {
+                difference.iter().try_for_each(|at| at.fmt(f))?;
+                f.write_str(" differs from L1, before the single-sequencer switch: never rewritten")
+            }
+            Self::CannotRewrite { skip } => write!(
+                f,
+                "the execution node cannot write below its head (it ignores parentHash): upgrade and restart it, or \
+                 cut its chain by hand at block {skip}"
+            ),
+            Self::StateMissing(why) => why.fmt(f),
+            Self::TwoNodes { reader, engine } => write!(
+                f,
+                "l2.eth stands on block {reader}, l2.engine on block {engine}: they are two nodes, and nothing is \
+                 written to the one by what the other shows"
+            ),
+            Self::FinalizedElsewhere(error) => write!(
+                f,
+                "the execution node's finalized tag stands on a block that is not on the chain that L1 committed to: it \
+                 answers every write with an error until the tag is moved ({error})"
+            ),
+            Self::OtherBlockMade { number, what } => {
+                write!(f, "the execution node made another block {number} than it was given: {what}")
+            }
+            Self::RefusedAgain { tries, error } => {
+                write!(f, "refused {tries} times in a row, and tried again every few minutes: {error}")
+            }
+            Self::PauseBudget { at } => {
+                write!(f, "the pause's budget was used up at block {at}; the next poll goes on from there")
+            }
+            Self::NotResumed => f.write_str("the reactors are not resumed yet"),
+            Self::NotWritten => f.write_str("the batch was not written"),
+            Self::WouldWrite { blocks, first, .. } => {
+                write!(f, "{blocks} blocks from {first} on would have been written")
+            }
+        }
     }
 }
 
-/// A reason with what it is about.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+impl fmt::Display for SearchAt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Logs { batch, at } => write!(f, "looking through L1 for logs of batch {batch}, at block {at}"),
+            Self::Messages { first, at } => write!(f, "looking through L1 for message {first}, at block {at}"),
+            Self::Blobs { batch, at } => {
+                write!(f, "looking for the blobs of batch {batch} among its earlier commits, at L1 block {at}")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Gap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Commit(batch) => write!(f, "gap({batch}): no L1 endpoint has a commit of batch {batch}"),
+            Self::CommitBelow(batch) => write!(f, "the commit of batch {batch} was not found on L1"),
+            Self::Revert(batch) => {
+                write!(f, "batch {batch} was committed anew or is gone, and no L1 endpoint has its revert")
+            }
+            Self::RevertBeforeRecommit => {
+                f.write_str("the batch was committed anew further on, and no L1 endpoint has its revert")
+            }
+            Self::RevertOfGone => {
+                f.write_str("the contract no longer holds this batch, but no log of its revert was given")
+            }
+            Self::CommitLeftOut(batch) => {
+                write!(f, "an L1 endpoint left out the commit of batch {batch}; the range is read again")
+            }
+            Self::RevertLeftOut(batch) => {
+                write!(f, "an L1 endpoint left out the revert of batch {batch}; the range is read again")
+            }
+            Self::KnownRevertLeftOut { batch, block } => {
+                write!(f, "an L1 endpoint left out the revert of batch {batch} in L1 block {block}")
+            }
+            Self::RevertDenied => {
+                f.write_str("an endpoint gave a revert of a batch that the contract holds in the very block")
+            }
+        }
+    }
+}
+
+impl fmt::Display for Final {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Verified => {
+                f.write_str("the local chain differs from the verified one at or below the finalized head")
+            }
+            Self::BatchEnd(last) => write!(f, "block {last} contradicts the finalized head"),
+            Self::OtherBlock { there, finalized } => {
+                write!(f, "the verified chain has {there} in place of the finalized {finalized}")
+            }
+            Self::Anchor(number) => {
+                write!(f, "block {number} lies at or below the finalized head and is not what L1 committed to")
+            }
+            Self::Genesis => f.write_str("the local chain differs from L1 at the genesis block"),
+            Self::Block(first) => {
+                write!(f, "block {first} differs from L1 and lies at or below the finalized head")
+            }
+        }
+    }
+}
+
+impl fmt::Display for StateMissing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoneKept { skip, older } => write!(
+                f,
+                "the node no longer has the state of block {skip}, which must be built on, nor of one of the {older} \
+                 blocks below it that are not finalized: run it in archive mode, let it execute its blocks again from \
+                 further down, or sync it anew"
+            ),
+            Self::TooLarge { from, skip } => {
+                write!(f, "blocks {from} to {skip} would be written again, and hold more than can be kept")
+            }
+            Self::BeforeSwitch { skip, number } => write!(
+                f,
+                "the node no longer has the state of block {skip}, and block {number} lies before the \
+                 single-sequencer switch: it is never written. Run the node in archive mode, or sync it anew"
+            ),
+        }
+    }
+}
+
+/// A cause, and the batch that it is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stall {
-    /// The code.
-    pub reason: Reason,
+    /// Why.
+    pub cause: Cause,
     /// The batch at which it stands, if it is about one.
     pub batch: Option<BatchIndex>,
-    /// For people.
-    pub detail: String,
 }
 
 impl Stall {
     /// A stall that is not about one batch.
-    pub fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, batch: None, detail: detail.into() }
+    pub const fn new(cause: Cause) -> Self {
+        Self { cause, batch: None }
     }
 
     /// A stall at batch `index`.
-    pub fn at(index: BatchIndex, reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, batch: Some(index), detail: detail.into() }
+    pub const fn at(index: BatchIndex, cause: Cause) -> Self {
+        Self { cause, batch: Some(index) }
+    }
+
+    /// The code.
+    pub fn reason(&self) -> Reason {
+        self.cause.reason()
+    }
+
+    /// The text for people, without code and batch.
+    pub fn detail(&self) -> String {
+        self.cause.to_string()
     }
 }
 
 impl fmt::Display for Stall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.batch {
-            Some(index) => write!(f, "{} (batch {index}): {}", self.reason, self.detail),
-            None => write!(f, "{}: {}", self.reason, self.detail),
+            Some(index) => write!(f, "{} (batch {index}): {}", self.reason(), self.cause),
+            None => write!(f, "{}: {}", self.reason(), self.cause),
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn p9_every_failure_of_every_port_has_its_reason() {
-        let of = |target, kind: &PortErrorKind| Reason::of(&PortError::new(target, kind.clone(), ""));
-        let unavailable = [
-            (Target::L1, Reason::L1Unavailable),
-            (Target::Beacon, Reason::BeaconUnavailable),
-            (Target::L2, Reason::L2Unavailable),
-            (Target::Engine, Reason::EngineUnavailable),
-            (Target::Reactors, Reason::ReactorsDegraded),
-            (Target::Store, Reason::StoreUnavailable),
-            (Target::Fixture, Reason::FixtureIncomplete),
-        ];
-        let kinds = [
-            PortErrorKind::Unreachable,
-            PortErrorKind::Timeout,
-            PortErrorKind::RateLimited { retry_after: None },
-            PortErrorKind::Unauthorized,
-            PortErrorKind::Unsupported,
-            PortErrorKind::RangeTooWide,
-            PortErrorKind::Refused { code: 3, message: String::new() },
-            PortErrorKind::Malformed,
-            PortErrorKind::Storage,
-        ];
-        for (target, expected) in unavailable {
-            for kind in &kinds {
-                assert_eq!(of(target, kind), expected, "{target} {kind:?}");
-            }
-            for kind in [PortErrorKind::WrongNetwork, PortErrorKind::StoreRefused] {
-                assert_eq!(of(target, &kind), Reason::WrongNetwork, "{target} {kind:?}");
-            }
-            let blobs = target == Target::Beacon;
-            let gone = if blobs { Reason::BlobPruned } else { expected };
-            assert_eq!(of(target, &PortErrorKind::Pruned), gone, "{target}");
-            let missing = if blobs { Reason::BlobMissing } else { expected };
-            assert_eq!(of(target, &PortErrorKind::NotFound), missing, "{target}");
-        }
-    }
-
-    #[test]
-    fn codes_are_unique_and_serialize_as_themselves() {
-        let mut codes: Vec<_> = Reason::ALL.iter().map(|r| r.code()).collect();
-        for reason in Reason::ALL {
-            assert_eq!(serde_json::to_value(reason).unwrap(), reason.code());
-        }
-        codes.sort_unstable();
-        codes.dedup();
-        assert_eq!(codes.len(), Reason::ALL.len());
+/// For programs: `reason`, `batch` and `detail`.
+impl Serialize for Stall {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut stall = serializer.serialize_struct("Stall", 3)?;
+        stall.serialize_field("reason", &self.reason())?;
+        stall.serialize_field("batch", &self.batch)?;
+        stall.serialize_field("detail", &self.detail())?;
+        stall.end()
     }
 }

@@ -15,7 +15,7 @@ use crate::decide::dispatch::{self, FirstFacts, FirstLook, SecondFacts, SecondLo
 use crate::decide::liveness::Verdict;
 use crate::decide::local_chain::Lost;
 use crate::decide::reconcile::{self, Anchor, AnchorFacts, held_bytes};
-use crate::decide::stall::{Reason, Stall};
+use crate::decide::stall::{Cause, Final, Gap, Stall};
 use crate::error::{PortError, PortErrorKind, Target};
 use crate::flow::commit::{self, Everything};
 use crate::flow::gather::{BatchContext, Gatherer, poison};
@@ -133,10 +133,10 @@ impl Batches {
         if let Some(before) = before
             && let Err(fault) = binding::continues(&bound.outline, before)
         {
-            return Err(Stall::at(index, Reason::Unbound, fault.to_string()).into());
+            return Err(Stall::at(index, Cause::Discontinued(fault)).into());
         }
         let first = self.first_block(&bound, before).await?;
-        let blocks = content::extent(first, bound.outline.last).map_err(|fault| poison(index, &fault))?;
+        let blocks = content::extent(first, bound.outline.last).map_err(|fault| poison(index, fault))?;
         let anchor = match self.anchor(&bound, before, first, turn).await? {
             Below::Anchor(anchor) => anchor,
             Below::Unverified(commit) => return Ok(BatchEnd::WalkBack(commit)),
@@ -184,7 +184,7 @@ impl Batches {
         }
         // A version 0 parent has no last block, and nothing is stored of it: the content itself tells.
         let bytes = self.gatherer.payload(bound).await?;
-        batch::first_block(&bytes).map_err(|_| poison(outline.index(), &ContentFault::Empty).into())
+        batch::first_block(&bytes).map_err(|_| poison(outline.index(), ContentFault::Empty).into())
     }
 
     /// The local block below the batch, if the batch may be judged on it.
@@ -225,8 +225,7 @@ impl Batches {
                 Err(FlowError::local_changed(format!("block {number} is no longer the verified {expected}")).into())
             }
             Anchor::StateRoot { expected, actual } if before.is_some() => {
-                let detail = format!("prevStateRoot: {expected:?}, the verified parent block has {actual:?}");
-                Err(Stall::at(index, Reason::StateRoot, detail).into())
+                Err(Stall::at(index, Cause::PrevStateRoot { expected, actual }).into())
             }
             Anchor::StateRoot { expected, actual } => {
                 warn!(
@@ -266,8 +265,7 @@ impl Batches {
             }
             FirstLook::Wait => return Err(waiting(index, last, turn).into()),
             FirstLook::WaitBeforeSwitch => {
-                let detail = "its blocks lie before the single-sequencer switch and are never derived from L1";
-                return Err(Stall::at(index, Reason::BeforeSwitch, detail).into());
+                return Err(Stall::at(index, Cause::BeforeSwitch).into());
             }
             FirstLook::FetchBlob => {}
         }
@@ -299,9 +297,7 @@ impl Batches {
                 return Ok(Resolved { case: Case::Consistent, last: block.header, rewritten: 0, drift });
             }
             SecondLook::DivergesBeforeSwitch => {
-                let at = difference.map(|d| d.to_string()).unwrap_or_default();
-                let detail = format!("{at} differs from L1, before the single-sequencer switch: never rewritten");
-                return Err(Stall::at(index, Reason::DivergesBeforeSwitch, detail).into());
+                return Err(Stall::at(index, Cause::DiffersBeforeSwitch(difference)).into());
             }
             SecondLook::SelfHeal => Case::SelfHeal,
             SecondLook::FillGap => Case::FillGap,
@@ -322,7 +318,7 @@ impl Batches {
     /// The batch's blocks as its blob and the queue hold them, checked against calldata.
     async fn expected_blocks(&mut self, batch: &BatchContext<'_>, turn: &mut Turn<'_>) -> Decided<Vec<NewBlock>> {
         let outline = &batch.bound.outline;
-        let poisoned = |fault| poison(batch.index(), &fault);
+        let poisoned = |fault| poison(batch.index(), fault);
         let blocks = self.gatherer.content(batch).await?;
         content::check(&blocks, &batch.demands()).map_err(poisoned)?;
         let messages = self.messages(turn.search, turn.hands.ledger, outline.first_message, outline.messages).await?;
@@ -381,19 +377,14 @@ impl Batches {
 /// on L1 and verified first; a block that is `present` at most down to the finalized head (E5).
 async fn walk_back(index: BatchIndex, number: L2Number, present: bool, turn: &mut Turn<'_>) -> Decided<Below> {
     if present && turn.hands.node.tags.is_final(turn.hands.ledger, number) {
-        let detail = format!("block {number} lies at or below the finalized head and is not what L1 committed to");
-        return Err(Stall::at(index, Reason::DivergesBelowFinalized, detail).into());
+        return Err(Stall::at(index, Cause::BelowFinalized(Final::Anchor(number))).into());
     }
     if index.get() <= 1 {
-        let detail = "the local chain differs from L1 at the genesis block";
-        return Err(Stall::at(index, Reason::DivergesBelowFinalized, detail).into());
+        return Err(Stall::at(index, Cause::BelowFinalized(Final::Genesis)).into());
     }
     match turn.search.standing_commit(index.minus(1)).await? {
         Some(commit) => Ok(Below::Unverified(commit)),
-        None => {
-            let detail = format!("the commit of batch {} was not found on L1", index.minus(1));
-            Err(Stall::at(index, Reason::Gap, detail).into())
-        }
+        None => Err(Stall::at(index, Cause::Gap(Gap::CommitBelow(index.minus(1)))).into()),
     }
 }
 
@@ -402,27 +393,18 @@ fn first_facts(last: L2Number, turn: &Turn<'_>, before_switch: bool, same_bytes:
 }
 
 fn waiting(index: BatchIndex, last: L2Number, turn: &Turn<'_>) -> Stall {
-    match turn.hands.node.local.lost() {
-        Some(Lost { from, .. }) => Stall::at(
-            index,
-            Reason::NodeLostBlocks,
-            format!(
-                "the node lost its blocks from {from} on; its head is {}, the batch ends on {last}",
-                turn.hands.node.height()
-            ),
-        ),
-        None => Stall::at(
-            index,
-            Reason::WaitingForBlocks,
-            format!("the local head is {}, the batch ends on {last}", turn.hands.node.height()),
-        ),
-    }
+    let head = turn.hands.node.height();
+    let cause = match turn.hands.node.local.lost() {
+        Some(Lost { from, .. }) => Cause::BlocksLost { from, head, last },
+        None => Cause::BlocksMissing { head, last },
+    };
+    Stall::at(index, cause)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::testing::{World, stall_of};
+    use crate::flow::testing::{World, cause_of};
     use crate::flow::writer::SharedPause;
     use crate::ports::Step;
     use crate::types::{L1Event, L2Ref};
@@ -448,10 +430,6 @@ mod tests {
         (record.case, record.last, record.rewritten)
     }
 
-    fn stands(end: Decided<BatchEnd>) -> Option<Reason> {
-        stall_of(end).map(|stall| stall.reason)
-    }
-
     #[tokio::test]
     async fn equal_blocks_are_consistent_and_nothing_is_written() {
         for mode in [Mode::Local, Mode::Blob] {
@@ -467,7 +445,8 @@ mod tests {
     async fn missing_blocks_are_waited_for_and_written_once_the_head_stopped() {
         let mut world = World::recorded().await;
         world.node.node().truncate(5);
-        assert_eq!(stands(judged(&mut world, Verdict::Alive).await), Some(Reason::WaitingForBlocks));
+        let missing = Cause::BlocksMissing { head: 5.into(), last: 12.into() };
+        assert_eq!(cause_of(judged(&mut world, Verdict::Alive).await), Some(missing));
         assert!(world.node.node().writes().is_empty());
         let end = judged(&mut world, Verdict::Stopped).await;
         assert_eq!(verified(end), (Some(Case::FillGap), Some(world.l2(12)), 7));
@@ -488,6 +467,7 @@ mod tests {
         let mut world = World::recorded().await;
         world.node.node().moods.wrong_state_from = Some(12);
         world.node.node().truncate(5);
-        assert_eq!(stands(judged(&mut world, Verdict::Stopped).await), Some(Reason::StateRoot));
+        let cause = cause_of(judged(&mut world, Verdict::Stopped).await);
+        assert!(matches!(cause, Some(Cause::StateRoot { number, .. }) if number.get() == 12), "{cause:?}");
     }
 }

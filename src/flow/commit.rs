@@ -11,6 +11,7 @@ use crate::codec::calldata::{self, CommitCalldata};
 use crate::decide::binding::{
     self, BindingFacts, BindingFault, BlobList, BoundCommit, MAX_MESSAGES, SecondOpinion, queue_range,
 };
+use crate::decide::stall::{Cause, Stall};
 use crate::flow::l1_search::L1Search;
 use crate::flow::ledger::Ledger;
 use crate::flow::{Decided, FlowError};
@@ -77,7 +78,8 @@ pub async fn bind(
             Tried::Fault(found) => fault = fault.or(Some(found)),
         }
     }
-    Err(binding::unbound(commit.index, transaction.hash, direct.and_then(Result::err), fault).into())
+    let fault = Box::new(binding::unbound(direct.and_then(Result::err), fault));
+    Err(Stall::at(commit.index, Cause::Commit { transaction: transaction.hash, fault }).into())
 }
 
 /// What became of one candidate.
@@ -273,7 +275,7 @@ impl Everything<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decide::stall::Reason;
+    use crate::decide::binding::CommitFault;
     use crate::error::Severity;
     use crate::flow::Stop;
     use crate::flow::testing::{World, stall_of};
@@ -298,7 +300,9 @@ mod tests {
         let world = World::recorded().await;
         let commit = CommitEvent { hash: B256::repeat_byte(7), ..world.commit(2) };
         let stall = stall_of(bound(&world, &commit).await).unwrap();
-        assert_eq!((stall.reason, stall.batch), (Reason::Unbound, Some(2.into())));
+        let Cause::Commit { transaction, fault } = stall.cause else { panic!("{stall}") };
+        assert_eq!((transaction, stall.batch), (commit.tx_hash, Some(2.into())));
+        assert!(matches!(*fault, CommitFault::Binding(BindingFault::Hash { expected, .. }) if expected == commit.hash));
         world.l1.now().transactions.clear();
         let gone = bound(&world, &world.commit(2)).await;
         assert!(matches!(gone, Err(Stop::Failed(error)) if error.severity() == Severity::Reset));
@@ -315,7 +319,8 @@ mod tests {
             std::mem::take(&mut transaction.input)
         };
         let stall = stall_of(bound(&world, &commit).await).unwrap();
-        assert_eq!(stall.reason, Reason::UnknownCommit);
+        let fault = Box::new(CommitFault::NotInTrace);
+        assert_eq!(stall.cause, Cause::Commit { transaction: commit.tx_hash, fault });
         let call = crate::types::TracedCall { to: world.settings.rollup, input: forwarded };
         world.l1.now().traces.insert(commit.tx_hash, vec![call]);
         assert_eq!(bound(&world, &commit).await.unwrap().outline.last.get(), 24);

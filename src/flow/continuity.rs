@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tracing::warn;
 
 use crate::decide::cursor::{self, Continuity as Verdict, Hidden};
-use crate::decide::stall::{Reason, Stall};
+use crate::decide::stall::{Cause, Gap, Stall};
 use crate::flow::l1_range::cursor_before;
 use crate::flow::l1_search::L1Search;
 use crate::flow::l1_view::L1View;
@@ -24,6 +24,29 @@ const REVERTS_MAX: u32 = 10_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(crate) struct GoneBack;
+
+/// A log that an endpoint left out.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum LeftOut {
+    Commit,
+    Revert,
+}
+
+impl LeftOut {
+    const fn left_out(self, batch: BatchIndex) -> Gap {
+        match self {
+            Self::Commit => Gap::CommitLeftOut(batch),
+            Self::Revert => Gap::RevertLeftOut(batch),
+        }
+    }
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Commit => "commit",
+            Self::Revert => "revert",
+        }
+    }
+}
 
 /// What a commit is found to stand on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,10 +116,9 @@ impl Continuity {
     /// Asks once more for the commit of `missing`; goes back to it if L1 has it after all.
     async fn refetch(&mut self, missing: BatchIndex, search: &mut L1Search, ledger: &mut Ledger) -> Decided<GoneBack> {
         let Some(found) = search.standing_commit(missing).await? else {
-            let detail = format!("gap({missing}): no L1 endpoint has a commit of batch {missing}");
-            return Err(Stall::at(missing, Reason::Gap, detail).into());
+            return Err(Stall::at(missing, Cause::Gap(Gap::Commit(missing))).into());
         };
-        self.go_back_to(missing, (found.block, found.log_index), "commit", ledger).await
+        self.go_back_to(missing, (found.block, found.log_index), LeftOut::Commit, ledger).await
     }
 
     /// A standing batch cannot stand any more, and no revert was seen: it is asked for, up to block `until`.
@@ -111,10 +133,9 @@ impl Continuity {
         if let Some(record) = stands
             && let Some(found) = search.revert_after(index, record.place(), until).await?
         {
-            return self.go_back_to(index, (found.block, found.log_index), "revert", ledger).await;
+            return self.go_back_to(index, (found.block, found.log_index), LeftOut::Revert, ledger).await;
         }
-        let detail = format!("batch {index} was committed anew or is gone, and no L1 endpoint has its revert");
-        Err(Stall::at(index, Reason::Gap, detail).into())
+        Err(Stall::at(index, Cause::Gap(Gap::Revert(index))).into())
     }
 
     /// Makes `log`, which was left out when its range was read, the next one. One that still lies ahead was left
@@ -124,13 +145,10 @@ impl Continuity {
         &mut self,
         index: BatchIndex,
         log: (L1Ref, u64),
-        what: &str,
+        what: LeftOut,
         ledger: &mut Ledger,
     ) -> Decided<GoneBack> {
-        let left_out = || {
-            let detail = format!("an L1 endpoint left out the {what} of batch {index}; the range is read again");
-            Err(Stall::at(index, Reason::Gap, detail).into())
-        };
+        let left_out = || Err(Stall::at(index, Cause::Gap(what.left_out(index))).into());
         if cursor::is_unread(ledger.cursor().as_ref(), self.start, (log.0.number, log.1)) {
             return left_out();
         }
@@ -145,7 +163,7 @@ impl Continuity {
             code = "log_left_out",
             entity = batch,
             batch,
-            what,
+            what = what.as_str(),
             in_vain,
             "an endpoint left out a log; rewinding to it"
         );
@@ -190,7 +208,7 @@ impl Continuity {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::testing::{World, stall_of};
+    use crate::flow::testing::{World, cause_of};
     use crate::types::{B256, Cursor, L1EventKind};
 
     /// Batches `1..=verified` are stored, and L1 was read to the end of block `read`.
@@ -214,8 +232,11 @@ mod tests {
         world.ledger.cursor().unwrap().block.number.get()
     }
 
-    fn is_gap(end: Decided<Before>) -> bool {
-        stall_of(end).is_some_and(|stall| stall.reason == Reason::Gap)
+    fn gap(end: Decided<Before>) -> Option<Gap> {
+        match cause_of(end) {
+            Some(Cause::Gap(gap)) => Some(gap),
+            _ => None,
+        }
     }
 
     #[tokio::test]
@@ -227,7 +248,7 @@ mod tests {
         // It was left out once more.
         cursor_to(&mut world, 7).await;
         let end = continuity.batch_before(&third, &mut search, &mut world.ledger).await;
-        assert!(is_gap(end));
+        assert_eq!(gap(end), Some(Gap::CommitLeftOut(2.into())));
         // Once it was read, a later hole is another one.
         continuity.reads(world.commit(2).block, 0);
         cursor_to(&mut world, 7).await;
@@ -241,7 +262,7 @@ mod tests {
         world.l1.now().events.retain(|event| event.as_commit().is_none_or(|commit| commit.index.get() != 2));
         let third = world.commit(3);
         let end = continuity.batch_before(&third, &mut search, &mut world.ledger).await;
-        assert!(is_gap(end));
+        assert_eq!(gap(end), Some(Gap::Commit(2.into())));
         assert_eq!(at(&world), 7);
         let second = CommitEvent { index: 2.into(), ..third };
         let before = continuity.batch_before(&second, &mut search, &mut world.ledger).await.unwrap();
@@ -255,7 +276,7 @@ mod tests {
         world.l1.now().log(20, L1EventKind::Commit { index: 3.into(), hash });
         let anew = world.commit(3);
         let end = continuity.batch_before(&anew, &mut search, &mut world.ledger).await;
-        assert!(is_gap(end));
+        assert_eq!(gap(end), Some(Gap::Revert(3.into())));
         search.forget();
         world.l1.now().log(18, L1EventKind::Revert { index: 3.into(), hash });
         let end = continuity.batch_before(&anew, &mut search, &mut world.ledger).await.unwrap();

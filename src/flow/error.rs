@@ -3,7 +3,7 @@
 //! The two never turn into one another. A verdict ends a poll well, and the worker waits as for any other poll; an error
 //! ends it badly, and its severity says what the worker does.
 
-use crate::decide::stall::{Reason, Stall};
+use crate::decide::stall::{Cause, Reason, Stall};
 use crate::error::{PortError, Severity};
 use crate::types::BatchIndex;
 
@@ -49,6 +49,12 @@ impl From<Stall> for Stop {
     }
 }
 
+impl From<Cause> for Stop {
+    fn from(cause: Cause) -> Self {
+        Self::Stands(Stall::new(cause))
+    }
+}
+
 impl From<FlowError> for Stop {
     fn from(error: FlowError) -> Self {
         Self::Failed(error)
@@ -75,29 +81,29 @@ pub enum FlowError {
 impl FlowError {
     /// L1 changed between two reads that belong together.
     pub fn l1_changed(detail: impl Into<String>) -> Self {
-        Self::Stall(Stall::new(Reason::L1Reorg, detail))
+        Self::Stall(Stall::new(Cause::L1Changed(detail.into())))
     }
 
     /// The local chain changed between two reads that belong together.
     pub fn local_changed(detail: impl Into<String>) -> Self {
-        Self::Stall(Stall::new(Reason::LocalChainChanged, detail))
+        Self::Stall(Stall::new(Cause::LocalChanged(detail.into())))
     }
 
     /// What the worker is asked to do about it.
     pub fn severity(&self) -> Severity {
         match self {
             Self::Port(error) => error.severity(),
-            Self::Stall(stall) if stall.reason == Reason::L1Reorg => Severity::Reset,
-            Self::Stall(stall) if stall.reason.is_halt() => Severity::Halt,
+            Self::Stall(stall) if stall.reason() == Reason::L1Reorg => Severity::Reset,
+            Self::Stall(stall) if stall.reason().is_halt() => Severity::Halt,
             Self::Stall(_) => Severity::Temporary,
         }
     }
 
-    /// The same as a stall with its reason code (P9).
+    /// The same as a stall, with its cause and code (P9).
     pub fn stall(&self) -> Stall {
         match self {
             Self::Stall(stall) => stall.clone(),
-            Self::Port(error) => Stall::new(Reason::of(error), error.to_string()),
+            Self::Port(error) => Stall::new(Cause::Port(error.clone())),
         }
     }
 }
@@ -108,21 +114,23 @@ mod tests {
     use crate::error::{PortErrorKind, Target};
     use crate::flow::PollEnd;
 
-    /// Whatever its reason: a temporary one, one that halts, one that resets.
-    const REASONS: [Reason; 3] = [Reason::RootsUnavailable, Reason::StateRoot, Reason::L1Reorg];
+    /// A temporary one, one that halts, one that resets.
+    fn causes() -> [Cause; 3] {
+        [Cause::BeforeSwitch, Cause::RevertOfProved, Cause::L1Changed("a block".to_owned())]
+    }
 
     #[test]
     fn p9_a_verdict_stays_a_verdict_and_an_error_an_error() {
-        for reason in REASONS {
-            let stall = Stall::new(reason, "why");
+        for cause in causes() {
+            let stall = Stall::new(cause.clone());
             let stands = || Stop::from(stall.clone());
-            let Stop::Stands(at) = stands().at(7.into()) else { panic!("{reason} was decided") };
-            assert_eq!(at, Stall::at(7.into(), reason, "why"));
+            let Stop::Stands(at) = stands().at(7.into()) else { panic!("{cause} was not decided") };
+            assert_eq!(at, Stall::at(7.into(), cause.clone()));
             assert_eq!(PollEnd::of(Err(stands())).unwrap(), PollEnd::Stalled(stall.clone()));
             assert_eq!(Stop::none_if_it_stands::<()>(Err(stands())).unwrap(), None);
 
             let failed = || Stop::from(FlowError::Stall(stall.clone()));
-            let Stop::Failed(error) = failed().at(7.into()) else { panic!("{reason} was not decided") };
+            let Stop::Failed(error) = failed().at(7.into()) else { panic!("{cause} was decided") };
             assert_eq!(error.stall(), stall, "an error names its own batch");
             assert_eq!(PollEnd::of(Err(failed())).unwrap_err().stall(), stall);
             assert_eq!(Stop::none_if_it_stands::<()>(Err(failed())).unwrap_err().stall(), stall);

@@ -9,11 +9,11 @@ use crate::decide::cursor::{self, Range};
 use crate::decide::heads::Move;
 use crate::decide::liveness::Verdict;
 use crate::decide::recheck::{self, Basis, Grounds};
-use crate::decide::stall::{Reason, Stall};
+use crate::decide::stall::{Cause, Final, Gap, Reason, Stall};
 use crate::decide::standing::{self, CommitFacts, Standing};
 use crate::error::{PortError, PortErrorKind, Target};
 use crate::flow::batch::{BatchEnd, Batches, Turn};
-use crate::flow::continuity::{Before, Continuity, GoneBack};
+use crate::flow::continuity::{Before, Continuity, GoneBack, LeftOut};
 use crate::flow::l1_range::{self, Reading};
 use crate::flow::l1_search::L1Search;
 use crate::flow::l1_view::L1View;
@@ -146,17 +146,17 @@ impl Events {
         let mut end = self.read_range_once(view, settlements, round).await;
         for _ in 0..MAX_ASKED_AGAIN {
             let Err(Stop::Stands(stall)) = &end else { break };
-            if stall.reason != Reason::Gap || !self.l1.distrust(Suspect::Logs, &stall.detail) {
+            let (reason, detail) = (stall.reason(), stall.detail());
+            if reason != Reason::Gap || !self.l1.distrust(Suspect::Logs, &detail) {
                 break;
             }
-            warn!(code = stall.reason.code(), detail = stall.detail, "asking another L1 endpoint");
+            warn!(code = reason.code(), detail, "asking another L1 endpoint");
             self.search.forget();
             end = self.read_range_once(view, settlements, round).await;
         }
         let end = end?;
         if end == PollEnd::CaughtUp && view.stale {
-            let detail = "the newest L1 block is older than it may be; is the L1 node frozen, or this clock wrong?";
-            return Err(Stall::new(Reason::L1Stale, detail).into());
+            return Err(Cause::L1Stale.into());
         }
         Ok(end)
     }
@@ -308,7 +308,7 @@ impl Events {
         let stored = self.rows.batch(index).await?;
         let stands_later = stored.is_some_and(|r| r.place() > place);
         let mut facts = CommitFacts { hash, now, stands_later, revert: None, then: None };
-        let (reason, detail) = loop {
+        let cause = loop {
             match standing::standing(&facts) {
                 Standing::Stands => return Ok(None),
                 Standing::Reverted(block) => return Ok(Some(block)),
@@ -320,18 +320,12 @@ impl Events {
                     let then = self.l1.committed_hashes(&[index], Some(view.confirmed)).await.ok();
                     facts.then = Some(then.and_then(|hashes| hashes.first().copied()));
                 }
-                Standing::LeftOutBeforeNextCommit => {
-                    break (Reason::Gap, "the batch was committed anew further on, and no L1 endpoint has its revert");
-                }
-                Standing::LeftOut => {
-                    break (Reason::Gap, "the contract no longer holds this batch, but no log of its revert was given");
-                }
-                Standing::RevertPending => {
-                    break (Reason::RevertPending, "L1 no longer holds this batch; its revert is not confirmed yet");
-                }
+                Standing::LeftOutBeforeNextCommit => break Cause::Gap(Gap::RevertBeforeRecommit),
+                Standing::LeftOut => break Cause::Gap(Gap::RevertOfGone),
+                Standing::RevertPending => break Cause::RevertPending,
             }
         };
-        Err(Stall::at(index, reason, detail).into())
+        Err(Stall::at(index, cause).into())
     }
 
     /// The L1 block of the stored revert that takes down `commit`. Where the contract holds the batch (`stands`), or was
@@ -369,14 +363,12 @@ impl Events {
         let l1_blocks = round.blocks_up_to(event.block);
         let mut step = Step { revert: Some(event.clone()), l1_blocks, cursor: Some(cursor), ..Step::default() };
         if settlements.was_proved(round.ledger, index, event).await? {
-            let detail = "L1 says that the contract reverted a batch that it had proved, which it cannot";
-            return Err(Stall::at(index, Reason::RevertBelowFinalized, detail).into());
+            return Err(Stall::at(index, Cause::RevertOfProved).into());
         }
         let stands = self.rows.batch(index).await?;
         if let Some(record) = stands.filter(|r| r.place() < event.place()) {
             if settlements.denies_revert(event, &record, again).await? {
-                let detail = "an endpoint gave a revert of a batch that the contract holds in the very block";
-                return Err(Stall::at(index, Reason::Gap, detail).into());
+                return Err(Stall::at(index, Cause::Gap(Gap::RevertDenied)).into());
             }
             let before = match record.index.get() {
                 0 => None,
@@ -436,7 +428,7 @@ impl Events {
                 Ok(reached.then_some(PollEnd::Reached))
             }
             Err(Stop::Stands(stall)) => {
-                if !stall.reason.is_halt() && stall.reason != Reason::WouldSelfHeal {
+                if !stall.reason().is_halt() && stall.reason() != Reason::WouldSelfHeal {
                     let report = BatchReport { index, case: Case::Wait, blocks, rewritten: 0, encoder_drift: false };
                     round.reports.push(report);
                 }
@@ -446,7 +438,7 @@ impl Events {
             Err(failed @ Stop::Failed(_)) => Err(failed),
             Ok(BatchEnd::WalkBack(found)) => {
                 let log = (found.block, found.log_index);
-                let GoneBack = self.continuity.go_back_to(index.minus(1), log, "commit", round.ledger).await?;
+                let GoneBack = self.continuity.go_back_to(index.minus(1), log, LeftOut::Commit, round.ledger).await?;
                 Ok(Some(PollEnd::Behind))
             }
         }
@@ -461,7 +453,7 @@ impl Events {
         round: &Round<'_>,
     ) -> Result<(), FlowError> {
         self.kept = None;
-        let Some(basis) = recheck::basis(stall.reason) else { return Ok(()) };
+        let Some(basis) = recheck::basis(stall.reason()) else { return Ok(()) };
         let safe = round.ledger.heads().safe();
         let end = match (basis, safe) {
             (Basis::L1, _) => None,
@@ -513,8 +505,8 @@ impl Events {
                 Move::To(heads) => heads,
                 Move::Unchanged | Move::Backwards => round.ledger.heads(),
                 Move::BelowFinalized | Move::AboveSafe => {
-                    let detail = format!("block {last} contradicts the finalized head");
-                    let stall = Stall::at(record.index, Reason::DivergesBelowFinalized, detail);
+                    let cause = Cause::BelowFinalized(Final::BatchEnd(last));
+                    let stall = Stall::at(record.index, cause);
                     return Err(FlowError::Stall(stall));
                 }
             };
@@ -548,8 +540,8 @@ impl Events {
         if there.l2_ref() == finalized {
             return Ok(());
         }
-        let detail = format!("the verified chain has {} in place of the finalized {finalized}", there.l2_ref());
-        Err(FlowError::Stall(Stall::at(index, Reason::DivergesBelowFinalized, detail)))
+        let cause = Cause::BelowFinalized(Final::OtherBlock { there: there.l2_ref(), finalized });
+        Err(FlowError::Stall(Stall::at(index, cause)))
     }
 
     fn note_verified(&mut self, record: &BatchRecord, round: &mut Round<'_>) {
@@ -676,7 +668,8 @@ mod tests {
         world.node.node().truncate(65);
         let (end, reports) = read(&mut world, &mut events, 30).await;
         let PollEnd::Stalled(stall) = end else { panic!("{end:?}") };
-        assert_eq!((stall.reason, stall.batch), (Reason::WaitingForBlocks, Some(6.into())));
+        let cause = Cause::BlocksMissing { head: 65.into(), last: 72.into() };
+        assert_eq!(stall, Stall::at(6.into(), cause));
         assert_eq!(reports.last().map(|report| (report.index.get(), report.case)), Some((6, Case::Wait)));
         let fifth = world.commit(5);
         assert_eq!(world.ledger.cursor(), Some(Cursor { block: fifth.block, log_index: Some(fifth.log_index) }));

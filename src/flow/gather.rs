@@ -12,7 +12,7 @@ use crate::codec::batch::{self, Contexts};
 use crate::decide::binding::BoundCommit;
 use crate::decide::content::{self, ContentFault, Demands};
 use crate::decide::reconcile::held_bytes;
-use crate::decide::stall::{Reason, Stall};
+use crate::decide::stall::{Cause, Stall};
 use crate::error::PortError;
 use crate::flow::{Decided, FlowError};
 use crate::ports::{BlobSource, L1Chain, L2Reader};
@@ -152,7 +152,7 @@ impl Gatherer {
             None => blocks_of(bytes.clone(), Contexts::Count(batch.blocks))
                 .map_err(|fault| other_last(bytes, batch.last()).unwrap_or(fault)),
         };
-        blocks.map_err(|fault| poison(batch.index(), &fault).into())
+        blocks.map_err(|fault| poison(batch.index(), fault).into())
     }
 
     /// Fetches the blobs of a commit and decodes them to the payload.
@@ -162,7 +162,7 @@ impl Gatherer {
     pub(crate) async fn payload(&self, bound: &BoundCommit) -> Decided<Bytes> {
         let outline = &bound.outline;
         if outline.versioned_hashes.is_empty() {
-            return Err(poison(outline.index(), &ContentFault::Malformed("the batch has no blob".to_owned())).into());
+            return Err(poison(outline.index(), ContentFault::Malformed("the batch has no blob".to_owned())).into());
         }
         let headers = self.l1.headers(&[bound.blob_block.number]).await?;
         let Some(header) = headers.first().copied().flatten().filter(|h| h.l1_ref() == bound.blob_block) else {
@@ -184,7 +184,7 @@ impl Gatherer {
         {
             self.keep(&outline.versioned_hashes, bytes.clone());
         }
-        decoded.map_err(|fault| poison(outline.index(), &fault).into())
+        decoded.map_err(|fault| poison(outline.index(), fault).into())
     }
 
     fn kept(&self, hashes: &[B256]) -> Option<Bytes> {
@@ -209,8 +209,8 @@ impl Gatherer {
 }
 
 /// What L1 holds of batch `index` can be no batch.
-pub(crate) fn poison(index: BatchIndex, fault: &ContentFault) -> Stall {
-    Stall::at(index, Reason::PoisonBatch, fault.to_string())
+pub(crate) const fn poison(index: BatchIndex, fault: ContentFault) -> Stall {
+    Stall::at(index, Cause::Content(fault))
 }
 
 /// The payload's blocks, with nothing after them.

@@ -14,7 +14,7 @@ use tracing::{debug, info};
 
 use crate::decide::binding::BlobList;
 use crate::decide::cursor::Walk;
-use crate::decide::stall::{Reason, Stall};
+use crate::decide::stall::{Cause, SearchAt, Stall};
 use crate::flow::FlowError;
 use crate::flow::ledger::Ledger;
 use crate::flow::{Ports, Settings};
@@ -199,8 +199,8 @@ impl L1Search {
                 return Ok(None);
             };
             if !self.may_go_on() {
-                let detail = format!("looking through L1 for logs of batch {index}, at block {}", window.from);
-                return Err(FlowError::Stall(Stall::at(index, Reason::SearchingL1, detail)));
+                let search = SearchAt::Logs { batch: index, at: window.from };
+                return Err(FlowError::Stall(Stall::at(index, Cause::Searching(search))));
             }
             debug!(batch = index.get(), from = window.from.get(), to = window.to.get(), "searching L1");
             let l1 = &self.l1;
@@ -249,8 +249,7 @@ impl L1Search {
             let answer = match goes_on {
                 true => self.l1.queued(window.from, window.to).await.map_err(FlowError::from),
                 false => {
-                    let detail = format!("looking through L1 for message {first}, at block {}", window.to);
-                    Err(FlowError::Stall(Stall::new(Reason::SearchingL1, detail)))
+                    Err(FlowError::Stall(Stall::new(Cause::Searching(SearchAt::Messages { first, at: window.to }))))
                 }
             };
             let FoundLogs { events, reached } = match answer {
@@ -340,11 +339,8 @@ impl L1Search {
         }
         let Some(earlier) = self.commit_before(commit, nth).await? else { return Ok(None) };
         if !self.may_try() {
-            let detail = format!(
-                "looking for the blobs of batch {index} among its earlier commits, at L1 block {}",
-                earlier.block
-            );
-            return Err(FlowError::Stall(Stall::at(index, Reason::SearchingL1, detail)));
+            let search = SearchAt::Blobs { batch: index, at: earlier.block };
+            return Err(FlowError::Stall(Stall::at(index, Cause::Searching(search))));
         }
         let found = self.l1.transaction(earlier.block, earlier.tx_index).await?;
         let blobs = found.map(|found| BlobList { hashes: found.blob_hashes, block: earlier.block });
@@ -405,7 +401,7 @@ mod tests {
         let found = loop {
             match commit_in(&mut search, 1).await {
                 Ok(found) => break found,
-                Err(error) => assert_eq!(error.stall().reason, Reason::SearchingL1),
+                Err(error) => assert!(matches!(error.stall().cause, Cause::Searching(SearchAt::Logs { .. }))),
             }
             search.begin();
             pulls += 1;

@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use crate::decide::cursor::{self, Range, Reorg};
 use crate::decide::rebind::{self, Rebound};
-use crate::decide::stall::{Reason, Stall};
+use crate::decide::stall::Cause;
 use crate::flow::l1_range::{self, Reading, cursor_before};
 use crate::flow::ledger::Ledger;
 use crate::flow::node::Node;
@@ -77,10 +77,10 @@ impl L1Watch {
     /// Reads L1's head, and deals with a reorg. It stands where L1 cannot be followed for now.
     pub(crate) async fn look(&mut self, ledger: &mut Ledger, node: &mut Node) -> Decided<L1View> {
         let (Some(latest), confirmed) = self.latest().await? else {
-            return Err(Stall::new(Reason::L1Behind, "the L1 node has no block yet").into());
+            return Err(Cause::NoL1Block.into());
         };
         let Some(confirmed) = confirmed else {
-            return Err(Stall::new(Reason::L1Behind, "the L1 node names no such block yet").into());
+            return Err(Cause::NoSettledL1Block.into());
         };
         let view = L1View { confirmed, stale: self.is_stale(&latest), reorged: false };
         let after_reorg = L1View { reorged: true, ..view };
@@ -91,16 +91,8 @@ impl L1Watch {
                 self.leave_stray_block(ledger).await?;
                 Ok(view)
             }
-            Reorg::Behind => {
-                Err(Stall::new(Reason::L1Behind, "the L1 node's head lies below the last block that was read").into())
-            }
-            Reorg::TooDeep { window } => Err(Stall::new(
-                Reason::ReorgTooDeep,
-                format!(
-                    "no L1 block of the last {window} is canonical any more; restore trust in L1, then start with a fresh database"
-                ),
-            )
-            .into()),
+            Reorg::Behind => Err(Cause::L1HeadBelowCursor.into()),
+            Reorg::TooDeep { window } => Err(Cause::ReorgTooDeep { window }.into()),
             Reorg::To(ancestor) => {
                 self.rewind(ledger, node, Some(ancestor), confirmed).await?;
                 Ok(after_reorg)
@@ -342,7 +334,7 @@ async fn standing_above(ledger: &Ledger, floor: L1Number) -> Result<Vec<BatchRec
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::testing::{World, stall_of};
+    use crate::flow::testing::{World, cause_of};
 
     /// Six verified batches, committed in L1 blocks 4 to 14.
     async fn verified() -> World {
@@ -404,7 +396,7 @@ mod tests {
         world.l1.now().reorganise(1);
         let before = (world.ledger.heads(), world.ledger.cursor());
         let end = look(&mut world).await.0;
-        assert_eq!(stall_of(end).map(|stall| stall.reason), Some(Reason::ReorgTooDeep));
+        assert!(matches!(cause_of(end), Some(Cause::ReorgTooDeep { window: 2 })));
         assert_eq!((world.ledger.heads(), world.ledger.cursor()), before);
     }
 }

@@ -14,7 +14,7 @@ use crate::decide::dispatch::is_present;
 use crate::decide::heads::Move;
 use crate::decide::liveness::{Liveness, Verdict};
 use crate::decide::local_chain::{self, Held, HeldFacts, Lost};
-use crate::decide::stall::{Reason, Stall};
+use crate::decide::stall::{Cause, Final};
 use crate::flow::l1_range::cursor_before;
 use crate::flow::ledger::Ledger;
 use crate::flow::{Decided, FlowError};
@@ -124,8 +124,7 @@ impl LocalChain {
         let heads = match local_chain::held(&facts) {
             Held::Back(heads) => heads,
             Held::DivergesBelowFinalized => {
-                let detail = "the local chain differs from the verified one at or below the finalized head";
-                return Err(Stall::new(Reason::DivergesBelowFinalized, detail).into());
+                return Err(Cause::BelowFinalized(Final::Verified).into());
             }
         };
         let cursor = match (&highest, &oldest) {
@@ -211,7 +210,7 @@ impl LocalChain {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::testing::{World, stall_of};
+    use crate::flow::testing::{World, cause_of};
 
     const MINUTE: Duration = Duration::from_secs(60);
 
@@ -260,7 +259,7 @@ mod tests {
         world.fork_l2(30);
         let before = (world.ledger.heads(), world.ledger.cursor());
         let (end, _) = check_safe(&mut world).await;
-        assert_eq!(stall_of(end).map(|stall| stall.reason), Some(Reason::DivergesBelowFinalized));
+        assert_eq!(cause_of(end), Some(Cause::BelowFinalized(Final::Verified)));
         assert_eq!((world.ledger.heads(), world.ledger.cursor()), before);
     }
 

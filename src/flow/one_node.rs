@@ -1,7 +1,7 @@
 //! Proving that `l2.eth` and `l2.engine` are one node, before the engine is told anything.
 
 use crate::decide::one_node::{OneNode, one_node};
-use crate::decide::stall::{Reason, Stall};
+use crate::decide::stall::{Cause, Stall};
 use crate::ports::{EngineView, L2Engine, L2Reader, PortResult};
 use crate::types::{L2Number, L2Ref, L2Snapshot};
 
@@ -36,12 +36,8 @@ impl BothSides {
 }
 
 /// The stall for a reader that stands on `reader` and an engine that stands on `engine`.
-pub(crate) fn two_nodes(reader: L2Ref, engine: L2Ref) -> Stall {
-    let detail = format!(
-        "l2.eth stands on block {reader}, l2.engine on block {engine}: they are two nodes, and nothing is written to \
-         the one by what the other shows"
-    );
-    Stall::new(Reason::EngineIsAnotherNode, detail)
+pub(crate) const fn two_nodes(reader: L2Ref, engine: L2Ref) -> Stall {
+    Stall::new(Cause::TwoNodes { reader, engine })
 }
 
 #[cfg(test)]
@@ -57,6 +53,7 @@ mod tests {
         other.node.node().truncate(70);
         let both = BothSides::read(&other.node, &one.node, 12.into()).await.unwrap();
         assert_eq!(both.verdict, OneNode::Two);
-        assert_eq!(both.stall().reason, Reason::EngineIsAnotherNode);
+        let (reader, engine) = (one.l2(76), other.l2(70));
+        assert_eq!(both.stall().cause, Cause::TwoNodes { reader, engine });
     }
 }

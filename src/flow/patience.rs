@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::decide::reconcile::Plan;
 use crate::decide::refusal::{self, Refusal, Subject};
-use crate::decide::stall::{Reason, Stall};
+use crate::decide::stall::{Cause, Stall};
 use crate::error::{PortError, PortErrorKind};
 use crate::flow::quiesce::NoPause;
 use crate::flow::{FlowError, Stop};
@@ -177,8 +177,7 @@ fn shown(answer: Stop, refusal: Refusal, tries: u32) -> Stop {
                 && tries >= TRIES_SHOWN
                 && matches!(error.kind, PortErrorKind::Refused { .. }) =>
         {
-            let detail = format!("refused {tries} times in a row, and tried again every few minutes: {error}");
-            Stop::Stands(Stall::new(Reason::BlockRefused, detail))
+            Stop::Stands(Stall::new(Cause::RefusedAgain { tries, error }))
         }
         answer => answer,
     }
@@ -187,6 +186,7 @@ fn shown(answer: Stop, refusal: Refusal, tries: u32) -> Stop {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decide::stall::Final;
     use crate::error::Target;
     use crate::types::{L2Ref, NewBlock};
 
@@ -305,7 +305,7 @@ mod tests {
             (0..9).map(|n| matches!(fail(&mut patience, refused(&plan), &plan, n * 600), Stop::Stands(_))).collect();
         assert_eq!(shown, [[false; 7].as_slice(), &[true; 2]].concat());
         assert!(!waits(&patience, &plan, 8 * 600 + 600));
-        let stall = Stall::new(Reason::DivergesBelowFinalized, "");
+        let stall = Stall::new(Cause::BelowFinalized(Final::Verified));
         patience.succeeded();
         fail(&mut patience, Failure::seen_without_a_pause(stall), &plan, 0);
         assert!(!waits(&patience, &plan, 0));

@@ -9,7 +9,7 @@ use tracing::warn;
 use crate::decide::finality::Held;
 use crate::decide::heads::Heads;
 use crate::decide::liveness::{Unknown, Verdict};
-use crate::decide::stall::{Reason, Stall};
+use crate::decide::stall::{Cause, Stall};
 use crate::error::Target;
 use crate::flow::events::{Events, Round};
 use crate::flow::finalize::Finalizer;
@@ -112,7 +112,7 @@ impl Poll {
         self.l2_head = Some(node.head);
         if node.syncing {
             self.node.local.interrupted();
-            let stall = Stall::new(Reason::NodeSyncing, "the execution node says that it is syncing");
+            let stall = Stall::new(Cause::NodeSyncing);
             return Ok(PollReport { batches: Vec::new(), end: PollEnd::Stalled(stall) });
         }
         let observed = self.node.local.observe(node.head.number, now);
@@ -134,7 +134,7 @@ impl Poll {
         let end = end?;
         // A resume that fails holds up what must be written and nothing else; it is shown where nothing worse is.
         if degraded && matches!(end, PollEnd::CaughtUp | PollEnd::Reached) {
-            return Err(FlowError::Stall(Stall::new(Reason::ReactorsDegraded, "the reactors are not resumed yet")));
+            return Err(FlowError::Stall(Stall::new(Cause::NotResumed)));
         }
         Ok(PollReport { batches, end })
     }
@@ -243,7 +243,7 @@ impl Poll {
         loop {
             self.events.search.begin();
             match self.last_block_on_l1(index).await {
-                Err(FlowError::Stall(stall)) if stall.reason == Reason::SearchingL1 => {}
+                Err(FlowError::Stall(Stall { cause: Cause::Searching(_), .. })) => {}
                 ended => return ended,
             }
         }
@@ -315,12 +315,12 @@ mod tests {
         world.node.node().truncate(70);
         let mut poll = poll(&world).await;
         let report = poll.run(Duration::ZERO).await.unwrap();
-        assert!(matches!(report.end, PollEnd::Stalled(stall) if stall.reason == Reason::WaitingForBlocks));
+        assert!(matches!(report.end, PollEnd::Stalled(Stall { cause: Cause::BlocksMissing { .. }, .. })));
         assert_eq!(poll.heads().finalized(), Some(world.l2(60)));
         world.node.node().set_block_tags(world.l2(12).hash, world.l2(12).hash).unwrap();
         world.l1.now().headers.clear();
         let end = poll.run(Duration::from_secs(1)).await.unwrap().end;
-        assert!(matches!(end, PollEnd::Stalled(stall) if stall.reason == Reason::L1Behind));
+        assert!(matches!(end, PollEnd::Stalled(Stall { cause: Cause::NoL1Block, .. })));
         let shown = world.shown().await;
         assert_eq!((shown.safe, shown.finalized), (Some(world.l2(60)), Some(world.l2(60))));
     }
@@ -331,7 +331,7 @@ mod tests {
         world.node.node().moods.syncing = true;
         let mut poll = poll(&world).await;
         let end = poll.run(Duration::ZERO).await.unwrap().end;
-        assert!(matches!(end, PollEnd::Stalled(stall) if stall.reason == Reason::NodeSyncing));
+        assert!(matches!(end, PollEnd::Stalled(Stall { cause: Cause::NodeSyncing, .. })));
         assert!(world.l1.now().asked.is_empty());
     }
 }

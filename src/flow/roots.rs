@@ -11,7 +11,7 @@ use tracing::debug;
 
 use crate::decide::recheck;
 use crate::decide::roots::{self, EMPTY_WITHDRAWAL_ROOT, Roots as Verdict, RootsFacts, WithdrawalRoot};
-use crate::decide::stall::{Reason, Stall};
+use crate::decide::stall::{Cause, Stall};
 use crate::error::{PortError, PortErrorKind};
 use crate::flow::gather::BatchContext;
 use crate::flow::{Decided, FlowError};
@@ -120,26 +120,16 @@ impl Roots {
             (facts.actual_withdrawal, searching) = self.withdrawal_root(l2, asked, time, now).await.map_err(gone)?;
         }
         let number = asked.last.number;
-        let (reason, detail) = match roots::compare(&facts) {
+        let cause = match roots::compare(&facts) {
             Verdict::Equal => return Ok(()),
-            Verdict::StateDiffers { expected, actual } => {
-                (Reason::StateRoot, format!("postStateRoot: L1 says {expected:?}, block {number} has {actual:?}"))
-            }
-            Verdict::WithdrawalDiffers { expected, actual } => {
-                (Reason::WithdrawalRoot, format!("withdrawalRoot: L1 says {expected:?}, block {number} has {actual:?}"))
-            }
-            Verdict::Unknown => (
-                Reason::RootsUnavailable,
-                match searching {
-                    Some(at) => format!("looking for the last message below block {}, at block {at}", asked.first),
-                    None => format!(
-                        "the node no longer has the state at block {number}, and the logs that it has do not tell L1's \
-                         withdrawal root"
-                    ),
-                },
-            ),
+            Verdict::StateDiffers { expected, actual } => Cause::StateRoot { number, expected, actual },
+            Verdict::WithdrawalDiffers { expected, actual } => Cause::WithdrawalRoot { number, expected, actual },
+            Verdict::Unknown => match searching {
+                Some(at) => Cause::SearchingRoot { below: asked.first, at },
+                None => Cause::RootUnknown(number),
+            },
         };
-        Err(Stall::at(asked.index, reason, detail).into())
+        Err(Stall::at(asked.index, cause).into())
     }
 
     /// The withdrawal root at the last block: from the state, or where that is pruned from the logs: the last AppendMessage
@@ -212,7 +202,7 @@ fn gone(error: PortError) -> FlowError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::testing::{World, stall_of};
+    use crate::flow::testing::{World, cause_of};
 
     /// What is asked of batch 1, with L1's own roots.
     async fn asked(world: &World) -> Asked {
@@ -228,20 +218,23 @@ mod tests {
         }
     }
 
-    async fn reason(world: &World, asked: &Asked) -> Option<Reason> {
+    async fn cause(world: &World, asked: &Asked) -> Option<Cause> {
         let end = Roots::default().check(&world.node, asked, Duration::ZERO, Duration::ZERO).await;
-        stall_of(end).map(|stall| stall.reason)
+        cause_of(end)
     }
 
     #[tokio::test]
     async fn p1_both_roots_must_be_the_calldatas() {
         let world = World::recorded().await;
         let other = B256::repeat_byte(1);
-        assert_eq!(reason(&world, &asked(&world).await).await, None);
+        assert_eq!(cause(&world, &asked(&world).await).await, None);
         let state = Asked { state_root: other, ..asked(&world).await };
-        assert_eq!(reason(&world, &state).await, Some(Reason::StateRoot));
+        let actual = state.last.state_root;
+        assert_eq!(cause(&world, &state).await, Some(Cause::StateRoot { number: 12.into(), expected: other, actual }));
         let withdrawal = Asked { withdrawal_root: other, ..asked(&world).await };
-        assert_eq!(reason(&world, &withdrawal).await, Some(Reason::WithdrawalRoot));
+        let actual = asked(&world).await.withdrawal_root;
+        let expected = Some(Cause::WithdrawalRoot { number: 12.into(), expected: other, actual });
+        assert_eq!(cause(&world, &withdrawal).await, expected);
     }
 
     #[tokio::test]
@@ -251,10 +244,10 @@ mod tests {
         world.node.node().restart();
         // The recording holds no log of a message: only the root of an empty tree agrees with that.
         let unknown = Asked { withdrawal_root: B256::repeat_byte(1), ..asked(&world).await };
-        assert_eq!(reason(&world, &unknown).await, Some(Reason::RootsUnavailable));
+        assert_eq!(cause(&world, &unknown).await, Some(Cause::RootUnknown(12.into())));
         let empty = Asked { withdrawal_root: EMPTY_WITHDRAWAL_ROOT, ..asked(&world).await };
-        assert_eq!(reason(&world, &empty).await, None);
+        assert_eq!(cause(&world, &empty).await, None);
         let below = Asked { verified_below: Some(B256::repeat_byte(1)), ..unknown };
-        assert_eq!(reason(&world, &below).await, None);
+        assert_eq!(cause(&world, &below).await, None);
     }
 }

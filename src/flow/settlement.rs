@@ -12,7 +12,7 @@ use tracing::{debug, warn};
 
 use crate::decide::finality;
 use crate::decide::settlement::{self, Proof, ProofFacts, RevertFacts};
-use crate::decide::stall::{Reason, Stall};
+use crate::decide::stall::{Cause, Gap, Stall};
 use crate::flow::ledger::Ledger;
 use crate::flow::{Decided, FlowError};
 use crate::ports::{L1Chain, PortResult, RangeLogs, Rows, Step};
@@ -196,8 +196,8 @@ impl Settlements {
                 return Err(FlowError::l1_changed(format!("an L1 endpoint does not know block {}", event.block)).into());
             };
             if live.l1_ref() == event.block && self.is_confirmed(event).await? {
-                let detail = format!("an L1 endpoint left out the revert of batch {index} in L1 block {}", event.block);
-                return Err(Stall::at(index, Reason::Gap, detail).into());
+                let gap = Gap::KnownRevertLeftOut { batch: index, block: event.block };
+                return Err(Stall::at(index, Cause::Gap(gap)).into());
             }
         }
         warn!(code = "unconfirmed_revert", l1_block = %first.block, "L1 does not confirm a revert that was read ahead; dropping it");
@@ -318,7 +318,7 @@ pub(crate) fn place_of(cursor: Option<&Cursor>) -> (L1Number, u64) {
 mod tests {
     use super::*;
     use crate::error::{PortError, PortErrorKind, Target};
-    use crate::flow::testing::{World, stall_of};
+    use crate::flow::testing::{World, cause_of};
 
     fn settlements(world: &World) -> Settlements {
         Settlements::new(world.ports.l1.clone(), world.ports.progress.clone(), 0.into(), 500)
@@ -377,7 +377,8 @@ mod tests {
         let given = [revert.clone()];
         settlements.left_out(&mut world.ledger, &given, place, 30.into()).await.unwrap();
         let end = settlements.left_out(&mut world.ledger, &[], place, 30.into()).await;
-        assert_eq!(stall_of(end).map(|stall| stall.reason), Some(Reason::Gap));
+        let gap = Gap::KnownRevertLeftOut { batch: 6.into(), block: revert.block };
+        assert_eq!(cause_of(end), Some(Cause::Gap(gap)));
         // L1 does not confirm it any more.
         world.l1.now().events.retain(|event| *event != revert);
         settlements.left_out(&mut world.ledger, &[], place, 30.into()).await.unwrap();

@@ -36,7 +36,7 @@ impl StallLog {
             let over: Vec<_> = self.open.iter().copied().filter(|b| b.is_some() && *b != stall.batch).collect();
             over.into_iter().for_each(|batch| self.over(batch));
         }
-        let (code, detail) = (stall.reason.code(), stall.detail.as_str());
+        let (code, detail) = (stall.reason().code(), stall.detail());
         let (batch, entity) = (stall.batch.map(BatchIndex::get), entity_of(stall.batch));
         match doing {
             Doing::Waiting => warn!(target: "stall", code, entity, batch, detail, "waiting"),

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tracing::info;
 
 use crate::decide::reconcile::{self, Again, Plan};
-use crate::decide::stall::{Reason, Stall};
+use crate::decide::stall::{Cause, StateMissing};
 use crate::flow::{Decided, FlowError};
 use crate::ports::L2Reader;
 use crate::types::{L2Block, L2Number};
@@ -48,17 +48,11 @@ impl KeptStates {
             return Ok(plan);
         }
         let Some(from) = self.nearest_state(skip, floor).await? else {
-            let detail = format!(
-                "the node no longer has the state of block {skip}, which must be built on, nor of one of the {} blocks \
-                 below it that are not finalized: run it in archive mode, let it execute its blocks again from further \
-                 down, or sync it anew",
-                reconcile::older_states(skip, floor).len()
-            );
-            return Err(Stall::new(Reason::StateMissing, detail).into());
+            let older = reconcile::older_states(skip, floor).len();
+            return Err(Cause::StateMissing(StateMissing::NoneKept { skip, older }).into());
         };
         let Some(blocks) = self.equal_blocks(from, skip).await? else {
-            let detail = format!("blocks {from} to {skip} would be written again, and hold more than can be kept");
-            return Err(Stall::new(Reason::StateMissing, detail).into());
+            return Err(Cause::StateMissing(StateMissing::TooLarge { from, skip }).into());
         };
         match reconcile::write_again(plan, &blocks, self.switch_ms) {
             Ok(extended) => {
@@ -71,11 +65,7 @@ impl KeptStates {
             }
             Err(Again::Unlinked) => Err(FlowError::local_changed(format!("the blocks up to {skip} changed")).into()),
             Err(Again::BeforeSwitch(number)) => {
-                let detail = format!(
-                    "the node no longer has the state of block {skip}, and block {number} lies before the \
-                     single-sequencer switch: it is never written. Run the node in archive mode, or sync it anew"
-                );
-                Err(Stall::new(Reason::StateMissing, detail).into())
+                Err(Cause::StateMissing(StateMissing::BeforeSwitch { skip, number }).into())
             }
         }
     }
@@ -119,7 +109,7 @@ impl KeptStates {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::testing::{World, stall_of};
+    use crate::flow::testing::{World, cause_of};
     use crate::types::L2Ref;
 
     /// Block 61 is to be rewritten on a node without archive mode.
@@ -148,11 +138,14 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_final_and_nothing_larger_than_a_batch_is_written_again() {
-        for (floor, bytes) in [(50, usize::MAX), (0, 100)] {
+        let (skip, from) = (60.into(), 0.into());
+        let none_kept = StateMissing::NoneKept { skip, older: reconcile::older_states(skip, 50.into()).len() };
+        let table = [(50, usize::MAX, none_kept), (0, 100, StateMissing::TooLarge { from, skip })];
+        for (floor, bytes, why) in table {
             let (world, plan) = rewriting(true).await;
             let states = KeptStates::new(world.ports.l2.clone(), 0, bytes);
             let end = states.on_kept_state(plan, floor.into()).await;
-            assert_eq!(stall_of(end).map(|stall| stall.reason), Some(Reason::StateMissing));
+            assert_eq!(cause_of(end), Some(Cause::StateMissing(why)));
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::adapters::fixture::Fixture;
 use crate::adapters::replay::Replay;
 use crate::adapters::store::SqliteStore;
 use crate::commands::replay::oracle;
-use crate::decide::stall::Stall;
+use crate::decide::stall::{Cause, Stall};
 use crate::devnet::embedded::Embedded;
 use crate::devnet::node::{Node as Execution, SafeL2Data};
 use crate::devnet::oracle::Oracle;
@@ -37,6 +37,11 @@ pub(super) fn stall_of<T>(decided: Decided<T>) -> Option<Stall> {
         Err(Stop::Stands(stall)) => Some(stall),
         Err(Stop::Failed(error)) => panic!("not decided: {error}"),
     }
+}
+
+/// Why it stands; none where something else was decided.
+pub(super) fn cause_of<T>(decided: Decided<T>) -> Option<Cause> {
+    stall_of(decided).map(|stall| stall.cause)
 }
 
 /// An L1 to be bent.

@@ -13,7 +13,7 @@ use tracing::{error, info};
 
 use crate::decide::heads::Heads;
 use crate::decide::pace::Pace;
-use crate::decide::stall::{Reason, Stall};
+use crate::decide::stall::{Cause, Stall};
 use crate::error::Severity;
 use crate::flow::poll::Poll;
 use crate::flow::quiesce::Quiesce;
@@ -175,8 +175,7 @@ impl Worker {
         if report.end != PollEnd::Behind {
             self.pace = Pace::default();
         } else if !self.pace.reads_on(before, self.poll.cursor().as_ref()) {
-            let detail = "reading L1 gets no further; does an endpoint leave out logs?";
-            report.end = PollEnd::Stalled(Stall::new(Reason::NoProgress, detail));
+            report.end = PollEnd::Stalled(Stall::new(Cause::NoProgress));
         }
     }
 
@@ -223,7 +222,7 @@ impl Worker {
                 self.poll_interval
             }
             PollEnd::Stalled(stall) => {
-                let doing = if stall.reason.is_halt() { Doing::Halted } else { Doing::Waiting };
+                let doing = if stall.reason().is_halt() { Doing::Halted } else { Doing::Waiting };
                 self.stall_log.stalled(stall, doing);
                 self.poll_interval
             }
@@ -257,7 +256,7 @@ mod tests {
         let mut worker = worker(&world).await;
         let status = worker.status();
         worker.poll(Duration::ZERO).await.unwrap();
-        assert_eq!(status.borrow().stall.as_ref().map(|stall| stall.reason), Some(Reason::NodeSyncing));
+        assert_eq!(status.borrow().stall, Some(Stall::new(Cause::NodeSyncing)));
         world.node.node().moods.syncing = false;
         worker.poll(Duration::from_secs(1)).await.unwrap();
         assert_eq!(status.borrow().stall, None);
@@ -269,7 +268,7 @@ mod tests {
         let world = World::recorded().await;
         let mut worker = worker(&world).await;
         let (long, interval) = (Duration::from_secs(8), world.settings.poll_interval);
-        let halt = FlowError::Stall(Stall::new(Reason::ReorgTooDeep, ""));
+        let halt = FlowError::Stall(Stall::new(Cause::ReorgTooDeep { window: 2 }));
         let table =
             [(FlowError::l1_changed(""), FIRST_BACKOFF), (FlowError::local_changed(""), long), (halt, interval)];
         for (error, expected) in table {

@@ -12,7 +12,7 @@ use tracing::info;
 use crate::decide::one_node::OneNode;
 use crate::decide::reconcile::{self, MadeOtherwise, Plan};
 use crate::decide::refusal::{self, Refusal, Subject};
-use crate::decide::stall::{Reason, Stall};
+use crate::decide::stall::{Cause, Final, Stall};
 use crate::error::{PortError, PortErrorKind, Target};
 use crate::flow::intents::{self, Noted};
 use crate::flow::ledger::Ledger;
@@ -489,9 +489,7 @@ impl Writer {
             }
             if let Some(other) = reconcile::mismatch(&blocks, &headers, parent.hash, &job.plan.again) {
                 let MadeOtherwise { block, parent, what } = other;
-                let number = block.number;
-                let detail = format!("the execution node made another block {number} than it was given: {what}");
-                let stall = Stall::at(index, Reason::BlockRefused, detail);
+                let stall = Stall::at(index, Cause::OtherBlockMade { number: block.number, what });
                 let refusal = Some((Refusal::Permanent, job.subject(parent, block)));
                 return Err(Failure { answer: Stop::Stands(stall), refusal, progressed: false });
             }
@@ -543,8 +541,8 @@ fn write_stopped(job: &Job, blocks: &[NewBlock], headers: &[L2Header], error: Po
     let Job { index, plan, .. } = job;
     let subject = job.subject(parent, block);
     let rewrites = plan.rewrites() && block.number == plan.first();
-    let stands = |reason, detail, refusal| {
-        let answer = Stop::Stands(Stall::at(*index, reason, detail));
+    let stands = |cause, refusal| {
+        let answer = Stop::Stands(Stall::at(*index, cause));
         Failure { answer, refusal: Some(refusal), progressed }
     };
     match refusal::judge(*code, message, rewrites) {
@@ -553,25 +551,18 @@ fn write_stopped(job: &Job, blocks: &[NewBlock], headers: &[L2Header], error: Po
         }
         Refusal::ChainChanged => FlowError::local_changed(error.to_string()).into(),
         Refusal::CannotRewrite => {
-            let detail = "the execution node cannot write below its head (it ignores parentHash): upgrade and restart it, \
-                          or cut its chain by hand";
-            let detail = format!("{detail} at block {}", plan.skip);
-            stands(Reason::ElCannotReorg, detail, (Refusal::CannotRewrite, Subject::EveryRewrite))
+            stands(Cause::CannotRewrite { skip: plan.skip }, (Refusal::CannotRewrite, Subject::EveryRewrite))
         }
         Refusal::FinalizedElsewhere => {
-            let detail = "the execution node's finalized tag stands on a block that is not on the chain that L1 committed to: \
-                          it answers every write with an error until the tag is moved";
-            let detail = format!("{detail} ({error})");
-            stands(Reason::FinalizedElsewhere, detail, (Refusal::FinalizedElsewhere, Subject::EveryWrite))
+            stands(Cause::FinalizedElsewhere(error), (Refusal::FinalizedElsewhere, Subject::EveryWrite))
         }
-        Refusal::Permanent => stands(Reason::BlockRefused, error.to_string(), (Refusal::Permanent, subject)),
+        Refusal::Permanent => stands(Cause::Refused(error), (Refusal::Permanent, subject)),
     }
 }
 
 fn below_finalized(index: BatchIndex, plan: &Plan) -> Stall {
     let first = plan.blocks.get(plan.again.len()).map_or(plan.first(), |block| block.number);
-    let detail = format!("block {first} differs from L1 and lies at or below the finalized head");
-    Stall::at(index, Reason::DivergesBelowFinalized, detail)
+    Stall::at(index, Cause::BelowFinalized(Final::Block(first)))
 }
 
 /// Time enough for `blocks` at `per_block`, and a quarter of the `budget` that every pause has beside its blocks.
@@ -582,22 +573,20 @@ fn room(left: Duration, blocks: usize, per_block: Duration, budget: Duration) ->
 
 /// The next try goes on from there, at once if this one `progressed`.
 fn out_of_budget(index: BatchIndex, at: L2Ref, progressed: bool) -> Failure {
-    let detail = format!("the pause's budget was used up at block {}; the next poll goes on from there", at.number);
     let refusal = (!progressed).then_some((Refusal::Passing, Subject::EveryWrite));
-    Failure { answer: Stop::Stands(Stall::at(index, Reason::PauseBudget, detail)), refusal, progressed }
+    Failure { answer: Stop::Stands(Stall::at(index, Cause::PauseBudget { at: at.number })), refusal, progressed }
 }
 
 /// What observe mode reports in place of a write.
 fn would_have(index: BatchIndex, case: Case, plan: &Plan) -> Stall {
-    let reason = if case == Case::SelfHeal { Reason::WouldSelfHeal } else { Reason::WouldFillGap };
-    let detail = format!("{} blocks from {} on would have been written", plan.blocks.len(), plan.first());
-    Stall::at(index, reason, detail)
+    let (blocks, first) = (plan.blocks.len() as u64, plan.first());
+    Stall::at(index, Cause::WouldWrite { case, blocks, first })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::testing::{World, stall_of};
+    use crate::flow::testing::{World, cause_of};
 
     /// Blocks `first..=last` as they are recorded, in place of what stands there.
     fn plan(world: &World, first: u64, last: u64) -> Plan {
@@ -641,7 +630,7 @@ mod tests {
         world.node.node().set_block_tags(world.l2(61).hash, world.l2(61).hash).unwrap();
         let plan = plan(&world, 61, 72);
         let (end, _) = written(&mut world, plan, |_| ()).await;
-        assert_eq!(stall_of(end).map(|stall| stall.reason), Some(Reason::DivergesBelowFinalized));
+        assert_eq!(cause_of(end), Some(Cause::BelowFinalized(Final::Block(61.into()))));
         assert!(world.reactors.calls.lock().unwrap().is_empty());
         assert!(world.node.node().writes().is_empty());
     }
@@ -652,7 +641,7 @@ mod tests {
         world.node.node().truncate(60);
         let plan = plan(&world, 61, 72);
         let (end, writer) = written(&mut world, plan, |world| world.fork_l2(59)).await;
-        assert!(matches!(end, Err(Stop::Failed(error)) if error.stall().reason == Reason::LocalChainChanged));
+        assert!(matches!(end, Err(Stop::Failed(error)) if matches!(error.stall().cause, Cause::LocalChanged(_))));
         assert!(world.node.node().writes().is_empty());
         assert_eq!(writer.blocks_written(), 0);
     }
@@ -664,7 +653,8 @@ mod tests {
         world.node.node().truncate(60);
         let plan = plan(&world, 61, 72);
         let (end, writer) = written(&mut world, plan, |_| ()).await;
-        assert_eq!(stall_of(end).map(|stall| stall.reason), Some(Reason::WouldFillGap));
+        let would = Cause::WouldWrite { case: Case::FillGap, blocks: 12, first: 61.into() };
+        assert_eq!(cause_of(end), Some(would));
         let skip = world.l2(60);
         assert_eq!(writer.pending(), Some(PendingWrite { batch: 6.into(), case: Case::FillGap, skip }));
         assert!(world.reactors.calls.lock().unwrap().is_empty());

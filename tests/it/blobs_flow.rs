@@ -8,7 +8,8 @@ use morph_deriver::adapters::beacon::{BeaconClient, BeaconConfig};
 use morph_deriver::adapters::rpc::{Check, Pool};
 use morph_deriver::codec::calldata::CommitForm;
 use morph_deriver::codec::{blob, payload};
-use morph_deriver::decide::stall::{Reason, Stall};
+use morph_deriver::decide::content::ContentFault;
+use morph_deriver::decide::stall::{Cause, Reason, Stall};
 use morph_deriver::devnet::beacon::{BeaconKnobs, Route, Spec};
 use morph_deriver::devnet::chain::{BatchSpec, BlockPlan, Compression};
 use morph_deriver::devnet::faults::{Fault, Rule, Server};
@@ -93,7 +94,7 @@ async fn d3_a_missed_slot_makes_it_look_at_l1_once_more() {
     devnet.beacon_knobs(0, |k| k.sidecars = Route::Fail(404, "Block not found".into()));
     let mut rig = rig_over_beacons(&devnet, 1, Mode::Local).await;
     let stall = stall_of(&mut rig).await.unwrap();
-    assert_eq!(stall.reason, Reason::BlobMissing, "{stall}");
+    assert_eq!(stall.reason(), Reason::BlobMissing, "{stall}");
     assert_eq!(rig.safe(), Some(8));
     assert_eq!(devnet.pauses(), 0, "nothing is paused before the blob has arrived");
 
@@ -104,7 +105,7 @@ async fn d3_a_missed_slot_makes_it_look_at_l1_once_more() {
         w.mine(3);
     });
     let stall = stall_of(&mut rig).await.unwrap();
-    assert_eq!(stall.reason, Reason::L1Reorg, "not the beacon node's fault: {stall}");
+    assert_eq!(stall.reason(), Reason::L1Reorg, "not the beacon node's fault: {stall}");
     let report = rig.settle().await;
     assert_eq!(report.end, PollEnd::CaughtUp, "batch 2 is gone");
     assert_eq!(rig.safe(), Some(8));
@@ -129,8 +130,8 @@ async fn d4_pruned_blobs_are_needed_for_repair_only() {
     let mut rig = rig_over_beacons(&devnet, 1, Mode::Local).await;
     for _ in 0..2 {
         let stall = stall_of(&mut rig).await.unwrap();
-        assert_eq!(stall.reason, Reason::BlobPruned, "{stall}");
-        assert!(stall.detail.contains("archive"), "{stall}");
+        assert_eq!(stall.reason(), Reason::BlobPruned, "{stall}");
+        assert!(stall.detail().contains("archive"), "{stall}");
         assert_eq!(rig.safe(), Some(8), "batch 1 is consistent without its blob");
     }
     assert_eq!(devnet.pauses(), 0);
@@ -151,7 +152,7 @@ async fn d5_a_node_without_all_columns_is_named_in_the_reason() {
     });
     let mut rig = rig_over_beacons(&devnet, 1, Mode::Local).await;
     let stall = stall_of(&mut rig).await.unwrap();
-    assert!(stall.detail.contains("supernode"), "{stall}");
+    assert!(stall.detail().contains("supernode"), "{stall}");
     assert_eq!(rig.safe(), Some(8));
     assert_eq!(devnet.pauses(), 0);
 }
@@ -249,9 +250,9 @@ async fn d8_answers_that_are_no_blobs_are_waited_out() {
     for fault in faults {
         devnet.fault(Server::Beacon(0), Rule::on("blob", fault.clone()));
         let stall = stall_of(&mut rig).await.unwrap();
-        assert!(matches!(stall.reason, Reason::BeaconUnavailable | Reason::BlobMissing), "{fault:?}: {stall}");
-        assert!(!stall.reason.is_halt(), "{fault:?}");
-        assert!(!stall.detail.contains("secret of the operator"), "{stall}");
+        assert!(matches!(stall.reason(), Reason::BeaconUnavailable | Reason::BlobMissing), "{fault:?}: {stall}");
+        assert!(!stall.reason().is_halt(), "{fault:?}");
+        assert!(!stall.detail().contains("secret of the operator"), "{stall}");
         assert_eq!(rig.safe(), Some(8), "{fault:?}");
         devnet.heal(Server::Beacon(0));
         tokio::time::sleep(Duration::from_millis(250)).await; // the endpoint's cool-down is on the real clock
@@ -263,8 +264,8 @@ async fn d8_answers_that_are_no_blobs_are_waited_out() {
 /// A batch that L1 accepted and no honest sequencer makes.
 struct Poison {
     what: &'static str,
-    /// What the reason must name.
-    named: &'static str,
+    /// Whether this is the fault that must be named.
+    is: fn(&ContentFault) -> bool,
     spec: fn() -> BatchSpec,
 }
 
@@ -317,8 +318,8 @@ async fn refused(poison: &Poison) {
         let mut rig = Rig::on(&devnet).await;
         let report = rig.settle_stopped().await;
         let PollEnd::Stalled(stall) = &report.end else { panic!("{what}: {:?}", report.end) };
-        assert_eq!((stall.reason, stall.batch), (Reason::PoisonBatch, Some(2.into())), "{what}: {stall}");
-        assert!(stall.detail.contains(poison.named), "{what} is to be named {}: {stall}", poison.named);
+        assert_eq!((stall.reason(), stall.batch), (Reason::PoisonBatch, Some(2.into())), "{what}: {stall}");
+        assert!(matches!(&stall.cause, Cause::Content(fault) if (poison.is)(fault)), "{what}: {:?}", stall.cause);
         assert_eq!(cases(&report), [(1, Case::Consistent)], "{what}");
         assert_eq!(rig.safe(), Some(8), "{what}");
         assert!(devnet.writes().is_empty(), "{what}");
@@ -337,28 +338,28 @@ async fn f4_c13_contexts_that_do_not_fit_calldata_are_refused() {
     all_refused(&[
         Poison {
             what: "a number left out",
-            named: "block 12 stands where 11 must",
+            is: |f| matches!(f, ContentFault::NotContiguous { expected, actual } if (expected.get(), actual.get()) == (11, 12)),
             spec: || contents(|c| c.iter_mut().skip(2).for_each(|b| b.context.number = b.context.number.plus(1))),
         },
         Poison {
             what: "a number twice",
-            named: "block 10 stands where 11 must",
+            is: |f| matches!(f, ContentFault::NotContiguous { expected, actual } if (expected.get(), actual.get()) == (11, 10)),
             spec: || contents(|c| c[2].context.number = 10.into()),
         },
         Poison {
             what: "begins above parent + 1",
-            named: "parent + 1 is 9",
+            is: |f| matches!(f, ContentFault::First { expected, .. } if expected.get() == 9),
             spec: || contents(|c| c.iter_mut().for_each(|b| b.context.number = b.context.number.plus(1))),
         },
         Poison {
             what: "begins at the parent",
-            named: "parent + 1 is 9",
+            is: |f| matches!(f, ContentFault::First { expected, .. } if expected.get() == 9),
             spec: || contents(|c| c.iter_mut().for_each(|b| b.context.number = b.context.number.minus(1))),
         },
-        Poison { what: "a block short", named: "lastBlockNumber", spec: || contents(|c| c.truncate(5)) },
+        Poison { what: "a block short", is: |f| matches!(f, ContentFault::Last { .. } | ContentFault::Extent { .. }), spec: || contents(|c| c.truncate(5)) },
         Poison {
             what: "a block too many",
-            named: "lastBlockNumber",
+            is: |f| matches!(f, ContentFault::Last { .. } | ContentFault::Extent { .. }),
             spec: || {
                 contents(|c| {
                     let mut more = c[5].clone();
@@ -369,22 +370,22 @@ async fn f4_c13_contexts_that_do_not_fit_calldata_are_refused() {
         },
         Poison {
             what: "last block claimed one higher",
-            named: "lastBlockNumber",
+            is: |f| matches!(f, ContentFault::Last { .. } | ContentFault::Extent { .. }),
             spec: || commit_of(|c| c.last_block = c.last_block.map(|n| n.plus(1))),
         },
         Poison {
             what: "last block claimed one lower",
-            named: "lastBlockNumber",
+            is: |f| matches!(f, ContentFault::Last { .. } | ContentFault::Extent { .. }),
             spec: || commit_of(|c| c.last_block = c.last_block.map(|n| n.minus(1))),
         },
         Poison {
             what: "last block below the first",
-            named: "lastBlockNumber",
+            is: |f| matches!(f, ContentFault::Last { .. } | ContentFault::Extent { .. }),
             spec: || commit_of(|c| c.last_block = Some(8.into())),
         },
         Poison {
             what: "last block without end",
-            named: "lastBlockNumber",
+            is: |f| matches!(f, ContentFault::Last { .. } | ContentFault::Extent { .. }),
             spec: || commit_of(|c| c.last_block = Some(u64::MAX.into())),
         },
     ])
@@ -396,7 +397,7 @@ async fn f4_e18_l1_messages_and_times_that_do_not_add_up_are_refused() {
     all_refused(&[
         Poison {
             what: "more L1 messages in the blocks",
-            named: "numL1Messages",
+            is: |f| matches!(f, ContentFault::MessageCount { .. }),
             spec: || {
                 contents(|c| {
                     c[0].context.l1_messages += 1;
@@ -406,7 +407,7 @@ async fn f4_e18_l1_messages_and_times_that_do_not_add_up_are_refused() {
         },
         Poison {
             what: "fewer L1 messages in the blocks",
-            named: "numL1Messages",
+            is: |f| matches!(f, ContentFault::MessageCount { .. }),
             spec: || {
                 contents(|c| {
                     c[1].context.l1_messages -= 1;
@@ -416,17 +417,17 @@ async fn f4_e18_l1_messages_and_times_that_do_not_add_up_are_refused() {
         },
         Poison {
             what: "more L1 messages in calldata",
-            named: "numL1Messages",
+            is: |f| matches!(f, ContentFault::MessageCount { .. }),
             spec: || commit_of(|c| c.num_l1_messages = c.num_l1_messages.map(|n| n + 1)),
         },
         Poison {
             what: "more L1 messages than transactions",
-            named: "payload",
+            is: |f| matches!(f, ContentFault::Malformed(_) | ContentFault::SmuggledMessage(_)),
             spec: || contents(|c| c[0].context.l1_messages = c[0].context.txs + 1),
         },
         Poison {
             what: "an L1 message among the L2 transactions",
-            named: "payload",
+            is: |f| matches!(f, ContentFault::Malformed(_) | ContentFault::SmuggledMessage(_)),
             spec: || {
                 contents(|c| {
                     // queue index 0, gas 200,000, to, no value, no data, sender
@@ -437,12 +438,12 @@ async fn f4_e18_l1_messages_and_times_that_do_not_add_up_are_refused() {
         },
         Poison {
             what: "time going back",
-            named: "timestamp",
+            is: |f| matches!(f, ContentFault::Time { .. }),
             spec: || contents(|c| c[3].context.timestamp = c[2].context.timestamp - 1),
         },
         Poison {
             what: "time before the parent's",
-            named: "timestamp",
+            is: |f| matches!(f, ContentFault::Time { .. }),
             spec: || contents(|c| c[0].context.timestamp -= 3),
         },
     ])
@@ -452,11 +453,19 @@ async fn f4_e18_l1_messages_and_times_that_do_not_add_up_are_refused() {
 #[tokio::test]
 async fn f6_f9_payloads_that_are_not_whole_are_refused() {
     all_refused(&[
-        Poison { what: "a byte behind", named: "follow the last", spec: || bytes_of(|p| p.push(7)) },
-        Poison { what: "zeros behind", named: "follow the last", spec: || bytes_of(|p| p.extend([0; 3])) },
+        Poison {
+            what: "a byte behind",
+            is: |f| matches!(f, ContentFault::Trailing(_)),
+            spec: || bytes_of(|p| p.push(7)),
+        },
+        Poison {
+            what: "zeros behind",
+            is: |f| matches!(f, ContentFault::Trailing(_)),
+            spec: || bytes_of(|p| p.extend([0; 3])),
+        },
         Poison {
             what: "a transaction behind",
-            named: "follow the last",
+            is: |f| matches!(f, ContentFault::Trailing(_)),
             spec: || {
                 contents(|c| {
                     let raw = c[4].transactions[0].clone();
@@ -464,20 +473,24 @@ async fn f6_f9_payloads_that_are_not_whole_are_refused() {
                 })
             },
         },
-        Poison { what: "a byte short", named: "payload", spec: || bytes_of(|p| p.truncate(p.len() - 1)) },
+        Poison {
+            what: "a byte short",
+            is: |f| matches!(f, ContentFault::Malformed(_) | ContentFault::SmuggledMessage(_)),
+            spec: || bytes_of(|p| p.truncate(p.len() - 1)),
+        },
         Poison {
             what: "an unknown transaction type",
-            named: "payload",
+            is: |f| matches!(f, ContentFault::Malformed(_) | ContentFault::SmuggledMessage(_)),
             spec: || contents(|c| push_transaction(c, b"\x05\xc3\x01\x02\x03")),
         },
         Poison {
             what: "a length beyond the end",
-            named: "payload",
+            is: |f| matches!(f, ContentFault::Malformed(_) | ContentFault::SmuggledMessage(_)),
             spec: || contents(|c| push_transaction(c, b"\x02\xfb\xff\xff\xff\xff")),
         },
         Poison {
             what: "a length of a length beyond 64 bits",
-            named: "payload",
+            is: |f| matches!(f, ContentFault::Malformed(_) | ContentFault::SmuggledMessage(_)),
             spec: || contents(|c| push_transaction(c, b"\x02\xff\xff\xff\xff\xff\xff\xff\xff\xff")),
         },
     ])
@@ -496,12 +509,12 @@ async fn f1_f3_blobs_and_frames_that_are_none_are_refused() {
     all_refused(&[
         Poison {
             what: "a high byte that is not zero",
-            named: "4000",
+            is: |f| matches!(f, ContentFault::Malformed(what) if what.contains("4000")),
             spec: || BatchSpec { edit_blobs: Some(Box::new(|b| high_byte(b))), ..BatchSpec::default() },
         },
         Poison {
             what: "a frame that declares a gigabyte",
-            named: "payload",
+            is: |f| matches!(f, ContentFault::Malformed(_) | ContentFault::SmuggledMessage(_)),
             spec: || {
                 frame_of(|f| {
                     let size = 1_000_000_000_u32.to_le_bytes();
@@ -509,11 +522,19 @@ async fn f1_f3_blobs_and_frames_that_are_none_are_refused() {
                 })
             },
         },
-        Poison { what: "noise", named: "payload", spec: || frame_of(|f| f.iter_mut().for_each(|b| *b ^= 0x5a)) },
-        Poison { what: "a cut frame", named: "payload", spec: || frame_of(|f| f.truncate(f.len() / 2)) },
+        Poison {
+            what: "noise",
+            is: |f| matches!(f, ContentFault::Malformed(_) | ContentFault::SmuggledMessage(_)),
+            spec: || frame_of(|f| f.iter_mut().for_each(|b| *b ^= 0x5a)),
+        },
+        Poison {
+            what: "a cut frame",
+            is: |f| matches!(f, ContentFault::Malformed(_) | ContentFault::SmuggledMessage(_)),
+            spec: || frame_of(|f| f.truncate(f.len() / 2)),
+        },
         Poison {
             what: "no blob at all",
-            named: "no blob",
+            is: |f| matches!(f, ContentFault::Malformed(what) if what.contains("no blob")),
             spec: || BatchSpec { no_blobs: true, ..BatchSpec::default() },
         },
     ])
@@ -525,17 +546,17 @@ async fn f4_f8_older_forms_whose_contexts_do_not_fit_are_refused() {
     all_refused(&[
         Poison {
             what: "a number left out",
-            named: "block 12 stands where 11 must",
+            is: |f| matches!(f, ContentFault::NotContiguous { expected, actual } if (expected.get(), actual.get()) == (11, 12)),
             spec: || legacy(|c| c[2].number = 12.into()),
         },
         Poison {
             what: "begins above parent + 1",
-            named: "parent + 1 is 9",
+            is: |f| matches!(f, ContentFault::First { expected, .. } if expected.get() == 9),
             spec: || legacy(|c| c.iter_mut().for_each(|c| c.number = c.number.plus(1))),
         },
-        Poison { what: "a transaction more", named: "payload", spec: || legacy(|c| c[5].txs += 1) },
-        Poison { what: "a transaction less", named: "follow the last", spec: || legacy(|c| c[5].txs -= 1) },
-        Poison { what: "ends below the first", named: "lastBlockNumber", spec: || legacy(|c| c[5].number = 3.into()) },
+        Poison { what: "a transaction more", is: |f| matches!(f, ContentFault::Malformed(_) | ContentFault::SmuggledMessage(_)), spec: || legacy(|c| c[5].txs += 1) },
+        Poison { what: "a transaction less", is: |f| matches!(f, ContentFault::Trailing(_)), spec: || legacy(|c| c[5].txs -= 1) },
+        Poison { what: "ends below the first", is: |f| matches!(f, ContentFault::Last { .. } | ContentFault::Extent { .. }), spec: || legacy(|c| c[5].number = 3.into()) },
     ])
     .await;
 }
@@ -692,8 +713,9 @@ async fn e18_a_local_chain_that_equals_a_poison_blob_is_still_poison() {
         let mut rig = rig_over_beacons(&devnet, 1, mode).await;
         let report = rig.settle().await;
         let PollEnd::Stalled(stall) = &report.end else { panic!("{mode:?}: {:?}", report.end) };
-        assert_eq!((stall.reason, stall.batch), (Reason::PoisonBatch, Some(2.into())), "{mode:?}: {stall}");
-        assert!(stall.detail.contains("timestamp: block 10"), "{mode:?}: {stall}");
+        assert_eq!((stall.reason(), stall.batch), (Reason::PoisonBatch, Some(2.into())), "{mode:?}: {stall}");
+        let Cause::Content(ContentFault::Time { number, .. }) = &stall.cause else { panic!("{mode:?}: {stall:?}") };
+        assert_eq!(number.get(), 10, "{mode:?}: {stall}");
         assert_eq!(rig.safe(), Some(8), "{mode:?}");
     }
 }

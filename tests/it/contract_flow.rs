@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use morph_deriver::codec::calldata::{CommitForm, encode_commit};
-use morph_deriver::decide::stall::Reason;
+use morph_deriver::codec::calldata::{CalldataError, CommitForm, encode_commit};
+use morph_deriver::decide::binding::{BindingFault, CommitFault};
+use morph_deriver::decide::content::ContentFault;
+use morph_deriver::decide::stall::{Cause, Reason};
 use morph_deriver::devnet::chain::BatchSpec;
 use morph_deriver::devnet::faults::{Fault, Rule, Server};
 use morph_deriver::devnet::jsonrpc::RpcError;
@@ -65,9 +67,9 @@ fn assert_ordered(devnet: &Devnet) {
     assert!(devnet.moments().iter().all(|m| m.is_ordered()));
 }
 
-fn detail(report: &PollReport) -> String {
+fn cause(report: &PollReport) -> &Cause {
     match &report.end {
-        PollEnd::Stalled(stall) => stall.detail.clone(),
+        PollEnd::Stalled(stall) => &stall.cause,
         other => panic!("it does not stall: {other:?}"),
     }
 }
@@ -431,7 +433,8 @@ async fn c7_a_commit_through_another_contract_is_verified_or_halts() {
     let mut rig = Rig::on(&devnet).await;
     let report = rig.settle().await;
     assert_eq!(reason(&report), Some(Reason::UnknownCommit));
-    assert!(detail(&report).contains(&format!("{tx:?}")), "{}", detail(&report));
+    let fault = Box::new(CommitFault::NotInTrace);
+    assert_eq!(*cause(&report), Cause::Commit { transaction: tx, fault });
     assert_eq!(rig.safe(), Some(8));
     devnet.l1_knobs(0, |k| k.no_trace = false);
     assert_eq!(cases(&rig.settle().await), [(2, Case::Consistent)]);
@@ -499,11 +502,13 @@ async fn c11_an_unknown_version_and_an_unknown_selector_halt_by_name() {
     let batch = devnet.with(|w| w.batches[1].clone());
     let mut newer = batch.calldata.clone();
     newer.version = 3;
-    let cases_of: [(Vec<u8>, Reason, &str); 2] = [
-        (encode_commit(&newer), Reason::UnsupportedVersion, "version 3"),
-        ([[0xde, 0xad, 0xbe, 0xef].as_slice(), &[0; 64]].concat(), Reason::UnknownCommit, "deadbeef"),
+    let selector = [0xde, 0xad, 0xbe, 0xef];
+    let unknown = CommitFault::Calldata(CalldataError::UnknownSelector(selector));
+    let cases_of: [(Vec<u8>, Reason, CommitFault); 2] = [
+        (encode_commit(&newer), Reason::UnsupportedVersion, CommitFault::Binding(BindingFault::Version(3))),
+        ([selector.as_slice(), &[0; 64]].concat(), Reason::UnknownCommit, unknown),
     ];
-    for (input, expected, text) in cases_of {
+    for (input, expected, fault) in cases_of {
         devnet.l1_knobs(0, |k| {
             k.no_trace = true;
             k.inputs.insert(batch.tx, input);
@@ -511,7 +516,7 @@ async fn c11_an_unknown_version_and_an_unknown_selector_halt_by_name() {
         let mut rig = Rig::on(&devnet).await;
         let report = rig.settle().await;
         assert_eq!(reason(&report), Some(expected));
-        assert!(detail(&report).contains(text), "{}", detail(&report));
+        assert_eq!(*cause(&report), Cause::Commit { transaction: batch.tx, fault: Box::new(fault) });
         assert_eq!(rig.safe(), Some(8));
         // An endpoint that lied is found out within a poll of its honesty.
         devnet.l1_knobs(0, |k| k.inputs.clear());
@@ -538,12 +543,15 @@ async fn c12_hours_without_a_commit_are_no_fault_and_have_a_gauge() {
 #[tokio::test]
 async fn c13_a_commit_state_that_does_not_fit_the_stored_blob_is_refused_by_field() {
     type Edit = fn(&mut morph_deriver::codec::calldata::CommitCalldata);
-    let edits: [(&str, Edit); 3] = [
-        ("lastBlockNumber", |c| c.last_block = c.last_block.map(|l| l.plus(1))),
-        ("lastBlockNumber", |c| c.last_block = c.last_block.map(|l| l.minus(1))),
-        ("numL1Messages", |c| c.num_l1_messages = c.num_l1_messages.map(|n| n - 1)),
+    type IsFault = fn(&ContentFault) -> bool;
+    let last: IsFault = |fault| matches!(fault, ContentFault::Last { .. });
+    let count: IsFault = |fault| matches!(fault, ContentFault::MessageCount { .. });
+    let edits: [(&str, IsFault, Edit); 3] = [
+        ("lastBlockNumber", last, |c| c.last_block = c.last_block.map(|l| l.plus(1))),
+        ("lastBlockNumber", last, |c| c.last_block = c.last_block.map(|l| l.minus(1))),
+        ("numL1Messages", count, |c| c.num_l1_messages = c.num_l1_messages.map(|n| n - 1)),
     ];
-    for (field, edit) in edits {
+    for (field, is_fault, edit) in edits {
         let devnet = devnet(2).await;
         devnet.with(|w| {
             w.build(2).unwrap();
@@ -554,7 +562,7 @@ async fn c13_a_commit_state_that_does_not_fit_the_stored_blob_is_refused_by_fiel
         recommit_state(&devnet, Some(Box::new(edit)));
         let report = rig.settle().await;
         assert_eq!(reason(&report), Some(Reason::PoisonBatch), "{field}");
-        assert!(detail(&report).starts_with(field), "{field}: {}", detail(&report));
+        assert!(matches!(cause(&report), Cause::Content(fault) if is_fault(fault)), "{field}: {:?}", cause(&report));
         assert_eq!(rig.safe(), Some(8));
         assert!(devnet.written().is_empty());
     }
@@ -593,7 +601,7 @@ async fn c10_a_genesis_block_that_is_not_given_is_asked_for_again() {
     let missing = Rule::on("eth_getBlockByNumber", Fault::Error(RpcError::server("header not found")));
     devnet.fault(Server::L2, missing.after(3).times(1));
     let error = rig.poll().await.unwrap_err();
-    assert_eq!(error.stall().reason, Reason::L2Unavailable, "{error}");
+    assert_eq!(error.stall().reason(), Reason::L2Unavailable, "{error}");
     let report = rig.settle().await;
     assert_eq!(report.end, PollEnd::CaughtUp);
     assert_eq!(cases(&report), [(1, Case::Consistent)]);
@@ -628,8 +636,8 @@ async fn c2_a_long_search_through_l1_continues_in_the_next_poll() {
                 report.end
             }
             Err(error) => {
-                assert_eq!(error.stall().reason, Reason::SearchingL1, "{error}");
-                assert_eq!(rig.worker.status().borrow().stall.as_ref().map(|s| s.reason), Some(Reason::SearchingL1));
+                assert_eq!(error.stall().reason(), Reason::SearchingL1, "{error}");
+                assert_eq!(rig.worker.status().borrow().stall.as_ref().map(|s| s.reason()), Some(Reason::SearchingL1));
                 searching += 1;
                 PollEnd::Behind
             }

@@ -101,7 +101,7 @@ async fn m2_nothing_is_final_while_logs_fail_and_headers_work() {
     reverted_behind_its_back(&devnet).await;
     devnet.fault(Server::L1(0), no_logs());
     for _ in 0..3 {
-        assert_eq!(rig.poll().await.unwrap_err().stall().reason, Reason::L1Unavailable);
+        assert_eq!(rig.poll().await.unwrap_err().stall().reason(), Reason::L1Unavailable);
         assert!(rig.finalized().is_none_or(|f| f <= 16), "finalized {:?}", rig.finalized());
     }
     devnet.heal(Server::L1(0));
@@ -122,7 +122,7 @@ async fn m2_nothing_is_final_over_a_revert_that_was_read_and_could_not_be_stored
     reverted_behind_its_back(&devnet).await;
     store.refuse_reverts(true);
     for _ in 0..3 {
-        assert_eq!(rig.poll().await.unwrap_err().stall().reason, Reason::StoreUnavailable);
+        assert_eq!(rig.poll().await.unwrap_err().stall().reason(), Reason::StoreUnavailable);
         assert!(rig.finalized().is_none_or(|f| f <= 16), "finalized {:?}", rig.finalized());
     }
     store.refuse_reverts(false);
@@ -285,13 +285,13 @@ async fn m3_p2_safe_goes_above_finalized_only_over_the_finalized_block() {
     for _ in 0..4 {
         let told = match rig.poll().await {
             Ok(report) => reason(&report),
-            Err(error) => Some(error.stall().reason),
+            Err(error) => Some(error.stall().reason()),
         };
         assert_eq!(rig.finalized(), Some(24));
         assert!(rig.safe() <= Some(24), "safe {:?} over other blocks than the finalized ones, {told:?}", rig.safe());
     }
     let status = rig.worker.status().borrow().clone();
-    assert_eq!(status.stall.map(|stall| stall.reason), Some(Reason::DivergesBelowFinalized));
+    assert_eq!(status.stall.map(|stall| stall.reason()), Some(Reason::DivergesBelowFinalized));
 }
 
 /// What happens while a finalized batch is reverted on L1 (M3).

@@ -391,7 +391,7 @@ async fn c2_p4_trying_earlier_commits_continues_in_the_next_poll() {
                 break;
             }
             Err(error) => {
-                assert_eq!(error.stall().reason, Reason::SearchingL1, "{error}");
+                assert_eq!(error.stall().reason(), Reason::SearchingL1, "{error}");
                 searching += 1;
             }
         }
@@ -493,7 +493,7 @@ async fn m2_b8_a_missing_header_forgets_no_revert() {
     l1.lie(Lies { lacks: vec![at.get()], ..everywhere });
     for _ in 0..4 {
         let error = rig.poll().await.expect_err("the header is needed");
-        assert_eq!(error.stall().reason, Reason::L1Reorg, "{error}");
+        assert_eq!(error.stall().reason(), Reason::L1Reorg, "{error}");
         assert_eq!(known(&rig).await.1, 1);
         assert!(rig.worker.status().borrow().l1_cursor.is_some_and(|to| to < at), "the range was passed");
     }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use morph_deriver::decide::stall::Reason;
+use morph_deriver::decide::stall::{Cause, Gap, Reason};
 use morph_deriver::devnet::chain::BatchSpec;
 use morph_deriver::devnet::faults::{Fault, Rule, Server};
 use morph_deriver::devnet::jsonrpc::RpcError;
@@ -92,7 +92,7 @@ async fn a1_c6_a_hidden_commit_blocks_by_name_until_the_endpoint_is_honest() {
             assert_eq!(reason(&report), Some(Reason::Gap), "hidden {hidden}, range {fetch_range}");
             let PollEnd::Stalled(stall) = report.end else { panic!("it does not stall") };
             assert_eq!(stall.batch, Some(hidden.into()));
-            assert!(stall.detail.contains(&format!("gap({hidden})")), "{}", stall.detail);
+            assert_eq!(stall.cause, Cause::Gap(Gap::Commit(hidden.into())));
             assert_eq!(rig.safe(), Some((hidden - 1) * 8));
         }
         devnet.l1_knobs(0, |k| k.hidden_commits.clear());
@@ -214,7 +214,7 @@ async fn a3_a_quota_in_the_middle_of_a_pull_redoes_no_batch() {
     let mut rig = Rig::on(&devnet).await;
     devnet.fault(Server::L1(0), Rule::on("eth_getTransactionByBlockHashAndIndex", Fault::RateLimited(None)).after(4));
     let error = rig.poll().await.unwrap_err();
-    assert_eq!(error.stall().reason, Reason::L1Unavailable);
+    assert_eq!(error.stall().reason(), Reason::L1Unavailable);
     assert_eq!(rig.safe(), Some(32), "four batches are stored");
     devnet.heal(Server::L1(0));
     tokio::time::sleep(Duration::from_millis(250)).await;
@@ -233,7 +233,7 @@ async fn a4_an_l1_that_never_answers_holds_up_neither_the_poll_nor_the_shutdown(
     let mut rig = Rig::on(&devnet).await;
     let began = Instant::now();
     let error = rig.poll().await.unwrap_err();
-    assert_eq!(error.stall().reason, Reason::L1Unavailable);
+    assert_eq!(error.stall().reason(), Reason::L1Unavailable);
     // A call has 2 s and is tried again for 1 s.
     assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
     let stop = CancellationToken::new();
@@ -258,7 +258,7 @@ async fn a5_a_frozen_l1_is_named_in_one_poll_and_what_it_holds_is_still_verified
     let report = rig.poll().await.unwrap();
     assert_eq!(cases(&report), ALL_THREE);
     assert_eq!(reason(&report), Some(Reason::L1Stale));
-    assert_eq!(rig.worker.status().borrow().stall.as_ref().map(|s| s.reason.code()), Some("l1_stale"));
+    assert_eq!(rig.worker.status().borrow().stall.as_ref().map(|s| s.reason().code()), Some("l1_stale"));
     // L1 moves again: 300 blocks of 12 s.
     devnet.with(|w| {
         w.mine(290);

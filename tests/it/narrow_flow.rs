@@ -50,7 +50,7 @@ async fn to_the_end(rig: &mut Rig, devnet: &Devnet) -> Polls {
             seen.most = seen.most.max(devnet.all_http_requests() - before);
         }
         let status = rig.worker.status();
-        let stall = status.borrow().stall.as_ref().map(|s| s.reason);
+        let stall = status.borrow().stall.as_ref().map(|s| s.reason());
         match outcome {
             Ok(report) if report.end == PollEnd::Behind => {}
             Ok(report) => {
@@ -58,7 +58,7 @@ async fn to_the_end(rig: &mut Rig, devnet: &Devnet) -> Polls {
                 return seen;
             }
             Err(error) => {
-                let found = error.stall().reason;
+                let found = error.stall().reason();
                 assert!(matches!(found, Reason::SearchingL1 | Reason::L1Unavailable), "{error}");
                 assert_eq!(stall, Some(found), "the status shows it");
                 seen.searching += u64::from(found == Reason::SearchingL1);
@@ -178,7 +178,7 @@ async fn m16_p4_a_search_survives_polls_that_never_came_to_it() {
         if report.as_ref().is_ok_and(|report| report.end == PollEnd::CaughtUp) {
             break;
         }
-        let stall = rig.worker.status().borrow().stall.as_ref().map(|stall| stall.reason);
+        let stall = rig.worker.status().borrow().stall.as_ref().map(|stall| stall.reason());
         searching += u64::from(stall == Some(Reason::SearchingL1));
         devnet.fault(Server::L2, Rule::always(Fault::Drop));
         rig.poll().await.unwrap_err();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use morph_deriver::codec::calldata::CommitCalldata;
 use morph_deriver::decide::liveness::Verdict;
-use morph_deriver::decide::stall::Reason;
+use morph_deriver::decide::stall::{Cause, Reason};
 use morph_deriver::devnet::chain::{BatchSpec, BlockPlan};
 use morph_deriver::devnet::faults::{Fault, Rule, Server};
 use morph_deriver::devnet::jsonrpc::RpcError;
@@ -83,7 +83,7 @@ pub fn heights(devnet: &Devnet) -> (u64, Option<u64>, Option<u64>) {
 }
 
 pub fn stall_of(rig: &Rig) -> Option<Reason> {
-    rig.worker.status().borrow().stall.as_ref().map(|s| s.reason)
+    rig.worker.status().borrow().stall.as_ref().map(|s| s.reason())
 }
 
 #[tokio::test]
@@ -470,8 +470,8 @@ async fn cannot_rewrite() -> (Devnet, Rig) {
 #[tokio::test]
 async fn e13_a_node_that_cannot_rewrite_is_probed_once_and_filled_once_its_chain_is_cut() {
     let (devnet, mut rig) = cannot_rewrite().await;
-    let detail = rig.worker.status().borrow().stall.as_ref().unwrap().detail.clone();
-    assert!(detail.contains("upgrade") && detail.contains("cut its chain by hand at block 11"), "{detail}");
+    let stall = rig.worker.status().borrow().stall.clone().unwrap();
+    assert!(matches!(stall.cause, Cause::CannotRewrite { skip } if skip.number.get() == 11), "{stall:?}");
     devnet.with(|w| w.truncate_to(11));
     assert_eq!(cases(&rig.settle_stopped().await), [(2, Case::FillGap)]);
     assert_chain(&devnet, &rig, 16);
@@ -830,7 +830,7 @@ async fn e19_a_node_that_says_nothing_of_a_block_below_its_head_has_not_lost_it(
     });
     *forgetful.hides.lock().unwrap() = Some(L2Number::new(16));
     let error = rig.poll().await.unwrap_err();
-    assert_eq!(error.stall().reason, Reason::LocalChainChanged);
+    assert_eq!(error.stall().reason(), Reason::LocalChainChanged);
     assert_eq!((rig.safe(), heights(&devnet).1), (Some(16), Some(16)), "nothing moved");
     *forgetful.hides.lock().unwrap() = None;
     assert_eq!(cases(&rig.settle().await), [(3, Case::Consistent)]);
@@ -1065,7 +1065,7 @@ async fn reads_that_change_under_way_move_nothing_and_end_in_the_right_chain() {
                 match rig.poll().await {
                     Ok(_) => {}
                     Err(FlowError::Stall(stall)) => {
-                        assert_eq!(stall.reason, Reason::LocalChainChanged, "{method} {nth}: {stall}");
+                        assert_eq!(stall.reason(), Reason::LocalChainChanged, "{method} {nth}: {stall}");
                         failed += 1;
                     }
                     Err(FlowError::Port(_)) => failed += 1,

@@ -91,7 +91,7 @@ async fn g1_a_failed_resume_is_tried_until_it_works_and_alarms_meanwhile() {
     assert!(matches!(&error, FlowError::Port(error) if error.target == Target::Reactors), "{error}");
     let status = rig.worker.status().borrow().clone();
     assert!(status.reactors_degraded);
-    assert_eq!(status.stall.unwrap().reason, Reason::ReactorsDegraded);
+    assert_eq!(status.stall.unwrap().reason(), Reason::ReactorsDegraded);
     assert!(lease(&rig).await.is_some());
     // What was verified under the pause counts all the same.
     assert_eq!(rig.safe(), Some(24));
@@ -121,7 +121,7 @@ async fn g2_a_half_done_pause_is_undone_and_nothing_is_written() {
     assert_balanced(&devnet, 1);
     // Whether it happened is not known here, so it is resumed twice (M12) before another pause may begin.
     assert!(lease(&rig).await.is_some());
-    assert_eq!(rig.poll().await.unwrap_err().stall().reason, Reason::ReactorsDegraded);
+    assert_eq!(rig.poll().await.unwrap_err().stall().reason(), Reason::ReactorsDegraded);
     assert_eq!(devnet.pauses(), 1);
     rig.worker.quiesce().idle(PATIENCE).await;
     assert_eq!(lease(&rig).await, None);
@@ -183,7 +183,7 @@ async fn m28_a_guard_that_cannot_resume_holds_up_what_must_be_written_and_nothin
         w.produce(8).unwrap();
         w.sync();
     });
-    assert_eq!(rig.poll().await.unwrap_err().stall().reason, Reason::ReactorsDegraded);
+    assert_eq!(rig.poll().await.unwrap_err().stall().reason(), Reason::ReactorsDegraded);
     assert_eq!(rig.safe(), Some(24));
     assert_eq!(devnet.heads().safe.map(|s| s.number.get()), Some(24));
     assert!(rig.worker.status().borrow().reactors_degraded);
@@ -194,7 +194,7 @@ async fn m28_a_guard_that_cannot_resume_holds_up_what_must_be_written_and_nothin
         w.fork_at(30, ForkShape::ExtraTransaction).unwrap();
     });
     let before = devnet.written();
-    assert_eq!(rig.poll().await.unwrap_err().stall().reason, Reason::ReactorsDegraded);
+    assert_eq!(rig.poll().await.unwrap_err().stall().reason(), Reason::ReactorsDegraded);
     assert_eq!((rig.safe(), devnet.written()), (Some(24), before));
     // Once the reactors can be resumed, the worker continues.
     devnet.heal(Server::Reactors);
@@ -360,7 +360,7 @@ async fn g5_a_block_that_lands_while_the_reactors_stop_is_seen_before_the_write(
         rig.poll().await.unwrap();
     }
     let error = rig.poll().await.unwrap_err();
-    assert_eq!(error.stall().reason, Reason::LocalChainChanged);
+    assert_eq!(error.stall().reason(), Reason::LocalChainChanged);
     assert_eq!(reason(&rig.poll().await.unwrap()), Some(Reason::WaitingForBlocks));
     assert!(devnet.writes().is_empty());
     assert_balanced(&devnet, 1);
@@ -372,7 +372,7 @@ async fn g5_a_block_that_lands_while_the_reactors_stop_is_seen_before_the_write(
         w.sync();
     });
     let mut rig = Rig::on(&devnet).await;
-    assert_eq!(rig.poll().await.unwrap_err().stall().reason, Reason::LocalChainChanged);
+    assert_eq!(rig.poll().await.unwrap_err().stall().reason(), Reason::LocalChainChanged);
     assert_eq!(cases(&rig.settle().await), [(2, Case::Consistent)]);
     assert!(devnet.writes().is_empty());
     assert_balanced(&devnet, 1);
@@ -541,7 +541,7 @@ async fn m5_p5_a_pause_that_lands_after_the_restart_is_resumed_and_nothing_is_wr
     let mut rig = Rig::start(ports, settings).await;
     assert_eq!(devnet.resumes(), 1);
     devnet.pause_now();
-    assert_eq!(rig.poll().await.unwrap_err().stall().reason, Reason::ReactorsDegraded);
+    assert_eq!(rig.poll().await.unwrap_err().stall().reason(), Reason::ReactorsDegraded);
     assert!(devnet.writes().is_empty());
     assert_eq!(rig.safe(), Some(8), "verifying continues");
     rig.worker.quiesce().idle(PATIENCE).await;

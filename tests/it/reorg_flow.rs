@@ -426,7 +426,7 @@ async fn p6_a_step_that_was_stored_late_is_not_forgotten() {
     });
     store.late_after(0);
     let error = rig.poll().await.unwrap_err();
-    assert_eq!(error.stall().reason, Reason::StoreUnavailable);
+    assert_eq!(error.stall().reason(), Reason::StoreUnavailable);
     assert_eq!(rig.settle().await.end, PollEnd::CaughtUp);
     assert_eq!((rig.safe(), node_safe(&devnet)), (Some(16), Some(16)));
     // The revert falls away with its block, and batch 3 with it.
@@ -457,7 +457,7 @@ async fn b1_j5_an_empty_range_of_another_fork_is_not_taken() {
     });
     devnet.on_call(Server::L1(0), "eth_getBlockByNumber", 4, move |w| *w = ours);
     let error = rig.poll().await.unwrap_err();
-    assert_eq!((error.severity(), error.stall().reason), (Severity::Reset, Reason::L1Reorg));
+    assert_eq!((error.severity(), error.stall().reason()), (Severity::Reset, Reason::L1Reorg));
     assert_eq!(rig.settle().await.end, PollEnd::CaughtUp);
     assert_eq!(rig.safe(), Some(24));
 }
@@ -474,7 +474,7 @@ async fn a10_b1_a_commit_that_moves_before_its_transaction_is_read_is_read_again
         w.mine(2);
     });
     let error = rig.poll().await.unwrap_err();
-    assert_eq!((error.severity(), error.stall().reason), (Severity::Reset, Reason::L1Reorg));
+    assert_eq!((error.severity(), error.stall().reason()), (Severity::Reset, Reason::L1Reorg));
     assert_eq!(rig.safe(), Some(16));
     assert_eq!(cases(&rig.settle().await), [(3, Case::Consistent)]);
     assert_eq!(rig.safe(), Some(24));

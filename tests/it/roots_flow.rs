@@ -127,7 +127,7 @@ async fn m19_p1_logs_of_a_chain_that_was_swapped_meanwhile_are_no_other_root() {
             for poll in 0..2 {
                 let told = match rig.poll().await {
                     Ok(report) => reason(&report),
-                    Err(error) => Some(error.stall().reason),
+                    Err(error) => Some(error.stall().reason()),
                 };
                 let wrong = [Some(Reason::WithdrawalRoot), Some(Reason::StateRoot)];
                 assert!(!wrong.contains(&told), "{method} {nth}, poll {poll}: {told:?}");

@@ -1,21 +1,25 @@
 //! Every stall is in the log under its reason's code, and so is its end (P9).
 
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use morph_deriver::config::LogFormat;
-use morph_deriver::decide::stall::{Reason, Stall};
+use morph_deriver::decide::content::ContentFault;
+use morph_deriver::decide::stall::{Cause, Gap, Reason, Stall, StateMissing};
 use morph_deriver::devnet::faults::{Fault, Rule, Server};
+use morph_deriver::error::{PortError, PortErrorKind, Target};
 use morph_deriver::flow::stall_log::{Doing, StallLog};
 use morph_deriver::telemetry;
 use morph_deriver::types::BatchIndex;
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::layer::SubscriberExt as _;
 
 use crate::node_flow::{batch, network, synced};
+use crate::support::causes::one_of_each;
 use crate::support::rig::Rig;
 
 /// The log of this thread, as the program writes it.
@@ -58,9 +62,88 @@ fn told(line: &Value) -> (Option<String>, String, String) {
     (code, text("entity"), text("level"))
 }
 
+/// The place of a cause's kind in the enum. It names every kind, so that a new one must be named here, and then shown.
+fn kind(cause: &Cause) -> usize {
+    match cause {
+        Cause::Port(_) => 0,
+        Cause::NodeSyncing => 1,
+        Cause::BlocksMissing { .. } => 2,
+        Cause::BlocksLost { .. } => 3,
+        Cause::BeforeSwitch => 4,
+        Cause::LocalChanged(_) => 5,
+        Cause::L1Changed(_) => 6,
+        Cause::NoL1Block => 7,
+        Cause::NoSettledL1Block => 8,
+        Cause::L1HeadBelowCursor => 9,
+        Cause::L1HeadBelow(_) => 10,
+        Cause::L1Stale => 11,
+        Cause::ReorgTooDeep { .. } => 12,
+        Cause::Searching(_) => 13,
+        Cause::NoProgress => 14,
+        Cause::Gap(_) => 15,
+        Cause::RevertPending => 16,
+        Cause::RevertOfProved => 17,
+        Cause::Commit { .. } => 18,
+        Cause::Discontinued(_) => 19,
+        Cause::Content(_) => 20,
+        Cause::PrevStateRoot { .. } => 21,
+        Cause::StateRoot { .. } => 22,
+        Cause::WithdrawalRoot { .. } => 23,
+        Cause::SearchingRoot { .. } => 24,
+        Cause::RootUnknown(_) => 25,
+        Cause::BelowFinalized(_) => 26,
+        Cause::DiffersBeforeSwitch(_) => 27,
+        Cause::CannotRewrite { .. } => 28,
+        Cause::StateMissing(_) => 29,
+        Cause::TwoNodes { .. } => 30,
+        Cause::OtherBlockMade { .. } => 31,
+        Cause::Refused(_) => 32,
+        Cause::RefusedAgain { .. } => 33,
+        Cause::PauseBudget { .. } => 34,
+        Cause::NotResumed => 35,
+        Cause::NotWritten => 36,
+        Cause::WouldWrite { .. } => 37,
+        Cause::FinalizedElsewhere(_) => 38,
+    }
+}
+
+#[test]
+fn p9_every_cause_has_its_code_and_every_code_a_cause() {
+    let table = one_of_each();
+    for (cause, reason) in &table {
+        assert_eq!(cause.reason(), *reason, "{cause}");
+        assert!(!cause.to_string().is_empty(), "{cause:?}");
+    }
+    let kinds: BTreeSet<_> = table.iter().map(|(cause, _)| kind(cause)).collect();
+    assert_eq!(kinds, (0..=38).collect());
+    for reason in Reason::ALL {
+        assert!(table.iter().any(|(_, has)| has == reason), "nothing causes {reason}");
+    }
+}
+
+#[test]
+fn a_stall_is_three_fields_for_programs_and_says_what_to_do_to_people() {
+    for (cause, reason) in one_of_each() {
+        let stall = Stall::at(BatchIndex::new(7), cause.clone());
+        let expected = json!({ "reason": reason.code(), "batch": 7, "detail": cause.to_string() });
+        assert_eq!(serde_json::to_value(&stall).unwrap(), expected);
+        assert_eq!(stall.to_string(), format!("{} (batch 7): {cause}", reason.code()));
+        let advice: &[&str] = match cause {
+            Cause::CannotRewrite { .. } => &["upgrade", "cut its chain by hand at block 0"],
+            Cause::StateMissing(StateMissing::NoneKept { .. }) => &["block 59", "archive"],
+            Cause::StateMissing(StateMissing::BeforeSwitch { .. }) => &["block 60", "archive"],
+            Cause::Gap(Gap::Commit(_)) => &["gap(7)"],
+            Cause::ReorgTooDeep { .. } => &["fresh database"],
+            Cause::L1Stale => &["clock"],
+            _ => &[],
+        };
+        assert!(advice.iter().all(|words| cause.to_string().contains(words)), "{cause}");
+    }
+}
+
 #[test]
 fn every_reason_is_logged_under_its_code_once_and_so_is_its_end() {
-    for reason in Reason::ALL {
+    for (cause, reason) in one_of_each() {
         for (doing, level) in [
             (Doing::Waiting, "WARN"),
             (Doing::TryingAgain, "WARN"),
@@ -71,8 +154,8 @@ fn every_reason_is_logged_under_its_code_once_and_so_is_its_end() {
                 let (log, _guard) = Log::capture();
                 let mut stalls = StallLog::default();
                 let stall = match at {
-                    Some(index) => Stall::at(BatchIndex::new(index), *reason, "why"),
-                    None => Stall::new(*reason, "why"),
+                    Some(index) => Stall::at(BatchIndex::new(index), cause.clone()),
+                    None => Stall::new(cause.clone()),
                 };
                 stalls.goes_on();
                 (0..5).for_each(|_| stalls.stalled(&stall, doing));
@@ -80,7 +163,7 @@ fn every_reason_is_logged_under_its_code_once_and_so_is_its_end() {
                 let code = reason.code().to_owned();
                 let expected = (Some(code), entity.clone(), level.to_owned());
                 assert_eq!(log.stalls().iter().map(told).collect::<Vec<_>>(), std::slice::from_ref(&expected));
-                assert_eq!(log.stalls()[0]["detail"], "why");
+                assert_eq!(log.stalls()[0]["detail"], cause.to_string());
                 assert_eq!(log.stalls()[0]["batch"].as_u64(), at);
                 (0..3).for_each(|_| stalls.goes_on());
                 let end = (None, entity, "INFO".to_owned());
@@ -96,8 +179,8 @@ fn every_reason_is_logged_under_its_code_once_and_so_is_its_end() {
 fn a_halt_at_another_batch_is_logged_at_once_and_ends_the_one_before() {
     let (log, _guard) = Log::capture();
     let mut stalls = StallLog::default();
-    let poison = |index: u64| Stall::at(BatchIndex::new(index), Reason::PoisonBatch, "why");
-    let down = Stall::new(Reason::L1Unavailable, "why");
+    let poison = |index: u64| Stall::at(BatchIndex::new(index), Cause::Content(ContentFault::Empty));
+    let down = Stall::new(Cause::Port(PortError::new(Target::L1, PortErrorKind::Timeout, "why")));
     for stall in [&poison(7), &poison(7), &down, &poison(7), &down, &poison(8), &poison(8)] {
         stalls.stalled(stall, Doing::Halted);
     }

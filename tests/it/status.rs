@@ -2,7 +2,7 @@
 //! asked.
 
 use morph_deriver::adapters::store::SqliteStore;
-use morph_deriver::decide::stall::{Reason, Stall};
+use morph_deriver::decide::stall::{Cause, Stall};
 use morph_deriver::devnet::{Devnet, DevnetOptions};
 use morph_deriver::flow::Status;
 use morph_deriver::ports::Progress as _;
@@ -30,7 +30,9 @@ async fn a_running_worker_is_asked() {
     assert_eq!(table.status.code(), Some(0));
     assert!(String::from_utf8_lossy(&table.stdout).contains("catching_up"));
 
-    let stall = Stall::at(BatchIndex::new(3), Reason::StateRoot, "block 9");
+    let (expected, actual) = (B256::zero(), B256::repeat_byte(1));
+    let cause = Cause::StateRoot { number: L2Number::new(9), expected, actual };
+    let stall = Stall::at(BatchIndex::new(3), cause);
     sender.send_replace(Status { stall: Some(stall), ..Status::default() });
     let diverged = program().args(["status", "--json", &at]).output().unwrap();
     assert_eq!(diverged.status.code(), Some(3));

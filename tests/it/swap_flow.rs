@@ -254,7 +254,7 @@ async fn m4_c6_an_endpoint_that_is_asked_about_a_hole_is_on_another_fork() {
             k.hidden_commits = [4].into();
         });
         let error = rig.poll().await.unwrap_err();
-        assert_eq!((error.severity(), error.stall().reason), (Severity::Reset, Reason::L1Reorg), "{other:?}");
+        assert_eq!((error.severity(), error.stall().reason()), (Severity::Reset, Reason::L1Reorg), "{other:?}");
         assert_eq!(rig.settle().await.end, PollEnd::CaughtUp, "{other:?}");
         let expected = match other {
             Other::Moved => 24,

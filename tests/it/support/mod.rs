@@ -1,6 +1,7 @@
 //! What the integration tests share: where the vectors are, small fake servers, and the recorded network served over
 //! HTTP. Nothing here is a test, and nothing here decides what a right answer of the program is.
 
+pub mod causes;
 pub mod clients;
 pub mod hostile;
 pub mod late_store;

@@ -178,7 +178,7 @@ pub fn cases(report: &PollReport) -> Vec<(u64, Case)> {
 /// The reason of a poll's stall.
 pub fn reason(report: &PollReport) -> Option<Reason> {
     match &report.end {
-        PollEnd::Stalled(stall) => Some(stall.reason),
+        PollEnd::Stalled(stall) => Some(stall.reason()),
         PollEnd::Behind | PollEnd::CaughtUp | PollEnd::Reached => None,
     }
 }
