@@ -620,10 +620,21 @@ pub(super) fn bare_record(commit: &CommitEvent, outcome: Outcome) -> BatchRecord
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::testing::World;
+    use crate::flow::testing::{World, cause_of};
 
     /// One range, up to L1 block `confirmed`.
     async fn read(world: &mut World, events: &mut Events, confirmed: u64) -> (PollEnd, Vec<BatchReport>) {
+        let (end, reports) = read_at(world, events, confirmed, 60).await;
+        (PollEnd::of(end).unwrap(), reports)
+    }
+
+    /// The same in a poll at `now`, in seconds.
+    async fn read_at(
+        world: &mut World,
+        events: &mut Events,
+        confirmed: u64,
+        now: u64,
+    ) -> (Decided<PollEnd>, Vec<BatchReport>) {
         let view = L1View { confirmed: confirmed.into(), stale: false, reorged: false };
         let settlements = Settlements::new(world.ports.l1.clone(), world.ports.progress.clone(), 0.into(), 500);
         let (mut node, mut pause) = (world.poll_begins().await, SharedPause::default());
@@ -631,13 +642,13 @@ mod tests {
             ledger: &mut world.ledger,
             node: &mut node,
             pause: &mut pause,
-            now: Duration::from_secs(60),
+            now: Duration::from_secs(now),
             verdict: Verdict::Alive,
             reports: Vec::new(),
             blocks: Vec::new(),
         };
         events.search.begin();
-        let end = PollEnd::of(events.read_range(&view, &settlements, &mut round).await).unwrap();
+        let end = events.read_range(&view, &settlements, &mut round).await;
         (end, round.reports)
     }
 
@@ -702,5 +713,31 @@ mod tests {
         assert_eq!(read(&mut world, &mut events, 30).await.0, PollEnd::CaughtUp);
         assert_eq!(world.ledger.heads().safe(), Some(world.l2(60)));
         assert_eq!(events.shown().verified, 5);
+    }
+
+    #[tokio::test]
+    async fn c5_a_verdict_is_kept_until_what_it_follows_from_changes_or_it_is_old() {
+        let (mut world, _) = recorded().await;
+        world.ports.engine = None;
+        world.fork_l2(70);
+        let mut events = Events::new(&world.ports, world.writer(), &world.settings, None);
+        let would = Some(Cause::WouldWrite { case: Case::SelfHeal, blocks: 3, first: 70.into() });
+        assert_eq!(cause_of(read_at(&mut world, &mut events, 30, 60).await.0), would);
+        // Without its transaction the batch cannot be judged: it is not judged again.
+        let transactions = std::mem::take(&mut world.l1.now().transactions);
+        events.batches.writer.poll_begins();
+        assert_eq!(cause_of(read_at(&mut world, &mut events, 30, 659).await.0), would);
+        assert!(events.batches.writer.pending().is_some(), "the write is still told of");
+        let (old, _) = read_at(&mut world, &mut events, 30, 660).await;
+        assert!(matches!(old, Err(Stop::Failed(_))), "ten minutes are over");
+        world.l1.now().transactions = transactions;
+        assert_eq!(cause_of(read_at(&mut world, &mut events, 30, 661).await.0), would);
+        // Somebody else puts the local chain right.
+        world.node.node().truncate(69);
+        for number in 70..=76 {
+            world.node.node().import(world.recorded.at(number).unwrap());
+        }
+        assert_eq!(read_at(&mut world, &mut events, 30, 662).await.0.unwrap(), PollEnd::CaughtUp);
+        assert_eq!(world.ledger.heads().safe(), Some(world.l2(72)));
     }
 }

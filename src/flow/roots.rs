@@ -201,8 +201,13 @@ fn gone(error: PortError) -> FlowError {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
+    use async_trait::async_trait;
+
     use super::*;
     use crate::flow::testing::{World, cause_of};
+    use crate::types::{L2Block, L2Snapshot};
 
     /// What is asked of batch 1, with L1's own roots.
     async fn asked(world: &World) -> Asked {
@@ -249,5 +254,61 @@ mod tests {
         assert_eq!(cause(&world, &empty).await, None);
         let below = Asked { verified_below: Some(B256::repeat_byte(1)), ..unknown };
         assert_eq!(cause(&world, &below).await, None);
+    }
+
+    /// A node that has no state and one log of a message, in block `at` if any, and notes where it was asked to look.
+    struct OneLog {
+        at: Option<(u64, B256)>,
+        asked: Mutex<Vec<(u64, u64)>>,
+    }
+
+    #[async_trait]
+    impl L2Reader for OneLog {
+        async fn snapshot(&self) -> PortResult<L2Snapshot> {
+            unreachable!("roots ask for no snapshot")
+        }
+
+        async fn header(&self, _: L2Number) -> PortResult<Option<L2Header>> {
+            unreachable!("roots ask for no header")
+        }
+
+        async fn blocks(&self, _: L2Number, _: L2Number) -> PortResult<Vec<L2Block>> {
+            unreachable!("roots ask for no blocks")
+        }
+
+        async fn message_root(&self, _: L2Ref) -> PortResult<MessageRoot> {
+            Ok(MessageRoot::Pruned)
+        }
+
+        async fn last_appended_root(&self, first: L2Number, last: L2Number, _: L2Ref) -> PortResult<Option<B256>> {
+            self.asked.lock().unwrap().push((first.get(), last.get()));
+            let inside = |(at, _): &(u64, B256)| (first.get()..=last.get()).contains(at);
+            Ok(self.at.filter(inside).map(|(_, root)| root))
+        }
+    }
+
+    #[tokio::test]
+    async fn p4_the_last_message_is_looked_for_piece_by_piece_over_polls_and_what_was_found_is_kept() {
+        let world = World::recorded().await;
+        let root = B256::repeat_byte(1);
+        let anchor = L2Ref { number: 50_000.into(), hash: B256::repeat_byte(2) };
+        let asked = asked(&world).await;
+        let last = L2Header { number: 50_012.into(), ..asked.last };
+        let asked = Asked { first: 50_001.into(), anchor, last, withdrawal_root: root, ..asked };
+        let node = OneLog { at: Some((30_000, root)), asked: Mutex::default() };
+        let mut roots = Roots::default();
+        let mut checks = Vec::new();
+        for now in 0..6 {
+            checks.push(cause_of(roots.check(&node, &asked, Duration::ZERO, Duration::from_secs(now)).await));
+        }
+        let below = |at: u64| Some(Cause::SearchingRoot { below: 50_001.into(), at: at.into() });
+        assert_eq!(checks, [below(49_000), below(47_000), below(43_000), below(35_000), None, None]);
+        let pieces: Vec<_> = node.asked.lock().unwrap().iter().copied().filter(|(_, last)| *last <= 50_000).collect();
+        let expected = [(49_001, 50_000), (47_001, 49_000), (43_001, 47_000), (35_001, 43_000), (19_001, 35_000)];
+        assert_eq!(pieces, expected.map(|(first, last): (u64, u64)| (first, last)));
+        // Another chain below the batch is another search.
+        let other = Asked { anchor: L2Ref { hash: B256::repeat_byte(3), ..anchor }, ..asked };
+        let end = cause_of(roots.check(&node, &other, Duration::ZERO, Duration::from_secs(6)).await);
+        assert_eq!(end, below(49_000));
     }
 }

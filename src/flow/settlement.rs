@@ -397,4 +397,24 @@ mod tests {
         assert!(!settlements.holds_proof(&mut world.ledger, &proof, 5.into(), 30.into()).await.unwrap());
         assert_eq!(world.ports.progress.newest_proof(30.into()).await.unwrap(), None);
     }
+
+    #[tokio::test]
+    async fn a_proof_whose_log_is_missing_and_that_the_contract_does_not_deny_counts_for_nothing_and_is_kept() {
+        let mut world = World::recorded().await;
+        let proof = world.l1.now().log(21, L1EventKind::Finalize { index: 5.into(), hash: B256::repeat_byte(5) });
+        world.store(Step { settlements: vec![proof.clone()], ..Step::default() }).await;
+        let settlements = settlements(&world);
+        let events = std::mem::take(&mut world.l1.now().events);
+        world.l1.now().last_finalized = Some(5.into());
+        for _ in 0..2 {
+            assert!(!settlements.holds_proof(&mut world.ledger, &proof, 5.into(), 30.into()).await.unwrap());
+            assert_eq!(world.ports.progress.newest_proof(30.into()).await.unwrap(), Some(proof.clone()));
+        }
+        world.l1.now().events = events;
+        assert!(settlements.holds_proof(&mut world.ledger, &proof, 5.into(), 30.into()).await.unwrap());
+        // The newest state never lies below an older one: what it has not proved was never proved.
+        world.l1.now().last_finalized = Some(4.into());
+        assert!(!settlements.holds_proof(&mut world.ledger, &proof, 5.into(), 30.into()).await.unwrap());
+        assert_eq!(world.ports.progress.newest_proof(30.into()).await.unwrap(), None);
+    }
 }

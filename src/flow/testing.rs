@@ -24,6 +24,7 @@ use crate::decide::stall::{Cause, Stall};
 use crate::devnet::embedded::Embedded;
 use crate::devnet::node::{Node as Execution, SafeL2Data};
 use crate::devnet::oracle::Oracle;
+use crate::error::{PortError, PortErrorKind, Target};
 use crate::ports::{FoundLogs, L1Chain, L2Reader, PortResult, RangeLogs, Reactors, Step};
 use crate::types::{
     B256, BatchIndex, BatchRecord, Case, CommitEvent, Cursor, L1Event, L1EventKind, L1Header, L1Number, L1Ref, L1Tag,
@@ -55,6 +56,8 @@ pub(super) struct L1 {
     /// What the contract holds now, and held ever since.
     pub(super) committed: BTreeMap<BatchIndex, B256>,
     pub(super) last_committed: BatchIndex,
+    /// What its newest state proves, if it can be asked. Its older states cannot.
+    pub(super) last_finalized: Option<BatchIndex>,
     /// Blocks of logs that one answer holds.
     pub(super) reach: u64,
     /// The ranges of logs that were asked for.
@@ -166,6 +169,11 @@ impl L1Chain for FakeL1 {
 
     async fn last_committed_index(&self, _: Option<L1Number>) -> PortResult<BatchIndex> {
         Ok(self.now().last_committed)
+    }
+
+    async fn last_finalized_index(&self, at: Option<L1Number>) -> PortResult<BatchIndex> {
+        let newest = self.now().last_finalized.filter(|_| at.is_none());
+        newest.ok_or_else(|| PortError::new(Target::L1, PortErrorKind::Pruned, "no such state"))
     }
 
     async fn blob_field(&self, _: BatchIndex) -> PortResult<B256> {
@@ -325,6 +333,7 @@ fn l1(fixture: &Fixture) -> L1 {
         traces,
         committed: facts.committed.newest,
         last_committed: facts.last_committed.newest.unwrap(),
+        last_finalized: None,
         reach: 1_000,
         asked: Vec::new(),
     }
