@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::decide::client::Client;
 use crate::decide::cursor::Walk;
 use crate::error::{PortError, PortErrorKind, Target};
 use crate::types::{
@@ -210,6 +211,11 @@ pub trait L2Reader: HeadReader {
     /// The root that the last AppendMessage log in blocks `first..=last` carries; none if there is none. `tip` lies at
     /// `last` or above it: `NotFound` unless the logs were read on the chain that holds `tip`.
     async fn last_appended_root(&self, first: L2Number, last: L2Number, tip: L2Ref) -> PortResult<Option<B256>>;
+
+    /// The execution client as it named itself with the last snapshot; none where it did not.
+    fn client(&self) -> Option<Client> {
+        None
+    }
 }
 
 /// A write that stopped before its end.

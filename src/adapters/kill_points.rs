@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::decide::client::Client;
 use crate::error::PortError;
 use crate::ports::{
     BlobSource, EngineView, FoundLogs, L1Chain, L2Engine, L2Reader, LeaseStore, MessageRoot, PortResult, Progress,
@@ -246,7 +247,11 @@ watched!(L2Reader {
     reads async fn blocks(&self, first: L2Number, last: L2Number) -> PortResult<Vec<L2Block>>;
     reads async fn message_root(&self, block: L2Ref) -> PortResult<MessageRoot>;
     reads async fn last_appended_root(&self, first: L2Number, last: L2Number, tip: L2Ref) -> PortResult<Option<B256>>;
-});
+}
+    fn client(&self) -> Option<Client> {
+        self.inner.client()
+    }
+);
 
 watched!(L2Engine {
     changes async fn write_blocks(&self, blocks: &[NewBlock]) -> Result<Vec<L2Header>, WriteStopped>;

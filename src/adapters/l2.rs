@@ -6,6 +6,7 @@
 //! snapshot's head.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use super::rpc::{Call, Json, Pool, found};
 use super::wire::{self, Bounded};
 use crate::codec::block;
 use crate::codec::event::{self, selectors, topics};
+use crate::decide::client::Client;
 use crate::error::{PortError, PortErrorKind, Target};
 use crate::ports::{L2Reader, MessageRoot, PortResult};
 use crate::types::{B256, L2Block, L2Header, L2Number, L2Ref, L2Snapshot, RawTx};
@@ -62,13 +64,15 @@ pub struct L2Client {
     forms: Vec<AtomicU8>,
     /// `eth_call` by block hash is refused.
     call_by_number: AtomicBool,
+    /// The client, as it named itself last.
+    client: Mutex<Option<Client>>,
 }
 
 impl L2Client {
     /// The node behind `pool`.
     pub fn new(pool: Pool, config: L2Config) -> Self {
         let forms = (0..pool.size()).map(|_| AtomicU8::new(UNKNOWN)).collect();
-        Self { pool, config, forms, call_by_number: AtomicBool::new(false) }
+        Self { pool, config, forms, call_by_number: AtomicBool::new(false), client: Mutex::new(None) }
     }
 
     /// The endpoints, for figures.
@@ -96,7 +100,9 @@ impl L2Client {
         }
     }
 
-    fn read_snapshot(&self, [latest, safe, finalized, syncing]: [PortResult<Json>; 4]) -> PortResult<L2Snapshot> {
+    fn read_snapshot(&self, replies: [PortResult<Json>; 5]) -> PortResult<L2Snapshot> {
+        let [latest, safe, finalized, syncing, version] = replies;
+        self.names_itself(version);
         let head = self
             .read_header(latest)?
             .ok_or_else(|| PortError::new(Target::L2, PortErrorKind::NotFound, "the node has no latest block"))?;
@@ -107,6 +113,18 @@ impl L2Client {
         };
         let tag = |reply| PortResult::Ok(self.read_header(reply)?.map(|header| header.l2_ref()));
         Ok(L2Snapshot { head: head.l2_ref(), safe: tag(safe)?, finalized: tag(finalized)?, syncing })
+    }
+
+    /// Another client, or another version of it, is asked anew what it offers.
+    fn names_itself(&self, version: PortResult<Json>) {
+        let Some(version) = version.ok().and_then(|json| json.parse::<String>().ok()) else { return };
+        let said = Some(Client::of(&version));
+        let mut known = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known != said {
+            self.forms.iter().for_each(|form| form.store(UNKNOWN, Ordering::Relaxed));
+            self.call_by_number.store(false, Ordering::Relaxed);
+            *known = said;
+        }
     }
 
     fn form(&self, at: usize) -> u8 {
@@ -475,12 +493,13 @@ pub(super) fn read_header(reply: PortResult<Json>, genesis: Option<B256>) -> Por
     block::header_from_json(&json.tree()?, genesis).map(Some).map_err(|error| json.malformed(error))
 }
 
-fn snapshot_calls() -> [Call; 4] {
+fn snapshot_calls() -> [Call; 5] {
     [
         block_call("latest", false),
         block_call("safe", false),
         block_call("finalized", false),
         Call::new("eth_syncing", json!([])),
+        Call::new("web3_clientVersion", json!([])),
     ]
 }
 
@@ -488,20 +507,20 @@ fn snapshot_calls() -> [Call; 4] {
 impl L2Reader for L2Client {
     async fn snapshot(&self) -> PortResult<L2Snapshot> {
         let replies = self.pool.batch(&snapshot_calls()).await?;
-        let Ok(replies) = <[PortResult<Json>; 4]>::try_from(replies) else {
-            return Err(PortError::malformed(Target::L2, "heads: not four replies"));
+        let Ok(replies) = <[PortResult<Json>; 5]>::try_from(replies) else {
+            return Err(PortError::malformed(Target::L2, "heads: not five replies"));
         };
         self.read_snapshot(replies)
     }
 
     async fn snapshot_and(&self, number: L2Number) -> PortResult<(L2Snapshot, Option<L2Header>)> {
-        let [latest, safe, finalized, syncing] = snapshot_calls();
-        let calls = [latest, safe, finalized, syncing, block_call(&number_tag(number), false)];
+        let [latest, safe, finalized, syncing, version] = snapshot_calls();
+        let calls = [latest, safe, finalized, syncing, version, block_call(&number_tag(number), false)];
         let replies = self.pool.batch(&calls).await?;
-        let Ok([latest, safe, finalized, syncing, block]) = <[PortResult<Json>; 5]>::try_from(replies) else {
-            return Err(PortError::malformed(Target::L2, "heads and a block: not five replies"));
+        let Ok([latest, safe, finalized, syncing, version, block]) = <[PortResult<Json>; 6]>::try_from(replies) else {
+            return Err(PortError::malformed(Target::L2, "heads and a block: not six replies"));
         };
-        Ok((self.read_snapshot([latest, safe, finalized, syncing])?, self.numbered(block, number)?))
+        Ok((self.read_snapshot([latest, safe, finalized, syncing, version])?, self.numbered(block, number)?))
     }
 
     async fn header(&self, number: L2Number) -> PortResult<Option<L2Header>> {
@@ -514,6 +533,10 @@ impl L2Reader for L2Client {
             return Ok(Vec::new());
         }
         self.pool.run(|at| self.blocks_on(at, first, last)).await
+    }
+
+    fn client(&self) -> Option<Client> {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     async fn has_states(&self, numbers: &[L2Number]) -> PortResult<Option<Vec<bool>>> {
@@ -620,6 +643,42 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn l16_the_client_names_itself_and_another_one_is_probed_anew() {
+        use std::sync::Arc;
+        use std::sync::atomic::AtomicUsize;
+
+        let blocks = vector("recorded/l2/blocks.json");
+        let now = Arc::new(AtomicUsize::new(0));
+        let serves = Arc::clone(&now);
+        let server = rpc(move |method, params| {
+            let is_reth = serves.load(Ordering::Relaxed) == 1;
+            match method {
+                "web3_clientVersion" if is_reth => Ok(json!("morph-reth/v0.2.0-12ab34cd/x86_64-unknown-linux-gnu")),
+                "web3_clientVersion" => Ok(json!("Geth/v2.2.4-mainnet/linux-amd64/go1.26.8")),
+                "eth_getBlockByNumber" if params[0] == "latest" => Ok(blocks[126].clone()),
+                "eth_getBlockByNumber" => Ok(Value::Null),
+                "eth_syncing" => Ok(json!(false)),
+                "debug_getBlockRlp" if !is_reth => Ok(raw(&blocks[place(params)], RawForm::Flat)),
+                "debug_getRawBlock" if is_reth => Ok(raw(&blocks[place(params)], RawForm::Nested)),
+                _ => Err((-32601, "Method not found")),
+            }
+        })
+        .await;
+        let l2 = client(&server);
+        assert_eq!(l2.client(), None);
+        let mut read = Vec::new();
+        for (which, is_warned_of) in [(0, false), (1, true), (0, false)] {
+            now.store(which, Ordering::Relaxed);
+            l2.snapshot().await.unwrap();
+            assert_eq!(l2.client().unwrap().warning().is_some(), is_warned_of);
+            read.push(l2.blocks(n(5), n(9)).await.unwrap());
+        }
+        assert!(read[0] == read[1] && read[0] == read[2]);
+        let probes = server.calls().iter().filter(|call| call["method"] == "debug_getRawBlock").count();
+        assert_eq!(probes, 3 + 5, "a probe for each, and the five blocks of the one");
+    }
+
+    #[tokio::test]
     async fn l10_parameters_that_a_node_does_not_take_are_no_method_and_found_out_once() {
         let blocks = vector("recorded/l2/blocks.json");
         let server = rpc(move |method, params| match method {
@@ -702,6 +761,7 @@ mod tests {
             ("eth_getBlockByNumber", Some("safe")) => Err((-32000, "safe block not available")),
             ("eth_getBlockByNumber", Some("finalized")) => Err((-32000, "finalized block not available")),
             ("eth_syncing", _) => Ok(json!(false)),
+            ("web3_clientVersion", _) => Err((-32601, "the method web3_clientVersion does not exist/is not available")),
             other => panic!("{other:?}"),
         })
         .await;
@@ -729,7 +789,7 @@ mod tests {
             assert_eq!(snapshot.finalized.map(|block| block.number), Some(n(90)));
             assert!(snapshot.syncing);
         }
-        assert_eq!(server.calls().len(), 8);
+        assert_eq!((server.calls().len(), client.client()), (10, None));
     }
 
     #[tokio::test]

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::adapters::fixture::{Facts, Fixture, L2Facts, Logs, MAX_BLOBS, MAX_FACTS, MAX_L2, Range, Stretch};
+use crate::decide::client::Client;
 use crate::decide::cursor::Walk;
 use crate::error::{PortError, PortErrorKind, Target};
 use crate::ports::{BlobSource, FoundLogs, L1Chain, L2Reader, MessageRoot, PortResult, RangeLogs, Suspect};
@@ -492,6 +493,10 @@ impl BlobSource for Recorder {
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl L2Reader for Recorder {
+    fn client(&self) -> Option<Client> {
+        self.sources.l2.as_ref()?.client()
+    }
+
     async fn snapshot(&self) -> PortResult<L2Snapshot> {
         self.l2()?.snapshot().await
     }

@@ -11,6 +11,8 @@ use serde::Serialize;
 
 use super::{Exit, wiring};
 use crate::config::{Config, ConfigArgs, ConfigError, Shown, ShownValue};
+use crate::decide::client::Client;
+use crate::ports::L2Reader as _;
 use crate::redact::SecretUrl;
 use crate::types::Identity;
 
@@ -40,6 +42,26 @@ pub struct Probe {
     pub endpoint: String,
     /// What is wrong with it; none if all is well.
     pub problem: Option<String>,
+    /// The execution client, as it names itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client: Option<Client>,
+    /// What is to be known of that client.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warning: Option<&'static str>,
+}
+
+impl Probe {
+    fn in_words(&self) -> String {
+        let ok = || match &self.client {
+            Some(client) => format!("ok ({})", client.version),
+            None => "ok".to_owned(),
+        };
+        let mut words = self.problem.clone().unwrap_or_else(ok);
+        if let Some(warning) = self.warning {
+            let _ = write!(words, "; warning: {warning}");
+        }
+        words
+    }
 }
 
 #[derive(Serialize)]
@@ -73,7 +95,7 @@ pub async fn execute(args: Args) -> anyhow::Result<Exit> {
             println!("# missing for run: {line}");
         }
         for probe in &probes {
-            println!("# {} {}: {}", probe.key, probe.endpoint, probe.problem.as_deref().unwrap_or("ok"));
+            println!("# {} {}: {}", probe.key, probe.endpoint, probe.in_words());
         }
     }
     if !args.check {
@@ -124,26 +146,31 @@ fn endpoints(config: &Config) -> Vec<Alone> {
 
 async fn probe_one((key, url, alone): Alone, identity: &Identity) -> Probe {
     let asked = tokio::time::timeout(PROBE_LIMIT, ask(&alone, identity)).await;
-    let problem = match asked {
-        Ok(Ok(())) => None,
-        Ok(Err(error)) => Some(crate::redact::cut_urls(&format!("{error:#}")).into_owned()),
-        Err(_) => Some(format!("no answer within {} s", PROBE_LIMIT.as_secs())),
+    let (problem, client) = match asked {
+        Ok(Ok(client)) => (None, client),
+        Ok(Err(error)) => (Some(crate::redact::cut_urls(&format!("{error:#}")).into_owned()), None),
+        Err(_) => (Some(format!("no answer within {} s", PROBE_LIMIT.as_secs())), None),
     };
+    let warning = client.as_ref().and_then(Client::warning);
     let url = url.expose();
     let (host, port) = (url.host_str().unwrap_or("?"), url.port_or_known_default().unwrap_or_default());
-    Probe { key, endpoint: format!("{host}:{port}"), problem }
+    Probe { key, endpoint: format!("{host}:{port}"), problem, client, warning }
 }
 
-/// Asks the one endpoint of `config`: L1 if there is no other.
-async fn ask(config: &Config, identity: &Identity) -> anyhow::Result<()> {
+/// Asks the one endpoint of `config`: L1 if there is no other. The execution client names itself.
+async fn ask(config: &Config, identity: &Identity) -> anyhow::Result<Option<Client>> {
     let clients = wiring::clients(config)?;
     match (&clients.beacon, &clients.l2, &clients.engine) {
         (Some(beacon), ..) => wiring::check_beacon(beacon, config.l1.beacon_genesis_time).await?,
-        (_, Some(l2), _) => wiring::check_l2(l2, identity).await?,
+        (_, Some(l2), _) => {
+            wiring::check_l2(l2, identity).await?;
+            l2.snapshot().await?;
+            return Ok(l2.client());
+        }
         (_, _, Some(engine)) => wiring::check_engine(engine, identity).await?,
         (None, None, None) => wiring::check_l1(&clients.l1, identity).await?,
     }
-    Ok(())
+    Ok(None)
 }
 
 /// The settings as TOML, each with the layer that it came from. A setting without a value is a comment.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use super::{Exit, run};
+use crate::devnet::client::Client;
 use crate::devnet::world::WorldOptions;
 use crate::devnet::{Devnet, DevnetOptions};
 use crate::flow::unix_now;
@@ -35,6 +36,9 @@ pub struct Args {
     /// Do not sync the local node: its head moves only by writes to its engine
     #[arg(long)]
     pub no_sync: bool,
+    /// The execution client that the local node imitates: geth, reth (the newest), reth-a, reth-b or reth-c
+    #[arg(long, default_value = "geth", value_name = "CLIENT")]
+    pub client: Client,
     /// Seed of everything random
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -52,7 +56,7 @@ pub async fn execute(args: Args) -> anyhow::Result<Exit> {
     };
     // Simulated time runs ahead of the clock while the first batches are made, so it starts in the past.
     let start_time = unix_now().saturating_sub(3600);
-    let world = WorldOptions { seed: args.seed, start_time, ..WorldOptions::default() };
+    let world = WorldOptions { seed: args.seed, start_time, client: args.client, ..WorldOptions::default() };
     let options = DevnetOptions { world, ports, secret_dir: Some(args.dir.clone()), ..DevnetOptions::default() };
     let devnet = Devnet::start(options).await?;
     while devnet.with(|w| (w.batches.len() as u64) < args.batches) {

@@ -227,6 +227,21 @@ pub fn own_mark(
     moved_up.then_some(OwnMark { tag, before: write.finalized })
 }
 
+/// Whether the node's safe `tag` is a mark of its own making: it stands on a block of our open `writes`, above `ours`, our
+/// own safe head. Some nodes mark each block safe that they write, before anything of it was checked (L5).
+///
+/// Another writer may put it there too. Nothing is lost by taking that for a mark: our own safe head is told to the node in
+/// every poll anyway, and nobody has checked the block but us.
+pub fn own_safe_mark(tag: Option<L2Ref>, ours: Option<L2Ref>, writes: &[OpenWrite]) -> Option<L2Ref> {
+    let tag = tag.filter(|tag| ours.is_none_or(|safe| safe.number < tag.number))?;
+    let is_made_by = |w: &OpenWrite| match w.new_hash {
+        Some(made) => made == tag.hash,
+        // Noted and perhaps sent: it is anything but what stood there before.
+        None => !w.seen && w.old_hash != Some(tag.hash),
+    };
+    writes.iter().any(|w| w.number == tag.number && is_made_by(w)).then_some(tag)
+}
+
 /// Up to where a look at the node tells all that the open `writes` did to its tags; none where it tells nothing new. A
 /// write that was answered has happened, and so has one on top of the chain whose block is there; any other one may still
 /// be under way.
@@ -449,6 +464,40 @@ mod tests {
         ];
         for (name, tag, ours, known, writes, expected) in table {
             assert_eq!(own_mark(tag, ours, known, &writes), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn l5_a_safe_tag_on_a_block_of_an_open_write_is_the_nodes_own_mark() {
+        let (t24, o24) = (Some(at(24)), Some(other(24)));
+        let seen = |w: OpenWrite| OpenWrite { seen: true, ..w };
+        let unheard = |w: OpenWrite, old_hash| OpenWrite { old_hash, new_hash: None, ..w };
+        let hash = |block: L2Ref| Some(block.hash);
+        let written = || vec![wrote(23, None), wrote(24, None)];
+        // The tag, our safe head, the open writes; whether it is a mark.
+        let table = [
+            ("on the last block", t24, None, written(), true),
+            ("on one below", Some(at(23)), None, written(), true),
+            ("above what is verified", t24, Some(at(12)), written(), true),
+            ("a later look", t24, Some(at(12)), written().into_iter().map(seen).collect(), true),
+            ("verified", t24, Some(at(24)), written(), false),
+            ("below what is verified", t24, Some(at(30)), written(), false),
+            ("never set", None, None, written(), false),
+            ("no write is open", t24, None, vec![], false),
+            ("on no block of the write", Some(at(22)), None, written(), false),
+            ("on another block of that height", o24, None, written(), false),
+            ("the answer was lost", o24, None, vec![unheard(wrote(24, None), None)], true),
+            (
+                "the answer was lost, and it is what stood there",
+                o24,
+                None,
+                vec![unheard(wrote(24, None), hash(other(24)))],
+                false,
+            ),
+            ("noted and not sent", o24, None, vec![seen(unheard(wrote(24, None), hash(at(24))))], false),
+        ];
+        for (name, tag, ours, writes, expected) in table {
+            assert_eq!(own_safe_mark(tag, ours, &writes), tag.filter(|_| expected), "{name}");
         }
     }
 

@@ -10,6 +10,7 @@
 //! | Which local blocks may stay, which are written? | [`reconcile`] |
 //! | Are the node that is read and the node that is written one node? | [`one_node`] |
 //! | The node refused a block: for good, or for now? | [`refusal`] |
+//! | Which execution client is it, and what may be expected of it? | [`client`] |
 //! | Are the roots those of the calldata? | [`roots`] |
 //! | May this head move, and which tags does the node lack? | [`heads`] |
 //! | Does L1 still hold this commit? | [`standing`] |
@@ -31,6 +32,7 @@
 
 pub mod aftermath;
 pub mod binding;
+pub mod client;
 pub mod content;
 pub mod cursor;
 pub mod dispatch;

@@ -4,6 +4,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::client::Client;
 use super::headers::Header;
 use super::jsonrpc::{address, hash, quantity};
 use super::signing::{self, Place};
@@ -125,7 +126,7 @@ impl StoredBlock {
     /// As `eth_getBlockBy…` shows it.
     pub fn to_json(&self, full_transactions: bool) -> Value {
         let mut map = self.header_json();
-        let size = self.full.as_ref().map_or(0, |full| full.block_rlp(&self.transactions, true).len() as u64);
+        let size = self.full.as_ref().map_or(0, |full| full.block_rlp(&self.transactions).len() as u64);
         map.insert("hash".to_owned(), hash(self.hash()));
         map.insert("size".to_owned(), quantity(size));
         map.insert("totalDifficulty".to_owned(), quantity(0));
@@ -148,9 +149,13 @@ impl StoredBlock {
         }
     }
 
-    /// As `engine_newSafeL2Block` gives it back.
-    pub fn to_engine_json(&self) -> Value {
+    /// As `engine_newSafeL2Block` of `client` gives it back.
+    pub fn to_engine_json(&self, client: Client) -> Value {
         let mut map = self.header_json();
+        if client.is_reth() {
+            map.insert("nextL1MsgIndex".to_owned(), quantity(self.next_l1_index));
+            return Value::Object(map);
+        }
         map.entry("baseFeePerGas".to_owned()).or_insert(Value::Null);
         map.insert("nextL1MsgIndex".to_owned(), quantity(self.next_l1_index));
         map.insert("batchHash".to_owned(), hash(self.batch_hash));

@@ -118,20 +118,25 @@ impl Header {
         keccak(&stream.out())
     }
 
-    /// rlp([header, transactions, uncles]): a legacy transaction as a list, a typed one as a byte string. With Morph's
-    /// fields it is what `debug_getBlockRlp` gives, without them `debug_getRawBlock`.
-    pub fn block_rlp(&self, transactions: &[RawTx], with_morph_fields: bool) -> Vec<u8> {
-        let mut stream = RlpStream::new_list(3);
-        self.append(&mut stream, with_morph_fields);
-        stream.begin_list(transactions.len());
-        for raw in transactions {
-            match raw.first() {
-                Some(first) if *first >= 0xc0 => stream.append_raw(raw, 1),
-                _ => stream.append(&raw.to_vec()),
-            };
-        }
-        stream.begin_list(0);
+    /// rlp([header, transactions, uncles]): a legacy transaction as a list, a typed one as a byte string. Morph's two fields
+    /// stand in the header, as go-ethereum's `debug_getBlockRlp` gives it.
+    pub fn block_rlp(&self, transactions: &[RawTx]) -> Vec<u8> {
+        let mut stream = RlpStream::new();
+        self.append(&mut stream, true);
+        body(&stream.out(), transactions)
+    }
+
+    /// The header as morph-reth's `debug_getRawHeader` gives it: rlp([nextL1MsgIndex, header]).
+    pub fn nested_header(&self) -> Vec<u8> {
+        let mut stream = RlpStream::new_list(2);
+        stream.append(&self.next_l1_index);
+        self.append(&mut stream, false);
         stream.out().to_vec()
+    }
+
+    /// The block as morph-reth's `debug_getRawBlock` gives it, with the nested header.
+    pub fn nested_block_rlp(&self, transactions: &[RawTx]) -> Vec<u8> {
+        body(&self.nested_header(), transactions)
     }
 
     /// The header's fields as JSON, without hash and without Morph's.
@@ -198,6 +203,21 @@ impl Header {
     }
 }
 
+/// rlp([header, transactions, uncles]).
+fn body(header: &[u8], transactions: &[RawTx]) -> Vec<u8> {
+    let mut stream = RlpStream::new_list(3);
+    stream.append_raw(header, 1);
+    stream.begin_list(transactions.len());
+    for raw in transactions {
+        match raw.first() {
+            Some(first) if *first >= 0xc0 => stream.append_raw(raw, 1),
+            _ => stream.append(&raw.to_vec()),
+        };
+    }
+    stream.begin_list(0);
+    stream.out().to_vec()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -212,6 +232,6 @@ mod tests {
             assert_eq!(Some(header.hash()), parse_hash(&block["hash"]));
         }
         let genesis = Header::from_json(&blocks[0]).unwrap();
-        assert_eq!(Some(genesis.block_rlp(&[], true).len() as u64), parse_quantity(&blocks[0]["size"]));
+        assert_eq!(Some(genesis.block_rlp(&[]).len() as u64), parse_quantity(&blocks[0]["size"]));
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! Decided here: what the real node was seen to do with good and bad requests (protocol.md, section 7; a test walks
 //! through `recorded/l2/answers.json`). It checks next to nothing, truncates on a write below its head, leaves its tags
-//! behind, applies half of a tag call, and after a kill still answers for blocks above its head. Not decided here: what each
-//! method of its RPC answers (`node_rpc`); HTTP, tokens, latency (`serve`).
+//! behind, applies half of a tag call, and after a kill still answers for blocks above its head. All that is go-ethereum's
+//! way; morph-reth's stands in `reth`. Not decided here: what each method of its RPC answers (`node_rpc`); HTTP, tokens,
+//! latency (`serve`).
 //!
 //! Execution is simulated, and deterministic: an empty block keeps its parent's state root, as on the real chain; any
 //! other gets keccak256 over the parent's root and its content. So nodes that write the same content come to the same
@@ -13,6 +14,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::block::{Appended, Content, StoredBlock, message_passer};
+use super::client::{Client, RethState};
 use super::headers::Header;
 use super::jsonrpc::RpcError;
 use super::oracle::Oracle;
@@ -55,26 +57,14 @@ impl From<&NewBlock> for SafeL2Data {
     }
 }
 
-/// Which raw block method the node offers.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum RawBlocks {
-    /// `debug_getBlockRlp`, as Morph's node.
-    #[default]
-    BlockRlp,
-    /// `debug_getRawBlock`, as morph-reth.
-    RawBlock,
-    /// Neither: the `debug` namespace is closed.
-    None,
-}
-
 /// How the node deviates from an obliging one.
 #[derive(Clone, Debug)]
 pub struct Moods {
     /// Keeps every state. The real default is not to.
     pub archive: bool,
-    /// Older morph-reth: ignores `parentHash`, takes head + 1 only (E13).
+    /// Ignores `parentHash`, takes head + 1 only (E13): one thing of the oldest morph-reth alone.
     pub refuses_rewrites: bool,
-    /// Sets safe and finalized to each block it writes (E12).
+    /// Sets safe and finalized to each block it writes (E12): one thing of the oldest morph-reth alone.
     pub tags_what_it_writes: bool,
     /// Logs of blocks below this height are gone.
     pub logs_from: u64,
@@ -84,8 +74,16 @@ pub struct Moods {
     pub wrong_state_from: Option<u64>,
     /// From this height on, another withdrawal root comes out of the same content.
     pub wrong_withdrawals_from: Option<u64>,
-    /// Which raw block method it has.
-    pub raw_blocks: RawBlocks,
+    /// The `debug` namespace is closed: no raw blocks.
+    pub debug_closed: bool,
+    /// Heights below the head at which it has no block to give.
+    pub holes: HashSet<u64>,
+    /// Transactions in its own pool, which some morph-reth put behind those that they are given.
+    pub pool: Vec<RawTx>,
+    /// The node's clock, in seconds since the Unix epoch, where it is looked at.
+    pub clock: Option<u64>,
+    /// Block 0 is shown with a base fee that does not give its hash.
+    pub odd_genesis: bool,
     /// Makes every block with at most this gas limit, whatever it is given.
     pub gas_limit_cap: Option<u64>,
     /// Answers every write with this error.
@@ -94,12 +92,10 @@ pub struct Moods {
     pub write_error_at: HashMap<u64, RpcError>,
     /// Answers a write as if it were made, and its head does not move.
     pub loses_what_it_writes: bool,
-    /// What `web3_clientVersion` says.
-    pub client_version: String,
+    /// What `web3_clientVersion` says; none is the client's own version.
+    pub client_version: Option<String>,
     /// Answers every tag call with this error.
     pub tags_error: Option<RpcError>,
-    /// Entries that a JSON-RPC batch may hold.
-    pub batch_limit: usize,
 }
 
 impl Default for Moods {
@@ -112,14 +108,17 @@ impl Default for Moods {
             syncing: false,
             wrong_state_from: None,
             wrong_withdrawals_from: None,
-            raw_blocks: RawBlocks::default(),
+            debug_closed: false,
+            holes: HashSet::new(),
+            pool: Vec::new(),
+            clock: None,
+            odd_genesis: false,
             gas_limit_cap: None,
             write_error: None,
             write_error_at: HashMap::new(),
             loses_what_it_writes: false,
-            client_version: "Geth/v2.2.4-mainnet/linux-amd64/go1.26.8".to_owned(),
+            client_version: None,
             tags_error: None,
-            batch_limit: 1000,
         }
     }
 }
@@ -191,6 +190,9 @@ pub enum Side {
 pub struct Node {
     /// How it deviates.
     pub moods: Moods,
+    client: Client,
+    /// What only a morph-reth remembers.
+    pub(super) reth: RethState,
     chain_id: u64,
     blocks: HashMap<B256, Arc<StoredBlock>>,
     /// Height → canonical hash. After a kill it still holds heights above the head, as the real node's database does.
@@ -218,6 +220,8 @@ impl Node {
         let genesis = Arc::new(genesis);
         let mut node = Self {
             moods: Moods::default(),
+            client: Client::default(),
+            reth: RethState::default(),
             chain_id,
             blocks: HashMap::new(),
             canonical: BTreeMap::new(),
@@ -235,6 +239,25 @@ impl Node {
         };
         node.import(genesis);
         node
+    }
+
+    /// Which client it imitates.
+    pub const fn client(&self) -> Client {
+        self.client
+    }
+
+    /// Becomes another client with the same chain, as after a change of the software on a folder that was copied over: the
+    /// tags are not part of the chain, and the new client knows of none.
+    pub fn become_client(&mut self, client: Client) {
+        self.client = client;
+        self.reth = RethState::default();
+        (self.safe, self.finalized) = (None, None);
+        self.seen();
+    }
+
+    /// Whether it takes no notice of `parentHash`.
+    pub(super) const fn ignores_parent(&self) -> bool {
+        self.moods.refuses_rewrites || self.client.ignores_parent()
     }
 
     /// Gives recorded results to recorded content.
@@ -326,7 +349,7 @@ impl Node {
         self.moments.clear();
     }
 
-    fn seen(&mut self) {
+    pub(super) fn seen(&mut self) {
         let moment = Moment { head: self.head.l2_ref(), safe: self.safe(), finalized: self.finalized() };
         if self.moments.last() != Some(&moment) {
             record(&mut self.moments, moment);
@@ -343,11 +366,18 @@ impl Node {
         result
     }
 
-    /// Writes a block past the moods and without leaving a record: how a test gives the node another chain.
+    /// Writes a block past the moods, past any check of the client's, and without leaving a record: how a test gives the
+    /// node another chain.
     pub fn write_unseen(&mut self, block: &SafeL2Data) -> Result<Arc<StoredBlock>, RpcError> {
         let moods = std::mem::take(&mut self.moods);
+        let client = std::mem::take(&mut self.client);
         let result = self.write(block);
-        self.moods = moods;
+        (self.moods, self.client) = (moods, client);
+        if client.is_reth() {
+            // It knows of no block above its head, whatever was there before.
+            let head = self.head.number();
+            self.cut_above(head);
+        }
         result
     }
 
@@ -362,6 +392,14 @@ impl Node {
         }
         if let Some(error) = self.moods.write_error_at.remove(&block.number) {
             return Err(error);
+        }
+        if self.client.is_reth() {
+            let made = self.write_as_reth(block)?;
+            if self.moods.tags_what_it_writes {
+                self.finalized = Some(made.hash());
+                self.seen();
+            }
+            return Ok(made);
         }
         let parent = self.parent_of(block)?;
         for (index, raw) in block.transactions.iter().enumerate() {
@@ -386,7 +424,7 @@ impl Node {
     }
 
     fn parent_of(&self, block: &SafeL2Data) -> Result<Arc<StoredBlock>, RpcError> {
-        let Some(wanted) = block.parent_hash.filter(|_| !self.moods.refuses_rewrites) else {
+        let Some(wanted) = block.parent_hash.filter(|_| !self.ignores_parent()) else {
             let expected = self.head.number() + 1;
             if block.number != expected {
                 return Err(RpcError::server(format!(
@@ -408,7 +446,7 @@ impl Node {
         Ok(parent)
     }
 
-    fn execute(&self, parent: &StoredBlock, block: &SafeL2Data) -> Result<Arc<StoredBlock>, RpcError> {
+    pub(super) fn execute(&self, parent: &StoredBlock, block: &SafeL2Data) -> Result<Arc<StoredBlock>, RpcError> {
         let content = Content {
             number: block.number,
             parent: parent.hash(),
@@ -429,7 +467,7 @@ impl Node {
     }
 
     /// The one thing about content that the real node does notice: a transaction that was already executed.
-    fn check_nonces(&self, parent: &StoredBlock, transactions: &[RawTx]) -> Result<(), RpcError> {
+    pub(super) fn check_nonces(&self, parent: &StoredBlock, transactions: &[RawTx]) -> Result<(), RpcError> {
         for (index, raw) in transactions.iter().enumerate() {
             let id = keccak(raw);
             let Some(holders) = self.transactions.get(&id).filter(|_| signing::queue_index(raw).is_none()) else {
@@ -449,7 +487,7 @@ impl Node {
         Ok(())
     }
 
-    fn is_ancestor(&self, block: B256, of: &StoredBlock) -> bool {
+    pub(super) fn is_ancestor(&self, block: B256, of: &StoredBlock) -> bool {
         let Some(number) = self.blocks.get(&block).map(|block| block.number()) else { return false };
         if number > of.number() {
             return false;
@@ -542,7 +580,7 @@ impl Node {
 
     /// On top of the head nothing above is touched (a killed node's stale heights stay); anywhere else it is a reorg,
     /// which drops every height above.
-    fn make_head(&mut self, block: &Arc<StoredBlock>) {
+    pub(super) fn make_head(&mut self, block: &Arc<StoredBlock>) {
         self.insert(block);
         let is_append = block.header.parent_hash == self.head.hash();
         if !is_append {
@@ -570,6 +608,9 @@ impl Node {
         if let Some(error) = self.moods.tags_error.clone() {
             return Err(error);
         }
+        if self.client.is_reth() {
+            return self.tag_as_reth(safe, finalized);
+        }
         for (tag, wanted) in [("finalized", finalized), ("safe", safe)] {
             if wanted.is_zero() {
                 continue;
@@ -590,6 +631,9 @@ impl Node {
     /// A clean restart: finalized is kept, safe falls to it, and of the states only those that it writes to disk are left
     /// (without archive mode): of the head, of the block below it, and of the two at the far end of what it kept.
     pub fn restart(&mut self) {
+        if self.client.is_reth() {
+            return self.restart_as_reth();
+        }
         self.safe = self.finalized;
         let head = self.head.number();
         for below in [0, 1, KEPT_STATES - 2, KEPT_STATES - 1] {
@@ -600,8 +644,12 @@ impl Node {
         self.seen();
     }
 
-    /// A kill: the head falls to `height`; tags, blocks and heights above it stay in the database, their states do not.
+    /// A kill: the head falls to `height`; tags, blocks and heights above it stay in the database, their states do not. Of a
+    /// morph-reth nothing is left above it, and a real one loses the newest 2 to 20 blocks only.
     pub fn kill(&mut self, height: u64) {
+        if self.client.is_reth() {
+            return self.kill_as_reth(height);
+        }
         let Some(fallen) = self.at(height).filter(|_| height <= self.head.number()) else { return };
         self.lost_states.extend(self.canonical.range(height + 1..).map(|(_, hash)| *hash));
         self.flushed_states.insert(fallen.hash());
@@ -617,6 +665,25 @@ impl Node {
         self.canonical.split_off(&(height + 1));
         self.head = block;
         self.seen();
+    }
+
+    pub(super) const fn put_safe(&mut self, hash: Option<B256>) {
+        self.safe = hash;
+    }
+
+    pub(super) const fn put_finalized(&mut self, hash: Option<B256>) {
+        self.finalized = hash;
+    }
+
+    pub(super) fn stand_on(&mut self, block: Arc<StoredBlock>) {
+        self.head = block;
+    }
+
+    /// Forgets every canonical block above `height`: it answers no more, neither by number nor by hash.
+    pub(super) fn cut_above(&mut self, height: u64) {
+        for hash in self.canonical.split_off(&height.saturating_add(1)).into_values() {
+            self.blocks.remove(&hash);
+        }
     }
 
     /// Whether it has the state of `block`.

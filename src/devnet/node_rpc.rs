@@ -4,19 +4,63 @@
 
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::block::{StoredBlock, message_passer};
+use super::client::{Client, Generation};
 use super::jsonrpc::{
     BlockId, RpcError, RpcResult, address_matches, data, hash, parse_address, parse_big, parse_block_id, parse_data,
     parse_hash, parse_quantity, quantity, topics_match,
 };
-use super::node::{Node, RawBlocks, SafeL2Data, Side, missing_state};
+use super::node::{Node, SafeL2Data, Side, missing_state};
 use super::signing;
 use crate::types::{B256, L2Ref, RawTx, keccak};
 
 /// Selector of `messageRoot()`.
 const MESSAGE_ROOT: [u8; 4] = [0xd4, 0xb9, 0xf4, 0xfa];
+
+/// What a morph-reth answers on the engine's port.
+const RETH_ENGINE_METHODS: [&str; 15] = [
+    "engine_newSafeL2Block",
+    "engine_setBlockTags",
+    "eth_syncing",
+    "eth_chainId",
+    "eth_blockNumber",
+    "eth_call",
+    "eth_getCode",
+    "eth_getBlockByHash",
+    "eth_getBlockByNumber",
+    "eth_getBlockReceipts",
+    "eth_sendRawTransaction",
+    "eth_getTransactionReceipt",
+    "eth_getLogs",
+    "eth_getProof",
+    "engine_appendBatchSignature",
+];
+
+/// Blocks of logs that a morph-reth serves at a time.
+const RETH_LOG_BLOCKS: u64 = 100_000;
+
+/// Turns go-ethereum's JSON of a transaction into morph-reth's: the first versions' or the newer ones'.
+fn show_as_reth(tx: &mut Map<String, Value>, generation: Generation) {
+    let kind = tx.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
+    if generation == Generation::A {
+        if let Some(gas) = tx.remove("gas") {
+            tx.insert("gasLimit".to_owned(), gas);
+        }
+        if kind == "0x7e" {
+            tx.remove("nonce");
+        }
+        if kind == "0x7f" {
+            let version = tx.get("version").and_then(parse_quantity).unwrap_or_default();
+            tx.insert("version".to_owned(), json!(version));
+        }
+        return;
+    }
+    if let Some(parity) = tx.get("v").cloned().filter(|_| kind != "0x0") {
+        tx.insert("yParity".to_owned(), parity);
+    }
+}
 
 /// The parameters of `engine_newSafeL2Block` as they come over the wire.
 fn safe_l2_data(value: &Value) -> Result<SafeL2Data, RpcError> {
@@ -52,11 +96,15 @@ impl Node {
     /// Answers one JSON-RPC request.
     pub fn call(&mut self, side: Side, method: &str, params: &[Value]) -> RpcResult {
         match method {
-            "engine_newSafeL2Block" | "engine_setBlockTags" if side == Side::Eth => Err(RpcError::no_method(method)),
+            "engine_newSafeL2Block" | "engine_setBlockTags" if side == Side::Eth => Err(self.no_method(method)),
+            _ if side == Side::Engine && self.client().is_reth() && !RETH_ENGINE_METHODS.contains(&method) => {
+                Err(self.no_method(method))
+            }
             "engine_newSafeL2Block" => {
                 let first = params.first().ok_or_else(|| RpcError::params("missing value for required argument 0"))?;
                 let block = safe_l2_data(first)?;
-                Ok(self.new_safe_l2_block(&block)?.to_engine_json())
+                let made = self.new_safe_l2_block(&block)?;
+                Ok(made.to_engine_json(self.client()))
             }
             "engine_setBlockTags" => {
                 let at = |place: usize| {
@@ -76,7 +124,9 @@ impl Node {
         match method {
             "eth_chainId" => Ok(quantity(self.chain_id())),
             "net_version" => Ok(Value::String(self.chain_id().to_string())),
-            "web3_clientVersion" => Ok(json!(self.moods.client_version)),
+            "web3_clientVersion" => {
+                Ok(json!(self.moods.client_version.as_deref().unwrap_or_else(|| self.client().version())))
+            }
             "eth_blockNumber" => Ok(quantity(self.head().number())),
             "eth_syncing" if self.moods.syncing => Ok(json!({
                 "startingBlock": "0x0", "currentBlock": quantity(self.head().number()),
@@ -85,7 +135,7 @@ impl Node {
             "eth_syncing" => Ok(Value::Bool(false)),
             "eth_getBlockByNumber" | "eth_getBlockByHash" => {
                 let id = parse_block_id(params.first())?;
-                Ok(self.find(id)?.map_or(Value::Null, |block| block.to_json(flag(1))))
+                Ok(self.find(id)?.map_or(Value::Null, |block| self.show(&block, flag(1))))
             }
             "eth_getRawTransactionByHash" | "eth_getTransactionByHash" => {
                 let wanted =
@@ -97,31 +147,71 @@ impl Node {
             "eth_getBalance" => {
                 let block = self.find(parse_block_id(params.get(1))?)?;
                 let block = block.ok_or_else(|| RpcError::server("header not found"))?;
-                if self.has_state(&block) { Ok(quantity(0)) } else { Err(missing_state(&block)) }
+                if self.has_state(&block) { Ok(quantity(0)) } else { Err(self.lost_state(&block)) }
             }
-            "debug_getBlockRlp" if self.moods.raw_blocks == RawBlocks::BlockRlp => {
+            _ if method.starts_with("debug_") && self.moods.debug_closed => Err(self.no_method(method)),
+            "debug_getBlockRlp" if !self.client().is_reth() => {
                 // The real method takes a JSON integer and no hex string.
                 let number = params.first().and_then(Value::as_u64).ok_or_else(|| {
                     RpcError::params("invalid argument 0: json: cannot unmarshal string into Go value of type uint64")
                 })?;
-                self.raw_block(self.at(number), number, true)
+                let block = self.find(BlockId::Number(number))?;
+                let full = block.as_ref().and_then(|block| Some((block, block.full.as_ref()?)));
+                let (block, full) = full.ok_or_else(|| RpcError::server(format!("block #{number} not found")))?;
+                Ok(data(&full.block_rlp(&block.transactions)))
             }
-            "debug_getRawBlock" if self.moods.raw_blocks == RawBlocks::RawBlock => {
-                let id = parse_block_id(params.first())?;
-                let block = self.find(id)?;
-                let number = block.as_ref().map_or(0, |block| block.number());
-                self.raw_block(block, number, false)
+            "debug_getRawBlock" | "debug_getRawHeader" if self.client().is_reth() => {
+                let param = params.first().unwrap_or(&Value::Null);
+                if !param.is_string() {
+                    return Err(RpcError::params("invalid type: integer, expected a hex string or tag"));
+                }
+                let block = self.find(parse_block_id(Some(param))?)?;
+                let full = block.as_ref().and_then(|block| Some((block, block.full.as_ref()?)));
+                let (block, full) = full.ok_or_else(|| RpcError {
+                    code: -32001,
+                    message: format!("block not found: {}", param.as_str().unwrap_or_default()),
+                })?;
+                Ok(data(&match method {
+                    "debug_getRawHeader" => full.nested_header(),
+                    _ => full.nested_block_rlp(&block.transactions),
+                }))
             }
-            _ => Err(RpcError::no_method(method)),
+            _ => Err(self.no_method(method)),
         }
+    }
+
+    fn no_method(&self, method: &str) -> RpcError {
+        match self.client() {
+            Client::Geth => RpcError::no_method(method),
+            Client::Reth(_) => RpcError { code: -32601, message: "Method not found".to_owned() },
+        }
+    }
+
+    /// A block as this client shows it.
+    fn show(&self, block: &StoredBlock, full_transactions: bool) -> Value {
+        let mut shown = block.to_json(full_transactions);
+        let Some(fields) = shown.as_object_mut() else { return shown };
+        if self.moods.odd_genesis && block.number() == 0 {
+            fields.insert("baseFeePerGas".to_owned(), quantity(1_000_000_000));
+        }
+        let Client::Reth(generation) = self.client() else { return shown };
+        fields.remove("totalDifficulty");
+        if let Some(Value::Array(transactions)) = fields.get_mut("transactions") {
+            transactions.iter_mut().filter_map(Value::as_object_mut).for_each(|tx| show_as_reth(tx, generation));
+        }
+        shown
     }
 
     fn find(&self, id: BlockId) -> Result<Option<Arc<StoredBlock>>, RpcError> {
         let tagged = |tag: Option<L2Ref>, name: &str| {
             let block = tag.and_then(|tag| self.by_hash(tag.hash));
+            if self.client().is_reth() {
+                return Ok(block);
+            }
             block.map(Some).ok_or_else(|| RpcError::server(format!("{name} block not available")))
         };
         match id {
+            BlockId::Number(number) if self.moods.holes.contains(&number) => Ok(None),
             BlockId::Number(number) => Ok(self.at(number)),
             BlockId::Hash(hash) => Ok(self.by_hash(hash)),
             BlockId::Latest => Ok(Some(self.head())),
@@ -129,12 +219,6 @@ impl Node {
             BlockId::Safe => tagged(self.safe(), "safe"),
             BlockId::Finalized => tagged(self.finalized(), "finalized"),
         }
-    }
-
-    fn raw_block(&self, block: Option<Arc<StoredBlock>>, number: u64, with_morph_fields: bool) -> RpcResult {
-        let block = block.ok_or_else(|| RpcError::server(format!("block #{number} not found")))?;
-        let full = block.full.as_ref().ok_or_else(|| RpcError::server(format!("block #{number} not found")))?;
-        Ok(data(&full.block_rlp(&block.transactions, with_morph_fields)))
     }
 
     fn transaction(&self, wanted: B256, raw_only: bool) -> Value {
@@ -145,9 +229,25 @@ impl Node {
         });
         match found {
             Some((_, _, raw)) if raw_only => data(raw),
-            Some((block, index, raw)) => signing::to_json(raw, &block.place(index as u64)),
+            Some((block, index, raw)) => {
+                let mut shown = signing::to_json(raw, &block.place(index as u64));
+                if let (Client::Reth(generation), Some(tx)) = (self.client(), shown.as_object_mut()) {
+                    show_as_reth(tx, generation);
+                }
+                shown
+            }
             None if raw_only => json!("0x"),
             None => Value::Null,
+        }
+    }
+
+    /// The client's words for a state that is gone.
+    fn lost_state(&self, block: &StoredBlock) -> RpcError {
+        match self.client() {
+            Client::Geth => missing_state(block),
+            Client::Reth(_) => {
+                RpcError { code: -32603, message: format!("state at block #{} is pruned", block.number()) }
+            }
         }
     }
 
@@ -162,6 +262,10 @@ impl Node {
             Some(hash) => self.by_hash(hash).into_iter().collect(),
             None => {
                 let (from, to) = (number("fromBlock")?, number("toBlock")?.min(self.head().number()));
+                if self.client().is_reth() && to.saturating_sub(from) > RETH_LOG_BLOCKS {
+                    let words = format!("query exceeds max block range {RETH_LOG_BLOCKS}");
+                    return Err(RpcError::params(words));
+                }
                 if from > to { Vec::new() } else { (from..=to).filter_map(|number| self.at(number)).collect() }
             }
         };
@@ -180,12 +284,18 @@ impl Node {
     fn eth_call(&self, params: &[Value]) -> RpcResult {
         let call = params.first().unwrap_or(&Value::Null);
         let id = parse_block_id(params.get(1))?;
-        let block = self.find(id)?.ok_or_else(|| match id {
-            BlockId::Hash(_) => RpcError::server("header for hash not found"),
-            _ => RpcError::server("header not found"),
+        let unknown = |words: String| RpcError { code: -32001, message: format!("block not found: {words}") };
+        let block = self.find(id)?.ok_or_else(|| match (self.client().is_reth(), id) {
+            (false, BlockId::Hash(_)) => RpcError::server("header for hash not found"),
+            (false, _) => RpcError::server("header not found"),
+            (true, BlockId::Hash(hash)) => unknown(format!("hash {hash:?}")),
+            (true, BlockId::Safe) => unknown("safe".to_owned()),
+            (true, BlockId::Finalized) => unknown("finalized".to_owned()),
+            (true, BlockId::Number(number)) => unknown(format!("{number:#x}")),
+            (true, _) => unknown("latest".to_owned()),
         })?;
         if !self.has_state(&block) {
-            return Err(missing_state(&block));
+            return Err(self.lost_state(&block));
         }
         let to = call.get("to").and_then(parse_address);
         let input = call.get("data").or_else(|| call.get("input")).and_then(parse_data).unwrap_or_default();

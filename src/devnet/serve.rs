@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use super::beacon::{self, BeaconKnobs};
+use super::client::Client;
 use super::faults::{Fault, Rule, Server, strike};
 use super::jsonrpc::{RpcError, RpcResult};
 use super::l1::{L1Knobs, L1View};
@@ -420,6 +421,10 @@ async fn answer(State(endpoint): State<Endpoint>, uri: Uri, headers: HeaderMap, 
     if server == Server::Engine
         && let Err(words) = check_token(&headers, &endpoint.shared.secret)
     {
+        let words = match endpoint.shared.world().node.client() {
+            Client::Geth => words,
+            Client::Reth(_) => reth_token_words(&words),
+        };
         return (StatusCode::UNAUTHORIZED, format!("{words}\n")).into_response();
     }
     match server {
@@ -465,6 +470,18 @@ fn check_token(headers: &HeaderMap, secret: &[u8; 32]) -> Result<(), String> {
         return Err("future token".to_owned());
     }
     Ok(())
+}
+
+/// What morph-reth says in place of go-ethereum's words.
+fn reth_token_words(words: &str) -> String {
+    match words {
+        "missing token" => "Authorization header is missing or invalid".to_owned(),
+        "signature is invalid" => "JWT signature is invalid".to_owned(),
+        "stale token" | "future token" => {
+            "IAT (issued-at) claim is not within ±60 seconds from the current time".to_owned()
+        }
+        other => format!("JWT decoding error: {other}"),
+    }
 }
 
 /// The answer that a fault of the whole request gives.
@@ -627,7 +644,7 @@ fn json_response(value: &Value) -> Response {
 fn batch_limit(endpoint: &Endpoint) -> usize {
     match endpoint.server {
         Server::L1(n) => endpoint.shared.control().l1_knobs.get(n).map_or(usize::MAX, |knobs| knobs.batch_limit),
-        _ => endpoint.shared.world().node.moods.batch_limit,
+        _ => endpoint.shared.world().node.client().batch_limit(),
     }
 }
 

@@ -382,6 +382,11 @@ pub fn nonce(raw: &[u8]) -> u64 {
     }
 }
 
+/// The gas limit; zero for what is no transaction.
+pub fn gas_limit(raw: &[u8]) -> u64 {
+    parse(raw).map_or(0, |parsed| parsed.number(parsed.to_place() - 1).min(u64::MAX.into()).as_u64())
+}
+
 /// The sender: recovered from the signature, or stated by an L1 message.
 pub fn sender(raw: &[u8]) -> Option<Address> {
     let parsed = parse(raw).ok()?;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::beacon::BeaconConfig;
 use super::block::StoredBlock;
 use super::chain::{BatchSpec, BlockPlan, Sequencer, content_of, encode_blobs, measure};
+use super::client::Client;
 use super::headers::Header;
 use super::l1::{CommitOp, L1, L1Config, L1Op, L1Tx, SimBlob};
 use super::node::{Node, SafeL2Data, made_up};
@@ -88,6 +89,8 @@ pub struct WorldOptions {
     pub anchor: Option<u64>,
     /// Recorded results for the local node and the sequencer, with their genesis.
     pub oracle: Option<Arc<Oracle>>,
+    /// The client that the local node imitates. The sequencer's chain is go-ethereum's either way.
+    pub client: Client,
 }
 
 impl Default for WorldOptions {
@@ -103,6 +106,7 @@ impl Default for WorldOptions {
             l2_block_time: 2,
             anchor: None,
             oracle: None,
+            client: Client::Geth,
         }
     }
 }
@@ -158,6 +162,7 @@ impl World {
             seconds_per_slot: 12,
         };
         let sequencer = Sequencer::new(node.clone(), options.seed, options.l2_block_time);
+        node.become_client(options.client);
         let mut world =
             Self { l1, beacon, sequencer, node, batches: Vec::new(), reverted: Vec::new(), first_block, spare: 0 };
         world.import_genesis()?;

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::decide::client::Client;
 use crate::decide::finality::Held;
 use crate::decide::liveness::Verdict;
 use crate::decide::stall::Stall;
@@ -108,6 +109,8 @@ pub struct Status {
     pub safe_beyond_verified: bool,
     /// Our tags wait: the node's finalized lies above what we verified.
     pub held_by_node_finalized: bool,
+    /// The execution client, as it names itself, and what is known of it; none where it does not tell.
+    pub execution_client: Option<Client>,
     /// The node marks blocks finalized by itself when they are written.
     pub el_marks_finalized: bool,
     /// What *finalized* means here.

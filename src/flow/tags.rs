@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::decide::heads::{self, Heads, TagCall, TagPlan};
 use crate::decide::one_node::OneNode;
@@ -42,6 +42,8 @@ pub(crate) struct NodeTags {
     asserted: Option<Heads>,
     /// The tags as they were read back last.
     read_back: Option<Heads>,
+    /// Where the node's safe tag stood right before our last write; none where no write of this run was made.
+    safe_before: Option<L2Ref>,
     /// The node's own finalized tag. Above a fallen head too: what it stood on may come back, and not another block.
     finalized: Option<L2Ref>,
     /// Seen in this poll when the tags were to be set: the reader and the engine are two nodes.
@@ -53,7 +55,7 @@ impl NodeTags {
     /// Nothing told, nothing seen. Without an `engine` nothing is ever told.
     pub(crate) fn new(engine: Option<Arc<dyn L2Engine>>, l2: Arc<dyn L2Reader>) -> Self {
         let facts = TagFacts::default();
-        Self { engine, l2, asserted: None, read_back: None, finalized: None, two_nodes: None, facts }
+        Self { engine, l2, asserted: None, read_back: None, safe_before: None, finalized: None, two_nodes: None, facts }
     }
 
     /// What the status shows of the tags.
@@ -97,7 +99,9 @@ impl NodeTags {
     /// it above the head or off the chain (E23).
     pub(crate) async fn lower(&mut self, ledger: &Ledger, now: &L2Snapshot, skip: L2Ref) -> PortResult<()> {
         let Some(engine) = self.engine.clone() else { return Ok(()) };
-        if let Some(lower) = heads::lowered_safe(&ledger.heads(), now, skip) {
+        let lower = heads::lowered_safe(&ledger.heads(), now, skip);
+        self.safe_before = lower.or(now.safe);
+        if let Some(lower) = lower {
             self.asserted = None;
             engine.set_tags(Some(lower.hash), None).await?;
         }
@@ -267,14 +271,56 @@ impl NodeTags {
         }
     }
 
-    /// Some nodes mark every block written by the engine safe and finalized, before anything of it was verified (E12).
-    /// Such a mark is nobody's word and is put back to where the tag was before the write, now or after a crash. Gives
-    /// the node as it stands afterwards.
+    /// Some nodes mark every block written by the engine safe, or safe and finalized, before anything of it was verified
+    /// (E12, L5). Such a mark is nobody's word and is put back to where the tag was before the write, now or after a crash.
+    /// Gives the node as it stands afterwards.
     pub(crate) async fn unmark(&mut self, ledger: &mut Ledger, node: &L2Snapshot) -> Result<L2Snapshot, FlowError> {
         let Some(engine) = self.engine.clone() else { return Ok(*node) };
         look_for_marks(ledger, node).await?;
+        let node = self.unmark_finalized(engine.as_ref(), ledger, node).await?;
+        self.unmark_safe(engine.as_ref(), ledger, &node).await
+    }
+
+    async fn unmark_safe(
+        &mut self,
+        engine: &dyn L2Engine,
+        ledger: &Ledger,
+        node: &L2Snapshot,
+    ) -> Result<L2Snapshot, FlowError> {
+        let mark = |node: &L2Snapshot| heads::own_safe_mark(node.safe, ledger.heads().safe(), ledger.writes());
+        let Some(tag) = mark(node) else { return Ok(*node) };
+        let Some((_, now)) = self.one_node_at(engine, tag.number).await? else { return Ok(*node) };
+        if now.safe != Some(tag) {
+            return Ok(now);
+        }
+        // What shows as moved without us is the node's answer to our own write.
+        self.facts.contended = false;
+        let mut back = None;
+        for to in heads::below_orphan(tag, [self.safe_before, ledger.heads().safe()], now.finalized) {
+            if self.l2.header(to.number).await?.map(|h| h.l2_ref()) == Some(to) {
+                back = Some(to);
+                break;
+            }
+        }
+        if back.is_none() && now.finalized.is_none_or(|finalized| finalized.number.get() == 0) {
+            back = self.l2.header(0.into()).await?.map(|h| h.l2_ref());
+        }
+        let Some(back) = back else { return Ok(now) };
+        debug!(%tag, %back, "the execution node marked what it wrote safe; putting the tag back");
+        engine.set_tags(Some(back.hash), None).await?;
+        let after = self.l2.snapshot().await?;
+        self.finalized = after.finalized;
+        Ok(after)
+    }
+
+    async fn unmark_finalized(
+        &mut self,
+        engine: &dyn L2Engine,
+        ledger: &mut Ledger,
+        node: &L2Snapshot,
+    ) -> Result<L2Snapshot, FlowError> {
         let Some(OwnMark { tag, before }) = ledger.mark() else { return Ok(*node) };
-        let Some((_, now)) = self.one_node_at(engine.as_ref(), tag.number).await? else { return Ok(*node) };
+        let Some((_, now)) = self.one_node_at(engine, tag.number).await? else { return Ok(*node) };
         // Somebody else's word since: the next look tells whether it is a mark still.
         if now.finalized != Some(tag) {
             return Ok(now);
@@ -290,8 +336,11 @@ impl NodeTags {
             finalized = self.l2.header(0.into()).await?.map(|h| h.l2_ref());
         }
         let safe = higher(ledger.heads().safe(), finalized);
-        // Neither goes up, and the node sets finalized first: in order at every moment.
-        engine.set_tags(safe.map(|s| s.hash), finalized.map(|f| f.hash)).await?;
+        // Neither goes up. One a call, finalized first: in order at every moment, whichever a node sets first.
+        engine.set_tags(None, finalized.map(|f| f.hash)).await?;
+        if safe.is_some() {
+            engine.set_tags(safe.map(|s| s.hash), None).await?;
+        }
         let after = self.l2.snapshot().await?;
         self.finalized = after.finalized;
         ledger.looked(None, None).await?;

@@ -3,13 +3,14 @@
 //! Decided nowhere else: what a severity does. `Temporary` backs off, `Reset` reads again at once, `Halt` stops
 //! advancing and keeps looking (a revert on L1 un-sticks it, P8). A stall never ends the process.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::decide::heads::Heads;
 use crate::decide::pace::Pace;
@@ -20,6 +21,7 @@ use crate::flow::quiesce::Quiesce;
 use crate::flow::stall_log::{Doing, StallLog};
 use crate::flow::writer::PendingWrite;
 use crate::flow::{FlowError, PollEnd, PollReport, Ports, Settings, Status};
+use crate::ports::L2Reader;
 use crate::types::{BatchIndex, Cursor, L1Event, L1Message, L1Ref, L2Number};
 
 /// First wait after a failed poll; doubled up to the poll interval.
@@ -59,6 +61,7 @@ pub struct Worker {
     /// The polls that followed each other at once.
     pace: Pace,
     stall_log: StallLog,
+    l2: Arc<dyn L2Reader>,
     status: Status,
     publish: watch::Sender<Status>,
 }
@@ -88,6 +91,7 @@ impl Worker {
             quiesce,
             pace: Pace::default(),
             stall_log: StallLog::default(),
+            l2: ports.l2,
             status: Status::default(),
             publish,
         };
@@ -159,6 +163,7 @@ impl Worker {
         if let Ok(report) = &mut outcome {
             self.keep_pace(before.as_ref(), report);
         }
+        self.meet_client();
         self.status.stall = match &outcome {
             Ok(report) => match &report.end {
                 PollEnd::Stalled(stall) => Some(stall.clone()),
@@ -168,6 +173,19 @@ impl Worker {
         };
         self.publish();
         outcome
+    }
+
+    /// Tells of the execution client when it is first met, and when another one answers in its place.
+    fn meet_client(&mut self) {
+        let Some(client) = self.l2.client().filter(|client| self.status.execution_client.as_ref() != Some(client))
+        else {
+            return;
+        };
+        match client.warning() {
+            Some(warning) => warn!(code = "execution_client", version = client.version, "{warning}"),
+            None => info!(version = client.version, "execution client"),
+        }
+        self.status.execution_client = Some(client);
     }
 
     /// A poll that wants the next one at once and gets nowhere is a stall, and waits like one.

@@ -23,8 +23,8 @@ use crate::flow::quiesce::{Quiesce, Quiesced};
 use crate::flow::states::KeptStates;
 use crate::flow::tags::NodeTags;
 use crate::flow::{Decided, FlowError, Ports, Settings, Stop, unix_now};
-use crate::ports::{L2Engine, L2Reader, Rows, WriteStopped};
-use crate::types::{B256, BatchIndex, Case, JournalEntry, L2Header, L2Number, L2Ref, NewBlock, OpenWrite};
+use crate::ports::{EngineView, L2Engine, L2Reader, Rows, WriteStopped};
+use crate::types::{B256, BatchIndex, Case, JournalEntry, L2Header, L2Number, L2Ref, NewBlock, OpenWrite, keccak};
 
 /// The first write that a worker without an engine would have made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -267,9 +267,14 @@ impl Writer {
     async fn must_wait(&mut self, engine: &dyn L2Engine, plan: &Plan, now: Duration) -> Option<Stop> {
         self.patience.answer(plan, now)?;
         if let Ok(view) = engine.view(plan.skip.number).await {
-            self.patience.saw_version(view.version, now);
+            self.patience.saw_version(self.version(&view), now);
         }
         self.patience.answer(plan, now)
+    }
+
+    /// The node's version, as the engine tells it, else as the reader does: morph-reth tells it on its other port only.
+    fn version(&self, view: &EngineView) -> Option<B256> {
+        view.version.or_else(|| self.l2.client().map(|client| keccak(client.version.as_bytes())))
     }
 
     async fn write_inside_the_pause(
@@ -282,7 +287,7 @@ impl Writer {
         // The head is read again inside the pause: a block that was being applied when it began may have landed. The
         // engine's is read beside it: nothing is told to a node that is not the one that was compared.
         let both = BothSides::read(engine, self.l2.as_ref(), plan.skip.number).await?;
-        self.patience.saw_version(both.engine.version, hands.now);
+        self.patience.saw_version(self.version(&both.engine), hands.now);
         let now = both.node;
         match both.verdict {
             OneNode::Same => {}
