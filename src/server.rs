@@ -327,6 +327,9 @@ fn own_metrics(registry: &mut Registry, status: &Status, alive: bool) {
     let help = "When the newest batch was committed, in seconds since 1970; time() minus this is its age";
     gauge(registry, "last_commit_at", help, status.last_commit_at);
     switch(registry, "el_marks_finalized", "1 if the node marks written blocks finalized by itself", marks);
+    let warned = status.execution_client.as_ref().is_some_and(|client| client.warning().is_some());
+    let help = "1 beside an execution client that may not be able to repair the chain, or that changes blocks";
+    switch(registry, "execution_client_warned", help, warned);
     switch(registry, "ready", "1 while caught up and without a stall", not_ready(status, alive).is_empty());
     let stalls = Family::<[(&'static str, &'static str); 1], Gauge>::default();
     let now = status.stall.as_ref().map(Stall::reason);
@@ -651,6 +654,9 @@ mod tests {
             ("safe_beyond_verified", "safe_beyond_verified 1", |s| s.safe_beyond_verified = true),
             ("held_by_node_finalized", "held_by_node_finalized 1", |s| s.held_by_node_finalized = true),
             ("el_marks_finalized", "el_marks_finalized 1", |s| s.el_marks_finalized = true),
+            ("execution_client", "execution_client_warned 1", |s| {
+                s.execution_client = Some(crate::decide::client::Client::of("morph-reth/v0.2.0"));
+            }),
             ("settled_to", "settled_to 77", |s| s.settled_to = Some(L1Number::new(77))),
             ("finality_held", "finality_held 1", |s| s.finality_held = Some(crate::decide::finality::Held::Unknown)),
             ("uncommitted_finalized", "uncommitted_finalized 1", |s| s.uncommitted_finalized = true),

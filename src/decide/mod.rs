@@ -10,6 +10,7 @@
 //! | Which local blocks may stay, which are written? | [`reconcile`] |
 //! | Are the node that is read and the node that is written one node? | [`one_node`] |
 //! | The node refused a block: for good, or for now? | [`refusal`] |
+//! | How fast does the node write, and how much is sent to it at once? | [`speed`] |
 //! | Which execution client is it, and what may be expected of it? | [`client`] |
 //! | Are the roots those of the calldata? | [`roots`] |
 //! | May this head move, and which tags does the node lack? | [`heads`] |
@@ -51,5 +52,6 @@ pub mod recovery;
 pub mod refusal;
 pub mod roots;
 pub mod settlement;
+pub mod speed;
 pub mod stall;
 pub mod standing;

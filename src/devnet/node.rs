@@ -381,9 +381,16 @@ impl Node {
         result
     }
 
-    /// Writes a block in the present moods, without leaving a record.
+    /// Writes a block in the present moods, without leaving a record, as its consensus node hands it over: no tag moves.
     pub fn write_quietly(&mut self, block: &SafeL2Data) -> Result<Arc<StoredBlock>, RpcError> {
-        self.write(block)
+        let (tags, before) = ((self.safe, self.finalized), self.moments.len());
+        let result = self.write(block);
+        if self.client.is_reth() {
+            (self.safe, self.finalized) = tags;
+            self.moments.truncate(before);
+            self.seen();
+        }
+        result
     }
 
     fn write(&mut self, block: &SafeL2Data) -> Result<Arc<StoredBlock>, RpcError> {

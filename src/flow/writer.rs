@@ -7,11 +7,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing::info;
 
 use crate::decide::one_node::OneNode;
 use crate::decide::reconcile::{self, MadeOtherwise, Plan};
 use crate::decide::refusal::{self, Refusal, Subject};
+use crate::decide::speed::WriteSpeed;
 use crate::decide::stall::{Cause, Final, Stall};
 use crate::error::{PortError, PortErrorKind, Target};
 use crate::flow::intents::{self, Noted};
@@ -159,7 +161,7 @@ pub(crate) struct Writer {
     /// Blocks written so far.
     blocks_written: u64,
     pause_budget: Duration,
-    pause_per_block: Duration,
+    speed: WriteSpeed,
     write_chunk: usize,
     poll_interval: Duration,
     /// A pause costs nothing.
@@ -179,7 +181,7 @@ impl Writer {
             pending: None,
             blocks_written: 0,
             pause_budget: settings.pause_budget,
-            pause_per_block: settings.pause_per_block,
+            speed: WriteSpeed::new(settings.pause_per_block),
             write_chunk: settings.write_chunk.max(1),
             poll_interval: settings.poll_interval,
             free: !ports.reactors.can_resume(),
@@ -367,8 +369,7 @@ impl Writer {
     /// that is another node than the reader, is no reason to pause anything. Only reactors that were asked make a failure
     /// that is waited for: they may be a service that was stopped and started.
     async fn pause_for(&self, engine: &dyn L2Engine, plan: &Plan, hands: &mut Hands<'_>) -> Result<(), Failure> {
-        let blocks = u32::try_from(plan.blocks.len()).unwrap_or(u32::MAX);
-        let need = self.pause_per_block.saturating_mul(blocks);
+        let need = self.speed.pause_for(plan.blocks.len());
         if let Some(open) = hands.pause.open.take() {
             if self.has_room(open.remaining(), plan.blocks.len()) {
                 hands.pause.open = Some(open);
@@ -394,7 +395,7 @@ impl Writer {
     /// Whether `left` of a pause is enough to write so many blocks, with a margin: a write that is cut off may land when
     /// the reactors are back (P5).
     fn has_room(&self, left: Duration, blocks: usize) -> bool {
-        room(left, blocks, self.pause_per_block, self.pause_budget)
+        room(left, blocks, self.speed.per_block(), self.pause_budget)
     }
 
     /// Writes the plan's blocks. What was noted and then not sent is noted no more: whatever comes to stand at those
@@ -429,7 +430,7 @@ impl Writer {
         let mut rest = job.plan.blocks.as_slice();
         while !rest.is_empty() {
             let own = written.is_some() || (!job.plan.rewrites() && hands.pause.written == Some(parent));
-            let take = if own { self.write_chunk.min(rest.len()) } else { 1 };
+            let take = if own { self.speed.chunk(self.write_chunk).min(rest.len()) } else { 1 };
             let (chunk, after) = rest.split_at(take);
             rest = after;
             let left = hands.pause.remaining();
@@ -468,14 +469,21 @@ impl Writer {
             hands.pause.writing(true);
             // From here on all that is to be replaced may be gone with the first block.
             *sent = Sent { to: blocks.last().map_or(sent.to, |last| last.number), standing: job.plan.skip.number };
+            let asked = Instant::now();
             let (headers, stopped) = match tokio::time::timeout(left, engine.write_blocks(&blocks)).await {
                 Ok(Ok(headers)) => (headers, None),
                 Ok(Err(WriteStopped { written, error })) => (written, Some(error)),
                 // The node may still be at it; how far it came is read before the next write (G3).
-                Err(_) => return Err(out_of_budget(index, parent, written.is_some())),
+                Err(_) => {
+                    self.speed.measured(1, asked.elapsed());
+                    return Err(out_of_budget(index, parent, written.is_some()));
+                }
             };
             // After an answer the node is done; after a connection that broke it may still be at work.
             let answered = |error: &PortError| matches!(error.kind, PortErrorKind::Refused { .. });
+            // A request that was not answered took as long as one block may: the next one is small.
+            let made = if stopped.as_ref().is_none_or(answered) { headers.len() } else { 1 };
+            self.speed.measured(made, asked.elapsed());
             hands.pause.writing(stopped.as_ref().is_some_and(|error| !answered(error)));
             self.note_written(job, &headers, hands).await?;
             if let Some(error) = stopped {

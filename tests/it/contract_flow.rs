@@ -15,13 +15,14 @@ use morph_deriver::devnet::{Devnet, DevnetOptions};
 use morph_deriver::flow::{PollEnd, PollReport};
 use morph_deriver::types::{B256, Blob, Case, L2Number, Outcome};
 
-use crate::support::rig::{Rig, cases, guarded_devnet, reason};
+use super::CLIENT;
+use crate::support::rig::{Rig, cases, guarded, options, reason, world_options};
 use crate::support::standing;
 
 /// A devnet whose local node is in step, with batches of 8 blocks, one a L1 block. Nothing on L1 is final.
 async fn devnet(batches: u64) -> Devnet {
-    let world = WorldOptions { finalized_depth: 1000, ..WorldOptions::default() };
-    let devnet = Devnet::start(DevnetOptions { world, ..DevnetOptions::default() }).await.unwrap();
+    let world = WorldOptions { finalized_depth: 1000, ..world_options(CLIENT) };
+    let devnet = Devnet::start(DevnetOptions { world, ..options(CLIENT) }).await.unwrap();
     devnet.with(|w| {
         for _ in 0..batches {
             w.produce(8).unwrap();
@@ -591,7 +592,7 @@ async fn a_recommit_with_other_content_rewrites_the_local_chain() {
 
 #[tokio::test]
 async fn c10_a_genesis_block_that_is_not_given_is_asked_for_again() {
-    let devnet = guarded_devnet().await;
+    let devnet = guarded(CLIENT).await;
     devnet.with(|w| {
         w.produce(8).unwrap();
         w.sync();
@@ -609,7 +610,7 @@ async fn c10_a_genesis_block_that_is_not_given_is_asked_for_again() {
 
 #[tokio::test]
 async fn c2_a_long_search_through_l1_continues_in_the_next_poll() {
-    let devnet = guarded_devnet().await;
+    let devnet = guarded(CLIENT).await;
     devnet.with(|w| {
         w.l1.config.finalized_depth = 1_000_000;
         for _ in 0..4 {

@@ -10,11 +10,12 @@ use morph_deriver::devnet::jsonrpc::RpcError;
 use morph_deriver::devnet::world::ForkShape;
 use morph_deriver::types::{B256, BatchRecord, Case};
 
-use crate::node_flow::{assert_chain, assert_promises, heights, network, stall_of, synced};
+use super::CLIENT;
+use super::node_flow::{assert_chain, assert_promises, heights, network, stall_of, synced};
+use super::writer_flow::{cannot_rewrite, forked_behind_a_restart, steady};
 use crate::support::late_store::LateStore;
 use crate::support::rig::{Rig, cases, devnet_ports, reason, settings};
 use crate::support::standing;
-use crate::writer_flow::{cannot_rewrite, forked_behind_a_restart, steady};
 
 fn refused() -> Fault {
     Fault::Error(RpcError::server("the reactors are in no mood"))
@@ -207,6 +208,10 @@ async fn p6_m1_what_was_not_dropped_is_not_in_the_journal() {
 
 #[tokio::test]
 async fn m30_p6_interrupted_in_the_middle_it_ends_in_the_same_rows_and_the_same_journal() {
+    if CLIENT.is_reth() {
+        // A restart of morph-reth loses no state.
+        return;
+    }
     let undisturbed = {
         let devnet = forked_behind_a_restart().await;
         let mut rig = Rig::on(&devnet).await;
@@ -238,6 +243,10 @@ async fn m30_p6_interrupted_in_the_middle_it_ends_in_the_same_rows_and_the_same_
 
 #[tokio::test]
 async fn m30_a_node_that_does_not_show_its_states_is_tried_as_it_is() {
+    if CLIENT.is_reth() {
+        // A restart of morph-reth loses no state.
+        return;
+    }
     let devnet = forked_behind_a_restart().await;
     let deaf = Fault::Error(RpcError::server("in no mood"));
     devnet.fault(Server::L2, Rule::on("eth_getBalance", deaf));

@@ -30,9 +30,10 @@ use morph_deriver::types::{B256, BatchRecord, HeightParam};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
+use super::CLIENT;
 use crate::support::clients::pool_config;
 use crate::support::program::{Program, Site, serve, wait_until};
-use crate::support::rig::{devnet_ports, settings};
+use crate::support::rig::{devnet_ports, settings, world_options};
 use crate::support::servers;
 
 /// Longest life of a worker in a test.
@@ -66,7 +67,7 @@ struct Scenario {
 /// Two batches of three blocks, of which the worker knows the first; it becomes final on L1 with the second. `shape`
 /// makes of the local node what is to be repaired.
 fn scenario(name: &'static str, shape: impl FnOnce(&mut World)) -> Scenario {
-    let mut world = World::new(&WorldOptions { finalized_depth: 3, ..WorldOptions::default() }).unwrap();
+    let mut world = World::new(&WorldOptions { finalized_depth: 3, ..world_options(CLIENT) }).unwrap();
     world.produce(3).unwrap();
     world.sync();
     let devnet = serve(world);

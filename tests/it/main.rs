@@ -1,13 +1,16 @@
 //! The integration tests, in one binary so that they are linked once. A module a subject; `support` is what they share.
+//!
+//! The whole flows stand in `beside_geth` and once more in `beside_reth`: the same sources, beside either execution client.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod adapters_recorded;
 mod architecture;
+mod beside_geth;
+mod beside_reth;
 mod blobs_flow;
 mod citations;
 mod cli;
-mod contract_flow;
 mod contradiction;
 mod contradiction_devnet;
 mod devnet;
@@ -16,27 +19,18 @@ mod finality_flow;
 mod finality_sweep;
 mod forged_flow;
 mod inspect;
-mod interrupted_flow;
-mod kill_points;
 mod l1_flow;
 mod main_job;
 mod narrow_flow;
 mod network_flow;
-mod node_flow;
 mod process;
-mod quiesce_flow;
 mod recorded_flow;
 mod recorded_support;
 mod recordings;
-mod recover;
-mod reorg_flow;
-mod roots_flow;
 mod scenario_index;
+mod second_client;
 mod stall_log;
 mod status;
-mod store_flow;
 mod support;
 mod swap_flow;
-mod tags_flow;
 mod vectors;
-mod writer_flow;

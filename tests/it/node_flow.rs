@@ -19,7 +19,8 @@ use morph_deriver::flow::PollEnd;
 use morph_deriver::ports::{L2Reader, MessageRoot, PortResult};
 use morph_deriver::types::{B256, BlockContent, Case, L1Number, L2Block, L2Header, L2Number, L2Ref, L2Snapshot, RawTx};
 
-use crate::support::rig::{Rig, STEP, WINDOW, cases, devnet_ports, reason, settings};
+use super::CLIENT;
+use crate::support::rig::{Rig, STEP, WINDOW, cases, devnet_ports, options, reason, settings};
 
 /// Blocks in a batch of these tests.
 pub const BLOCKS: u64 = 8;
@@ -38,7 +39,7 @@ pub fn batch(world: &mut World) {
 
 /// A network with `batches` batches of [`BLOCKS`] blocks that L1 has not finalized; the local node has block 0 only.
 pub async fn network(batches: u64) -> Devnet {
-    let options = DevnetOptions { refuse_unpaused_writes: true, ..DevnetOptions::default() };
+    let options = DevnetOptions { refuse_unpaused_writes: true, ..options(CLIENT) };
     let devnet = Devnet::start(options).await.unwrap();
     devnet.with(|w| (0..batches).for_each(|_| batch(w)));
     devnet
@@ -297,7 +298,9 @@ async fn e10_a_node_that_forgot_its_safe_tag_has_it_back_in_one_poll() {
     rig.settle().await;
     assert_eq!(heights(&devnet), (24, Some(24), Some(16)));
     devnet.with(|w| w.node.restart());
-    assert_eq!(heights(&devnet), (24, Some(16), Some(16)));
+    // morph-reth keeps neither tag.
+    let kept = (!CLIENT.is_reth()).then_some(16);
+    assert_eq!(heights(&devnet), (24, kept, kept));
     // Even while L1 cannot be asked.
     devnet.fault(Server::L1(0), Rule::always(Fault::Status(503, String::new())));
     assert!(rig.poll().await.is_err());
@@ -444,7 +447,8 @@ async fn e12_e20_our_own_finalized_above_a_fallen_head_is_no_mark() {
     assert!(!rig.ports.progress.journal_tail(20).await.unwrap().is_empty());
     devnet.with(|w| w.node.kill(18));
     rig.poll().await.unwrap();
-    assert_eq!(heights(&devnet), (18, Some(16), Some(24)));
+    // morph-reth forgets the tag with the blocks.
+    assert_eq!(heights(&devnet), (18, Some(16), (!CLIENT.is_reth()).then_some(24)));
     assert!(!rig.worker.status().borrow().el_marks_finalized);
 }
 
@@ -748,7 +752,8 @@ async fn killed(height: u64) -> (Devnet, Rig) {
 #[tokio::test]
 async fn e19_blocks_above_a_fallen_head_are_not_there_whatever_the_node_answers() {
     let (devnet, mut rig) = killed(28).await;
-    assert!(devnet.with(|w| w.node.at(48).is_some()), "the node still answers for block 48");
+    let answers = devnet.with(|w| w.node.at(48).is_some());
+    assert_eq!(answers, !CLIENT.is_reth(), "go-ethereum still answers for block 48, morph-reth does not");
     let report = rig.poll().await.unwrap();
     assert_eq!(cases(&report), []);
     assert_eq!(reason(&report), Some(Reason::NodeLostBlocks));
@@ -871,7 +876,9 @@ async fn e20_a_loss_below_finalized_moves_safe_down_and_finalized_nowhere() {
     for stopped in [true, false] {
         let (devnet, mut rig) = killed(11).await;
         rig.poll().await.unwrap();
-        assert_eq!(heights(&devnet), (11, Some(8), Some(24)), "safe is never above the head for longer than a poll");
+        // morph-reth forgets its finalized tag with the blocks that it stood on.
+        let kept = (!CLIENT.is_reth()).then_some(24);
+        assert_eq!(heights(&devnet), (11, Some(8), kept), "safe is never above the head for longer than a poll");
         assert_eq!((rig.safe(), rig.finalized()), (Some(8), Some(24)));
         if !stopped {
             devnet.with(World::sync);
@@ -880,9 +887,10 @@ async fn e20_a_loss_below_finalized_moves_safe_down_and_finalized_nowhere() {
         assert_chain(&devnet, &rig, 48);
         assert_eq!(heights(&devnet), (48, Some(48), Some(24)));
         assert_eq!(rig.worker.heads().finalized(), devnet.heads().finalized);
-        let tags: Vec<_> = devnet.moments().iter().map(|m| m.finalized.unwrap().number.get()).collect();
-        assert!(tags.iter().all(|f| *f == 24), "{tags:?}");
-        let above: Vec<_> = devnet.moments().into_iter().filter(|m| m.safe.unwrap().number > m.head.number).collect();
+        let tags: Vec<_> = devnet.moments().iter().map(|m| m.finalized.map(|f| f.number.get())).collect();
+        assert!(tags.iter().all(|f| *f == Some(24) || *f == kept), "{tags:?}");
+        let is_above = |m: &Moment| m.safe.is_some_and(|safe| safe.number > m.head.number);
+        let above: Vec<_> = devnet.moments().into_iter().filter(is_above).collect();
         // clear_counts came right after the kill: only what the worker did is seen here.
         assert!(above.is_empty(), "{above:?}");
     }
@@ -898,12 +906,13 @@ async fn e20_a_loss_down_to_genesis_leaves_no_tag_of_ours_above_the_head() {
     devnet.with(|w| {
         let tag = w.node.at(24).unwrap().hash();
         w.node.kill(3);
-        w.node.set_block_tags(tag, B256::zero()).unwrap();
+        // morph-reth does not know the block any more, and has no safe tag.
+        assert_eq!(w.node.set_block_tags(tag, B256::zero()).is_err(), CLIENT.is_reth());
     });
     devnet.clear_counts();
     rig.poll().await.unwrap();
     assert_eq!(rig.safe(), None);
-    assert_eq!(heights(&devnet), (3, Some(0), None));
+    assert_eq!(heights(&devnet), (3, (!CLIENT.is_reth()).then_some(0), None));
     rig.settle_stopped().await;
     assert_chain(&devnet, &rig, 24);
 }

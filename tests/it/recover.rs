@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use morph_deriver::devnet::Devnet;
 use morph_deriver::devnet::faults::{Fault, Rule, Server};
-use morph_deriver::devnet::world::{ForkShape, World, WorldOptions};
+use morph_deriver::devnet::world::{ForkShape, World};
 use morph_deriver::types::L2Ref;
 use serde_json::Value;
 
+use super::CLIENT;
 use crate::support::program::{Signal, Site, serve};
+use crate::support::rig::world_options;
 
 /// Batches, of four blocks each.
 const BATCHES: u64 = 50;
@@ -20,7 +22,7 @@ const LAST: u64 = BATCHES * 4;
 fn stopped_network() -> World {
     static WORLD: OnceLock<World> = OnceLock::new();
     let made = WORLD.get_or_init(|| {
-        let mut w = World::new(&WorldOptions::default()).unwrap();
+        let mut w = World::new(&world_options(CLIENT)).unwrap();
         for _ in 0..BATCHES {
             w.produce(4).unwrap();
         }

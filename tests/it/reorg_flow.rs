@@ -13,13 +13,14 @@ use morph_deriver::flow::PollEnd;
 use morph_deriver::ports::Step;
 use morph_deriver::types::{Address, B256, Case, Cursor, L1Ref, U256};
 
+use super::CLIENT;
 use crate::support::late_store::LateStore;
-use crate::support::rig::{Rig, cases, devnet_ports, reason, settings};
+use crate::support::rig::{Rig, cases, devnet_ports, options, reason, settings, world_options};
 
 /// Nothing on L1 is final, so that a deep reorg is no contradiction.
 async fn empty() -> Devnet {
-    let world = WorldOptions { finalized_depth: 10_000, ..WorldOptions::default() };
-    Devnet::start(DevnetOptions { world, ..DevnetOptions::default() }).await.unwrap()
+    let world = WorldOptions { finalized_depth: 10_000, ..world_options(CLIENT) };
+    Devnet::start(DevnetOptions { world, ..options(CLIENT) }).await.unwrap()
 }
 
 /// Two batches of 8 blocks far below the head, then one whose commit lies `depth` blocks below the top, the top

@@ -14,8 +14,9 @@ use morph_deriver::devnet::world::{ForkShape, World, WorldOptions};
 use morph_deriver::devnet::{Devnet, DevnetOptions};
 use morph_deriver::types::{B256, Case, L2Number};
 
-use crate::node_flow::{batch, heights, network, synced};
-use crate::support::rig::{Rig, cases, reason};
+use super::CLIENT;
+use super::node_flow::{batch, heights, network, synced};
+use crate::support::rig::{Rig, cases, options, reason, world_options};
 
 #[tokio::test]
 async fn e1_p1_a_wrong_root_of_blocks_that_were_written_moves_no_head() {
@@ -171,8 +172,8 @@ async fn m19_p1_a_root_that_logs_contradict_is_looked_at_in_the_state_and_nowher
 async fn m19_p9_the_search_for_the_last_message_has_a_time_and_keeps_what_it_learnt() {
     // The first batch of the database begins far up, and the node no longer has its state.
     let anchor = 1_000_000;
-    let world = WorldOptions { anchor: Some(anchor), ..WorldOptions::default() };
-    let devnet = Devnet::start(DevnetOptions { world, ..DevnetOptions::default() }).await.unwrap();
+    let world = WorldOptions { anchor: Some(anchor), ..world_options(CLIENT) };
+    let devnet = Devnet::start(DevnetOptions { world, ..options(CLIENT) }).await.unwrap();
     let commit = devnet.with(|w| {
         (0..8).for_each(|_| drop(w.build_planned(&BlockPlan { txs: 1, ..BlockPlan::default() }).unwrap()));
         w.commit(BatchSpec::default()).unwrap();

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::layer::SubscriberExt as _;
 
-use crate::node_flow::{batch, network, synced};
+use crate::beside_geth::node_flow::{batch, network, synced};
 use crate::support::causes::one_of_each;
 use crate::support::rig::Rig;
 

@@ -9,8 +9,9 @@ use morph_deriver::devnet::world::{ForkShape, WorldOptions};
 use morph_deriver::devnet::{Devnet, DevnetOptions};
 use morph_deriver::flow::PollEnd;
 
-use crate::support::program::{Program, Site, devnet};
-use crate::support::rig::{Rig, devnet_ports, guarded_devnet, settings};
+use super::CLIENT;
+use crate::support::program::{Program, Site, devnet_beside};
+use crate::support::rig::{Rig, devnet_ports, guarded, options, settings, world_options};
 use crate::support::standing;
 
 fn safe(devnet: &Devnet) -> Option<u64> {
@@ -50,7 +51,7 @@ fn disk(run: &Program, has_room: bool) -> bool {
 
 #[test]
 fn h2_a_disk_that_fills_up_in_the_middle_of_a_run_loses_nothing() {
-    let devnet = devnet(|_| {});
+    let devnet = devnet_beside(CLIENT, |_| {});
     produce(&devnet, 3);
     let mut site = Site::new(&devnet);
     site.set("poll_interval", "100ms");
@@ -86,7 +87,7 @@ fn h2_a_disk_that_fills_up_in_the_middle_of_a_run_loses_nothing() {
 
 #[test]
 fn h3_a_second_start_on_the_same_database_is_refused_with_a_clear_message() {
-    let devnet = devnet(|_| {});
+    let devnet = devnet_beside(CLIENT, |_| {});
     produce(&devnet, 1);
     let site = Site::new(&devnet);
     let mut first = site.run();
@@ -116,8 +117,8 @@ async fn size(store: &std::path::Path) -> u64 {
 
 #[tokio::test]
 async fn h5_the_database_stays_as_large_as_it_is_over_many_polls() {
-    let world = WorldOptions { finalized_depth: 4, ..WorldOptions::default() };
-    let devnet = Devnet::start(DevnetOptions { world, ..DevnetOptions::default() }).await.unwrap();
+    let world = WorldOptions { finalized_depth: 4, ..world_options(CLIENT) };
+    let devnet = Devnet::start(DevnetOptions { world, ..options(CLIENT) }).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.sqlite");
     let mut ports = devnet_ports(&devnet).await;
@@ -155,7 +156,7 @@ async fn h5_the_database_stays_as_large_as_it_is_over_many_polls() {
 
 #[test]
 fn h6_a_lost_database_never_lowers_the_nodes_finalized_tag() {
-    let devnet = devnet(|_| {});
+    let devnet = devnet_beside(CLIENT, |_| {});
     produce(&devnet, 6);
     devnet.with(|w| w.mine(12));
     let site = Site::new(&devnet);
@@ -179,7 +180,7 @@ fn h6_a_lost_database_never_lowers_the_nodes_finalized_tag() {
 
 #[test]
 fn h7_m25_a_database_of_another_network_is_refused_by_the_field_that_differs() {
-    let devnet = devnet(|_| {});
+    let devnet = devnet_beside(CLIENT, |_| {});
     produce(&devnet, 1);
     let mut site = Site::new(&devnet);
     let mut run = site.run();
@@ -219,7 +220,7 @@ fn h7_m25_a_database_of_another_network_is_refused_by_the_field_that_differs() {
 
 #[tokio::test]
 async fn h5_recorded_l1_blocks_are_bounded_while_nothing_is_finalized() {
-    let devnet = guarded_devnet().await;
+    let devnet = guarded(CLIENT).await;
     devnet.with(|w| {
         w.l1.config.finalized_depth = 1_000_000;
         w.produce(4).unwrap();

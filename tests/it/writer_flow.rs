@@ -17,9 +17,10 @@ use morph_deriver::error::PortErrorKind;
 use morph_deriver::flow::PollEnd;
 use morph_deriver::types::{Case, Identity};
 
-use crate::node_flow::{assert_chain, assert_promises, batch, heights, network, stall_of, synced};
+use super::CLIENT;
+use super::node_flow::{assert_chain, assert_promises, batch, heights, network, stall_of, synced};
 use crate::support::clients::pool_config;
-use crate::support::rig::{Rig, STEP, cases, devnet_ports, guarded_devnet, reason, settings};
+use crate::support::rig::{Rig, STEP, cases, devnet_ports, guarded, options, reason, settings, world_options};
 
 /// Five batches on L1, and two nodes with the same chain: the one that is read has head 8, the one that is written has
 /// `engine_at`.
@@ -178,7 +179,7 @@ pub async fn cannot_rewrite() -> (Devnet, Rig) {
 #[tokio::test]
 async fn m13_e13_a_node_that_was_upgraded_within_one_poll_is_probed_again() {
     let (devnet, mut rig) = cannot_rewrite().await;
-    devnet.with(|w| w.node.moods.client_version = "Geth/v2.3.0".to_owned());
+    devnet.with(|w| w.node.moods.client_version = Some("Geth/v2.3.0".to_owned()));
     assert_eq!(cases(&rig.settle().await), [(2, Case::SelfHeal)]);
     assert_chain(&devnet, &rig, 16);
     assert_eq!(devnet.pauses(), 2);
@@ -295,6 +296,10 @@ async fn m15_e14_a_block_that_was_finalized_between_snapshot_and_pause_is_not_re
 
 #[tokio::test]
 async fn m15_p2_a_finalized_tag_above_a_fallen_head_forbids_rewriting_and_not_filling() {
+    if CLIENT.is_reth() {
+        // It forgets its finalized tag with the blocks: no tag is ever above its head after a kill.
+        return;
+    }
     // Rewriting: what is left below the tag is not what L1 committed to.
     let devnet = synced(3).await;
     devnet.with(|w| {
@@ -326,8 +331,8 @@ async fn m15_p2_a_finalized_tag_above_a_fallen_head_forbids_rewriting_and_not_fi
 /// Twenty-five batches of eight blocks, nothing final on L1, and a node without archive mode that has all of them and was
 /// restarted: it has the states of 0, 73, 74, 199 and 200. Then its chain forks at 150.
 pub async fn forked_behind_a_restart() -> Devnet {
-    let world = WorldOptions { finalized_depth: 1_000_000, ..WorldOptions::default() };
-    let options = DevnetOptions { world, refuse_unpaused_writes: true, ..DevnetOptions::default() };
+    let world = WorldOptions { finalized_depth: 1_000_000, ..world_options(CLIENT) };
+    let options = DevnetOptions { world, refuse_unpaused_writes: true, ..options(CLIENT) };
     let devnet = Devnet::start(options).await.unwrap();
     devnet.with(|w| {
         (0..25).for_each(|_| batch(w));
@@ -350,6 +355,10 @@ fn marked(devnet: &Devnet, height: u64) {
 
 #[tokio::test]
 async fn m30_a_fork_on_a_state_that_is_gone_is_healed_from_the_nearest_older_one_in_one_pause() {
+    if CLIENT.is_reth() {
+        // A restart of morph-reth loses no state.
+        return;
+    }
     let devnet = forked_behind_a_restart().await;
     marked(&devnet, 60);
     let mut rig = Rig::with(&devnet, |s| s.assume = Some(Verdict::Stopped)).await;
@@ -369,6 +378,10 @@ async fn m30_a_fork_on_a_state_that_is_gone_is_healed_from_the_nearest_older_one
 
 #[tokio::test]
 async fn m30_if_no_state_above_finalized_is_left_it_halts_and_looks_again() {
+    if CLIENT.is_reth() {
+        // A restart of morph-reth loses no state.
+        return;
+    }
     let devnet = forked_behind_a_restart().await;
     marked(&devnet, 75);
     let mut rig = Rig::on(&devnet).await;
@@ -389,6 +402,10 @@ async fn m30_if_no_state_above_finalized_is_left_it_halts_and_looks_again() {
 
 #[tokio::test]
 async fn m30_nothing_before_the_switch_is_written_again() {
+    if CLIENT.is_reth() {
+        // A restart of morph-reth loses no state.
+        return;
+    }
     let devnet = forked_behind_a_restart().await;
     let switch = devnet.with(|w| w.node.at(100).unwrap().header.timestamp) * 1000;
     let mut rig = Rig::with(&devnet, |s| s.switch_ms = switch).await;
@@ -399,6 +416,10 @@ async fn m30_nothing_before_the_switch_is_written_again() {
 
 #[tokio::test]
 async fn m30_a_node_that_cannot_be_asked_for_its_states_is_tried_as_it_is() {
+    if CLIENT.is_reth() {
+        // A restart of morph-reth loses no state.
+        return;
+    }
     let devnet = forked_behind_a_restart().await;
     let deaf = Fault::Error(RpcError::no_method("eth_getBalance"));
     devnet.fault(Server::L2, Rule::on("eth_getBalance", deaf));
@@ -413,6 +434,10 @@ async fn m30_a_node_that_cannot_be_asked_for_its_states_is_tried_as_it_is() {
 
 #[tokio::test]
 async fn m30_p6_interrupted_in_the_middle_it_is_a_node_that_lost_blocks() {
+    if CLIENT.is_reth() {
+        // A restart of morph-reth loses no state.
+        return;
+    }
     for nth in [1, 2, 30, 80, 100] {
         let devnet = forked_behind_a_restart().await;
         let mut rig = Rig::on(&devnet).await;
@@ -431,6 +456,10 @@ async fn m30_p6_interrupted_in_the_middle_it_is_a_node_that_lost_blocks() {
 
 #[tokio::test]
 async fn m30_an_equal_block_that_gets_another_hash_stops_it() {
+    if CLIENT.is_reth() {
+        // A restart of morph-reth loses no state.
+        return;
+    }
     let devnet = forked_behind_a_restart().await;
     devnet.with(|w| w.node.moods.wrong_state_from = Some(75));
     let mut rig = Rig::on(&devnet).await;
@@ -501,8 +530,8 @@ async fn m7_an_engine_that_does_not_say_which_node_it_is_is_not_written() {
 #[tokio::test]
 async fn m7_a11_an_engine_of_another_chain_is_refused_at_start() {
     let devnet = network(1).await;
-    let other = WorldOptions { seed: 2, ..WorldOptions::default() };
-    let other = Devnet::start(DevnetOptions { world: other, ..DevnetOptions::default() }).await.unwrap();
+    let other = WorldOptions { seed: 2, ..world_options(CLIENT) };
+    let other = Devnet::start(DevnetOptions { world: other, ..options(CLIENT) }).await.unwrap();
     let client = |devnet: &Devnet| {
         let secret = JwtSecret::new(devnet.jwt_secret());
         EngineClient::new(&devnet.engine_url(), secret, pool_config(Check::None)).unwrap()
@@ -526,7 +555,7 @@ async fn m7_a11_an_engine_of_another_chain_is_refused_at_start() {
 
 #[tokio::test]
 async fn recovering_up_to_a_batch_never_writes_the_next_one() {
-    let devnet = guarded_devnet().await;
+    let devnet = guarded(CLIENT).await;
     let batches = devnet.with(|w| [w.produce(8).unwrap(), w.produce(8).unwrap()]);
     let mut rig = Rig::with(&devnet, |s| {
         s.to_batch = Some(1.into());

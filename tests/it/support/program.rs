@@ -8,11 +8,13 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use morph_deriver::adapters::store::SqliteStore;
+use morph_deriver::devnet::client::Client;
 use morph_deriver::devnet::world::World;
 use morph_deriver::devnet::{Devnet, DevnetOptions};
 use morph_deriver::ports::{Progress as _, Rows as _, Stored};
 use morph_deriver::types::{BatchRecord, JournalEntry};
 
+use super::rig::world_options;
 use super::{servers, standing};
 
 /// Longest wait for anything that a program must bring about. The test machine may be busy.
@@ -27,8 +29,12 @@ pub fn serve(world: World) -> Devnet {
 
 /// A devnet whose world `f` has prepared.
 pub fn devnet(f: impl FnOnce(&mut World)) -> Devnet {
-    let options = DevnetOptions::default();
-    let mut world = World::new(&options.world).unwrap();
+    devnet_beside(Client::Geth, f)
+}
+
+/// The same with a `client` as its local node.
+pub fn devnet_beside(client: Client, f: impl FnOnce(&mut World)) -> Devnet {
+    let mut world = World::new(&world_options(client)).unwrap();
     f(&mut world);
     serve(world)
 }

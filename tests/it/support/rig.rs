@@ -11,7 +11,9 @@ use morph_deriver::adapters::reactors::{JsonRpcReactors, NoReactors};
 use morph_deriver::adapters::rpc::{Check, Pool, PoolConfig};
 use morph_deriver::adapters::store::SqliteStore;
 use morph_deriver::decide::stall::Reason;
+use morph_deriver::devnet::client::Client;
 use morph_deriver::devnet::faults::Server;
+use morph_deriver::devnet::world::WorldOptions;
 use morph_deriver::devnet::{Devnet, DevnetOptions};
 use morph_deriver::error::Target;
 use morph_deriver::flow::worker::Worker;
@@ -183,7 +185,22 @@ pub fn reason(report: &PollReport) -> Option<Reason> {
     }
 }
 
+/// What a world is made from whose local node is a `client`.
+pub fn world_options(client: Client) -> WorldOptions {
+    WorldOptions { client, ..WorldOptions::default() }
+}
+
+/// How a devnet is started whose local node is a `client`.
+pub fn options(client: Client) -> DevnetOptions {
+    DevnetOptions { world: world_options(client), ..DevnetOptions::default() }
+}
+
 /// An empty devnet whose node refuses every write outside a pause (P5).
 pub async fn guarded_devnet() -> Devnet {
-    Devnet::start(DevnetOptions { refuse_unpaused_writes: true, ..DevnetOptions::default() }).await.unwrap()
+    guarded(Client::Geth).await
+}
+
+/// The same beside a `client`.
+pub async fn guarded(client: Client) -> Devnet {
+    Devnet::start(DevnetOptions { refuse_unpaused_writes: true, ..options(client) }).await.unwrap()
 }
