@@ -175,6 +175,7 @@ mod tests {
             Reason::WaitingForBlocks
             | Reason::BeforeSwitch
             | Reason::NodeLostBlocks
+            | Reason::BlockMissing
             | Reason::FixtureIncomplete
             | Reason::BlobPruned
             | Reason::BlobMissing

@@ -41,6 +41,8 @@ reasons! {
     NodeSyncing = "node_syncing", false;
     /// The node's head fell below what was verified.
     NodeLostBlocks = "node_lost_blocks", false;
+    /// The execution node gives no block at a height below its head, poll after poll.
+    BlockMissing = "block_missing", false;
     /// The local chain changed while it was read or before it was written.
     LocalChainChanged = "local_chain_changed", false;
     /// L1 could not be asked.
@@ -157,6 +159,7 @@ impl Reason {
             Self::WaitingForBlocks
                 | Self::BeforeSwitch
                 | Self::NodeLostBlocks
+                | Self::BlockMissing
                 | Self::FixtureIncomplete
                 | Self::BlobPruned
                 | Self::BlobMissing

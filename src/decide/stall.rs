@@ -37,6 +37,13 @@ pub enum Cause {
         /// The batch's last block.
         last: L2Number,
     },
+    /// The node has no block at a height below its head.
+    BlockMissing {
+        /// The height.
+        number: L2Number,
+        /// The local head.
+        head: L2Number,
+    },
     /// The batch's blocks are missing, and lie before the single-sequencer switch.
     BeforeSwitch,
     /// The local chain changed between two reads that belong together: in words, what was read.
@@ -279,6 +286,7 @@ impl Cause {
             Self::NodeSyncing => Reason::NodeSyncing,
             Self::BlocksMissing { .. } => Reason::WaitingForBlocks,
             Self::BlocksLost { .. } => Reason::NodeLostBlocks,
+            Self::BlockMissing { .. } => Reason::BlockMissing,
             Self::BeforeSwitch => Reason::BeforeSwitch,
             Self::LocalChanged(_) => Reason::LocalChainChanged,
             Self::L1Changed(_) => Reason::L1Reorg,
@@ -328,6 +336,9 @@ impl fmt::Display for Cause {
             Self::BlocksMissing { head, last } => write!(f, "the local head is {head}, the batch ends on {last}"),
             Self::BlocksLost { from, head, last } => {
                 write!(f, "the node lost its blocks from {from} on; its head is {head}, the batch ends on {last}")
+            }
+            Self::BlockMissing { number, head } => {
+                write!(f, "the execution node gives no block {number}, though its head is {head}")
             }
             Self::BeforeSwitch => {
                 f.write_str("its blocks lie before the single-sequencer switch and are never derived from L1")

@@ -14,7 +14,8 @@ use crate::decide::dispatch::is_present;
 use crate::decide::heads::Move;
 use crate::decide::liveness::{Liveness, Verdict};
 use crate::decide::local_chain::{self, Held, HeldFacts, Lost};
-use crate::decide::stall::{Cause, Final};
+use crate::decide::stall::{Cause, Final, Stall};
+use crate::error::{PortErrorKind, Target};
 use crate::flow::l1_range::cursor_before;
 use crate::flow::ledger::Ledger;
 use crate::flow::{Decided, FlowError};
@@ -30,12 +31,22 @@ pub(crate) struct LocalChain {
     lost: Option<Lost>,
     /// The node's block at the height of our safe block, as it came with the poll's snapshot.
     at_safe: Option<L2Ref>,
+    /// Polls in a row that ended because a block was missing that should be there.
+    unread: u32,
+    /// The height at which it was found missing.
+    hole: Option<L2Number>,
 }
+
+/// After so many such polls in a row the missing block is looked for: one of them may be a chain that changed under way.
+const HOLE_POLLS: u32 = 3;
+
+/// How many blocks above our safe head are looked at for it: a batch has as many at most.
+const HOLE_WITHIN: u64 = 1_000;
 
 impl LocalChain {
     /// Nothing seen yet. `window` is the least time without growth that means *stopped*.
     pub(crate) const fn new(l1: Arc<dyn L1Chain>, l2: Arc<dyn L2Reader>, window: Duration) -> Self {
-        Self { l1, l2, liveness: Liveness::new(window), lost: None, at_safe: None }
+        Self { l1, l2, liveness: Liveness::new(window), lost: None, at_safe: None, unread: 0, hole: None }
     }
 
     /// The ledger was read from the database: what is missing follows from it. `tip` is the standing batch with the
@@ -188,6 +199,46 @@ impl LocalChain {
             oldest = Some(record);
         }
         Ok((None, oldest))
+    }
+
+    /// A poll ended on what `error` says. If that is a missing block again and again, the height below `head` is looked for
+    /// at which the node has none, and the stall names it (L12).
+    ///
+    /// # Errors
+    /// `error` itself where no block is missing, and what a failed look says.
+    pub(crate) async fn name_the_missing(
+        &mut self,
+        error: FlowError,
+        ledger: &Ledger,
+        head: L2Number,
+    ) -> Result<Stall, FlowError> {
+        let may_be = match &error {
+            FlowError::Port(port) => port.target == Target::L2 && port.kind == PortErrorKind::NotFound,
+            FlowError::Stall(stall) => matches!(stall.cause, Cause::LocalChanged(_)),
+        };
+        if !may_be {
+            self.nothing_is_missing();
+            return Err(error);
+        }
+        self.unread = self.unread.saturating_add(1);
+        if self.unread < HOLE_POLLS {
+            return Err(error);
+        }
+        let safe = ledger.heads().safe().map_or(L2Number::new(0), |safe| safe.number);
+        let mut number = self.hole.take().unwrap_or(safe);
+        while number <= head && number.above(safe) <= HOLE_WITHIN {
+            if self.l2.header(number).await?.is_none() {
+                self.hole = Some(number);
+                return Ok(Stall::new(Cause::BlockMissing { number, head }));
+            }
+            number = number.plus(1);
+        }
+        Err(error)
+    }
+
+    /// A poll read all that it asked for.
+    pub(crate) const fn nothing_is_missing(&mut self) {
+        (self.unread, self.hole) = (0, None);
     }
 
     /// Whether the node has `block` on its chain.

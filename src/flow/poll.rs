@@ -131,7 +131,15 @@ impl Poll {
         if degraded || end.as_ref().is_err_and(node_is_gone) {
             self.node.local.interrupted();
         }
-        let end = end?;
+        let end = match end {
+            Ok(end) => {
+                self.node.local.nothing_is_missing();
+                end
+            }
+            Err(error) => {
+                PollEnd::Stalled(self.node.local.name_the_missing(error, &self.ledger, node.head.number).await?)
+            }
+        };
         // A resume that fails holds up what must be written and nothing else; it is shown where nothing worse is.
         if degraded && matches!(end, PollEnd::CaughtUp | PollEnd::Reached) {
             return Err(FlowError::Stall(Stall::new(Cause::NotResumed)));

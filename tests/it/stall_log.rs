@@ -69,6 +69,7 @@ fn kind(cause: &Cause) -> usize {
         Cause::NodeSyncing => 1,
         Cause::BlocksMissing { .. } => 2,
         Cause::BlocksLost { .. } => 3,
+        Cause::BlockMissing { .. } => 39,
         Cause::BeforeSwitch => 4,
         Cause::LocalChanged(_) => 5,
         Cause::L1Changed(_) => 6,
@@ -115,7 +116,7 @@ fn p9_every_cause_has_its_code_and_every_code_a_cause() {
         assert!(!cause.to_string().is_empty(), "{cause:?}");
     }
     let kinds: BTreeSet<_> = table.iter().map(|(cause, _)| kind(cause)).collect();
-    assert_eq!(kinds, (0..=38).collect());
+    assert_eq!(kinds, (0..=39).collect());
     for reason in Reason::ALL {
         assert!(table.iter().any(|(_, has)| has == reason), "nothing causes {reason}");
     }

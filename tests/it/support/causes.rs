@@ -87,6 +87,7 @@ fn of_the_node() -> Vec<(Cause, Reason)> {
         (Cause::NodeSyncing, Reason::NodeSyncing),
         (Cause::BlocksMissing { head: skip, last: number }, Reason::WaitingForBlocks),
         (Cause::BlocksLost { from: skip, head: skip, last: number }, Reason::NodeLostBlocks),
+        (Cause::BlockMissing { number: skip, head: number }, Reason::BlockMissing),
         (Cause::BeforeSwitch, Reason::BeforeSwitch),
         (Cause::LocalChanged("a block".to_owned()), Reason::LocalChainChanged),
         (Cause::PrevStateRoot { expected, actual }, Reason::StateRoot),
