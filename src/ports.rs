@@ -248,8 +248,9 @@ pub trait L2Engine: Send + Sync {
     /// node, and shows an engine that is down or refuses our token before anything is paused.
     async fn view(&self, number: L2Number) -> PortResult<EngineView>;
 
-    /// Writes `blocks` in order in one request. The first carries the parent's hash, the others follow as head + 1.
-    /// Returns the new headers, one for each block.
+    /// Writes the first of `blocks`, in order: as many as fit into one request, and one at least. The first carries the
+    /// parent's hash, the others follow as head + 1. Returns the headers that came back, one for each block that was
+    /// sent, as the node gave them: whether they are what was asked for is judged before anything more is sent.
     async fn write_blocks(&self, blocks: &[NewBlock]) -> Result<Vec<L2Header>, WriteStopped>;
 
     /// Sets the tags; none leaves a tag alone. The real node sets finalized first and may apply only half.

@@ -251,6 +251,24 @@ pub struct MadeOtherwise<'a> {
     pub parent: B256,
     /// What of it is another.
     pub what: Otherwise,
+    /// How many blocks of the same reply were made before it, as they were given.
+    pub before: usize,
+}
+
+impl MadeOtherwise<'_> {
+    /// How many headers of the reply tell what was made of the blocks that were sent: those before this one, and its own
+    /// where it is a header of that block. One with another number or on another parent says nothing of it.
+    pub const fn told(&self) -> usize {
+        match self.what {
+            Otherwise::Number | Otherwise::Parent => self.before,
+            Otherwise::Timestamp
+            | Otherwise::BaseFee
+            | Otherwise::GasLimit
+            | Otherwise::Transactions
+            | Otherwise::NextMessage
+            | Otherwise::Hash => self.before.saturating_add(1),
+        }
+    }
 }
 
 /// What the node made otherwise.
@@ -296,20 +314,22 @@ impl fmt::Display for Otherwise {
 /// section 7), but it must make them of what it was given, and an equal block that is written `again` must get the hash
 /// that it had. Gives the first block that is another.
 ///
+/// The first one stands on `anchor`, behind which L1 message `next_index` follows, if that is known.
+///
 /// The transactions are compared by their root, which the header commits to. The index of the next L1 message is not part
 /// of what is hashed: it must follow the last message of the block, or be the one before where it holds none.
 pub fn mismatch<'a>(
     sent: &'a [NewBlock],
     made: &[L2Header],
     anchor: B256,
+    mut next_index: Option<u64>,
     again: &[L2Ref],
 ) -> Option<MadeOtherwise<'a>> {
     let mut parent = anchor;
-    let mut next_index = None;
-    for (block, header) in sent.iter().zip(made) {
+    for (before, (block, header)) in sent.iter().zip(made).enumerate() {
         next_index = index_after(block, next_index);
         if let Some(what) = otherwise(block, header, parent, next_index, again) {
-            return Some(MadeOtherwise { block, parent, what });
+            return Some(MadeOtherwise { block, parent, what, before });
         }
         parent = header.hash;
         next_index = header.next_l1_index.or(next_index);
@@ -463,7 +483,8 @@ mod tests {
             headers
         };
         let fault = |headers: &[L2Header], again: &[L2Ref]| {
-            mismatch(&blocks, headers, anchor, again).map(|other| (other.block.number.get(), other.parent, other.what))
+            mismatch(&blocks, headers, anchor, None, again)
+                .map(|other| (other.block.number.get(), other.parent, other.what))
         };
         let second = |what| Some((10, B256::from_low_u64_be(9), what));
         assert_eq!(fault(&made(|_| {}), &[]), None);
@@ -487,9 +508,19 @@ mod tests {
         assert_eq!(fault(&made(|_| {}), &again(B256::zero())), second(Otherwise::Hash));
         let parent: fn(&mut L2Header) = |_| {};
         assert_eq!(
-            mismatch(&blocks, &made(parent), B256::zero(), &[]).map(|other| (other.block.number.get(), other.what)),
+            mismatch(&blocks, &made(parent), B256::zero(), None, &[])
+                .map(|other| (other.block.number.get(), other.what)),
             Some((9, Otherwise::Parent))
         );
+        // What a later request must continue is known from the one before.
+        let later = |next| mismatch(&blocks[1..], &made(|_| {})[1..], B256::from_low_u64_be(9), next, &[]);
+        assert_eq!((later(None), later(Some(8))), (None, None));
+        assert_eq!(later(Some(7)).map(|other| other.what), Some(Otherwise::NextMessage));
+        // A header of another block tells nothing of the one that was sent.
+        let told = |change| mismatch(&blocks, &made(change), anchor, None, &[]).map(|other| other.told());
+        assert_eq!(told(|h| h.number = 11.into()), Some(1));
+        assert_eq!(told(|h| h.parent_hash = B256::zero()), Some(1));
+        assert_eq!(told(|h| h.timestamp += 1), Some(2));
     }
 
     #[test]

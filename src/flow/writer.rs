@@ -52,6 +52,20 @@ struct Job {
     finalized: Option<L2Ref>,
 }
 
+/// The block on which the next one is built.
+#[derive(Clone, Copy)]
+struct Below {
+    block: L2Ref,
+    /// The index of the L1 message that follows it, if known.
+    next_l1_index: Option<u64>,
+}
+
+impl From<&L2Header> for Below {
+    fn from(header: &L2Header) -> Self {
+        Self { block: header.l2_ref(), next_l1_index: header.next_l1_index }
+    }
+}
+
 /// How far a writing came.
 struct Sent {
     /// The last block that was asked for.
@@ -65,6 +79,15 @@ impl Job {
     fn unsent(&self) -> Sent {
         let standing = self.plan.replaces.last().map_or(self.plan.skip.number, |old| old.number);
         Sent { to: self.plan.skip.number, standing }
+    }
+
+    /// The pause has no room for more, and `at` is the last block that stands as it is to stand. The next try goes on from
+    /// there, at once if this one came further than the block that stays.
+    fn out_of_budget(&self, at: L2Ref) -> Failure {
+        let progressed = at != self.plan.skip;
+        let refusal = (!progressed).then_some((Refusal::Passing, Subject::EveryWrite));
+        let stall = Stall::at(self.index, Cause::PauseBudget { at: at.number });
+        Failure { answer: Stop::Stands(stall), refusal, progressed }
     }
 
     fn old_hash(&self, number: L2Number) -> Option<B256> {
@@ -411,7 +434,7 @@ impl Writer {
         outcome
     }
 
-    /// Writes the plan's blocks in requests of a chunk each, and keeps in `sent` how far it came.
+    /// Writes the plan's blocks chunk by chunk, and keeps in `sent` how far it came.
     ///
     /// A block that rewrites goes alone, and so does the first block on a parent that is not our own write of this pause.
     /// Only the first block of a request carries its parent's hash; the others follow as head + 1, and the node goes on
@@ -424,22 +447,16 @@ impl Writer {
         hands: &mut Hands<'_>,
         sent: &mut Sent,
     ) -> Result<L2Header, Failure> {
-        let index = job.index;
-        let mut parent = job.plan.skip;
+        let mut below = Below { block: job.plan.skip, next_l1_index: None };
         let mut written: Option<L2Header> = None;
         let mut rest = job.plan.blocks.as_slice();
         while !rest.is_empty() {
-            let own = written.is_some() || (!job.plan.rewrites() && hands.pause.written == Some(parent));
+            let own = written.is_some() || (!job.plan.rewrites() && hands.pause.written == Some(below.block));
             let take = if own { self.speed.chunk(self.write_chunk).min(rest.len()) } else { 1 };
             let (chunk, after) = rest.split_at(take);
             rest = after;
-            let left = hands.pause.remaining();
-            if !self.has_room(left, chunk.len()) {
-                return Err(out_of_budget(index, parent, written.is_some()));
-            }
-            let mut blocks = chunk.to_vec();
-            if let Some(first) = blocks.first_mut() {
-                first.parent_hash = Some(parent.hash);
+            if !self.has_room(hands.pause.remaining(), chunk.len()) {
+                return Err(job.out_of_budget(below.block));
             }
             let begun = OpenWrite {
                 number: L2Number::default(),
@@ -459,58 +476,82 @@ impl Writer {
                 let unsent = OpenWrite { seen: true, ..begun };
                 intents::begin(hands.ledger, unsent, &dropped, |number| job.old_hash(number)).await?;
             }
-            let numbers: Vec<_> = blocks.iter().map(|block| block.number).collect();
+            let numbers: Vec<_> = chunk.iter().map(|block| block.number).collect();
             intents::begin(hands.ledger, begun, &numbers, |number| job.old_hash(number)).await?;
-            // The database may have taken a while: nothing is sent that could land after the pause (P5).
-            let left = hands.pause.remaining();
-            if !self.has_room(left, blocks.len()) {
-                return Err(out_of_budget(index, parent, written.is_some()));
+            let mut left_over = chunk.to_vec();
+            while !left_over.is_empty() {
+                let headers = self.send(engine, job, &mut left_over, below, hands, sent).await?;
+                left_over.drain(..headers.len().min(left_over.len()));
+                written = headers.last().copied();
+                below = written.as_ref().map_or(below, Below::from);
             }
-            hands.pause.writing(true);
-            // From here on all that is to be replaced may be gone with the first block.
-            *sent = Sent { to: blocks.last().map_or(sent.to, |last| last.number), standing: job.plan.skip.number };
-            let asked = Instant::now();
-            let (headers, stopped) = match tokio::time::timeout(left, engine.write_blocks(&blocks)).await {
-                Ok(Ok(headers)) => (headers, None),
-                Ok(Err(WriteStopped { written, error })) => (written, Some(error)),
-                // The node may still be at it; how far it came is read before the next write (G3).
-                Err(_) => {
-                    self.speed.measured(1, asked.elapsed());
-                    return Err(out_of_budget(index, parent, written.is_some()));
-                }
-            };
-            // After an answer the node is done; after a connection that broke it may still be at work.
-            let answered = |error: &PortError| matches!(error.kind, PortErrorKind::Refused { .. });
-            // A request that was not answered took as long as one block may: the next one is small.
-            let made = if stopped.as_ref().is_none_or(answered) { headers.len() } else { 1 };
-            self.speed.measured(made, asked.elapsed());
-            hands.pause.writing(stopped.as_ref().is_some_and(|error| !answered(error)));
-            self.note_written(job, &headers, hands).await?;
-            if let Some(error) = stopped {
-                if let (PortErrorKind::Refused { .. }, Some(refused)) = (&error.kind, blocks.get(headers.len())) {
-                    if written.is_none() && headers.is_empty() {
-                        sent.standing = job.unsent().standing;
-                    }
-                    hands.ledger.withdraw_writes(refused.number, sent.standing).await?;
-                }
-                let progressed = written.is_some() || !headers.is_empty();
-                return Err(write_stopped(job, &blocks, &headers, error, progressed));
-            }
-            if headers.len() != blocks.len() {
-                let detail = format!("{} blocks were sent, {} headers came back", blocks.len(), headers.len());
-                return Err(PortError::malformed(Target::Engine, detail).into());
-            }
-            if let Some(other) = reconcile::mismatch(&blocks, &headers, parent.hash, &job.plan.again) {
-                let MadeOtherwise { block, parent, what } = other;
-                let stall = Stall::at(index, Cause::OtherBlockMade { number: block.number, what });
-                let refusal = Some((Refusal::Permanent, job.subject(parent, block)));
-                return Err(Failure { answer: Stop::Stands(stall), refusal, progressed: false });
-            }
-            let Some(last) = headers.last() else { return Err(FlowError::local_changed("nothing was written").into()) };
-            parent = last.l2_ref();
-            written = Some(*last);
         }
         written.ok_or_else(|| FlowError::local_changed("nothing was to be written").into())
+    }
+
+    /// Sends the first of `blocks`, which are noted, to be built on `below`: one request. Gives the headers of those that
+    /// were made as they were given, and of nothing else.
+    async fn send(
+        &mut self,
+        engine: &dyn L2Engine,
+        job: &Job,
+        blocks: &mut [NewBlock],
+        below: Below,
+        hands: &mut Hands<'_>,
+        sent: &mut Sent,
+    ) -> Result<Vec<L2Header>, Failure> {
+        // The database and the request before may have taken a while: nothing is sent that could land after the pause (P5).
+        let left = hands.pause.remaining();
+        if !self.has_room(left, blocks.len()) {
+            return Err(job.out_of_budget(below.block));
+        }
+        if let Some(first) = blocks.first_mut() {
+            first.parent_hash = Some(below.block.hash);
+        }
+        hands.pause.writing(true);
+        // From here on all that is to be replaced may be gone with the first block.
+        *sent = Sent { to: blocks.last().map_or(sent.to, |last| last.number), standing: job.plan.skip.number };
+        let asked = Instant::now();
+        let (headers, stopped) = match tokio::time::timeout(left, engine.write_blocks(blocks)).await {
+            Ok(Ok(headers)) => {
+                // One header for each block that went into the request: nothing behind them was sent.
+                let last = headers.len().checked_sub(1).and_then(|at| blocks.get(at));
+                sent.to = last.map_or(sent.to, |last| last.number);
+                (headers, None)
+            }
+            Ok(Err(WriteStopped { written, error })) => (written, Some(error)),
+            // The node may still be at it; how far it came is read before the next write (G3).
+            Err(_) => {
+                self.speed.measured(1, asked.elapsed());
+                return Err(job.out_of_budget(below.block));
+            }
+        };
+        // After an answer the node is done; after a connection that broke it may still be at work.
+        let answered = |error: &PortError| matches!(error.kind, PortErrorKind::Refused { .. });
+        // A request that was not answered took as long as one block may: the next one is small.
+        let made = if stopped.as_ref().is_none_or(answered) { headers.len() } else { 1 };
+        self.speed.measured(made, asked.elapsed());
+        hands.pause.writing(stopped.as_ref().is_some_and(|error| !answered(error)));
+        if headers.len() > blocks.len() || (headers.is_empty() && stopped.is_none()) {
+            let detail = format!("{} blocks were sent, {} headers came back", blocks.len(), headers.len());
+            return Err(PortError::malformed(Target::Engine, detail).into());
+        }
+        let other = reconcile::mismatch(blocks, &headers, below.block.hash, below.next_l1_index, &job.plan.again);
+        // What came of a block whose reply tells nothing of it stays in the notes, and is read from the node.
+        let told = other.as_ref().map_or(headers.len(), MadeOtherwise::told);
+        self.note_written(job, headers.get(..told).unwrap_or_default(), hands).await?;
+        if let Some(other) = other {
+            return Err(made_otherwise(job, &other));
+        }
+        let Some(error) = stopped else { return Ok(headers) };
+        let untouched = below.block == job.plan.skip && headers.is_empty();
+        if let (PortErrorKind::Refused { .. }, Some(refused)) = (&error.kind, blocks.get(headers.len())) {
+            if untouched {
+                sent.standing = job.unsent().standing;
+            }
+            hands.ledger.withdraw_writes(refused.number, sent.standing).await?;
+        }
+        Err(write_stopped(job, blocks, &headers, error, !untouched))
     }
 
     /// The journal, the guard's height and the pull's head follow every write. The liveness baseline follows when the head
@@ -584,10 +625,11 @@ fn room(left: Duration, blocks: usize, per_block: Duration, budget: Duration) ->
     left > need.saturating_add(budget / 4)
 }
 
-/// The next try goes on from there, at once if this one `progressed`.
-fn out_of_budget(index: BatchIndex, at: L2Ref, progressed: bool) -> Failure {
-    let refusal = (!progressed).then_some((Refusal::Passing, Subject::EveryWrite));
-    Failure { answer: Stop::Stands(Stall::at(index, Cause::PauseBudget { at: at.number })), refusal, progressed }
+/// The node made `other` of a block: it would make the same of it again.
+fn made_otherwise(job: &Job, other: &MadeOtherwise<'_>) -> Failure {
+    let stall = Stall::at(job.index, Cause::OtherBlockMade { number: other.block.number, what: other.what });
+    let refusal = Some((Refusal::Permanent, job.subject(other.parent, other.block)));
+    Failure { answer: Stop::Stands(stall), refusal, progressed: false }
 }
 
 /// What observe mode reports in place of a write.
@@ -599,7 +641,13 @@ fn would_have(index: BatchIndex, case: Case, plan: &Plan) -> Stall {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Mutex;
+
+    use async_trait::async_trait;
+
+    use crate::decide::reconcile::Otherwise;
     use crate::flow::testing::{World, cause_of};
+    use crate::ports::{EngineView, PortResult};
 
     /// Blocks `first..=last` as they are recorded, in place of what stands there.
     fn plan(world: &World, first: u64, last: u64) -> Plan {
@@ -635,6 +683,88 @@ mod tests {
         let journal = world.ports.progress.journal_tail(20).await.unwrap();
         let noted: Vec<_> = journal.iter().rev().map(|entry| (entry.number.get(), entry.new_hash)).collect();
         assert_eq!(noted, (61..=72).map(|number| (number, world.l2(number).hash)).collect::<Vec<_>>());
+    }
+
+    /// An engine that takes two blocks in a request, and bends the headers that it gives back.
+    struct InPairs {
+        inner: Arc<dyn L2Engine>,
+        bend: fn(&mut L2Header),
+        /// The first block of each request, and the parent that it names.
+        requests: Mutex<Vec<(u64, Option<B256>)>>,
+    }
+
+    #[async_trait]
+    impl L2Engine for InPairs {
+        async fn view(&self, number: L2Number) -> PortResult<EngineView> {
+            self.inner.view(number).await
+        }
+
+        async fn write_blocks(&self, blocks: &[NewBlock]) -> Result<Vec<L2Header>, WriteStopped> {
+            self.requests.lock().unwrap().push((blocks[0].number.get(), blocks[0].parent_hash));
+            let mut headers = self.inner.write_blocks(&blocks[..blocks.len().min(2)]).await?;
+            headers.iter_mut().for_each(self.bend);
+            Ok(headers)
+        }
+
+        async fn set_tags(&self, safe: Option<B256>, finalized: Option<B256>) -> PortResult<()> {
+            self.inner.set_tags(safe, finalized).await
+        }
+    }
+
+    /// Blocks 61 to 72 are missing, and the engine takes two blocks in a request.
+    async fn in_pairs(bend: fn(&mut L2Header)) -> (World, Plan, Arc<InPairs>) {
+        let mut world = World::recorded().await;
+        world.node.node().truncate(60);
+        let inner = world.ports.engine.take().unwrap();
+        let engine = Arc::new(InPairs { inner, bend, requests: Mutex::default() });
+        world.ports.engine = Some(engine.clone());
+        let plan = plan(&world, 61, 72);
+        (world, plan, engine)
+    }
+
+    #[tokio::test]
+    async fn j9_a_chunk_that_does_not_fit_into_one_request_goes_out_in_several_each_pinned() {
+        let (mut world, plan, engine) = in_pairs(|_| ()).await;
+        let (end, writer) = written(&mut world, plan, |_| ()).await;
+        assert_eq!(end.unwrap().l2_ref(), world.l2(72));
+        assert_eq!(writer.blocks_written(), 12);
+        let requests = [61, 62, 64, 66, 68, 70, 72].map(|first| (first, Some(world.l2(first - 1).hash)));
+        assert_eq!(*engine.requests.lock().unwrap(), requests);
+        assert_eq!(*world.reactors.calls.lock().unwrap(), [("pause", 60), ("resume", 72)]);
+    }
+
+    #[tokio::test]
+    async fn e17_m9_a_reply_about_another_block_ends_the_write_before_more_is_sent_and_is_remembered() {
+        type Row = (fn(&mut L2Header), Otherwise, u64);
+        let table: [Row; 3] = [
+            (|h| h.number = if h.number.get() == 65 { 99.into() } else { h.number }, Otherwise::Number, 64),
+            (|h| h.parent_hash.0[0] ^= u8::from(h.number.get() == 65), Otherwise::Parent, 64),
+            (|h| h.timestamp += u64::from(h.number.get() == 65), Otherwise::Timestamp, 65),
+        ];
+        for (bend, what, told) in table {
+            let (mut world, plan, engine) = in_pairs(bend).await;
+            let (end, mut writer) = written(&mut world, plan, |_| ()).await;
+            let cause = Some(Cause::OtherBlockMade { number: 65.into(), what });
+            assert_eq!(cause_of(end), cause);
+            let firsts: Vec<_> = engine.requests.lock().unwrap().iter().map(|(first, _)| *first).collect();
+            assert_eq!(firsts, [61, 62, 64], "nothing after the reply that {what:?} differs in");
+            // Of the block that the reply does not speak of the notes still tell; what was not sent is noted no more.
+            let journal = world.ports.progress.journal_tail(20).await.unwrap();
+            let journalled: Vec<_> = journal.iter().rev().map(|entry| entry.number.get()).collect();
+            assert_eq!(journalled, (61..=told).collect::<Vec<_>>());
+            let noted: Vec<_> = world.ledger.writes().iter().map(|write| write.number.get()).collect();
+            assert_eq!(noted, (61..=65).collect::<Vec<_>>());
+            // What stands stays, and the block that was made otherwise is not asked for again.
+            world.node.node().truncate(64);
+            let plan = self::plan(&world, 65, 72);
+            let mut node = world.poll_begins().await;
+            let mut pause = SharedPause::default();
+            let now = Duration::from_secs(75);
+            let mut hands = Hands { ledger: &mut world.ledger, node: &mut node, pause: &mut pause, now };
+            let order = Order { index: 6.into(), hash: B256::repeat_byte(6), case: Case::FillGap, plan };
+            assert_eq!(cause_of(writer.derive_force(order, &mut hands).await), cause);
+            assert_eq!(engine.requests.lock().unwrap().len(), 3);
+        }
     }
 
     #[tokio::test]
