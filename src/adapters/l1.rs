@@ -87,8 +87,36 @@ pub struct L1Client {
 #[derive(Clone)]
 struct Filter {
     addresses: Value,
-    topics: Value,
+    /// Topics of which the first one of a log must be one.
+    events: &'static [B256],
+    /// The batch that they must be about.
+    index: Option<BatchIndex>,
 }
+
+impl Filter {
+    fn topics(&self) -> Value {
+        let any: Vec<String> = self.events.iter().map(wire::hex_hash).collect();
+        match self.index {
+            Some(index) => json!([any, wire::hex_hash(&event::number_word(index.get()))]),
+            None => json!([any]),
+        }
+    }
+
+    /// Whether `kind` was asked for. Other logs are left out, as those of other contracts' events are.
+    fn admits(&self, kind: &L1EventKind) -> bool {
+        let (topic, index) = match kind {
+            L1EventKind::Commit { index, .. } => (topics::COMMIT_BATCH, Some(*index)),
+            L1EventKind::Revert { index, .. } => (topics::REVERT_BATCH, Some(*index)),
+            L1EventKind::Finalize { index, .. } => (topics::FINALIZE_BATCH, Some(*index)),
+            L1EventKind::Message(_) => (topics::QUEUE_TRANSACTION, None),
+        };
+        self.events.contains(&topic) && self.index.is_none_or(|wanted| index == Some(wanted))
+    }
+}
+
+/// All events that a range is read for.
+const ALL: &[B256] = &[topics::COMMIT_BATCH, topics::REVERT_BATCH, topics::FINALIZE_BATCH, topics::QUEUE_TRANSACTION];
+const SETTLEMENTS: &[B256] = &[topics::REVERT_BATCH, topics::FINALIZE_BATCH];
 
 /// Blocks whose logs are asked for, and from which end on.
 struct Stretch {
@@ -265,7 +293,7 @@ impl L1Client {
     ) -> PortResult<(Vec<L1Event>, L1Ref)> {
         let range = json!([{
             "address": filter.addresses,
-            "topics": filter.topics,
+            "topics": filter.topics(),
             "fromBlock": wire::hex_quantity(from.get()),
             "toBlock": wire::hex_quantity(to.get()),
         }]);
@@ -287,6 +315,9 @@ impl L1Client {
                 continue;
             }
             let Some(event) = self.read_log(log).map_err(|why| json.malformed(why))? else { continue };
+            if !filter.admits(&event.kind) {
+                continue;
+            }
             if event.block.number < from || event.block.number > to {
                 return Err(json.malformed(format_args!("a log of block {}, asked {from} to {to}", event.block.number)));
             }
@@ -617,34 +648,31 @@ impl L1Chain for L1Client {
     }
 
     async fn events(&self, from: L1Number, to: L1Number) -> PortResult<RangeLogs> {
-        let any = [topics::COMMIT_BATCH, topics::REVERT_BATCH, topics::FINALIZE_BATCH, topics::QUEUE_TRANSACTION];
-        let any: Vec<String> = any.iter().map(wire::hex_hash).collect();
         let addresses = json!([wire::hex_address(&self.rollup), wire::hex_address(&self.queue)]);
-        let filter = Filter { addresses, topics: json!([any]) };
+        let filter = Filter { addresses, events: ALL, index: None };
         let answer = self.logs(filter, Stretch { from, to, upwards: true }).await?;
         Ok(RangeLogs { events: answer.events, ends: answer.ends })
     }
 
     async fn settlements(&self, from: L1Number, to: L1Number) -> PortResult<RangeLogs> {
-        let any: Vec<String> = [topics::REVERT_BATCH, topics::FINALIZE_BATCH].iter().map(wire::hex_hash).collect();
-        let filter = Filter { addresses: json!(wire::hex_address(&self.rollup)), topics: json!([any]) };
+        let filter = Filter { addresses: json!(wire::hex_address(&self.rollup)), events: SETTLEMENTS, index: None };
         let answer = self.logs(filter, Stretch { from, to, upwards: true }).await?;
         Ok(RangeLogs { events: answer.events, ends: answer.ends })
     }
 
     async fn commits_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<FoundLogs> {
-        let filter = self.by_index(topics::COMMIT_BATCH, index);
+        let filter = self.by_index(&[topics::COMMIT_BATCH], index);
         self.logs(filter, Stretch { from, to, upwards: false }).await.map(Answer::found)
     }
 
     async fn reverts_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<FoundLogs> {
-        let filter = self.by_index(topics::REVERT_BATCH, index);
+        let filter = self.by_index(&[topics::REVERT_BATCH], index);
         self.logs(filter, Stretch { from, to, upwards: true }).await.map(Answer::found)
     }
 
     async fn queued(&self, from: L1Number, to: L1Number) -> PortResult<FoundLogs> {
-        let topics = json!([wire::hex_hash(&topics::QUEUE_TRANSACTION)]);
-        let filter = Filter { addresses: json!(wire::hex_address(&self.queue)), topics };
+        let addresses = json!(wire::hex_address(&self.queue));
+        let filter = Filter { addresses, events: &[topics::QUEUE_TRANSACTION], index: None };
         self.logs(filter, Stretch { from, to, upwards: false }).await.map(Answer::found)
     }
 
@@ -734,9 +762,8 @@ impl L1Chain for L1Client {
 }
 
 impl L1Client {
-    fn by_index(&self, topic: B256, index: BatchIndex) -> Filter {
-        let index = wire::hex_hash(&event::number_word(index.get()));
-        Filter { addresses: json!(wire::hex_address(&self.rollup)), topics: json!([wire::hex_hash(&topic), index]) }
+    fn by_index(&self, events: &'static [B256], index: BatchIndex) -> Filter {
+        Filter { addresses: json!(wire::hex_address(&self.rollup)), events, index: Some(index) }
     }
 }
 
@@ -821,7 +848,8 @@ mod tests {
                     return Err((-32005, "block range is too wide"));
                 }
                 let numbers = (from..=to.min(head)).filter(|number| number % 100 == 0);
-                Ok(numbers.map(|number| commit(number, 0, number / 100)).collect())
+                let index = params[0]["topics"][1].as_str().and_then(wire::hash).map(|word| word.to_low_u64_be());
+                Ok(numbers.map(|number| commit(number, 0, index.unwrap_or(number / 100))).collect())
             }
             other => panic!("not served: {other}"),
         }
@@ -1088,6 +1116,16 @@ mod tests {
         let server = rpc(move |method, _| Ok(if method == "eth_getLogs" { logs.clone() } else { header(9) })).await;
         let events = client(&[&server.url]).events(n(1), n(9)).await.unwrap().events;
         assert_eq!(indices(&events), [1, 2, 3]);
+    }
+
+    #[tokio::test]
+    async fn a9_logs_of_other_events_and_batches_than_were_asked_for_are_left_out() {
+        let logs = json!([commit(5, 0, 1), commit(6, 0, 2)]);
+        let server = rpc(move |method, _| Ok(if method == "eth_getLogs" { logs.clone() } else { header(9) })).await;
+        let l1 = client(&[&server.url]);
+        assert_eq!(l1.settlements(n(1), n(9)).await.unwrap().events, []);
+        assert_eq!(indices(&l1.commits_of(2.into(), n(1), n(9)).await.unwrap().events), [2]);
+        assert_eq!(l1.reverts_of(2.into(), n(1), n(9)).await.unwrap().events, []);
     }
 
     #[tokio::test]
