@@ -3,7 +3,7 @@
 //! checked at once and one by one.
 //!
 //! Before the rows, how long the points for commitments take to load, here and in c-kzg, and how many times as fast as one
-//! by one a group is checked, both in CPU time of one core, run by run.
+//! by one a group is checked, both in CPU time of one core, run by run; and what each step of a real batch takes.
 
 #![allow(missing_docs)]
 
@@ -23,8 +23,10 @@ use std::time::{Duration, Instant};
 use divan::counter::BytesCount;
 use divan::{Bencher, black_box};
 use morph_deriver::codec::aggregate::{self, Member, Verdict};
+use morph_deriver::codec::batch::{self, Contexts};
+use morph_deriver::codec::block::{self, FullHeader, RawForm};
 use morph_deriver::codec::{blob, frame};
-use morph_deriver::types::{B256, Blob};
+use morph_deriver::types::{B256, Blob, BlockContent};
 use zstd::zstd_safe::{CParameter, ParamSwitch};
 
 /// Sizes of the groups that are checked at once.
@@ -47,7 +49,61 @@ fn main() {
         let ratio = one_by_one.as_secs_f64() / at_once.as_secs_f64();
         println!("{size} blobs: at once {at_once:.1?}, one by one {one_by_one:.1?}: {ratio:.1} times as fast");
     }
+    stages();
     divan::main();
+}
+
+/// What each step on the way from a node's raw blocks to versioned hashes costs, and from blobs to blocks: batch 54334,
+/// two blobs, its blocks with headers made up (and without L1 messages, which are not in the blobs).
+fn stages() {
+    let folder = unpack::vectors().join("blobs/batch-54334");
+    let blobs: Vec<Blob> =
+        ["blob-1.hex", "blob-2.hex"].iter().filter_map(|name| read_blob(&folder.join(name))).collect();
+    let Ok(decoded) = batch::payload_of(&blobs) else { panic!("{}: no batch", folder.display()) };
+    let open = || batch::open(decoded.payload.clone(), Contexts::Consecutive).map(|payload| payload.blocks);
+    let Ok(blocks) = open() else { panic!("{}: no payload", folder.display()) };
+    let raw = |block: &BlockContent| {
+        let header = FullHeader {
+            number: block.context.number.get(),
+            timestamp: block.context.timestamp,
+            gas_limit: block.context.gas_limit,
+            base_fee: Some(block.context.base_fee),
+            transactions_root: block::transactions_root(&block.transactions),
+            ..FullHeader::default()
+        };
+        block::encode_rlp(&header, &block.transactions, RawForm::Flat)
+    };
+    let raw: Vec<Vec<u8>> = blocks.iter().map(raw).collect();
+    let read = || raw.iter().filter_map(|raw| block::decode_rlp(raw).ok()).collect::<Vec<_>>();
+    let local = read();
+    let Some(contents) = batch::contents_of(&local, &[]) else { panic!("no contents") };
+    let payload = batch::encode(&contents, false);
+    let Ok(closed) = batch::close(&payload) else { panic!("no frame") };
+    println!("batch 54334: {} blocks, {} blobs, payload of {} bytes", local.len(), closed.blobs.len(), payload.len());
+    let steps: [(&str, &dyn Fn()); 6] = [
+        ("raw blocks read, hashed and bound to their header", &|| drop(black_box(read()))),
+        ("contents of the blocks", &|| drop(black_box(batch::contents_of(&local, &[])))),
+        ("payload", &|| drop(black_box(batch::encode(&contents, false)))),
+        ("frame", &|| drop(black_box(frame::encode(&payload)))),
+        ("blobs", &|| drop(black_box(blob::pack(&closed.frame.bytes)))),
+        ("commitments and hashes", &|| closed.blobs.iter().for_each(|blob| drop(black_box(blob::blob_hash(blob))))),
+    ];
+    shares("from blocks to hashes", &steps);
+    let steps: [(&str, &dyn Fn()); 3] = [
+        ("commitments and hashes", &|| blobs.iter().for_each(|blob| drop(black_box(blob::blob_hash(blob))))),
+        ("payload out of the blobs", &|| drop(black_box(batch::payload_of(&blobs)))),
+        ("blocks out of the payload", &|| drop(black_box(open()))),
+    ];
+    shares("from blobs to blocks", &steps);
+}
+
+fn shares(way: &str, steps: &[(&str, &dyn Fn())]) {
+    let fastest = |step: &dyn Fn()| (0..7).map(|_| timed(step)).min().unwrap_or_default();
+    let times: Vec<Duration> = steps.iter().map(|(_, step)| fastest(step)).collect();
+    let whole: Duration = times.iter().sum();
+    for ((name, _), time) in steps.iter().zip(times) {
+        println!("{way}: {name}: {time:.2?}, {:.1} %", 100.0 * time.as_secs_f64() / whole.as_secs_f64());
+    }
 }
 
 /// CPU time where the system tells it (Linux), else time by the clock: the machine may do other work beside.

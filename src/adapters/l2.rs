@@ -17,7 +17,7 @@ use tracing::warn;
 
 use super::rpc::{Call, Json, Pool, found};
 use super::wire::{self, Bounded};
-use crate::codec::block;
+use crate::codec::block::{self, BlockError};
 use crate::codec::event::{self, selectors, topics};
 use crate::decide::client::Client;
 use crate::error::{PortError, PortErrorKind, Target};
@@ -262,9 +262,13 @@ impl L2Client {
             if value.is_null() {
                 return Err(self.missing(at, number));
             }
-            let raw = self.raw_transactions_on(at, &block::unknown_transactions(&value)).await?;
-            let raw_of = |hash: &B256| raw.iter().find(|(known, _)| known == hash).map(|(_, raw)| raw.clone());
-            blocks.push(block::block_from_json(&value, raw_of).map_err(|error| json.malformed(error))?);
+            let mut read = block::block_from_json(&value, |_| None);
+            if matches!(read, Err(BlockError::Transaction { .. })) {
+                let raw = self.raw_transactions_on(at, &block::unknown_transactions(&value)).await?;
+                let raw_of = |hash: &B256| raw.iter().find(|(known, _)| known == hash).map(|(_, raw)| raw.clone());
+                read = block::block_from_json(&value, raw_of);
+            }
+            blocks.push(read.map_err(|error| json.malformed(error))?);
         }
         Ok(blocks)
     }

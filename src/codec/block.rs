@@ -169,9 +169,14 @@ impl FullHeader {
 
     /// What the worker needs of it.
     pub fn header(&self) -> L2Header {
+        self.hashing_to(self.hash())
+    }
+
+    /// [`FullHeader::header`], its hash being known.
+    fn hashing_to(&self, hash: B256) -> L2Header {
         L2Header {
             number: L2Number::new(self.number),
-            hash: self.hash(),
+            hash,
             parent_hash: self.parent_hash,
             state_root: self.state_root,
             timestamp: self.timestamp,
@@ -375,10 +380,9 @@ pub fn transactions_root(transactions: &[RawTx]) -> B256 {
 }
 
 /// A block whose transactions are those that its header, and so its hash, commits to.
-fn bound(header: &FullHeader, transactions: Vec<RawTx>) -> Result<L2Block, BlockError> {
+fn bound(header: L2Header, transactions: Vec<RawTx>) -> Result<L2Block, BlockError> {
     let actual = transactions_root(&transactions);
     let expected = header.transactions_root;
-    let header = header.header();
     if actual != expected {
         return Err(BlockError::TransactionsRoot { number: header.number, expected, actual });
     }
@@ -409,7 +413,7 @@ pub fn decode_rlp(raw: &[u8]) -> Result<L2Block, BlockError> {
         let bytes = if item.list { item.whole } else { item.body };
         transactions.push(shared.slice_ref(bytes));
     }
-    bound(&header, transactions)
+    bound(header.header(), transactions)
 }
 
 /// What [`decode_rlp`] reads a block from: a legacy transaction is a list, a typed one a byte string; no uncles.
@@ -438,26 +442,27 @@ pub fn header_from_json(header: &Value, genesis: Option<B256>) -> Result<L2Heade
             return Ok(L2Header { hash: stated, ..known });
         }
     }
-    checked_header(header).map(|header| header.header())
+    checked_header(header)
 }
 
 /// The header that an engine gives back for a block that it wrote. morph-reth states no hash in it: then it is what the
 /// fields give. A hash that is stated is compared.
 pub fn written_header_from_json(header: &Value) -> Result<L2Header, BlockError> {
     let stated = hexes::optional(header, "hash", hexes::hash)?;
-    checked(FullHeader::from_json(header)?, stated).map(|header| header.header())
+    checked(&FullHeader::from_json(header)?, stated)
 }
 
-fn checked_header(header: &Value) -> Result<FullHeader, BlockError> {
+fn checked_header(header: &Value) -> Result<L2Header, BlockError> {
     let stated = hexes::required(header, "hash", hexes::hash)?;
-    checked(FullHeader::from_json(header)?, Some(stated))
+    checked(&FullHeader::from_json(header)?, Some(stated))
 }
 
-fn checked(header: FullHeader, stated: Option<B256>) -> Result<FullHeader, BlockError> {
+/// The header with the hash that its fields give, which is the stated one.
+fn checked(header: &FullHeader, stated: Option<B256>) -> Result<L2Header, BlockError> {
     let actual = header.hash();
     match stated.filter(|stated| *stated != actual) {
         Some(expected) => Err(BlockError::Hash { number: header.number.into(), expected, actual }),
-        None => Ok(header),
+        None => Ok(header.hashing_to(actual)),
     }
 }
 
@@ -475,7 +480,7 @@ pub fn block_from_json(block: &Value, raw_of: impl Fn(&B256) -> Option<RawTx>) -
         };
         transactions.push(raw);
     }
-    bound(&header, transactions)
+    bound(header, transactions)
 }
 
 fn given(tx: &Value, raw_of: impl Fn(&B256) -> Option<RawTx>) -> Option<RawTx> {
