@@ -140,19 +140,25 @@ pub fn close(payload: &[u8]) -> Result<Closed, BatchError> {
     Ok(Closed { frame, blobs })
 }
 
-/// Whether `contents` give the blobs with the versioned hashes `wanted`. `calldata` are the block contexts of the two
-/// older forms. What cannot be encoded is not what L1 holds.
+/// The blobs that `contents` give; none if they cannot be encoded, or if `calldata`, the block contexts of the two older
+/// forms, are not theirs. Contexts in calldata and no transaction give no blob.
 ///
-/// Costs a compression and a commitment for each blob: not for an async thread.
-pub fn hashes_equal(contents: &[BlockContent], calldata: Option<&[BlockContext]>, wanted: &[B256]) -> bool {
+/// Costs a compression: not for an async thread.
+pub fn rebuilt(contents: &[BlockContent], calldata: Option<&[BlockContext]>) -> Option<Vec<Blob>> {
     if calldata.is_some_and(|contexts| !contexts.iter().eq(contents.iter().map(|c| &c.context))) {
-        return false;
+        return None;
     }
     let payload = encode(contents, calldata.is_some());
-    if wanted.is_empty() {
-        return calldata.is_some() && payload.is_empty();
+    if calldata.is_some() && payload.is_empty() {
+        return Some(Vec::new());
     }
-    let Ok(Closed { blobs, .. }) = close(&payload) else { return false };
+    close(&payload).ok().map(|closed| closed.blobs)
+}
+
+/// Whether `blobs` have the versioned hashes `wanted`, in this order.
+///
+/// Costs a commitment for each blob: not for an async thread.
+pub fn have_hashes(blobs: &[Blob], wanted: &[B256]) -> bool {
     blobs.len() == wanted.len()
         && blobs.iter().zip(wanted).all(|(blob, hash)| blob::blob_hash(blob).is_ok_and(|ours| ours == *hash))
 }
@@ -161,6 +167,10 @@ pub fn hashes_equal(contents: &[BlockContent], calldata: Option<&[BlockContext]>
 mod tests {
     use super::*;
     use crate::types::{L2Header, U256};
+
+    fn hashes_equal(contents: &[BlockContent], calldata: Option<&[BlockContext]>, wanted: &[B256]) -> bool {
+        rebuilt(contents, calldata).is_some_and(|blobs| have_hashes(&blobs, wanted))
+    }
 
     fn header(number: u64) -> L2Header {
         L2Header {
@@ -236,6 +246,11 @@ mod tests {
         let empty =
             [BlockContent { context: BlockContext { txs: 0, l1_messages: 0, ..contexts[1] }, transactions: vec![] }];
         assert!(hashes_equal(&empty, Some(&[empty[0].context]), &[]), "no transaction needs no blob");
+        assert!(!hashes_equal(&empty, Some(&[empty[0].context]), &wanted));
+        assert_eq!(rebuilt(&empty, Some(&[empty[0].context])), Some(vec![]));
+        assert_eq!(rebuilt(&contents, Some(&contexts)), Some(close(&payload).unwrap().blobs));
+        assert_eq!(rebuilt(&contents, Some(&contexts[..2])), None);
+        assert_eq!(rebuilt(&[], None), None, "no block at all");
         assert!(!hashes_equal(&contents, Some(&contexts), &[]));
         assert!(!hashes_equal(&empty, None, &[]), "today's form always has a payload");
     }

@@ -144,6 +144,8 @@ pub(super) fn settings(range: &Range, mode: Mode, finality: FinalityMeaning, ass
         switch_ms: range.switch_ms,
         observation_window: STEP,
         assume,
+        // What is asked must not depend on how fast the answers come: a recording is made by the same settings.
+        read_ahead: 0,
         ..Settings::default()
     }
 }

@@ -3,6 +3,7 @@
 //! Outline → anchor → first look → (blob → second look → plan → `derive_force`) → roots. What comes out is either a
 //! record to be stored with the heads and the cursor, or the reason to stop at this batch.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use crate::decide::local_chain::Lost;
 use crate::decide::reconcile::{self, Anchor, AnchorFacts, held_bytes};
 use crate::decide::stall::{Cause, Final, Gap, Stall};
 use crate::error::{PortError, PortErrorKind, Target};
+use crate::flow::ahead::{Ahead, Given, Segment};
 use crate::flow::commit::{self, Everything};
 use crate::flow::gather::{BatchContext, Gatherer, poison};
 use crate::flow::l1_search::L1Search;
@@ -26,7 +28,8 @@ use crate::flow::writer::{Hands, Order, Writer};
 use crate::flow::{Decided, FlowError, Mode, Ports, Settings, Stop, intents};
 use crate::ports::{L1Chain, L2Reader, Rows};
 use crate::types::{
-    Address, BatchIndex, BatchRecord, Case, CommitEvent, L1Message, L2Header, L2Number, NewBlock, Outcome, QueueIndex,
+    Address, B256, BatchIndex, BatchRecord, Case, CommitEvent, L1Header, L1Message, L1Number, L2Header, L2Number,
+    NewBlock, Outcome, QueueIndex,
 };
 
 /// How one batch ended that was decided; where it stands, the cursor stays before it.
@@ -64,6 +67,38 @@ pub(crate) struct Turn<'a> {
     pub(crate) verdict: Verdict,
     /// How many blocks the batch has, once that is known; zero before. Told also of a batch at which it stands.
     pub(crate) blocks: u64,
+    /// What comes next in the range.
+    pub(crate) upcoming: &'a Upcoming,
+}
+
+/// What a range holds for the batches of it that are to be verified.
+#[derive(Debug, Default)]
+pub(crate) struct Upcoming {
+    commits: Vec<CommitEvent>,
+    /// Hashes of the range's own L1 messages.
+    messages: Arc<BTreeMap<QueueIndex, B256>>,
+    /// The headers of the L1 blocks that hold its logs.
+    headers: Arc<BTreeMap<L1Number, L1Header>>,
+}
+
+impl Upcoming {
+    /// Of a range's `commits` in order, those left out that are not to be verified, its `messages`, and the `headers` of
+    /// their L1 blocks.
+    pub(crate) fn new(
+        commits: impl IntoIterator<Item = CommitEvent>,
+        messages: impl IntoIterator<Item = (QueueIndex, B256)>,
+        headers: impl IntoIterator<Item = L1Header>,
+    ) -> Self {
+        let messages = Arc::new(messages.into_iter().collect());
+        let headers = Arc::new(headers.into_iter().map(|header| (header.number, header)).collect());
+        Self { commits: commits.into_iter().collect(), messages, headers }
+    }
+
+    /// The commits after `commit`.
+    fn after(&self, commit: &CommitEvent) -> &[CommitEvent] {
+        let at = self.commits.partition_point(|other| other.place() <= commit.place());
+        self.commits.get(at..).unwrap_or_default()
+    }
 }
 
 /// The case table: one batch after another.
@@ -76,7 +111,8 @@ pub(crate) struct Batches {
     switch_ms: u64,
     local_bytes: usize,
     search_time: Duration,
-    gatherer: Gatherer,
+    gatherer: Arc<Gatherer>,
+    ahead: Ahead,
     roots: Roots,
     /// Who writes.
     pub(crate) writer: Writer,
@@ -87,16 +123,18 @@ pub(crate) struct Batches {
 impl Batches {
     /// No batch yet.
     pub(crate) fn new(ports: &Ports, writer: Writer, settings: &Settings) -> Self {
+        let gatherer = Arc::new(Gatherer::new(ports.l1.clone(), ports.blobs.clone(), ports.l2.clone()));
         Self {
             l1: ports.l1.clone(),
             l2: ports.l2.clone(),
+            ahead: Ahead::new(ports, settings, gatherer.clone()),
             rows: ports.progress.clone(),
             rollup: settings.rollup,
             mode: settings.mode,
             switch_ms: settings.switch_ms,
             local_bytes: settings.local_bytes,
             search_time: settings.search_time,
-            gatherer: Gatherer::new(ports.l1.clone(), ports.blobs.clone(), ports.l2.clone()),
+            gatherer,
             roots: Roots::default(),
             writer,
             drift: 0,
@@ -121,6 +159,40 @@ impl Batches {
         commit::bind(l1, self.rollup, commit, &mut elsewhere).await
     }
 
+    /// Verified batches left the local chain, or L1's: what was gathered above them is of no use.
+    pub(crate) fn chain_changed(&mut self) {
+        self.ahead.forget();
+    }
+
+    /// Begins to gather the batches after the one of `commit`, if this one has its blocks or gets them in this poll.
+    fn look_ahead(&mut self, commit: &CommitEvent, last: L2Number, turn: &Turn<'_>) {
+        let height = turn.hands.node.height();
+        let writes = turn.verdict == Verdict::Stopped && self.writer.can_write();
+        if writes || dispatch::is_present(last, height) {
+            let Upcoming { messages, headers, .. } = turn.upcoming;
+            let given = Given { height, messages: messages.clone(), headers: headers.clone(), writes };
+            self.ahead.top_up(turn.upcoming.after(commit), last.plus(1), &given);
+        }
+    }
+
+    /// The blocks that were gathered, if they are those from `first` on, lie below the head at `height` by which the poll
+    /// decides, and the node has them now.
+    async fn still_there(
+        &self,
+        segment: Option<Segment>,
+        first: L2Number,
+        height: L2Number,
+    ) -> Result<Option<Segment>, FlowError> {
+        let fits = |s: &Segment| s.anchor.number.plus(1) == first && dispatch::is_present(s.last.number, height);
+        let Some(segment) = segment.filter(fits) else { return Ok(None) };
+        let (node, last) = self.l2.snapshot_and(segment.last.number).await?;
+        if !dispatch::is_present(segment.last.number, node.head.number) {
+            // A node that was killed goes on answering for blocks above its fallen head (E19).
+            return Err(FlowError::local_changed(format!("block {} is gone", segment.last.number)));
+        }
+        Ok(last.is_some_and(|last| last.hash == segment.last.hash).then_some(segment))
+    }
+
     /// Judges the batch of `commit`, repairs the local chain where the table says so, and verifies the roots.
     pub(crate) async fn judge(
         &mut self,
@@ -129,7 +201,10 @@ impl Batches {
         turn: &mut Turn<'_>,
     ) -> Decided<BatchEnd> {
         let CommitEvent { index, hash, .. } = *commit;
-        let bound = self.bind(commit, before, turn.search, turn.hands.ledger).await?;
+        let (bound, segment) = match self.ahead.take(commit).await {
+            Some(gathered) => (gathered.bound, gathered.segment),
+            None => (self.bind(commit, before, turn.search, turn.hands.ledger).await?, None),
+        };
         if let Some(before) = before
             && let Err(fault) = binding::continues(&bound.outline, before)
         {
@@ -137,14 +212,17 @@ impl Batches {
         }
         let first = self.first_block(&bound, before).await?;
         let blocks = content::extent(first, bound.outline.last).map_err(|fault| poison(index, fault))?;
-        let anchor = match self.anchor(&bound, before, first, turn).await? {
+        self.look_ahead(commit, bound.outline.last, turn);
+        let segment = self.still_there(segment, first, turn.hands.node.height()).await?;
+        let anchor = match self.anchor(&bound, before, first, segment.as_ref(), turn).await? {
             Below::Anchor(anchor) => anchor,
             Below::Unverified(commit) => return Ok(BatchEnd::WalkBack(commit)),
         };
         turn.blocks = blocks;
         let batch = BatchContext { bound: &bound, before, first, blocks, anchor };
-        let mut resolved = self.resolve_case(&batch, turn).await?;
-        let asked = Asked::of(&batch, &resolved.last);
+        let mut resolved = self.resolve_case(&batch, segment.as_ref(), turn).await?;
+        let known = segment.filter(|s| s.last.hash == resolved.last.hash).and_then(|s| s.withdrawal_root);
+        let asked = Asked::of(&batch, &resolved.last, known);
         self.roots.check(self.l2.as_ref(), &asked, self.search_time, turn.hands.now).await?;
         let (ledger, height) = (&mut *turn.hands.ledger, turn.hands.node.height());
         let noted = intents::close(ledger, self.l2.as_ref(), (index, hash), resolved.last.number, height).await?;
@@ -193,6 +271,7 @@ impl Batches {
         bound: &BoundCommit,
         before: Option<&BatchRecord>,
         first: L2Number,
+        segment: Option<&Segment>,
         turn: &mut Turn<'_>,
     ) -> Decided<Below> {
         let index = bound.outline.index();
@@ -211,9 +290,11 @@ impl Batches {
                 }
             };
         }
-        let Some(local) = self.l2.header(number).await? else {
-            return Err(FlowError::local_changed(format!("block {number} is gone")).into());
+        let local = match segment {
+            Some(segment) => Some(segment.anchor),
+            None => self.l2.header(number).await?,
         };
+        let local = local.ok_or_else(|| FlowError::local_changed(format!("block {number} is gone")))?;
         let facts = AnchorFacts {
             local,
             prev_state_root: bound.outline.header.prev_state_root,
@@ -242,9 +323,21 @@ impl Batches {
     }
 
     /// The case table: looks, and acts where there is something to write.
-    async fn resolve_case(&mut self, batch: &BatchContext<'_>, turn: &mut Turn<'_>) -> Decided<Resolved> {
+    async fn resolve_case(
+        &mut self,
+        batch: &BatchContext<'_>,
+        segment: Option<&Segment>,
+        turn: &mut Turn<'_>,
+    ) -> Decided<Resolved> {
         let (index, last) = (batch.index(), batch.last());
         let before_switch = dispatch::is_before_switch(batch.anchor.timestamp, self.switch_ms);
+        if let Some(segment) = segment
+            && dispatch::first_look(&first_facts(last, turn, before_switch, Some(true))) == FirstLook::Consistent
+        {
+            return Ok(Resolved { case: Case::Consistent, last: segment.last, rewritten: 0, drift: false });
+        }
+        // What follows may take long; tags that were held back do not wait for it.
+        turn.hands.node.sync_tags(turn.hands.ledger).await?;
         let present = dispatch::is_present(last, turn.hands.node.height());
         let mut local = Vec::new();
         if present {
@@ -311,6 +404,11 @@ impl Batches {
             return Err(FlowError::local_changed("nothing is left to write").into());
         };
         let rewritten = plan.blocks.len() as u64;
+        if plan.rewrites() {
+            self.ahead.forget();
+        } else if !turn.hands.pause.is_open() {
+            self.ahead.settle().await;
+        }
         let last = self.writer.derive_force(Order { index, hash, case, plan }, &mut turn.hands).await?;
         Ok(Resolved { case, last, rewritten, drift: false })
     }
@@ -418,10 +516,61 @@ mod tests {
         let (mut node, mut pause, commit) = (world.poll_begins().await, SharedPause::default(), world.commit(1));
         let now = Duration::from_secs(60);
         let hands = Hands { ledger: &mut world.ledger, node: &mut node, pause: &mut pause, now };
-        let mut turn = Turn { hands, search: &mut search, verdict, blocks: 0 };
+        let upcoming = Upcoming::default();
+        let mut turn = Turn { hands, search: &mut search, verdict, blocks: 0, upcoming: &upcoming };
         let end = batches.judge(&commit, None, &mut turn).await;
         pause.release().await.unwrap();
         end
+    }
+
+    /// Batches 1 and 2 in one poll. What comes after batch 1 is gathered to its end before `change` is made to the world and
+    /// batch 2 has its turn.
+    async fn second_after(change: impl FnOnce(&World, &mut Batches)) -> (Decided<BatchEnd>, usize) {
+        let mut world = World::recorded().await;
+        let messages: Vec<_> = world.l1.now().events.iter().cloned().filter_map(L1Event::into_message).collect();
+        let hashes: Vec<_> = messages.iter().map(|(_, message)| (message.index, message.hash)).collect();
+        world.store(Step { messages, ..Step::default() }).await;
+        let commits: Vec<_> = (1..=6).map(|index| world.commit(index)).collect();
+        let upcoming = Upcoming::new(commits.iter().copied(), hashes, []);
+        let mut batches = Batches::new(&world.ports, world.writer(), &world.settings);
+        let mut search = L1Search::new(&world.ports, &world.settings);
+        let (mut node, mut pause) = (world.poll_begins().await, SharedPause::default());
+        let now = Duration::from_secs(60);
+        let verdict = Verdict::Alive;
+        let hands = Hands { ledger: &mut world.ledger, node: &mut node, pause: &mut pause, now };
+        let mut turn = Turn { hands, search: &mut search, verdict, blocks: 0, upcoming: &upcoming };
+        let first = batches.judge(&commits[0], None, &mut turn).await.unwrap();
+        let BatchEnd::Verified(first) = first else { panic!("{first:?}") };
+        batches.ahead.settle().await;
+        change(&world, &mut batches);
+        let asked = world.l1.now().transactions_asked;
+        let hands = Hands { ledger: &mut world.ledger, node: &mut node, pause: &mut pause, now };
+        let mut turn = Turn { hands, search: &mut search, verdict, blocks: 0, upcoming: &upcoming };
+        let end = batches.judge(&commits[1], Some(&first), &mut turn).await;
+        pause.release().await.unwrap();
+        let asked = world.l1.now().transactions_asked - asked;
+        (end, asked)
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_was_gathered_ahead_is_verified_without_asking_l1_again() {
+        let (end, asked) = second_after(|_, _| {}).await;
+        assert_eq!(verified(end).0, Some(Case::Consistent));
+        assert_eq!(asked, 0);
+    }
+
+    #[tokio::test]
+    async fn p1_e2_blocks_that_were_gathered_on_a_chain_that_is_gone_do_not_count() {
+        let (end, _) = second_after(|world, _| world.fork_l2(20)).await;
+        let (case, _, rewritten) = verified(end);
+        assert_eq!((case, rewritten), (Some(Case::SelfHeal), 5), "blocks 20 to 24");
+    }
+
+    #[tokio::test]
+    async fn p8_after_a_reorg_nothing_that_was_gathered_counts() {
+        let (end, asked) = second_after(|_, batches| batches.chain_changed()).await;
+        assert_eq!(verified(end).0, Some(Case::Consistent));
+        assert!(asked >= 1, "bound anew");
     }
 
     /// Case, last block and blocks written.

@@ -12,7 +12,7 @@ use crate::decide::recheck::{self, Basis, Grounds};
 use crate::decide::stall::{Cause, Final, Gap, Reason, Stall};
 use crate::decide::standing::{self, CommitFacts, Standing};
 use crate::error::{PortError, PortErrorKind, Target};
-use crate::flow::batch::{BatchEnd, Batches, Turn};
+use crate::flow::batch::{BatchEnd, Batches, Turn, Upcoming};
 use crate::flow::continuity::{Before, Continuity, GoneBack, LeftOut};
 use crate::flow::l1_range::{self, Reading};
 use crate::flow::l1_search::L1Search;
@@ -204,6 +204,7 @@ impl Events {
         let begun = settlement::place_of(round.ledger.cursor().as_ref());
         settlements.left_out(round.ledger, &reading.events, begun, reading.end.number).await?;
         let hashes = self.standing_hashes(round.ledger, &reading.events).await;
+        let upcoming = self.upcoming(reading, &hashes);
         let mut messages: Vec<(L1Ref, L1Message)> = Vec::new();
         let mut proofs: Vec<L1Event> = Vec::new();
         for (at, event) in reading.events.iter().enumerate() {
@@ -231,7 +232,7 @@ impl Events {
                         Some(block) => Some(block),
                         None => self.reverted_elsewhere(&commit, &hashes, view, settlements, round).await?,
                     };
-                    if let Some(end) = self.on_commit(&commit, reverted, round).await? {
+                    if let Some(end) = self.on_commit(&commit, reverted, &upcoming, round).await? {
                         return Ok(Some(end));
                     }
                 }
@@ -258,6 +259,22 @@ impl Events {
         };
         round.ledger.commit(&step).await?;
         Ok(None)
+    }
+
+    /// What a range holds for the batches of it that are to be verified; `hashes` says which the contract holds.
+    fn upcoming(&self, reading: &Reading, hashes: &[(BatchIndex, B256)]) -> Upcoming {
+        let events = reading.events.as_slice();
+        let commits = events.iter().enumerate().filter_map(|(at, event)| {
+            let commit = event.as_commit().filter(|commit| commit.index.get() > 0)?;
+            let wanted = self.to_batch.is_none_or(|to| commit.index <= to);
+            let stands = hashes.iter().all(|(index, hash)| *index != commit.index || *hash == commit.hash);
+            (wanted && stands && cursor::reverted_later(events, at, commit.index).is_none()).then_some(commit)
+        });
+        let messages = events.iter().filter_map(|event| match &event.kind {
+            L1EventKind::Message(message) => Some((message.index, message.hash)),
+            L1EventKind::Commit { .. } | L1EventKind::Revert { .. } | L1EventKind::Finalize { .. } => None,
+        });
+        Upcoming::new(commits, messages, reading.headers.iter().copied())
     }
 
     /// `committedBatches` of every index that the range commits to, in one request: what differs from its event was
@@ -379,6 +396,8 @@ impl Events {
             step.safe = heads.safe();
             step.clear_safe = heads.safe().is_none();
             if step.clear_safe {
+                // A tag that was held back is set first: only a safe tag on our own head is known to be ours.
+                round.node.sync_tags(round.ledger).await?;
                 round.node.abandon_safe(round.ledger, record.first).await?;
             }
         }
@@ -393,6 +412,7 @@ impl Events {
         &mut self,
         commit: &CommitEvent,
         reverted: Option<L1Number>,
+        upcoming: &Upcoming,
         round: &mut Round<'_>,
     ) -> Decided<Option<PollEnd>> {
         let index = commit.index;
@@ -418,7 +438,7 @@ impl Events {
         let (end, blocks) = {
             let Round { ledger, node, pause, now, verdict, .. } = round;
             let hands = Hands { ledger, node, pause, now: *now };
-            let mut turn = Turn { hands, search: &mut self.search, verdict: *verdict, blocks: 0 };
+            let mut turn = Turn { hands, search: &mut self.search, verdict: *verdict, blocks: 0, upcoming };
             (self.batches.judge(commit, before.as_deref(), &mut turn).await, turn.blocks)
         };
         match end {
@@ -524,7 +544,7 @@ impl Events {
             return Ok(());
         }
         self.note_verified(&record, round);
-        round.node.tag_verified(round.ledger).await
+        round.node.tag_verified(round.ledger, record.rewritten > 0).await
     }
 
     /// Safe that goes from below finalized to above it must go over the finalized block itself: after a revert L1 may have
@@ -649,7 +669,10 @@ mod tests {
         };
         events.search.begin();
         let end = events.read_range(&view, &settlements, &mut round).await;
-        (end, round.reports)
+        let reports = round.reports;
+        // As a poll ends.
+        node.sync_tags(&world.ledger).await.unwrap();
+        (end, reports)
     }
 
     async fn recorded() -> (World, Events) {

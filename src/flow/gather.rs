@@ -3,6 +3,7 @@
 //! Everything here only asks, and takes `&self`: it may be done ahead of the batch's turn. What the answers mean is
 //! decided in `decide/`, in the batch's turn.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -14,15 +15,20 @@ use crate::decide::content::{self, ContentFault, Demands};
 use crate::decide::reconcile::held_bytes;
 use crate::decide::stall::{Cause, Stall};
 use crate::error::PortError;
+use crate::flow::blob_check::BlobCheck;
 use crate::flow::{Decided, FlowError};
 use crate::ports::{BlobSource, L1Chain, L2Reader};
-use crate::types::{B256, BatchIndex, BatchRecord, BlockContent, L2Block, L2Header, L2Number};
+use crate::types::{B256, BatchIndex, BatchRecord, Blob, BlockContent, L1Header, L2Block, L2Header, L2Number};
 
 /// Local blocks read at a time: as many as the L2 client asks for at once, so that reading in pieces costs no time.
 const READ_AT_ONCE: u64 = 200;
 
-/// The largest payload that is kept for the next poll, in bytes: twelve times what six full blobs hold of real ones.
+/// The largest payload that is kept, in bytes: twelve times what six full blobs hold of real ones.
 const KEPT_MAX: usize = 8 << 20;
+
+/// Bytes of all payloads that are kept, and how many they may be.
+const ALL_KEPT_MAX: usize = 32 << 20;
+const KEPT_AT_ONCE: usize = 32;
 
 /// A batch whose commit is bound, on the local block below it.
 pub(crate) struct BatchContext<'a> {
@@ -65,15 +71,18 @@ pub(crate) struct Gatherer {
     l1: Arc<dyn L1Chain>,
     blobs: Arc<dyn BlobSource>,
     l2: Arc<dyn L2Reader>,
-    /// The payload that was decoded last: a batch at which the worker stands is not fetched again at every poll. What
-    /// hashes to the same versioned hashes is the same.
-    last: Mutex<Option<(Vec<B256>, Bytes)>>,
+    /// The payloads that were decoded last: a batch at which the worker stands is not fetched again at every poll, and the
+    /// blobs of batches that share a pause are fetched before it. What hashes to the same versioned hashes is the same.
+    kept: Mutex<VecDeque<(Vec<B256>, Bytes)>>,
+    /// Where blobs are made and checked.
+    checks: BlobCheck,
 }
 
 impl Gatherer {
     /// Over these ports.
-    pub(crate) const fn new(l1: Arc<dyn L1Chain>, blobs: Arc<dyn BlobSource>, l2: Arc<dyn L2Reader>) -> Self {
-        Self { l1, blobs, l2, last: Mutex::new(None) }
+    pub(crate) fn new(l1: Arc<dyn L1Chain>, blobs: Arc<dyn BlobSource>, l2: Arc<dyn L2Reader>) -> Self {
+        let checks = BlobCheck::new(blobs.clone());
+        Self { l1, blobs, l2, kept: Mutex::default(), checks }
     }
 
     /// Local blocks from the batch's first to `to`, standing on the anchor that was read; fewer where they hold more
@@ -119,21 +128,51 @@ impl Gatherer {
     /// # Errors
     /// When the encoding was interrupted.
     pub(crate) async fn same_bytes(&self, batch: &BatchContext<'_>, local: &[L2Block]) -> Result<bool, FlowError> {
+        match self.rebuilt(batch, local).await? {
+            Some(blobs) => self.checks.one_by_one(blobs, batch.bound.outline.versioned_hashes.clone()).await,
+            None => Ok(false),
+        }
+    }
+
+    /// The blobs that the local blocks encode to; none if they cannot be those that L1 committed to.
+    ///
+    /// # Errors
+    /// As [`Gatherer::same_bytes`].
+    pub(crate) async fn rebuilt(
+        &self,
+        batch: &BatchContext<'_>,
+        local: &[L2Block],
+    ) -> Result<Option<Vec<Blob>>, FlowError> {
         let outline = &batch.bound.outline;
         if local.first().is_none_or(|b| b.header.parent_hash != batch.anchor.hash) {
-            return Ok(false);
+            return Ok(None);
         }
-        let Some(contents) = batch::contents_of(local, &outline.message_hashes) else { return Ok(false) };
+        let Some(contents) = batch::contents_of(local, &outline.message_hashes) else { return Ok(None) };
         // Times and counts are part of the bytes, but the rules that bind them are not: a chain that equals a poison
         // blob is still poison.
         if content::check(&contents, &batch.demands()).is_err() {
-            return Ok(false);
+            return Ok(None);
         }
-        let wanted = outline.versioned_hashes.clone();
         let contexts = outline.contexts.clone();
-        let work = move || batch::hashes_equal(&contents, contexts.as_deref(), &wanted);
-        let outcome = tokio::task::spawn_blocking(work).await;
-        outcome.map_err(|e| FlowError::local_changed(format!("re-encoding was interrupted: {e}")))
+        self.checks.on_a_core(move || batch::rebuilt(&contents, contexts.as_deref())).await
+    }
+
+    /// Whether rebuilt `blobs` are those that L1 committed to, checked together with other batches' if that can be.
+    /// `header` is that of the L1 block whose beacon block holds their commitments.
+    ///
+    /// # Errors
+    /// As [`Gatherer::same_bytes`].
+    pub(crate) async fn are_committed(
+        &self,
+        bound: &BoundCommit,
+        blobs: Vec<Blob>,
+        header: Option<&L1Header>,
+    ) -> Result<bool, FlowError> {
+        let wanted = bound.outline.versioned_hashes.clone();
+        match header.filter(|header| header.l1_ref() == bound.blob_block) {
+            Some(header) => self.checks.together(blobs, wanted, header).await,
+            None => self.checks.one_by_one(blobs, wanted).await,
+        }
     }
 
     /// The batch's blocks as its blobs hold them, still without the L1 messages' bytes.
@@ -188,12 +227,16 @@ impl Gatherer {
     }
 
     fn kept(&self, hashes: &[B256]) -> Option<Bytes> {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.as_ref().filter(|(of, _)| of == hashes).map(|(_, bytes)| bytes.clone())
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.iter().find(|(of, _)| of == hashes).map(|(_, bytes)| bytes.clone())
     }
 
     fn keep(&self, hashes: &[B256], bytes: Bytes) {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((hashes.to_vec(), bytes));
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.push_back((hashes.to_vec(), bytes));
+        while kept.len() > KEPT_AT_ONCE || kept.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() > ALL_KEPT_MAX {
+            kept.pop_front();
+        }
     }
 
     /// A missed slot may be a reorg: the L1 block is looked at once more before the beacon node is blamed (D3).

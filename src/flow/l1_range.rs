@@ -14,6 +14,8 @@ pub(crate) struct Reading {
     pub(crate) events: Vec<L1Event>,
     /// Blocks of the reorg window, and those that hold events; the last one is the range's end.
     pub(crate) blocks: Vec<L1Ref>,
+    /// Their headers.
+    pub(crate) headers: Vec<L1Header>,
     /// The last block of the range.
     pub(crate) end: L1Ref,
     /// When the newest commit of the range was made, in seconds since the Unix epoch.
@@ -46,7 +48,7 @@ pub(crate) async fn read(l1: &dyn L1Chain, range: Range, known: &[L1Ref], window
         return Err(FlowError::l1_changed(format!("L1 block {to} is unknown")));
     };
     debug!(from = from.get(), to = end.number.get(), events = events.len(), "L1 range read");
-    Ok(Reading { events, blocks, end, last_commit_at })
+    Ok(Reading { events, blocks, headers: chain, end, last_commit_at })
 }
 
 /// Heights of the range that a later reorg could still change: recorded one by one, so that the common ancestor can be

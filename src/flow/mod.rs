@@ -18,6 +18,8 @@
 //! | a verdict that is kept | [`events`] | `read_range` | `Grounds` |
 //! | how far reverts and proofs are known | [`settlement`] | `read_ahead`, `left_out`, `holds_proof` | `BLOCKS_MAX` |
 //! | why finalized is held | [`finalize`] | `advance` | `StandingFacts` |
+//! | what is gathered of the batches that come next | [`ahead`] | `top_up`, `take`, `settle`, `forget` | |
+//! | which blobs are checked together | [`blob_check`] | `one_by_one`, `together` | `aggregate` |
 //! | a search for a withdrawal root | [`roots`] | `check` | `last_appended_root` |
 //! | what the faces show | [`worker`] | `poll` | `Pace` |
 //!
@@ -34,7 +36,9 @@ pub use self::settings::{Ports, Settings};
 pub use self::status::{BatchReport, PollEnd, PollReport, Status};
 pub use crate::types::{Confirmations, FinalityMeaning, Mode};
 
+pub(crate) mod ahead;
 pub(crate) mod batch;
+pub(crate) mod blob_check;
 mod clock;
 pub mod commit;
 pub(crate) mod continuity;

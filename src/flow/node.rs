@@ -3,12 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::flow::ledger::Ledger;
 use crate::flow::local_chain::LocalChain;
 use crate::flow::tags::NodeTags;
 use crate::flow::{Decided, FlowError};
 use crate::ports::{L1Chain, L2Engine, L2Reader};
 use crate::types::{L2Number, L2Ref, L2Snapshot};
+
+/// Tags follow verified batches at most this often: setting them takes five requests, and a worker that is behind verifies
+/// dozens of batches a second.
+const TAG_EVERY: Duration = Duration::from_secs(1);
 
 /// The node, its tags and its chain.
 pub(crate) struct Node {
@@ -20,6 +26,8 @@ pub(crate) struct Node {
     head: L2Ref,
     /// How it showed itself last.
     shown: L2Snapshot,
+    /// When its tags were brought to our heads last.
+    tagged: Option<Instant>,
 }
 
 impl Node {
@@ -33,7 +41,13 @@ impl Node {
     ) -> Self {
         let (local, tags) = (LocalChain::new(l1, l2.clone(), window), NodeTags::new(engine, l2));
         let head = L2Ref::default();
-        Self { local, tags, head, shown: L2Snapshot { head, safe: None, finalized: None, syncing: false } }
+        Self {
+            local,
+            tags,
+            head,
+            shown: L2Snapshot { head, safe: None, finalized: None, syncing: false },
+            tagged: None,
+        }
     }
 
     /// A poll begins with this snapshot.
@@ -75,12 +89,18 @@ impl Node {
     /// Brings its tags to our heads.
     pub(crate) async fn sync_tags(&mut self, ledger: &Ledger) -> Result<(), FlowError> {
         self.shown = self.tags.sync(ledger, self.local.lost().is_some(), &self.shown).await?;
+        self.tagged = Some(Instant::now());
         Ok(())
     }
 
-    /// The same after a batch was verified: what was shown before our own writes is out of date.
-    pub(crate) async fn tag_verified(&mut self, ledger: &Ledger) -> Result<(), FlowError> {
+    /// The same after a batch was verified, unless that was done a moment ago: every poll ends with it. After a batch that
+    /// was `written` it is done at once, before the reactors are resumed. What was shown before our own writes is out of
+    /// date.
+    pub(crate) async fn tag_verified(&mut self, ledger: &Ledger, written: bool) -> Result<(), FlowError> {
         self.shown.head = self.head;
+        if !written && self.tagged.is_some_and(|at| at.elapsed() < TAG_EVERY) {
+            return Ok(());
+        }
         self.sync_tags(ledger).await
     }
 
@@ -115,7 +135,7 @@ mod tests {
         assert_eq!((node.head(), node.shown_head()), (world.l2(12), world.l2(10)));
         // The batch that was just written is verified: what was shown before does not keep its tag back.
         world.store(Step { safe: Some(world.l2(12)), ..Step::default() }).await;
-        node.tag_verified(&world.ledger).await.unwrap();
+        node.tag_verified(&world.ledger, true).await.unwrap();
         assert_eq!(world.shown().await.safe, Some(world.l2(12)));
     }
 }

@@ -166,6 +166,7 @@ impl Poll {
         self.events.search.confirmed_is(view.confirmed);
         if view.reorged {
             self.events.search.forget();
+            self.events.batches.chain_changed();
             // A dropped RevertBatch lets batches stand again; a dropped batch takes the node's tag down at once (B3).
             self.node.check_safe(&mut self.ledger).await?;
             self.node.sync_tags(&self.ledger).await?;

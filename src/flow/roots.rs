@@ -80,11 +80,13 @@ pub(crate) struct Asked {
     pub(crate) withdrawal_root: B256,
     /// The withdrawal root at the anchor, where the batch before was verified.
     pub(crate) verified_below: Option<B256>,
+    /// What the node says of the withdrawal root in the state of that very last block, if it was asked already.
+    pub(crate) known: Option<MessageRoot>,
 }
 
 impl Asked {
-    /// What is asked of `batch`, whose last local block is `last`.
-    pub(crate) fn of(batch: &BatchContext<'_>, last: &L2Header) -> Self {
+    /// What is asked of `batch`, whose last local block is `last`, with what is `known` of the withdrawal root in its state.
+    pub(crate) fn of(batch: &BatchContext<'_>, last: &L2Header, known: Option<MessageRoot>) -> Self {
         let header = &batch.bound.outline.header;
         Self {
             index: batch.index(),
@@ -94,6 +96,7 @@ impl Asked {
             state_root: header.post_state_root,
             withdrawal_root: header.withdrawal_root,
             verified_below: batch.before.filter(|b| b.outcome == Outcome::Verified).map(|b| b.withdrawal_root),
+            known,
         }
     }
 }
@@ -143,7 +146,11 @@ impl Roots {
         now: Duration,
     ) -> PortResult<(WithdrawalRoot, Option<L2Number>)> {
         let last = asked.last.l2_ref();
-        if let MessageRoot::Root(root) = l2.message_root(last).await? {
+        let said = match asked.known {
+            Some(said) => said,
+            None => l2.message_root(last).await?,
+        };
+        if let MessageRoot::Root(root) = said {
             return Ok((WithdrawalRoot::State(root), None));
         }
         let appended = l2.last_appended_root(asked.first, last.number, last).await?;
@@ -220,6 +227,7 @@ mod tests {
             state_root: last.header.state_root,
             withdrawal_root: last.withdrawal_root.unwrap(),
             verified_below: None,
+            known: None,
         }
     }
 

@@ -62,6 +62,8 @@ pub(super) struct L1 {
     pub(super) reach: u64,
     /// The ranges of logs that were asked for.
     pub(super) asked: Vec<(u64, u64)>,
+    /// How many transactions were asked for.
+    pub(super) transactions_asked: usize,
 }
 
 impl L1 {
@@ -155,6 +157,7 @@ impl L1Chain for FakeL1 {
     }
 
     async fn transaction(&self, block: L1Ref, index: u64) -> PortResult<Option<L1Transaction>> {
+        self.now().transactions_asked += 1;
         Ok(self.now().transactions.iter().find(|tx| tx.block == block && tx.index == index).cloned())
     }
 
@@ -336,5 +339,6 @@ fn l1(fixture: &Fixture) -> L1 {
         last_finalized: None,
         reach: 1_000,
         asked: Vec::new(),
+        transactions_asked: 0,
     }
 }

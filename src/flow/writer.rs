@@ -141,6 +141,11 @@ impl SharedPause {
         }
     }
 
+    /// Whether the reactors are paused by it.
+    pub(crate) const fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
     fn remaining(&self) -> Duration {
         self.open.as_ref().map_or(Duration::ZERO, Quiesced::remaining)
     }
@@ -224,6 +229,11 @@ impl Writer {
     /// The same as in an earlier poll would have been made.
     pub(crate) const fn still_pending(&mut self, pending: Option<PendingWrite>) {
         self.pending = pending;
+    }
+
+    /// Whether there is an engine to write to.
+    pub(crate) const fn can_write(&self) -> bool {
+        self.engine.is_some()
     }
 
     /// Blocks written so far.

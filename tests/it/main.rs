@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod adapters_recorded;
+mod ahead_flow;
 mod architecture;
 mod beside_geth;
 mod beside_reth;

@@ -310,7 +310,8 @@ async fn e10_a_node_that_forgot_its_safe_tag_has_it_back_in_one_poll() {
 
 #[tokio::test]
 async fn e11_tags_are_set_one_a_call_and_a_failing_one_breaks_nothing() {
-    for failing in 0..3 {
+    // Safe and finalized are set in every case; how often safe is set on the way goes by the clock.
+    for failing in 0..2 {
         let devnet = synced(2).await;
         finalize_l1(&devnet);
         let mut rig = Rig::on(&devnet).await;

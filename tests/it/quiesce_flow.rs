@@ -301,6 +301,13 @@ async fn g3_a_used_up_budget_ends_between_two_blocks_and_the_next_poll_continues
 
 #[tokio::test]
 async fn g3_a_blob_that_does_not_come_does_not_hold_an_open_pause() {
+    // Gathered ahead, it is waited for before the pause.
+    for (read_ahead, pauses) in [(0, 2), (24, 1)] {
+        g3_a_late_blob(read_ahead, pauses).await;
+    }
+}
+
+async fn g3_a_late_blob(read_ahead: usize, pauses: u64) {
     let devnet = network(3, 8).await;
     // Batch 2 is written; the blob of batch 3 takes far longer than the pause may.
     devnet.fault(Server::Beacon(0), Rule::on("blob", Fault::Delay(Duration::from_millis(1200))).after(1).times(1));
@@ -308,6 +315,7 @@ async fn g3_a_blob_that_does_not_come_does_not_hold_an_open_pause() {
         stopped(s);
         s.pause_budget = Duration::from_millis(400);
         s.pause_per_block = Duration::ZERO;
+        s.read_ahead = read_ahead;
     })
     .await;
     let watched = async {
@@ -329,7 +337,7 @@ async fn g3_a_blob_that_does_not_come_does_not_hold_an_open_pause() {
     let (report, longest) = tokio::join!(rig.settle(), watched);
     assert_eq!(cases(&report), [(1, Case::Consistent), (2, Case::FillGap), (3, Case::FillGap)]);
     assert!(longest < Duration::from_millis(800), "paused for {longest:?}");
-    assert_balanced(&devnet, 2);
+    assert_balanced(&devnet, pauses);
     assert_like_the_sequencer(&devnet, 24);
 }
 
