@@ -4,7 +4,7 @@
 //! Imports have one direction: a room imports only rooms to its left (a test checks this):
 //!
 //! ```text
-//! types, error ← codec ← decide ← ports ← { adapters | flow } ← commands ← main
+//! types, error ← codec ← decide ← ports ← { adapters | flow | devnet } ← commands ← main
 //! ```
 //!
 //! Also here: `redact` (what may be shown of a URL or of a server's text), `config` (the settings), `telemetry` (the log),
@@ -17,7 +17,8 @@
 //! - **P2** finalized ≤ safe ≤ L2 head whenever a reader of the node looks; finalized never moves back.
 //! - **P3** Nothing is skipped silently: every CommitBatch and RevertBatch log ends in one stored outcome.
 //! - **P4** When a passing fault ends, progress resumes by itself. Every wait has a deadline; SIGTERM to exit ≤ 10 s.
-//! - **P5** No block is written outside a pause of the reactors; every pause ends in exactly one resume.
+//! - **P5** No block is written outside a pause of the reactors; every pause ends exactly once, in a resume, which is
+//!   repeated while a call may still land.
 //! - **P6** kill -9 at any point, then a restart: the same final state as without.
 //! - **P7** No byte from outside can panic the program, overflow it, or make it allocate beyond a fixed bound.
 //! - **P8** An L1 reorg inside the recorded window heals itself; a deeper one is an explicit halt.

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 
 use crate::decide::dispatch::is_present;
 use crate::decide::heads::Move;
-use crate::decide::liveness::{Liveness, Verdict};
+use crate::decide::liveness::{HeadTrend, Liveness};
 use crate::decide::local_chain::{self, Held, HeldFacts, Lost};
 use crate::decide::stall::{Cause, Final, Stall};
 use crate::error::{PortErrorKind, Target};
@@ -56,7 +56,7 @@ impl LocalChain {
     }
 
     /// The node as a poll finds it. Its block at our safe head comes with it: the head is above it nearly always, and a
-    /// quiet poll costs no further request (design, section 6).
+    /// quiet poll costs no further request.
     ///
     /// # Errors
     /// When the node does not answer.
@@ -74,7 +74,7 @@ impl LocalChain {
     }
 
     /// The head is `head` at `now`, on a clock that only goes forward.
-    pub(crate) fn observe(&mut self, head: L2Number, now: Duration) -> Verdict {
+    pub(crate) fn observe(&mut self, head: L2Number, now: Duration) -> HeadTrend {
         self.liveness.observe(head, now)
     }
 
@@ -84,7 +84,7 @@ impl LocalChain {
     }
 
     /// The reactors were paused since `verdict` was given.
-    pub(crate) fn paused(&mut self, verdict: Verdict) {
+    pub(crate) fn paused(&mut self, verdict: HeadTrend) {
         self.liveness.paused(verdict);
     }
 
@@ -320,9 +320,9 @@ mod tests {
         let mut chain = LocalChain::new(world.ports.l1.clone(), world.ports.l2.clone(), MINUTE);
         chain.observe(10.into(), Duration::ZERO);
         chain.wrote(20.into());
-        assert_eq!(chain.observe(20.into(), MINUTE), Verdict::Stopped);
-        assert_eq!(chain.observe(21.into(), MINUTE), Verdict::Alive);
+        assert_eq!(chain.observe(20.into(), MINUTE), HeadTrend::Stopped);
+        assert_eq!(chain.observe(21.into(), MINUTE), HeadTrend::Alive);
         chain.wrote_unknown();
-        assert!(matches!(chain.observe(30.into(), MINUTE), Verdict::Unknown(_)));
+        assert!(matches!(chain.observe(30.into(), MINUTE), HeadTrend::Unknown(_)));
     }
 }
