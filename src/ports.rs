@@ -13,8 +13,8 @@ use crate::decide::cursor::Walk;
 use crate::error::{PortError, PortErrorKind, Target};
 use crate::types::{
     B256, BatchIndex, BatchRecord, Blob, Cursor, Identity, JournalEntry, L1Event, L1Header, L1Message, L1Number, L1Ref,
-    L1Tag, L1Transaction, L2Block, L2Header, L2Number, L2Ref, L2Snapshot, Lease, NewBlock, OpenWrite, OwnMark,
-    QueueIndex, TracedCall,
+    L1Tag, L1Transaction, L2Block, L2Header, L2Number, L2Ref, L2Snapshot, Lease, LogPos, NewBlock, QueueIndex,
+    SpuriousTag, TracedCall, WriteIntent,
 };
 
 /// The result of a port's call.
@@ -304,9 +304,9 @@ pub struct Stored {
     /// The standing batch with the highest index (verified or genesis).
     pub tip: Option<BatchRecord>,
     /// Writes that were begun for a batch that is not stored yet, by height.
-    pub open_writes: Vec<OpenWrite>,
+    pub intents: Vec<WriteIntent>,
     /// A tag of the node's own making that is not put back yet.
-    pub mark: Option<OwnMark>,
+    pub spurious: Option<SpuriousTag>,
 }
 
 /// One step of progress, applied in one transaction: all of it or nothing (P6).
@@ -381,10 +381,10 @@ pub trait Rows: Send + Sync {
 
     /// The first stored RevertBatch log after the log at `place` (L1 block, log index) that takes down a batch `index`
     /// committed there: of that index or a lower one.
-    async fn revert_after(&self, index: BatchIndex, place: (L1Number, u64)) -> PortResult<Option<L1Event>>;
+    async fn revert_after(&self, index: BatchIndex, place: LogPos) -> PortResult<Option<L1Event>>;
 
     /// The stored RevertBatch logs after the log at `place`, up to L1 block `to`, by their place; at most `limit`.
-    async fn reverts_within(&self, place: (L1Number, u64), to: L1Number, limit: u32) -> PortResult<Vec<L1Event>>;
+    async fn reverts_within(&self, place: LogPos, to: L1Number, limit: u32) -> PortResult<Vec<L1Event>>;
 
     /// The stored FinalizeBatch log with the highest index at or below L1 block `number`.
     async fn newest_proof(&self, number: L1Number) -> PortResult<Option<L1Event>>;
@@ -421,16 +421,16 @@ pub trait Progress: Rows + LeaseStore {
     /// Stores write intents before the writes are made. One of the same height and batch hash keeps what it says of the
     /// block that stood there first, and takes over what it says of the node's tags; those of another batch hash are
     /// dropped: their batch is not the one being written any more.
-    async fn open_writes(&self, writes: &[OpenWrite]) -> PortResult<()>;
+    async fn note_intents(&self, writes: &[WriteIntent]) -> PortResult<()>;
 
     /// Drops the intents at `from` and above that the journal does not hold: those writes were not made. Old blocks up to
     /// `standing` are still on the chain. The intent for an old block above that stays, marked as seen: the block is gone in
     /// any case, and must end in the journal.
     async fn withdraw_writes(&self, from: L2Number, standing: L2Number) -> PortResult<()>;
 
-    /// Stores that the node was read: the effect on its tags of the writes up to `seen_to` is known, and `mark` is all of it
+    /// Stores that the node was read: the effect on its tags of the writes up to `seen_to` is known, and `spurious` is all of it
     /// that is still to be restored.
-    async fn looked(&self, seen_to: Option<L2Number>, mark: Option<OwnMark>) -> PortResult<()>;
+    async fn looked(&self, seen_to: Option<L2Number>, spurious: Option<SpuriousTag>) -> PortResult<()>;
 
     /// Appends to the journal of writes, and to each open write of the same height and batch what was written.
     async fn journal(&self, entries: &[JournalEntry]) -> PortResult<()>;

@@ -268,17 +268,38 @@ pub struct CommitEvent {
     pub log_index: u64,
 }
 
+/// Where a log lies on L1, in the order of L1's logs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LogPos {
+    /// The block's height.
+    pub block: L1Number,
+    /// The log's place in the block.
+    pub log_index: u64,
+}
+
+impl LogPos {
+    /// The log at `log_index` of `block`.
+    pub const fn new(block: L1Number, log_index: u64) -> Self {
+        Self { block, log_index }
+    }
+
+    /// Behind every log of `block`.
+    pub const fn end_of(block: L1Number) -> Self {
+        Self::new(block, u64::MAX)
+    }
+}
+
 impl CommitEvent {
-    /// Its place on L1: block and log index.
-    pub const fn place(&self) -> (L1Number, u64) {
-        (self.block.number, self.log_index)
+    /// Its place on L1.
+    pub const fn pos(&self) -> LogPos {
+        LogPos::new(self.block.number, self.log_index)
     }
 }
 
 impl L1Event {
-    /// Its place on L1: block and log index.
-    pub const fn place(&self) -> (L1Number, u64) {
-        (self.block.number, self.log_index)
+    /// Its place on L1.
+    pub const fn pos(&self) -> LogPos {
+        LogPos::new(self.block.number, self.log_index)
     }
 
     /// Its commit; none for another event.
@@ -574,9 +595,9 @@ pub struct BatchRecord {
 }
 
 impl BatchRecord {
-    /// The place of its commit on L1: block and log index.
-    pub const fn place(&self) -> (L1Number, u64) {
-        (self.l1.number, self.log_index)
+    /// The place of its commit on L1.
+    pub const fn pos(&self) -> LogPos {
+        LogPos::new(self.l1.number, self.log_index)
     }
 }
 
@@ -587,6 +608,16 @@ pub struct Cursor {
     pub block: L1Ref,
     /// The last log that was processed; none if the whole block was.
     pub log_index: Option<u64>,
+}
+
+impl Cursor {
+    /// The place up to which everything was dealt with, the log there included.
+    pub const fn pos(&self) -> LogPos {
+        match self.log_index {
+            Some(log_index) => LogPos::new(self.block.number, log_index),
+            None => LogPos::end_of(self.block.number),
+        }
+    }
 }
 
 /// Which networks and contracts a database belongs to.
@@ -615,7 +646,7 @@ pub struct Lease {
 
 /// A block that was about to be written for a batch that is not stored yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OpenWrite {
+pub struct WriteIntent {
     /// The block's height.
     pub number: L2Number,
     /// The batch that it is written for.
@@ -636,7 +667,7 @@ pub struct OpenWrite {
 
 /// A finalized tag that the node itself moved on a write of ours, and that is not restored yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct OwnMark {
+pub struct SpuriousTag {
     /// Where it moved the tag.
     pub tag: L2Ref,
     /// Where the tag was before, if it was set.

@@ -12,7 +12,7 @@ use morph_deriver::adapters::l2::{L2Client, L2Config};
 use morph_deriver::adapters::reactors::NoReactors;
 use morph_deriver::adapters::rpc::{Pool, PoolConfig};
 use morph_deriver::adapters::store::SqliteStore;
-use morph_deriver::decide::liveness::Verdict;
+use morph_deriver::decide::liveness::HeadTrend;
 use morph_deriver::error::Target;
 use morph_deriver::flow::worker::Worker;
 use morph_deriver::flow::{Confirmations, PollEnd, Ports, Settings};
@@ -43,7 +43,11 @@ fn engine(urls: &Urls) -> anyhow::Result<EngineClient> {
     Ok(EngineClient::new(&urls.engine, load_jwt_secret(&urls.jwt)?, PoolConfig::default())?)
 }
 
-async fn worker(urls: &Urls, assume: Option<Verdict>, to: Option<u64>) -> anyhow::Result<(Worker, tempfile::TempDir)> {
+async fn worker(
+    urls: &Urls,
+    assume: Option<HeadTrend>,
+    to: Option<u64>,
+) -> anyhow::Result<(Worker, tempfile::TempDir)> {
     let folder = tempfile::tempdir()?;
     let ports = Ports {
         l1: Arc::new(L1Client::new(pool(Target::L1, &urls.l1)?, urls.rollup, urls.queue)),
@@ -170,7 +174,7 @@ pub async fn recover(child: &mut Child, shape: &Shape) -> anyhow::Result<Written
     let one_by_one = count as f64 / begin.elapsed().as_secs_f64();
     child.reset()?;
     child.truncate(0)?;
-    let (mut worker, _folder) = worker(&child.urls, Some(Verdict::Stopped), Some(to)).await?;
+    let (mut worker, _folder) = worker(&child.urls, Some(HeadTrend::Stopped), Some(to)).await?;
     let begin = Instant::now();
     loop {
         match worker.poll(begin.elapsed()).await?.end {

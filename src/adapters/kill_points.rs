@@ -21,8 +21,8 @@ use crate::ports::{
 };
 use crate::types::{
     B256, BatchIndex, BatchRecord, Blob, Identity, JournalEntry, L1Event, L1Header, L1Message, L1Number, L1Ref, L1Tag,
-    L1Transaction, L2Block, L2Header, L2Number, L2Ref, L2Snapshot, Lease, NewBlock, OpenWrite, OwnMark, QueueIndex,
-    TracedCall,
+    L1Transaction, L2Block, L2Header, L2Number, L2Ref, L2Snapshot, Lease, LogPos, NewBlock, QueueIndex, SpuriousTag,
+    TracedCall, WriteIntent,
 };
 
 /// Says where the program is to be killed: `list` names every point on standard error, `NAME N` kills at the N-th
@@ -283,8 +283,8 @@ watched!(Rows of Progress {
     reads async fn newest_at_or_below(&self, number: L1Number) -> PortResult<Option<BatchRecord>>;
     reads async fn reverted_above(&self, number: L1Number) -> PortResult<Option<BatchRecord>>;
     reads async fn settled_to(&self) -> PortResult<Option<L1Ref>>;
-    reads async fn revert_after(&self, index: BatchIndex, place: (L1Number, u64)) -> PortResult<Option<L1Event>>;
-    reads async fn reverts_within(&self, place: (L1Number, u64), to: L1Number, limit: u32) -> PortResult<Vec<L1Event>>;
+    reads async fn revert_after(&self, index: BatchIndex, place: LogPos) -> PortResult<Option<L1Event>>;
+    reads async fn reverts_within(&self, place: LogPos, to: L1Number, limit: u32) -> PortResult<Vec<L1Event>>;
     reads async fn newest_proof(&self, number: L1Number) -> PortResult<Option<L1Event>>;
     reads async fn messages(&self, first: QueueIndex, count: u64) -> PortResult<Vec<L1Message>>;
     reads async fn journal_tail(&self, limit: u32) -> PortResult<Vec<JournalEntry>>;
@@ -299,9 +299,9 @@ watched!(Progress {
     reads async fn load(&self) -> PortResult<Stored>;
     changes async fn claim(&self, identity: &Identity) -> PortResult<()>;
     changes async fn apply(&self, step: &Step) -> PortResult<()>;
-    changes async fn open_writes(&self, writes: &[OpenWrite]) -> PortResult<()>;
+    changes async fn note_intents(&self, writes: &[WriteIntent]) -> PortResult<()>;
     changes async fn withdraw_writes(&self, from: L2Number, standing: L2Number) -> PortResult<()>;
-    changes async fn looked(&self, seen_to: Option<L2Number>, mark: Option<OwnMark>) -> PortResult<()>;
+    changes async fn looked(&self, seen_to: Option<L2Number>, spurious: Option<SpuriousTag>) -> PortResult<()>;
     changes async fn journal(&self, entries: &[JournalEntry]) -> PortResult<()>;
     changes async fn prune(&self, l1: L1Number, queue: QueueIndex, batch: BatchIndex) -> PortResult<()>;
 });

@@ -41,7 +41,7 @@ const GROW_AFTER: u64 = 32;
 /// Most logs of one answer. A block's gas holds some 20,000 of the smallest ones.
 const LOGS_MAX: usize = 100_000;
 
-/// Most pieces of one call. A pull reads one range and makes some ten requests besides: no more than twenty in all (A3).
+/// Most pieces of one call. A poll reads one range and makes some ten requests besides: no more than twenty in all (A3).
 const PIECES_MAX: usize = 8;
 
 /// No further piece of a call is asked for after this time: what a slow endpoint gave is used before more is asked.

@@ -118,7 +118,7 @@ impl L2Client {
     /// Another client, or another version of it, is asked anew what it offers.
     fn names_itself(&self, version: PortResult<Json>) {
         let Some(version) = version.ok().and_then(|json| json.parse::<String>().ok()) else { return };
-        let said = Some(Client::of(&version));
+        let said = Some(Client::of(&self.pool.show(&version)));
         let mut known = self.client.lock().unwrap_or_else(PoisonError::into_inner);
         if *known != said {
             self.forms.iter().for_each(|form| form.store(UNKNOWN, Ordering::Relaxed));
@@ -680,6 +680,27 @@ mod tests {
         assert!(read[0] == read[1] && read[0] == read[2]);
         let probes = server.calls().iter().filter(|call| call["method"] == "debug_getRawBlock").count();
         assert_eq!(probes, 3 + 5, "a probe for each, and the five blocks of the one");
+    }
+
+    #[tokio::test]
+    async fn p10_a_version_that_echoes_the_endpoints_key_is_shown_without_it() {
+        let blocks = vector("recorded/l2/blocks.json");
+        let server = rpc(move |method, params| match method {
+            "web3_clientVersion" => {
+                Ok(json!("Geth/v2.2.4 http://gate/v2/canary0123456789abcdef canary0123456789abcdef\u{202e}"))
+            }
+            "eth_getBlockByNumber" if params[0] == "latest" => Ok(blocks[126].clone()),
+            "eth_getBlockByNumber" => Ok(Value::Null),
+            "eth_syncing" => Ok(json!(false)),
+            _ => Err((-32601, "Method not found")),
+        })
+        .await;
+        let url = format!("{}/v2/canary0123456789abcdef", server.url);
+        let l2 = L2Client::new(pool(Target::L2, &[&url]), L2Config::default());
+        l2.snapshot().await.unwrap();
+        let version = l2.client().unwrap().version;
+        assert!(version.starts_with("Geth/v2.2.4") && !version.contains("canary"), "{version}");
+        assert!(!version.contains('\u{202e}'), "{version}");
     }
 
     #[tokio::test]

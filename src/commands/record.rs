@@ -18,7 +18,7 @@ use crate::adapters::reactors::NoReactors;
 use crate::adapters::record::{Recorder, Sources};
 use crate::adapters::store::SqliteStore;
 use crate::config::{Config, ConfigArgs, Need};
-use crate::decide::liveness::Verdict;
+use crate::decide::liveness::HeadTrend;
 use crate::decide::stall::{Cause, Stall};
 use crate::error::Target;
 use crate::flow::PollEnd;
@@ -158,7 +158,7 @@ impl Recording<'_> {
             reactors: Arc::new(NoReactors),
             progress: Arc::new(SqliteStore::in_memory().await?),
         };
-        Worker::start(ports, replay::settings(self.range, mode, finality, Some(Verdict::Stopped))).await
+        Worker::start(ports, replay::settings(self.range, mode, finality, Some(HeadTrend::Stopped))).await
     }
 
     /// Asks again while a search is under way, and a few times after a failure.

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Exit, run, terminal, wiring};
 use crate::adapters::store::SqliteStore;
 use crate::config::{Config, ConfigArgs};
-use crate::decide::liveness::Verdict;
+use crate::decide::liveness::HeadTrend;
 use crate::decide::recovery::{self, RecoveryExtent, RecoveryFacts};
 use crate::decide::stall::{Cause, Reason, Stall};
 use crate::flow::PollEnd;
@@ -112,7 +112,7 @@ pub async fn execute(args: Args) -> anyhow::Result<Exit> {
     store.claim_start(wiring::settings(&config).start).await.context("the database")?;
     let ports = wiring::ports(&config, &clients, store.clone())?;
     let settings = Settings {
-        assume: Some(Verdict::Stopped),
+        assume: Some(HeadTrend::Stopped),
         to_batch: args.to_batch.map(BatchIndex::new),
         ..wiring::settings(&config)
     };

@@ -13,7 +13,7 @@ use crate::adapters::fixture::{Fixture, L2Facts, Range};
 use crate::adapters::reactors::NoReactors;
 use crate::adapters::replay::Replay;
 use crate::adapters::store::SqliteStore;
-use crate::decide::liveness::Verdict;
+use crate::decide::liveness::HeadTrend;
 use crate::decide::stall::Stall;
 use crate::devnet::embedded::Embedded;
 use crate::devnet::node::{Node, SafeL2Data};
@@ -132,7 +132,7 @@ pub async fn execute(args: Args) -> anyhow::Result<Exit> {
 
 /// The flow's settings over a recorded range: the same when it is recorded and when it is replayed, so that the same
 /// questions are asked.
-pub(super) fn settings(range: &Range, mode: Mode, finality: FinalityMeaning, assume: Option<Verdict>) -> Settings {
+pub(super) fn settings(range: &Range, mode: Mode, finality: FinalityMeaning, assume: Option<HeadTrend>) -> Settings {
     Settings {
         mode,
         finality,
@@ -150,10 +150,10 @@ pub(super) fn settings(range: &Range, mode: Mode, finality: FinalityMeaning, ass
     }
 }
 
-fn assumed(faults: &[Fault]) -> Option<Verdict> {
+fn assumed(faults: &[Fault]) -> Option<HeadTrend> {
     faults.iter().find_map(|fault| match fault {
-        Fault::Stopped => Some(Verdict::Stopped),
-        Fault::Alive => Some(Verdict::Alive),
+        Fault::Stopped => Some(HeadTrend::Stopped),
+        Fault::Alive => Some(HeadTrend::Alive),
         Fault::MissingTail(_) | Fault::ForkAt(_) => None,
     })
 }

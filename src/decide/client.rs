@@ -42,7 +42,9 @@ const VERSION_MAX: usize = 120;
 impl Client {
     /// The client that says `version` of itself: `name/vA.B.C-…/…`.
     pub fn of(version: &str) -> Self {
-        let printable = |letter: &char| !letter.is_control();
+        // Nor what turns the reading direction or breaks a line.
+        let turns = |letter: char| matches!(letter, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        let printable = |letter: &char| !letter.is_control() && !turns(*letter);
         let shown = version.chars().filter(printable).take(VERSION_MAX).collect();
         Self { version: shown, capabilities: capabilities(version) }
     }

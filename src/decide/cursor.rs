@@ -1,13 +1,13 @@
 //! Where does the next L1 range begin and end, did L1 reorganise, and does it still move?
 //!
-//! Decided here: the range of one pull, the common ancestor after a reorg, which commits of a range were reverted
+//! Decided here: the range of one poll, the common ancestor after a reorg, which commits of a range were reverted
 //! again inside it, and when L1's newest block is too old. The flow reads the headers and logs.
 
 use std::time::Duration;
 
-use crate::types::{BatchIndex, Cursor, L1Event, L1EventKind, L1Header, L1Number, L1Ref};
+use crate::types::{BatchIndex, Cursor, L1Event, L1EventKind, L1Header, L1Number, L1Ref, LogPos};
 
-/// The L1 blocks of one pull, both ends included.
+/// The L1 blocks of one poll, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range {
     /// First block.
@@ -99,23 +99,23 @@ pub fn is_ahead(cursor: Option<&Cursor>, event: &L1Event) -> bool {
 }
 
 /// Whether reading on from `cursor`, or from `start` where there is none, comes to `event`.
-pub fn is_unread(cursor: Option<&Cursor>, start: L1Number, place: (L1Number, u64)) -> bool {
+pub fn is_unread(cursor: Option<&Cursor>, start: L1Number, pos: LogPos) -> bool {
     match cursor {
-        None => place.0 >= start,
-        Some(_) => !has_passed(cursor, place),
+        None => pos.block >= start,
+        Some(_) => !has_passed(cursor, pos),
     }
 }
 
-/// Whether a log at `place` (block, log index) was dealt with already.
-pub fn has_passed(cursor: Option<&Cursor>, place: (L1Number, u64)) -> bool {
-    cursor.is_some_and(|c| place <= (c.block.number, c.log_index.unwrap_or(u64::MAX)))
+/// Whether a log at `pos` was dealt with already.
+pub fn has_passed(cursor: Option<&Cursor>, pos: LogPos) -> bool {
+    cursor.is_some_and(|c| pos <= c.pos())
 }
 
-/// The batch before those that L1 took back last before the log at `place`: what comes next is the one after it again
+/// The batch before those that L1 took back last before the log at `pos`: what comes next is the one after it again
 /// (P3). For where no batch stands. One call takes back several batches, with a log for each. None where nothing was taken
 /// back. `reverts` are ordered.
-pub fn taken_back_to(reverts: &[L1Event], place: (L1Number, u64)) -> Option<BatchIndex> {
-    let before = || reverts.iter().filter(|revert| revert.place() < place);
+pub fn taken_back_to(reverts: &[L1Event], pos: LogPos) -> Option<BatchIndex> {
+    let before = || reverts.iter().filter(|revert| revert.pos() < pos);
     let call = before().next_back()?.tx_hash;
     let lowest = before().filter(|revert| revert.tx_hash == call).filter_map(|revert| match revert.kind {
         L1EventKind::Revert { index, .. } => Some(index),
@@ -259,7 +259,7 @@ mod tests {
             ((25, 0), Some(5)),
             ((31, 0), None),
         ] {
-            let found = taken_back_to(&reverts, (L1Number::new(place.0), place.1));
+            let found = taken_back_to(&reverts, LogPos::new(L1Number::new(place.0), place.1));
             assert_eq!(found.map(BatchIndex::get), expected, "{place:?}");
         }
     }
@@ -392,10 +392,10 @@ mod tests {
         let inside = Cursor { block: at(9, 1), log_index: Some(3) };
         let cases = [(&whole, 8, 7, true), (&whole, 9, 7, true), (&whole, 10, 0, false), (&inside, 9, 3, true)];
         for (cursor, block, log, passed) in cases {
-            assert_eq!(has_passed(Some(cursor), (block.into(), log)), passed);
+            assert_eq!(has_passed(Some(cursor), LogPos::new(block.into(), log)), passed);
         }
-        assert!(!has_passed(Some(&inside), (9.into(), 4)));
-        assert!(!has_passed(None, (0.into(), 0)));
+        assert!(!has_passed(Some(&inside), LogPos::new(9.into(), 4)));
+        assert!(!has_passed(None, LogPos::new(0.into(), 0)));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! The case table, in two looks: the first decides whether the blob must be fetched at all, the second what to do about
 //! what was in it.
 
-use crate::decide::liveness::Verdict;
+use crate::decide::liveness::HeadTrend;
 use crate::decide::reconcile::Difference;
 use crate::types::L2Number;
 
@@ -12,10 +12,10 @@ use crate::types::L2Number;
 pub struct FirstFacts {
     /// The batch's last block.
     pub last: L2Number,
-    /// The node's head, from the pull's one snapshot or the worker's own last write.
+    /// The node's head, from the poll's one snapshot or the worker's own last write.
     pub head: L2Number,
-    /// The pull's verdict.
-    pub verdict: Verdict,
+    /// The poll's verdict.
+    pub verdict: HeadTrend,
     /// Whether the batch lies before the single-sequencer switch.
     pub before_switch: bool,
     /// Whether the local blocks give L1's versioned hashes; none when they are not all there, or were not encoded
@@ -61,8 +61,8 @@ pub fn first_look(facts: &FirstFacts) -> FirstLook {
         return FirstLook::WaitBeforeSwitch;
     }
     match facts.verdict {
-        Verdict::Stopped => FirstLook::FetchBlob,
-        Verdict::Alive | Verdict::Unknown(_) => FirstLook::Wait,
+        HeadTrend::Stopped => FirstLook::FetchBlob,
+        HeadTrend::Alive | HeadTrend::Unknown(_) => FirstLook::Wait,
     }
 }
 
@@ -112,9 +112,9 @@ mod tests {
     use crate::decide::liveness::Unknown;
     use crate::decide::reconcile::Field;
 
-    const ALIVE: Verdict = Verdict::Alive;
-    const STOPPED: Verdict = Verdict::Stopped;
-    const UNKNOWN: Verdict = Verdict::Unknown(Unknown::FirstSample);
+    const ALIVE: HeadTrend = HeadTrend::Alive;
+    const STOPPED: HeadTrend = HeadTrend::Stopped;
+    const UNKNOWN: HeadTrend = HeadTrend::Unknown(Unknown::FirstSample);
 
     #[test]
     fn the_parent_tells_whether_a_batch_lies_before_the_switch() {

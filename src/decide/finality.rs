@@ -63,10 +63,6 @@ pub enum Standing {
     Held(Held),
 }
 
-fn place(event: &L1Event) -> (L1Number, u64) {
-    (event.block.number, event.log_index)
-}
-
 /// Whether the candidate stands, or is proved, at L1's finalized block, by what is stored.
 pub fn standing(facts: &StandingFacts<'_>) -> Standing {
     if facts.settled_to.is_none_or(|to| to < facts.finalized_l1) {
@@ -94,8 +90,7 @@ fn proven(facts: &StandingFacts<'_>) -> Standing {
         return Standing::LookAt(index);
     }
     // A proof below the commit is of an earlier commit of that index, which the contract forbids.
-    let contradicts = place(proof) < (candidate.l1.number, candidate.log_index)
-        || (candidate.index == index && candidate.hash != hash);
+    let contradicts = proof.pos() < candidate.pos() || (candidate.index == index && candidate.hash != hash);
     if contradicts { Standing::Held(Held::L1Contradicts) } else { Standing::Candidate }
 }
 
@@ -104,7 +99,7 @@ fn proven(facts: &StandingFacts<'_>) -> Standing {
 pub fn may_be_reverted(index: BatchIndex, at: &L1Event, proof: Option<&L1Event>) -> bool {
     let Some(proof) = proof else { return true };
     let L1EventKind::Finalize { index: proved, .. } = proof.kind else { return true };
-    proved < index || place(proof) > place(at)
+    proved < index || proof.pos() > at.pos()
 }
 
 /// Whether the finalized head lies above everything that L1 holds as committed: its batch was reverted, which is

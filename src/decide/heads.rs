@@ -3,7 +3,7 @@
 //! The one door for our heads: `finalized ≤ safe` holds in every value of [`Heads`] unless the node itself lost
 //! blocks (P2), finalized never moves back nor sideways.
 
-use crate::types::{L2Number, L2Ref, L2Snapshot, OpenWrite, OwnMark};
+use crate::types::{L2Number, L2Ref, L2Snapshot, SpuriousTag, WriteIntent};
 
 /// Our verified heads. What the node's tags say is never adopted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -210,21 +210,21 @@ pub fn stands_on(block: L2Ref, head: L2Number, there: Option<L2Ref>) -> bool {
 /// (`seen`) explains nothing any more. So a tag that another writer sets later on a block that we wrote is never lowered
 /// (H6). `known` is the mark that was found and is not put back yet. At or below `ours`, our own finalized head, nothing
 /// is to be put back.
-pub fn own_mark(
+pub fn spurious_tag(
     tag: Option<L2Ref>,
     ours: Option<L2Ref>,
-    known: Option<OwnMark>,
-    writes: &[OpenWrite],
-) -> Option<OwnMark> {
+    known: Option<SpuriousTag>,
+    writes: &[WriteIntent],
+) -> Option<SpuriousTag> {
     let tag = tag.filter(|tag| ours.is_none_or(|f| f.number < tag.number))?;
     if let Some(known) = known.filter(|known| known.tag == tag) {
         return Some(known);
     }
     // Where nobody knows what was written, it is anything but what stood there before.
-    let is_made_by = |w: &OpenWrite| w.new_hash.map_or(w.old_hash != Some(tag.hash), |made| made == tag.hash);
+    let is_made_by = |w: &WriteIntent| w.new_hash.map_or(w.old_hash != Some(tag.hash), |made| made == tag.hash);
     let write = writes.iter().find(|w| !w.seen && w.number == tag.number && is_made_by(w))?;
     let moved_up = write.finalized.is_none_or(|before| before.number < tag.number);
-    moved_up.then_some(OwnMark { tag, before: write.finalized })
+    moved_up.then_some(SpuriousTag { tag, before: write.finalized })
 }
 
 /// Whether the node's safe `tag` is a mark of its own making: it stands on a block of our open `writes`, above `ours`, our
@@ -232,9 +232,9 @@ pub fn own_mark(
 ///
 /// Another writer may put it there too. Nothing is lost by taking that for a mark: our own safe head is told to the node in
 /// every poll anyway, and nobody has checked the block but us.
-pub fn own_safe_mark(tag: Option<L2Ref>, ours: Option<L2Ref>, writes: &[OpenWrite]) -> Option<L2Ref> {
+pub fn own_safe_mark(tag: Option<L2Ref>, ours: Option<L2Ref>, writes: &[WriteIntent]) -> Option<L2Ref> {
     let tag = tag.filter(|tag| ours.is_none_or(|safe| safe.number < tag.number))?;
-    let is_made_by = |w: &OpenWrite| match w.new_hash {
+    let is_made_by = |w: &WriteIntent| match w.new_hash {
         Some(made) => made == tag.hash,
         // Noted and perhaps sent: it is anything but what stood there before.
         None => !w.seen && w.old_hash != Some(tag.hash),
@@ -245,8 +245,8 @@ pub fn own_safe_mark(tag: Option<L2Ref>, ours: Option<L2Ref>, writes: &[OpenWrit
 /// Up to where a look at the node tells all that the open `writes` did to its tags; none where it tells nothing new. A
 /// write that was answered has happened, and so has one on top of the chain whose block is there; any other one may still
 /// be under way.
-pub fn seen_to(writes: &[OpenWrite], head: L2Number) -> Option<L2Number> {
-    let has_happened = |w: &OpenWrite| w.new_hash.is_some() || (w.old_hash.is_none() && w.number <= head);
+pub fn seen_to(writes: &[WriteIntent], head: L2Number) -> Option<L2Number> {
+    let has_happened = |w: &WriteIntent| w.new_hash.is_some() || (w.old_hash.is_none() && w.number <= head);
     let unseen = || writes.iter().filter(|w| !w.seen);
     let pending = unseen().filter(|w| !has_happened(w)).map(|w| w.number).min();
     unseen().map(|w| w.number).filter(|number| pending.is_none_or(|pending| *number < pending)).max()
@@ -403,8 +403,8 @@ mod tests {
     }
 
     /// A write of block `number` that was answered, over nothing, with the tag on `before` before it.
-    fn wrote(number: u64, before: Option<u64>) -> OpenWrite {
-        OpenWrite {
+    fn wrote(number: u64, before: Option<u64>) -> WriteIntent {
+        WriteIntent {
             number: number.into(),
             batch: 3.into(),
             batch_hash: B256::repeat_byte(3),
@@ -418,9 +418,9 @@ mod tests {
 
     #[test]
     fn m9_a_mark_is_a_tag_that_moved_with_our_write() {
-        let seen = |w: OpenWrite| OpenWrite { seen: true, ..w };
-        let unheard = |w: OpenWrite, old_hash| OpenWrite { old_hash, new_hash: None, ..w };
-        let mark = |tag, before: Option<u64>| Some(OwnMark { tag, before: before.map(at) });
+        let seen = |w: WriteIntent| WriteIntent { seen: true, ..w };
+        let unheard = |w: WriteIntent, old_hash| WriteIntent { old_hash, new_hash: None, ..w };
+        let mark = |tag, before: Option<u64>| Some(SpuriousTag { tag, before: before.map(at) });
         let both = |before| vec![wrote(23, before), wrote(24, before)];
         let (none, t24, o24) = (None, Some(at(24)), Some(other(24)));
         let hash = |block: L2Ref| Some(block.hash);
@@ -463,15 +463,15 @@ mod tests {
             ),
         ];
         for (name, tag, ours, known, writes, expected) in table {
-            assert_eq!(own_mark(tag, ours, known, &writes), expected, "{name}");
+            assert_eq!(spurious_tag(tag, ours, known, &writes), expected, "{name}");
         }
     }
 
     #[test]
     fn l5_a_safe_tag_on_a_block_of_an_open_write_is_the_nodes_own_mark() {
         let (t24, o24) = (Some(at(24)), Some(other(24)));
-        let seen = |w: OpenWrite| OpenWrite { seen: true, ..w };
-        let unheard = |w: OpenWrite, old_hash| OpenWrite { old_hash, new_hash: None, ..w };
+        let seen = |w: WriteIntent| WriteIntent { seen: true, ..w };
+        let unheard = |w: WriteIntent, old_hash| WriteIntent { old_hash, new_hash: None, ..w };
         let hash = |block: L2Ref| Some(block.hash);
         let written = || vec![wrote(23, None), wrote(24, None)];
         // The tag, our safe head, the open writes; whether it is a mark.
@@ -503,9 +503,9 @@ mod tests {
 
     #[test]
     fn m9_a_look_tells_of_every_write_that_has_happened_and_of_no_other() {
-        let seen = |n| OpenWrite { seen: true, ..wrote(n, None) };
-        let unheard = |n| OpenWrite { new_hash: None, ..wrote(n, None) };
-        let over = |n| OpenWrite { old_hash: Some(other(n).hash), ..unheard(n) };
+        let seen = |n| WriteIntent { seen: true, ..wrote(n, None) };
+        let unheard = |n| WriteIntent { new_hash: None, ..wrote(n, None) };
+        let over = |n| WriteIntent { old_hash: Some(other(n).hash), ..unheard(n) };
         let table = [
             (vec![], 30, None),
             (vec![wrote(9, None), wrote(10, None)], 8, Some(10)),

@@ -1,6 +1,6 @@
 //! Does the L2 head grow, stand still, or neither?
 //!
-//! Decided here: the alive/stopped verdict of one pull. Not decided here: what follows from it (`dispatch`).
+//! Decided here: the alive/stopped verdict of one poll. Not decided here: what follows from it (`dispatch`).
 //!
 //! The difference matters because *stopped* allows the worker to write blocks that a living sequencer would write
 //! itself. So *stopped* needs proof, over a minimum of elapsed time and not of polls (a late tick makes two samples
@@ -11,14 +11,14 @@ use std::time::Duration;
 
 use crate::types::L2Number;
 
-/// What the head's movement says, for one whole pull.
+/// What the head's movement says, for one whole poll.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum HeadTrend {
     /// The head grew since the last sample.
     Alive,
     /// The head stood still for at least the observation window.
     Stopped,
-    /// Not known; treated like [`Verdict::Alive`].
+    /// Not known; treated like [`HeadTrend::Alive`].
     Unknown(Unknown),
 }
 
@@ -61,24 +61,24 @@ impl Liveness {
         Self { window, baseline: None }
     }
 
-    /// Takes the pull's one sample: head `head` at `now` on a clock that only goes forward.
-    pub fn observe(&mut self, head: L2Number, now: Duration) -> Verdict {
+    /// Takes the poll's one sample: head `head` at `now` on a clock that only goes forward.
+    pub fn observe(&mut self, head: L2Number, now: Duration) -> HeadTrend {
         let fresh = Baseline { head, flat_since: Some(now) };
         let Some(before) = &mut self.baseline else {
             self.baseline = Some(fresh);
-            return Verdict::Unknown(Unknown::FirstSample);
+            return HeadTrend::Unknown(Unknown::FirstSample);
         };
         if head > before.head {
             self.baseline = Some(fresh);
-            return Verdict::Alive;
+            return HeadTrend::Alive;
         }
         if head < before.head {
             let from = before.head;
             self.baseline = Some(fresh);
-            return Verdict::Unknown(Unknown::WentDown { from, to: head });
+            return HeadTrend::Unknown(Unknown::WentDown { from, to: head });
         }
         let elapsed = now.saturating_sub(*before.flat_since.get_or_insert(now));
-        if elapsed >= self.window { Verdict::Stopped } else { Verdict::Unknown(Unknown::FlatFor { elapsed }) }
+        if elapsed >= self.window { HeadTrend::Stopped } else { HeadTrend::Unknown(Unknown::FlatFor { elapsed }) }
     }
 
     /// Tells that the worker itself moved the head to `head`. Neither growth nor a fall: the time that the head has
@@ -97,12 +97,12 @@ impl Liveness {
         }
     }
 
-    /// Tells that the worker itself held the consensus node for a while, in a pull whose verdict was `verdict`. A chain
+    /// Tells that the worker itself held the consensus node for a while, in a poll whose verdict was `verdict`. A chain
     /// that was proved to stand still before is not unknown again by it.
-    pub fn paused(&mut self, verdict: Verdict) {
+    pub fn paused(&mut self, verdict: HeadTrend) {
         match verdict {
-            Verdict::Stopped => {}
-            Verdict::Alive | Verdict::Unknown(_) => self.interrupted(),
+            HeadTrend::Stopped => {}
+            HeadTrend::Alive | HeadTrend::Unknown(_) => self.interrupted(),
         }
     }
 
@@ -119,37 +119,37 @@ mod tests {
 
     const WINDOW: Duration = Duration::from_secs(60);
 
-    fn run(samples: &[(u64, u64)]) -> Vec<Verdict> {
+    fn run(samples: &[(u64, u64)]) -> Vec<HeadTrend> {
         let mut liveness = Liveness::new(WINDOW);
         samples.iter().map(|&(head, at)| liveness.observe(L2Number::new(head), Duration::from_secs(at))).collect()
     }
 
     #[test]
     fn first_sample_is_never_a_verdict() {
-        assert_eq!(run(&[(5, 1000)]), [Verdict::Unknown(Unknown::FirstSample)]);
+        assert_eq!(run(&[(5, 1000)]), [HeadTrend::Unknown(Unknown::FirstSample)]);
     }
 
     #[test]
     fn e7_a_head_that_went_down_is_neither_alive_nor_stopped() {
         let verdicts = run(&[(100, 0), (80, 15), (80, 30), (80, 74), (80, 75)]);
-        assert_eq!(verdicts[1], Verdict::Unknown(Unknown::WentDown { from: 100.into(), to: 80.into() }));
-        assert_eq!(verdicts[3], Verdict::Unknown(Unknown::FlatFor { elapsed: Duration::from_secs(59) }));
-        assert_eq!(verdicts[4], Verdict::Stopped);
+        assert_eq!(verdicts[1], HeadTrend::Unknown(Unknown::WentDown { from: 100.into(), to: 80.into() }));
+        assert_eq!(verdicts[3], HeadTrend::Unknown(Unknown::FlatFor { elapsed: Duration::from_secs(59) }));
+        assert_eq!(verdicts[4], HeadTrend::Stopped);
     }
 
     #[test]
     fn e8_elapsed_time_counts_and_not_the_number_of_polls() {
         let verdicts = run(&[(7, 0), (7, 1), (7, 2), (7, 3), (7, 59), (7, 60)]);
-        assert!(verdicts[1..5].iter().all(|v| matches!(v, Verdict::Unknown(Unknown::FlatFor { .. }))));
-        assert_eq!(verdicts[5], Verdict::Stopped);
+        assert!(verdicts[1..5].iter().all(|v| matches!(v, HeadTrend::Unknown(Unknown::FlatFor { .. }))));
+        assert_eq!(verdicts[5], HeadTrend::Stopped);
     }
 
     #[test]
     fn growth_is_alive_and_restarts_the_window() {
         let verdicts = run(&[(7, 0), (8, 59), (8, 100), (8, 119)]);
-        assert_eq!(verdicts[1], Verdict::Alive);
-        assert!(matches!(verdicts[2], Verdict::Unknown(_)));
-        assert_eq!(verdicts[3], Verdict::Stopped);
+        assert_eq!(verdicts[1], HeadTrend::Alive);
+        assert!(matches!(verdicts[2], HeadTrend::Unknown(_)));
+        assert_eq!(verdicts[3], HeadTrend::Stopped);
     }
 
     #[derive(Clone, Copy)]
@@ -210,7 +210,7 @@ mod tests {
         ];
         for (name, steps, stopped) in table {
             let mut liveness = Liveness::new(WINDOW);
-            let mut verdict = Verdict::Unknown(Unknown::FirstSample);
+            let mut verdict = HeadTrend::Unknown(Unknown::FirstSample);
             for (step, at) in steps {
                 match *step {
                     Sample(head) => verdict = liveness.observe(head.into(), Duration::from_secs(*at)),
@@ -219,16 +219,16 @@ mod tests {
                     Wrote(head) => liveness.own_write(head.into()),
                 }
             }
-            assert_eq!(verdict == Verdict::Stopped, stopped, "{name}: {verdict:?}");
+            assert_eq!(verdict == HeadTrend::Stopped, stopped, "{name}: {verdict:?}");
         }
     }
 
     #[test]
     fn m8_growth_and_falls_are_seen_over_an_interruption() {
         for (head, expected) in [
-            (101, Verdict::Alive),
-            (99, Verdict::Unknown(Unknown::WentDown { from: 100.into(), to: 99.into() })),
-            (100, Verdict::Unknown(Unknown::FlatFor { elapsed: Duration::ZERO })),
+            (101, HeadTrend::Alive),
+            (99, HeadTrend::Unknown(Unknown::WentDown { from: 100.into(), to: 99.into() })),
+            (100, HeadTrend::Unknown(Unknown::FlatFor { elapsed: Duration::ZERO })),
         ] {
             let mut liveness = Liveness::new(WINDOW);
             liveness.observe(100.into(), Duration::ZERO);
@@ -241,11 +241,11 @@ mod tests {
     fn g10_a_write_of_unknown_extent_makes_no_verdict() {
         let mut liveness = Liveness::new(WINDOW);
         liveness.observe(100.into(), Duration::ZERO);
-        assert_eq!(liveness.observe(100.into(), Duration::from_secs(60)), Verdict::Stopped);
+        assert_eq!(liveness.observe(100.into(), Duration::from_secs(60)), HeadTrend::Stopped);
         liveness.own_write_unknown();
-        assert_eq!(liveness.observe(120.into(), Duration::from_secs(75)), Verdict::Unknown(Unknown::FirstSample));
-        assert!(matches!(liveness.observe(120.into(), Duration::from_secs(134)), Verdict::Unknown(_)));
-        assert_eq!(liveness.observe(120.into(), Duration::from_secs(135)), Verdict::Stopped);
+        assert_eq!(liveness.observe(120.into(), Duration::from_secs(75)), HeadTrend::Unknown(Unknown::FirstSample));
+        assert!(matches!(liveness.observe(120.into(), Duration::from_secs(134)), HeadTrend::Unknown(_)));
+        assert_eq!(liveness.observe(120.into(), Duration::from_secs(135)), HeadTrend::Stopped);
     }
 
     #[test]
@@ -253,10 +253,10 @@ mod tests {
         for written in [50, 200] {
             let mut liveness = Liveness::new(WINDOW);
             liveness.observe(100.into(), Duration::ZERO);
-            assert_eq!(liveness.observe(100.into(), Duration::from_secs(60)), Verdict::Stopped);
+            assert_eq!(liveness.observe(100.into(), Duration::from_secs(60)), HeadTrend::Stopped);
             liveness.own_write(written.into());
-            assert_eq!(liveness.observe(written.into(), Duration::from_secs(75)), Verdict::Stopped);
-            assert_eq!(liveness.observe(L2Number::new(written + 1), Duration::from_secs(90)), Verdict::Alive);
+            assert_eq!(liveness.observe(written.into(), Duration::from_secs(75)), HeadTrend::Stopped);
+            assert_eq!(liveness.observe(L2Number::new(written + 1), Duration::from_secs(90)), HeadTrend::Alive);
         }
     }
 }

@@ -5,13 +5,13 @@
 //! that goes back to where it went back to already, or stands still, does not: a few such polls may be an endpoint that
 //! was asked at a bad moment, more of them are a loop that must be seen (P9).
 
-use crate::types::{Cursor, L1Number};
+use crate::types::{Cursor, LogPos};
 
 /// Polls in a row that may get nowhere before one waits.
 pub const BARREN_MAX: u32 = 3;
 
 /// Where a cursor stands; none is before everything.
-type Place = Option<(L1Number, u64)>;
+type Place = Option<LogPos>;
 
 /// The polls since one waited last.
 #[derive(Clone, Copy, Debug, Default)]
@@ -43,7 +43,7 @@ impl Pace {
 }
 
 fn place(cursor: Option<&Cursor>) -> Place {
-    cursor.map(|c| (c.block.number, c.log_index.unwrap_or(u64::MAX)))
+    cursor.map(Cursor::pos)
 }
 
 #[cfg(test)]

@@ -83,7 +83,7 @@ reasons! {
     WouldSelfHeal = "would-self-heal", false;
     /// Observe mode: the batch is missing and would have been written.
     WouldFillGap = "would-fill-gap", false;
-    /// A batch index is missing between two commits.
+    /// A commit or a revert is missing in the logs, or the contract denies a revert.
     Gap = "gap", true;
     /// The commit could not be found in its transaction, or the earlier one whose blobs it takes among those of its index.
     UnknownCommit = "unknown_commit", true;
@@ -113,7 +113,7 @@ reasons! {
     EngineIsAnotherNode = "engine_is_another_node", true;
     /// The execution node's finalized tag stands on a block off its chain: it answers every write with an error.
     FinalizedElsewhere = "finalized_elsewhere", true;
-    /// The execution node refused a block for good.
+    /// The execution node refused a block, for good or many times in a row, or made another one than it was given.
     BlockRefused = "block_refused", true;
     /// An endpoint or the database belongs to another network.
     WrongNetwork = "wrong_network", true;

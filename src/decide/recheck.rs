@@ -38,7 +38,7 @@ pub fn is_due(age: Duration) -> bool {
 
 /// What a verdict was given on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Grounds {
+pub struct VerdictInputs {
     /// The commit: batch hash, L1 block, log index.
     pub commit: (B256, L1Ref, u64),
     /// The verified head below the batch.
@@ -47,7 +47,7 @@ pub struct Grounds {
     pub local: Option<L2Ref>,
 }
 
-impl Grounds {
+impl VerdictInputs {
     /// Whether they are about `commit`.
     pub fn are_of(&self, commit: &CommitEvent) -> bool {
         self.commit == (commit.hash, commit.block, commit.log_index)
@@ -55,7 +55,7 @@ impl Grounds {
 }
 
 /// Whether a verdict given `age` ago on `then` still holds on `now`.
-pub fn holds(then: &Grounds, now: &Grounds, age: Duration) -> bool {
+pub fn holds(then: &VerdictInputs, now: &VerdictInputs, age: Duration) -> bool {
     then == now && !is_due(age)
 }
 
@@ -63,26 +63,26 @@ pub fn holds(then: &Grounds, now: &Grounds, age: Duration) -> bool {
 mod tests {
     use super::*;
 
-    fn grounds() -> Grounds {
+    fn inputs() -> VerdictInputs {
         let l1 = L1Ref { number: 7.into(), hash: B256::repeat_byte(7) };
         let at = |n: u64| L2Ref { number: n.into(), hash: B256::from_low_u64_be(n) };
-        Grounds { commit: (B256::repeat_byte(1), l1, 3), safe: Some(at(10)), local: Some(at(20)) }
+        VerdictInputs { commit: (B256::repeat_byte(1), l1, 3), safe: Some(at(10)), local: Some(at(20)) }
     }
 
     #[test]
     fn c5_a_verdict_is_kept_until_something_under_it_changes() {
-        let then = grounds();
-        assert!(holds(&then, &grounds(), Duration::from_secs(599)));
-        assert!(!holds(&then, &grounds(), KEEP_FOR));
+        let then = inputs();
+        assert!(holds(&then, &inputs(), Duration::from_secs(599)));
+        assert!(!holds(&then, &inputs(), KEEP_FOR));
         let other = L2Ref { number: 20.into(), hash: B256::repeat_byte(9) };
         let (hash, l1, log) = then.commit;
         let elsewhere = L1Ref { hash: B256::repeat_byte(9), ..l1 };
         for now in [
-            Grounds { commit: (B256::repeat_byte(2), l1, log), ..then },
-            Grounds { commit: (hash, elsewhere, log), ..then },
-            Grounds { commit: (hash, l1, 4), ..then },
-            Grounds { safe: None, ..then },
-            Grounds { local: Some(other), ..then },
+            VerdictInputs { commit: (B256::repeat_byte(2), l1, log), ..then },
+            VerdictInputs { commit: (hash, elsewhere, log), ..then },
+            VerdictInputs { commit: (hash, l1, 4), ..then },
+            VerdictInputs { safe: None, ..then },
+            VerdictInputs { local: Some(other), ..then },
         ] {
             assert!(!holds(&then, &now, Duration::ZERO));
         }

@@ -1,7 +1,7 @@
 //! Which local blocks may stay, which are written? The skip number of `derive_force`.
 //!
 //! A local block may stay only if its content was compared equal and so was every block of the batch below it, down to
-//! a canonical anchor (E6). Equal blocks are never written again: a write below the head drops everything above it
+//! a canonical anchor (E6). Equal blocks are not written again unless a state is missing (`write_again`): a write below the head drops everything above it
 //! (E21).
 
 use std::fmt;
@@ -351,7 +351,9 @@ fn otherwise(
     again: &[L2Ref],
 ) -> Option<Otherwise> {
     let known = again.iter().find(|known| known.number == block.number);
-    let index_differs = next_index.zip(header.next_l1_index).is_some_and(|(expected, said)| expected != said);
+    // Outside the hash, and an older node says zero whatever the block holds: then only the transactions' root tells.
+    let index_differs =
+        next_index.zip(header.next_l1_index).is_some_and(|(expected, said)| said != 0 && expected != said);
     [
         (block.number != header.number, Otherwise::Number),
         (header.parent_hash != parent, Otherwise::Parent),

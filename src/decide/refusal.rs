@@ -62,6 +62,15 @@ pub enum Subject {
 }
 
 impl Refusal {
+    /// Whether the node surely made nothing of the block that it refused. One whose finalized tag stands off the chain makes
+    /// it, and refuses only to name it its head.
+    pub const fn left_nothing(self) -> bool {
+        match self {
+            Self::CannotRewrite | Self::Permanent | Self::ChainChanged | Self::Passing | Self::NotPaused => true,
+            Self::FinalizedElsewhere => false,
+        }
+    }
+
     /// Whether a node that changed may take now what it refused. A chain that changes under way says nothing of the node,
     /// and neither do reactors.
     pub const fn is_of_the_node(self) -> bool {

@@ -34,7 +34,8 @@ impl WriteSpeed {
     pub fn measured(&mut self, blocks: usize, took: Duration) {
         let Some(each) = took.checked_div(u32::try_from(blocks).unwrap_or(u32::MAX)) else { return };
         let half_way = self.measured.saturating_add(each).checked_div(2).unwrap_or(each);
-        self.measured = if each >= self.measured { each } else { half_way };
+        // A request that hung for a whole pause says no more than that: a longer time would leave no room in any pause.
+        self.measured = if each >= self.measured { each.min(LONGEST) } else { half_way };
     }
 
     /// Time that a block takes.
@@ -63,6 +64,14 @@ mod tests {
 
     const fn ms(millis: u64) -> Duration {
         Duration::from_millis(millis)
+    }
+
+    #[test]
+    fn p4_a_request_that_hung_leaves_room_in_the_longest_pause() {
+        let mut speed = WriteSpeed::new(ms(50));
+        speed.measured(1, LONGEST * 4);
+        assert_eq!(speed.per_block(), LONGEST);
+        assert!(speed.pause_for(1) >= speed.per_block());
     }
 
     #[test]

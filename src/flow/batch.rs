@@ -13,7 +13,7 @@ use crate::codec::batch;
 use crate::decide::binding::{self, BoundCommit, queue_range};
 use crate::decide::content::{self, ContentFault};
 use crate::decide::dispatch::{self, FirstFacts, FirstLook, SecondFacts, SecondLook};
-use crate::decide::liveness::Verdict;
+use crate::decide::liveness::HeadTrend;
 use crate::decide::local_chain::Lost;
 use crate::decide::reconcile::{self, Anchor, AnchorFacts, held_bytes};
 use crate::decide::stall::{Cause, Final, Gap, Stall};
@@ -64,7 +64,7 @@ pub(crate) struct Turn<'a> {
     /// L1's history.
     pub(crate) search: &'a mut L1Search,
     /// Whether the head grows.
-    pub(crate) verdict: Verdict,
+    pub(crate) verdict: HeadTrend,
     /// How many blocks the batch has, once that is known; zero before. Told also of a batch at which it stands.
     pub(crate) blocks: u64,
     /// What comes next in the range.
@@ -96,7 +96,7 @@ impl Upcoming {
 
     /// The commits after `commit`.
     fn after(&self, commit: &CommitEvent) -> &[CommitEvent] {
-        let at = self.commits.partition_point(|other| other.place() <= commit.place());
+        let at = self.commits.partition_point(|other| other.pos() <= commit.pos());
         self.commits.get(at..).unwrap_or_default()
     }
 }
@@ -167,7 +167,7 @@ impl Batches {
     /// Begins to gather the batches after the one of `commit`, if this one has its blocks or gets them in this poll.
     fn look_ahead(&mut self, commit: &CommitEvent, last: L2Number, turn: &Turn<'_>) {
         let height = turn.hands.node.height();
-        let writes = turn.verdict == Verdict::Stopped && self.writer.can_write();
+        let writes = turn.verdict == HeadTrend::Stopped && self.writer.can_write();
         if writes || dispatch::is_present(last, height) {
             let Upcoming { messages, headers, .. } = turn.upcoming;
             let given = Given { height, messages: messages.clone(), headers: headers.clone(), writes };
@@ -508,7 +508,7 @@ mod tests {
     use crate::types::{L1Event, L2Ref};
 
     /// Batch 1, blocks 1 to 12, in a poll of its own.
-    async fn judged(world: &mut World, verdict: Verdict) -> Decided<BatchEnd> {
+    async fn judged(world: &mut World, verdict: HeadTrend) -> Decided<BatchEnd> {
         let messages: Vec<_> = world.l1.now().events.iter().cloned().filter_map(L1Event::into_message).collect();
         world.store(Step { messages, ..Step::default() }).await;
         let mut batches = Batches::new(&world.ports, world.writer(), &world.settings);
@@ -536,7 +536,7 @@ mod tests {
         let mut search = L1Search::new(&world.ports, &world.settings);
         let (mut node, mut pause) = (world.poll_begins().await, SharedPause::default());
         let now = Duration::from_secs(60);
-        let verdict = Verdict::Alive;
+        let verdict = HeadTrend::Alive;
         let hands = Hands { ledger: &mut world.ledger, node: &mut node, pause: &mut pause, now };
         let mut turn = Turn { hands, search: &mut search, verdict, blocks: 0, upcoming: &upcoming };
         let first = batches.judge(&commits[0], None, &mut turn).await.unwrap();
@@ -584,7 +584,7 @@ mod tests {
         for mode in [Mode::Local, Mode::Blob] {
             let mut world = World::recorded().await;
             world.settings.mode = mode;
-            let end = judged(&mut world, Verdict::Stopped).await;
+            let end = judged(&mut world, HeadTrend::Stopped).await;
             assert_eq!(verified(end), (Some(Case::Consistent), Some(world.l2(12)), 0));
             assert!(world.node.node().writes().is_empty());
         }
@@ -595,9 +595,9 @@ mod tests {
         let mut world = World::recorded().await;
         world.node.node().truncate(5);
         let missing = Cause::BlocksMissing { head: 5.into(), last: 12.into() };
-        assert_eq!(cause_of(judged(&mut world, Verdict::Alive).await), Some(missing));
+        assert_eq!(cause_of(judged(&mut world, HeadTrend::Alive).await), Some(missing));
         assert!(world.node.node().writes().is_empty());
-        let end = judged(&mut world, Verdict::Stopped).await;
+        let end = judged(&mut world, HeadTrend::Stopped).await;
         assert_eq!(verified(end), (Some(Case::FillGap), Some(world.l2(12)), 7));
         assert_eq!(world.shown().await.head, world.l2(12));
     }
@@ -606,7 +606,7 @@ mod tests {
     async fn other_content_is_rewritten_from_the_first_block_that_differs() {
         let mut world = World::recorded().await;
         world.fork_l2(7);
-        let end = judged(&mut world, Verdict::Alive).await;
+        let end = judged(&mut world, HeadTrend::Alive).await;
         assert_eq!(verified(end), (Some(Case::SelfHeal), Some(world.l2(12)), 6));
         assert_eq!(world.node.node().writes()[0].number, 7);
     }
@@ -616,7 +616,7 @@ mod tests {
         let mut world = World::recorded().await;
         world.node.node().moods.wrong_state_from = Some(12);
         world.node.node().truncate(5);
-        let cause = cause_of(judged(&mut world, Verdict::Stopped).await);
+        let cause = cause_of(judged(&mut world, HeadTrend::Stopped).await);
         assert!(matches!(cause, Some(Cause::StateRoot { number, .. }) if number.get() == 12), "{cause:?}");
     }
 }

@@ -150,7 +150,7 @@ impl<'a> Contract<'a> {
     async fn commits_before(&mut self, commit: &CommitEvent) -> Result<&[L1Event], FlowError> {
         if self.before.is_none() {
             let mut found = self.l1.every_commit_of(commit.index, self.origin, commit.block.number).await?;
-            found.retain(|earlier| earlier.place() < commit.place());
+            found.retain(|earlier| earlier.pos() < commit.pos());
             found.reverse();
             self.before = Some(found);
         }
@@ -217,7 +217,7 @@ impl Elsewhere for Everything<'_> {
 
     /// What the contract, the batch before and the local chain say. Unavailable answers are left out: this only names a
     /// field. L1 messages that are not the contract's were given by an endpoint in false logs: they are read anew, so that
-    /// an honest answer lets the next pull go on; the verdict of this one stands.
+    /// an honest answer lets the next poll go on; the verdict of this one stands.
     async fn second_opinion(
         &mut self,
         commit: &CommitEvent,

@@ -15,7 +15,7 @@ use crate::flow::l1_view::L1View;
 use crate::flow::ledger::Ledger;
 use crate::flow::{Decided, FlowError, Ports, Settings};
 use crate::ports::{L1Chain, Rows, Step};
-use crate::types::{BatchIndex, BatchRecord, CommitEvent, L1Number, L1Ref};
+use crate::types::{BatchIndex, BatchRecord, CommitEvent, L1Number, L1Ref, LogPos};
 
 /// Stored reverts that are looked through. There is one a month at the most.
 const REVERTS_MAX: u32 = 10_000;
@@ -92,7 +92,7 @@ impl Continuity {
         ledger: &mut Ledger,
     ) -> Decided<Before> {
         let (rows, index, block) = (self.rows.clone(), commit.index, commit.block);
-        let precedes = |r: &BatchRecord| r.place() < commit.place();
+        let precedes = |r: &BatchRecord| r.pos() < commit.pos();
         if rows.batch(index).await?.is_some_and(|b| precedes(&b)) {
             return Ok(self.missed_revert(index, block.number, search, ledger).await?.into());
         }
@@ -104,7 +104,7 @@ impl Continuity {
         let newest = newest.filter(|r| r.index < index || !(r.l1 == block && r.log_index >= commit.log_index));
         let newest = match newest.map(|r| r.index) {
             Some(newest) => Some(newest),
-            None => self.taken_back_to(commit.place()).await?,
+            None => self.taken_back_to(commit.pos()).await?,
         };
         match cursor::continuity(newest, index) {
             Verdict::Continues => Ok(Before::Batch(None)),
@@ -131,7 +131,7 @@ impl Continuity {
     ) -> Decided<GoneBack> {
         let stands = self.rows.batch(index).await?;
         if let Some(record) = stands
-            && let Some(found) = search.revert_after(index, record.place(), until).await?
+            && let Some(found) = search.revert_after(index, record.pos(), until).await?
         {
             return self.go_back_to(index, (found.block, found.log_index), LeftOut::Revert, ledger).await;
         }
@@ -149,7 +149,7 @@ impl Continuity {
         ledger: &mut Ledger,
     ) -> Decided<GoneBack> {
         let left_out = || Err(Stall::at(index, Cause::Gap(what.left_out(index))).into());
-        if cursor::is_unread(ledger.cursor().as_ref(), self.start, (log.0.number, log.1)) {
+        if cursor::is_unread(ledger.cursor().as_ref(), self.start, LogPos::new(log.0.number, log.1)) {
             return left_out();
         }
         let in_vain = self.gone_back.replace(log) == Some(log);
@@ -185,7 +185,7 @@ impl Continuity {
         let Ok(there) = self.l1.last_committed_index(Some(end)).await else { return Ok(None) };
         let ours = match self.rows.newest_at_or_below(end).await?.map(|r| r.index) {
             Some(ours) => Some(ours),
-            None => self.taken_back_to((end, u64::MAX)).await?,
+            None => self.taken_back_to(LogPos::end_of(end)).await?,
         };
         let Some(ours) = ours else { return Ok(None) };
         match cursor::hidden(there, ours) {
@@ -198,10 +198,10 @@ impl Continuity {
         }
     }
 
-    /// Where no batch stands: the one before those that L1 took back last before the log at `place`.
-    async fn taken_back_to(&self, place: (L1Number, u64)) -> Result<Option<BatchIndex>, FlowError> {
-        let reverts = self.rows.reverts_within((L1Number::new(0), 0), place.0, REVERTS_MAX).await?;
-        Ok(cursor::taken_back_to(&reverts, place))
+    /// Where no batch stands: the one before those that L1 took back last before the log at `pos`.
+    async fn taken_back_to(&self, pos: LogPos) -> Result<Option<BatchIndex>, FlowError> {
+        let reverts = self.rows.reverts_within(LogPos::default(), pos.block, REVERTS_MAX).await?;
+        Ok(cursor::taken_back_to(&reverts, pos))
     }
 }
 

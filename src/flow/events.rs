@@ -7,8 +7,8 @@ use tracing::{debug, info, warn};
 
 use crate::decide::cursor::{self, Range};
 use crate::decide::heads::Move;
-use crate::decide::liveness::Verdict;
-use crate::decide::recheck::{self, Basis, Grounds};
+use crate::decide::liveness::HeadTrend;
+use crate::decide::recheck::{self, Basis, VerdictInputs};
 use crate::decide::stall::{Cause, Final, Gap, Reason, Stall};
 use crate::decide::standing::{self, CommitFacts, Standing};
 use crate::error::{PortError, PortErrorKind, Target};
@@ -34,7 +34,7 @@ const MAX_ASKED_AGAIN: usize = 8;
 /// The verdict on the batch at which it stands.
 #[derive(Clone, Debug)]
 struct Kept {
-    grounds: Grounds,
+    inputs: VerdictInputs,
     /// Where the batch ends, as far as the verdict depends on the local chain.
     end: Option<L2Number>,
     at: Duration,
@@ -44,7 +44,7 @@ struct Kept {
 
 /// What one poll may change, and what it decides by.
 pub(crate) struct Round<'a> {
-    /// Heads, cursor and notes of writes.
+    /// Heads, cursor and write intents.
     pub(crate) ledger: &'a mut Ledger,
     /// The node.
     pub(crate) node: &'a mut Node,
@@ -53,7 +53,7 @@ pub(crate) struct Round<'a> {
     /// The poll's time.
     pub(crate) now: Duration,
     /// Whether the head grows.
-    pub(crate) verdict: Verdict,
+    pub(crate) verdict: HeadTrend,
     /// The batches that were decided.
     pub(crate) reports: Vec<BatchReport>,
     /// L1 blocks of the range that is being dealt with, ascending: those that a step records.
@@ -313,7 +313,7 @@ impl Events {
         settlements: &Settlements,
         round: &mut Round<'_>,
     ) -> Decided<Option<L1Number>> {
-        let (place, CommitEvent { index, hash, .. }) = (commit.place(), *commit);
+        let (place, CommitEvent { index, hash, .. }) = (commit.pos(), *commit);
         // What was read of reverts ahead of the batches, or before the node lost blocks and the cursor went back, is known
         // by place: a batch that was committed again with the same hash does not stand under this commit (M17).
         let now = hashes.iter().find(|(i, _)| *i == index).map(|(_, h)| *h);
@@ -323,7 +323,7 @@ impl Events {
             return Ok(Some(revert));
         }
         let stored = self.rows.batch(index).await?;
-        let stands_later = stored.is_some_and(|r| r.place() > place);
+        let stands_later = stored.is_some_and(|r| r.pos() > place);
         let mut facts = CommitFacts { hash, now, stands_later, revert: None, then: None };
         let cause = loop {
             match standing::standing(&facts) {
@@ -354,7 +354,7 @@ impl Events {
         settlements: &Settlements,
         ledger: &mut Ledger,
     ) -> Result<Option<L1Number>, FlowError> {
-        let Some(revert) = self.rows.revert_after(commit.index, commit.place()).await? else { return Ok(None) };
+        let Some(revert) = self.rows.revert_after(commit.index, commit.pos()).await? else { return Ok(None) };
         let block = revert.block.number;
         if !stands || settlements.is_confirmed(&revert).await? {
             return Ok(Some(block));
@@ -383,7 +383,7 @@ impl Events {
             return Err(Stall::at(index, Cause::RevertOfProved).into());
         }
         let stands = self.rows.batch(index).await?;
-        if let Some(record) = stands.filter(|r| r.place() < event.place()) {
+        if let Some(record) = stands.filter(|r| r.pos() < event.pos()) {
             if settlements.denies_revert(event, &record, again).await? {
                 return Err(Stall::at(index, Cause::Gap(Gap::RevertDenied)).into());
             }
@@ -481,18 +481,18 @@ impl Events {
             (Basis::LocalChain, None) => Some(round.node.height()),
         };
         let of = (commit.hash, commit.block, commit.log_index);
-        let grounds = Grounds { commit: of, safe, local: self.local_at(end, round.node).await? };
+        let inputs = VerdictInputs { commit: of, safe, local: self.local_at(end, round.node).await? };
         self.kept =
-            Some(Kept { grounds, end, at: round.now, stall: stall.clone(), pending: self.batches.writer.pending() });
+            Some(Kept { inputs, end, at: round.now, stall: stall.clone(), pending: self.batches.writer.pending() });
         Ok(())
     }
 
     /// Stands at the kept verdict on this commit, if it still holds.
     async fn kept_verdict(&mut self, commit: &CommitEvent, round: &Round<'_>) -> Decided<()> {
-        let Some(kept) = self.kept.take_if(|kept| kept.grounds.are_of(commit)) else { return Ok(()) };
+        let Some(kept) = self.kept.take_if(|kept| kept.inputs.are_of(commit)) else { return Ok(()) };
         let local = self.local_at(kept.end, round.node).await?;
-        let grounds = Grounds { safe: round.ledger.heads().safe(), local, ..kept.grounds };
-        if !recheck::holds(&kept.grounds, &grounds, round.now.saturating_sub(kept.at)) {
+        let inputs = VerdictInputs { safe: round.ledger.heads().safe(), local, ..kept.inputs };
+        if !recheck::holds(&kept.inputs, &inputs, round.now.saturating_sub(kept.at)) {
             return Ok(());
         }
         let stall = kept.stall.clone();
@@ -663,7 +663,7 @@ mod tests {
             node: &mut node,
             pause: &mut pause,
             now: Duration::from_secs(now),
-            verdict: Verdict::Alive,
+            verdict: HeadTrend::Alive,
             reports: Vec::new(),
             blocks: Vec::new(),
         };

@@ -159,7 +159,7 @@ impl Finalizer {
         };
         let mut candidate = rows.newest_at_or_below(finalized_l1).await?;
         while let Some(record) = candidate {
-            let revert = rows.revert_after(record.index, (record.l1.number, record.log_index)).await?;
+            let revert = rows.revert_after(record.index, record.pos()).await?;
             let (revert, proof) = (revert.as_ref(), proof.as_ref());
             let facts = StandingFacts { meaning, candidate: &record, finalized_l1, settled_to, revert, proof };
             match finality::standing(&facts) {

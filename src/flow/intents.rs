@@ -9,7 +9,7 @@ use tracing::info;
 use crate::flow::ledger::Ledger;
 use crate::flow::{FlowError, unix_now};
 use crate::ports::{L2Reader, PortResult, Rows};
-use crate::types::{B256, BatchIndex, BatchRecord, Case, JournalEntry, L2Number, OpenWrite};
+use crate::types::{B256, BatchIndex, BatchRecord, Case, JournalEntry, L2Number, WriteIntent};
 
 /// The batch under which writes are noted and entered in the journal.
 #[derive(Clone, Copy, Debug)]
@@ -22,8 +22,8 @@ pub(crate) struct Noted {
     pub(crate) case: Case,
 }
 
-impl From<OpenWrite> for Noted {
-    fn from(note: OpenWrite) -> Self {
+impl From<WriteIntent> for Noted {
+    fn from(note: WriteIntent) -> Self {
         Self { batch: note.batch, hash: note.batch_hash, case: note.case }
     }
 }
@@ -31,11 +31,11 @@ impl From<OpenWrite> for Noted {
 /// Notes that the blocks `numbers` are about to be written. `template` says for which batch; `old_hash_of` what stands there.
 pub(crate) async fn begin(
     ledger: &mut Ledger,
-    template: OpenWrite,
+    template: WriteIntent,
     numbers: &[L2Number],
     old_hash_of: impl Fn(L2Number) -> Option<B256>,
 ) -> PortResult<()> {
-    let begun = |number: &L2Number| OpenWrite { number: *number, old_hash: old_hash_of(*number), ..template };
+    let begun = |number: &L2Number| WriteIntent { number: *number, old_hash: old_hash_of(*number), ..template };
     let writes: Vec<_> = numbers.iter().map(begun).collect();
     ledger.begin_writes(&writes).await
 }
@@ -51,8 +51,8 @@ pub(crate) async fn close(
     last: L2Number,
     head: L2Number,
 ) -> Result<Option<(Case, u64)>, FlowError> {
-    let of_batch = |w: &&OpenWrite| w.batch == index && w.batch_hash == hash;
-    let noted: Vec<_> = ledger.writes().iter().filter(of_batch).copied().collect();
+    let of_batch = |w: &&WriteIntent| w.batch == index && w.batch_hash == hash;
+    let noted: Vec<_> = ledger.intents().iter().filter(of_batch).copied().collect();
     let (mut missing, mut unchanged) = (Vec::new(), Vec::new());
     for write in noted.iter().filter(|w| w.number <= last && w.new_hash.is_none()) {
         let Some(header) = l2.header(write.number).await? else {
@@ -86,7 +86,7 @@ pub(crate) async fn close(
 /// among them was answered, or the noted block right above `last` has gone.
 async fn were_dropped(
     l2: &dyn L2Reader,
-    noted: &[OpenWrite],
+    noted: &[WriteIntent],
     last: L2Number,
     head: L2Number,
 ) -> Result<bool, FlowError> {
@@ -108,17 +108,17 @@ pub(crate) async fn written_again(
     rows: &dyn Rows,
     index: BatchIndex,
     hash: B256,
-) -> Result<Option<(BatchRecord, OpenWrite)>, FlowError> {
-    if ledger.writes().iter().all(|w| w.batch <= index) {
+) -> Result<Option<(BatchRecord, WriteIntent)>, FlowError> {
+    if ledger.intents().iter().all(|w| w.batch <= index) {
         return Ok(None);
     }
     let row = rows.batch(index).await?.filter(|row| row.hash == hash);
     let Some((row, last)) = row.and_then(|row| row.last.map(|last| (row, last))) else { return Ok(None) };
-    let is_it = |w: &&OpenWrite| {
+    let is_it = |w: &&WriteIntent| {
         let equal = w.old_hash == Some(last.hash) && w.new_hash.is_none_or(|new| new == last.hash);
         w.batch > index && w.number == last.number && equal
     };
-    Ok(ledger.writes().iter().find(is_it).map(|note| (row, *note)))
+    Ok(ledger.intents().iter().find(is_it).map(|note| (row, *note)))
 }
 
 #[cfg(test)]
@@ -131,7 +131,7 @@ mod tests {
     /// Blocks 13 and 14 are about to be written for batch 2, in place of what `old` says.
     async fn begun(old: impl Fn(&World, L2Number) -> Option<B256>) -> World {
         let mut world = World::recorded().await;
-        let template = OpenWrite {
+        let template = WriteIntent {
             number: 0.into(),
             batch: BATCH.0,
             batch_hash: BATCH.1,

@@ -2,8 +2,8 @@
 //!
 //! L1's history is millions of blocks, and an endpoint may serve a few hundred of them at a time. So a search walks
 //! away from where its log is likely to be, gives what it finds as it finds it, and asks for no more than its caller
-//! takes. A pull has a time for searching; what is not found by then, or by the time that L1 cannot be asked any more, is
-//! looked for further in the next pull, from where this one stopped (P4, P9). Not decided here: which of the logs is the
+//! takes. A poll has a time for searching; what is not found by then, or by the time that L1 cannot be asked any more, is
+//! looked for further in the next poll, from where this one stopped (P4, P9). Not decided here: which of the logs is the
 //! right one.
 
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::flow::FlowError;
 use crate::flow::ledger::Ledger;
 use crate::flow::{Ports, Settings};
 use crate::ports::{FoundLogs, L1Chain, Rows, Step};
-use crate::types::{BatchIndex, CommitEvent, L1Event, L1Number, QueueIndex};
+use crate::types::{BatchIndex, CommitEvent, L1Event, L1Number, LogPos, QueueIndex};
 
 /// What is looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,9 +27,9 @@ pub(crate) enum Sought {
     /// Commits of a batch, the newest first.
     Commits,
     /// Commits of a batch before the log at this place, the newest first.
-    CommitsBefore(L1Number, u64),
+    CommitsBefore(LogPos),
     /// Reverts of a batch after the log at this place, the oldest first.
-    RevertsAfter(L1Number, u64),
+    RevertsAfter(LogPos),
 }
 
 /// One search, as far as it came.
@@ -50,7 +50,7 @@ struct MessageSearch {
     walk: Walk,
 }
 
-/// The searches of a pull, and of the pulls before it that ended on one.
+/// The searches of a poll, and of the polls before it that ended on one.
 pub(crate) struct L1Search {
     l1: Arc<dyn L1Chain>,
     rows: Arc<dyn Rows>,
@@ -60,7 +60,7 @@ pub(crate) struct L1Search {
     origin: L1Number,
     /// At most so many blocks are asked for at a time.
     width: u64,
-    /// Time that one pull may spend on looking through L1's history.
+    /// Time that one poll may spend on looking through L1's history.
     time: Duration,
     /// The newest L1 block that is settled enough to read; none before the first look at L1.
     confirmed: Option<L1Number>,
@@ -68,9 +68,9 @@ pub(crate) struct L1Search {
     messages: Option<MessageSearch>,
     /// The last search did not come to its end yet: by its time, or by an L1 that could not be asked.
     under_way: bool,
-    /// When this pull has searched for long enough; none before its first window.
+    /// When this poll has searched for long enough; none before its first window.
     until: Option<Instant>,
-    /// The transaction of an earlier commit was asked for in this pull.
+    /// The transaction of an earlier commit was asked for in this poll.
     has_tried: bool,
 }
 
@@ -98,7 +98,7 @@ impl L1Search {
         self.confirmed = Some(confirmed);
     }
 
-    /// A pull begins. What was found is kept only for a search that is still under way: L1 may have changed.
+    /// A poll begins. What was found is kept only for a search that is still under way: L1 may have changed.
     pub(crate) fn begin(&mut self) {
         if !self.under_way {
             self.forget();
@@ -132,7 +132,7 @@ impl L1Search {
         }
     }
 
-    /// Whether L1 may be asked for more in this pull: for the first piece always. A search is under way from then on, until
+    /// Whether L1 may be asked for more in this poll: for the first piece always. A search is under way from then on, until
     /// it says that it came to its end.
     fn may_go_on(&mut self) -> bool {
         self.under_way = true;
@@ -153,7 +153,7 @@ impl L1Search {
         self.of(sought, index)?.blobs.get(nth).cloned()
     }
 
-    /// Whether the transaction of one more commit may be asked for in this pull: of the first one always. What was found
+    /// Whether the transaction of one more commit may be asked for in this poll: of the first one always. What was found
     /// is kept until [`tried`](Self::tried) says that it was answered.
     fn may_try(&mut self) -> bool {
         let is_first = !std::mem::replace(&mut self.has_tried, true);
@@ -177,7 +177,7 @@ impl L1Search {
     /// are not so many.
     ///
     /// # Errors
-    /// When L1 cannot be asked, and `searching_l1` when this pull has searched for long enough.
+    /// When L1 cannot be asked, and `searching_l1` when this poll has searched for long enough.
     pub(crate) async fn nth_log(
         &mut self,
         sought: Sought,
@@ -210,8 +210,8 @@ impl L1Search {
             };
             logs.retain(|log| match sought {
                 Sought::Commits => true,
-                Sought::CommitsBefore(block, log_index) => (log.block.number, log.log_index) < (block, log_index),
-                Sought::RevertsAfter(block, log_index) => (log.block.number, log.log_index) > (block, log_index),
+                Sought::CommitsBefore(pos) => log.pos() < pos,
+                Sought::RevertsAfter(pos) => log.pos() > pos,
             });
             if !upwards {
                 logs.reverse();
@@ -277,14 +277,14 @@ impl L1Search {
         }
     }
 
-    /// The first revert of batch `index` after the log at `log_index` of L1 block `block`, up to block `until`.
+    /// The first revert of batch `index` after the log at `after`, up to block `until`.
     pub(crate) async fn revert_after(
         &mut self,
         index: BatchIndex,
-        (block, log_index): (L1Number, u64),
+        after: LogPos,
         until: L1Number,
     ) -> Result<Option<L1Event>, FlowError> {
-        self.nth_log(Sought::RevertsAfter(block, log_index), index, (block, until), 0).await
+        self.nth_log(Sought::RevertsAfter(after), index, (after.block, until), 0).await
     }
 
     /// The newest commit of `index` that stands on L1, within what is confirmed.
@@ -317,13 +317,12 @@ impl L1Search {
         commit: &CommitEvent,
         nth: usize,
     ) -> Result<Option<L1Event>, FlowError> {
-        let (block, index) = commit.place();
-        let (sought, range) = (Sought::CommitsBefore(block, index), (self.origin, block));
+        let (sought, range) = (Sought::CommitsBefore(commit.pos()), (self.origin, commit.block.number));
         self.nth_log(sought, commit.index, range, nth).await
     }
 
     /// The blobs that the `nth` commit of the same batch before `commit` carried, none in it where it carried none; none
-    /// where there are not so many commits. One is asked for in every pull, more for as long as a pull may search.
+    /// where there are not so many commits. One is asked for in every poll, more for as long as a poll may search.
     ///
     /// # Errors
     /// As [`L1Search::nth_log`].
@@ -332,8 +331,7 @@ impl L1Search {
         commit: &CommitEvent,
         nth: usize,
     ) -> Result<Option<Option<BlobList>>, FlowError> {
-        let (block, log_index) = commit.place();
-        let (sought, index) = (Sought::CommitsBefore(block, log_index), commit.index);
+        let (sought, index) = (Sought::CommitsBefore(commit.pos()), commit.index);
         if let Some(known) = self.blobs(sought, index, nth) {
             return Ok(Some(known));
         }
@@ -385,7 +383,7 @@ mod tests {
         assert!(world.l1.now().asked.iter().all(|(from, _)| *from > 17), "{:?}", world.l1.now().asked);
         assert_eq!(commit_in(&mut search, 1).await.unwrap(), Some(8));
         assert_eq!(commit_in(&mut search, 2).await.unwrap(), None);
-        // What was found in this pull is not asked for again; in the next one it may be gone.
+        // What was found in this poll is not asked for again; in the next one it may be gone.
         let asked = world.l1.now().asked.len();
         assert_eq!(commit_in(&mut search, 0).await.unwrap(), Some(20));
         assert_eq!(world.l1.now().asked.len(), asked);
@@ -395,21 +393,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn p4_a_search_that_used_up_its_time_goes_on_in_the_next_pull() {
+    async fn p4_a_search_that_used_up_its_time_goes_on_in_the_next_poll() {
         let (world, mut search) = narrow(Duration::ZERO).await;
-        let mut pulls = 1;
+        let mut polls = 1;
         let found = loop {
             match commit_in(&mut search, 1).await {
                 Ok(found) => break found,
                 Err(error) => assert!(matches!(error.stall().cause, Cause::Searching(SearchAt::Logs { .. }))),
             }
             search.begin();
-            pulls += 1;
-            assert!(pulls < 30, "{:?}", world.l1.now().asked);
+            polls += 1;
+            assert!(polls < 30, "{:?}", world.l1.now().asked);
         };
         assert_eq!(found, Some(8));
         let asked = world.l1.now().asked.clone();
-        assert_eq!(asked.len(), pulls, "one piece in every pull");
+        assert_eq!(asked.len(), polls, "one piece in every poll");
         assert!(asked.windows(2).all(|two| two[1].1 < two[0].0), "nothing twice: {asked:?}");
     }
 

@@ -21,7 +21,7 @@ use crate::types::{BatchRecord, Cursor, L1Header, L1Number, L1Ref, L1Tag};
 /// Parts in which a range is read whose batches may have moved to other L1 blocks.
 const PARTS_MAX: usize = 8;
 
-/// L1 as one pull sees it.
+/// L1 as one poll sees it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct L1View {
     /// The newest block that is settled enough to read.
@@ -262,7 +262,7 @@ impl L1Watch {
     /// cursor that makes it the next log. None where there is no such commit.
     async fn passed_over(&self, ledger: &Ledger, floor: L1Number) -> Result<Option<Option<Cursor>>, FlowError> {
         let Some(record) = self.rows.reverted_above(floor).await? else { return Ok(None) };
-        if !cursor::has_passed(ledger.cursor().as_ref(), (record.l1.number, record.log_index)) {
+        if !cursor::has_passed(ledger.cursor().as_ref(), record.pos()) {
             return Ok(None);
         }
         Ok(Some(cursor_before(self.l1.as_ref(), record.l1, record.log_index).await?))

@@ -1,4 +1,4 @@
-//! The ledger: heads, cursor and notes of writes, in memory as in the database.
+//! The ledger: heads, cursor and write intents, in memory as in the database.
 //!
 //! The only door to both. Whatever is changed is stored first, and then the same change is made in memory by a pure
 //! function; so memory is what a fresh [`Progress::load`] gives, always. A change that failed may be stored all the same,
@@ -13,7 +13,7 @@ use crate::decide::cursor;
 use crate::decide::heads::Heads;
 use crate::ports::{PortResult, Progress, Step, Stored};
 use crate::types::{
-    B256, BatchIndex, BatchRecord, Case, Cursor, JournalEntry, L1Number, L2Number, OpenWrite, OwnMark, QueueIndex,
+    B256, BatchIndex, BatchRecord, Case, Cursor, JournalEntry, L1Number, L2Number, QueueIndex, SpuriousTag, WriteIntent,
 };
 
 /// What of the database is held in memory.
@@ -21,15 +21,15 @@ use crate::types::{
 struct Memory {
     heads: Heads,
     cursor: Option<Cursor>,
-    /// Notes of writes whose batch is not stored yet, by height.
-    writes: Vec<OpenWrite>,
-    mark: Option<OwnMark>,
+    /// Write intents whose batch is not stored yet, by height.
+    intents: Vec<WriteIntent>,
+    spurious: Option<SpuriousTag>,
 }
 
 impl Memory {
     fn of(stored: &Stored) -> Self {
-        let Stored { cursor, safe, finalized, open_writes, mark, lease: _, tip: _ } = stored;
-        Self { heads: Heads::stored(*safe, *finalized), cursor: *cursor, writes: open_writes.clone(), mark: *mark }
+        let Stored { cursor, safe, finalized, intents, spurious, lease: _, tip: _ } = stored;
+        Self { heads: Heads::stored(*safe, *finalized), cursor: *cursor, intents: intents.clone(), spurious: *spurious }
     }
 
     fn stepped(&mut self, step: &Step) {
@@ -37,43 +37,43 @@ impl Memory {
         self.heads = Heads::stored(safe, step.finalized.or(self.heads.finalized()));
         self.cursor = step.cursor.or(self.cursor.filter(|_| !step.clear_cursor));
         if let Some(batch) = &step.batch {
-            self.writes.retain(|write| write.batch > batch.index);
+            self.intents.retain(|write| write.batch > batch.index);
         }
     }
 
-    fn begun(&mut self, writes: &[OpenWrite]) {
+    fn begun(&mut self, writes: &[WriteIntent]) {
         let Some(first) = writes.first() else { return };
-        self.writes.retain(|known| known.batch_hash == first.batch_hash);
+        self.intents.retain(|known| known.batch_hash == first.batch_hash);
         for write in writes {
-            match self.writes.iter_mut().find(|known| known.number == write.number) {
+            match self.intents.iter_mut().find(|known| known.number == write.number) {
                 Some(known) => (known.finalized, known.seen) = (write.finalized, write.seen),
-                None => self.writes.push(*write),
+                None => self.intents.push(*write),
             }
         }
-        self.writes.sort_unstable_by_key(|write| write.number);
+        self.intents.sort_unstable_by_key(|write| write.number);
     }
 
     fn withdrawn(&mut self, from: L2Number, standing: L2Number) {
-        let is_made = |write: &OpenWrite| write.number < from || write.new_hash.is_some();
-        self.writes.retain(|write| is_made(write) || (write.old_hash.is_some() && write.number > standing));
-        self.writes.iter_mut().filter(|write| !is_made(write)).for_each(|write| write.seen = true);
+        let is_made = |write: &WriteIntent| write.number < from || write.new_hash.is_some();
+        self.intents.retain(|write| is_made(write) || (write.old_hash.is_some() && write.number > standing));
+        self.intents.iter_mut().filter(|write| !is_made(write)).for_each(|write| write.seen = true);
     }
 
     fn journaled(&mut self, entries: &[JournalEntry]) {
         for entry in entries {
-            let noted = self.writes.iter_mut().find(|w| w.number == entry.number && w.batch == entry.batch);
+            let noted = self.intents.iter_mut().find(|w| w.number == entry.number && w.batch == entry.batch);
             noted.into_iter().for_each(|write| write.new_hash = Some(entry.new_hash));
         }
     }
 
-    fn looked(&mut self, seen_to: Option<L2Number>, mark: Option<OwnMark>) {
-        self.mark = mark;
-        let seen = self.writes.iter_mut().filter(|write| seen_to.is_some_and(|to| write.number <= to));
+    fn looked(&mut self, seen_to: Option<L2Number>, spurious: Option<SpuriousTag>) {
+        self.spurious = spurious;
+        let seen = self.intents.iter_mut().filter(|write| seen_to.is_some_and(|to| write.number <= to));
         seen.for_each(|write| write.seen = true);
     }
 }
 
-/// Heads, cursor and notes of writes. Only it changes what is stored of the chain.
+/// Heads, cursor and write intents. Only it changes what is stored of the chain.
 pub(crate) struct Ledger {
     progress: Arc<dyn Progress>,
     memory: Memory,
@@ -121,19 +121,19 @@ impl Ledger {
         self.memory.cursor
     }
 
-    /// Notes of writes whose batch is not stored yet, by height.
-    pub(crate) fn writes(&self) -> &[OpenWrite] {
-        &self.memory.writes
+    /// Write intents whose batch is not stored yet, by height.
+    pub(crate) fn intents(&self) -> &[WriteIntent] {
+        &self.memory.intents
     }
 
     /// A finalized tag of the node's own making that is not put back yet.
-    pub(crate) const fn mark(&self) -> Option<OwnMark> {
-        self.memory.mark
+    pub(crate) const fn spurious(&self) -> Option<SpuriousTag> {
+        self.memory.spurious
     }
 
     /// The case under which the writing of this batch began, if it began before.
     pub(crate) fn case_begun(&self, index: BatchIndex, hash: B256) -> Option<Case> {
-        self.writes().iter().find(|w| w.batch == index && w.batch_hash == hash).map(|w| w.case)
+        self.intents().iter().find(|w| w.batch == index && w.batch_hash == hash).map(|w| w.case)
     }
 
     /// The standing batch that safe stands on: the newest one whose commit the cursor has passed.
@@ -144,7 +144,7 @@ impl Ledger {
         let Some(at) = self.cursor() else { return Ok(None) };
         let mut newest = self.progress.newest_at_or_below(at.block.number).await?;
         while let Some(record) = newest {
-            if cursor::has_passed(Some(&at), (record.l1.number, record.log_index)) {
+            if cursor::has_passed(Some(&at), record.pos()) {
                 return Ok(Some(record));
             }
             newest = self.standing_before(&record).await?;
@@ -181,9 +181,9 @@ impl Ledger {
     ///
     /// # Errors
     /// As [`Ledger::commit`].
-    pub(crate) async fn begin_writes(&mut self, writes: &[OpenWrite]) -> PortResult<()> {
+    pub(crate) async fn begin_writes(&mut self, writes: &[WriteIntent]) -> PortResult<()> {
         let known = std::mem::replace(&mut self.unsure, true);
-        self.progress.open_writes(writes).await?;
+        self.progress.note_intents(writes).await?;
         self.memory.begun(writes);
         self.unsure = known;
         Ok(())
@@ -214,15 +214,15 @@ impl Ledger {
         Ok(())
     }
 
-    /// Stores what a look at the node told: up to `seen_to` all that our writes did to its tags is known, and `mark` is
+    /// Stores what a look at the node told: up to `seen_to` all that our writes did to its tags is known, and `spurious` is
     /// what of it is not put back yet.
     ///
     /// # Errors
     /// As [`Ledger::commit`].
-    pub(crate) async fn looked(&mut self, seen_to: Option<L2Number>, mark: Option<OwnMark>) -> PortResult<()> {
+    pub(crate) async fn looked(&mut self, seen_to: Option<L2Number>, spurious: Option<SpuriousTag>) -> PortResult<()> {
         let known = std::mem::replace(&mut self.unsure, true);
-        self.progress.looked(seen_to, mark).await?;
-        self.memory.looked(seen_to, mark);
+        self.progress.looked(seen_to, spurious).await?;
+        self.memory.looked(seen_to, spurious);
         self.unsure = known;
         Ok(())
     }
@@ -256,7 +256,7 @@ mod tests {
         Begin { batch: u64, from: u64, count: u64, seen: bool },
         Withdraw(u64, u64),
         Journal { batch: u64, number: u64 },
-        Looked { seen_to: Option<u64>, mark: Option<u64> },
+        Looked { seen_to: Option<u64>, spurious: Option<u64> },
         Rewind(u64),
     }
 
@@ -297,8 +297,8 @@ mod tests {
         }
     }
 
-    fn write(batch: u64, number: u64, seen: bool) -> OpenWrite {
-        OpenWrite {
+    fn write(batch: u64, number: u64, seen: bool) -> WriteIntent {
+        WriteIntent {
             number: number.into(),
             batch: batch.into(),
             batch_hash: B256::from_low_u64_be(batch),
@@ -325,7 +325,7 @@ mod tests {
             }),
             (number(), number()).prop_map(|(from, standing)| Change::Withdraw(from, standing)),
             (number(), number()).prop_map(|(batch, number)| Change::Journal { batch, number }),
-            (maybe(), maybe()).prop_map(|(seen_to, mark)| Change::Looked { seen_to, mark }),
+            (maybe(), maybe()).prop_map(|(seen_to, spurious)| Change::Looked { seen_to, spurious }),
             number().prop_map(Change::Rewind),
         ];
         let end = prop_oneof![4 => Just(End::Stored), 1 => Just(End::GoneBefore), 1 => Just(End::GoneAfter)];
@@ -363,9 +363,9 @@ mod tests {
                 };
                 ledger.journal(&[entry]).await
             }
-            Change::Looked { seen_to, mark } => {
-                let mark = mark.map(|at| OwnMark { tag: l2(at), before: None });
-                ledger.looked(seen_to.map(Into::into), mark).await
+            Change::Looked { seen_to, spurious } => {
+                let spurious = spurious.map(|at| SpuriousTag { tag: l2(at), before: None });
+                ledger.looked(seen_to.map(Into::into), spurious).await
             }
             Change::Rewind(to) => ledger.commit(&Step { rewind_to: Some(L1Number::new(to)), ..Step::default() }).await,
         }

@@ -6,16 +6,16 @@
 //! | what | owner | its doors | only it uses |
 //! | --- | --- | --- | --- |
 //! | heads, cursor, write intents, a spurious mark of the node | [`ledger`] | `commit`, `begin_writes`, `withdraw_writes`, `journal`, `looked`, `prune` | `Progress` |
-//! | the node's tags | [`tags`] | `sync`, `lower`, `unmark`, `abandon_safe` | `set_tags` |
+//! | the node's tags | [`tags`] | `sync`, `lower`, `restore_finalized`, `abandon_safe` | `set_tags` |
 //! | the node's blocks | [`writer`] | `derive_force` | `write_blocks` |
 //! | when a write is tried again | [`patience`] | `failed`, `succeeded`, `node_changed` | |
-//! | pauses of the reactors, their lease | [`quiesce`] | `acquire`, `release`, `settle` | `LeaseStore` |
+//! | pauses of the reactors, their lease | [`quiesce`] | `acquire`, `release`, `recover_lease` | `LeaseStore` |
 //! | whether the local head grows, what the node lost | [`local_chain`] | `look`, `observe`, `wrote`, `check_safe` | `Liveness` |
 //! | the head by which a poll decides | [`node`] | `poll_begins`, `stands_on` | |
 //! | what L1 is this poll, and reorgs | [`l1_view`] | `look` | `Reorg` |
 //! | what is looked for far away on L1, and how far that came | [`l1_search`] | `nth_log`, `scan_back`, `begin`, `forget` | `Walk` |
 //! | the log to which reading went back | [`continuity`] | `batch_before`, `hidden_logs`, `go_back_to` | `gone_back` |
-//! | a verdict that is kept | [`events`] | `read_range` | `Grounds` |
+//! | a verdict that is kept | [`events`] | `read_range` | `VerdictInputs` |
 //! | how far reverts and proofs are known | [`settlement`] | `read_ahead`, `left_out`, `holds_proof` | `BLOCKS_MAX` |
 //! | why finalized is held | [`finalize`] | `advance` | `StandingFacts` |
 //! | what is gathered of the batches that come next | [`ahead`] | `top_up`, `take`, `settle`, `forget` | |

@@ -8,7 +8,7 @@ use tracing::warn;
 
 use crate::decide::finality::Held;
 use crate::decide::heads::Heads;
-use crate::decide::liveness::{Unknown, Verdict};
+use crate::decide::liveness::{HeadTrend, Unknown};
 use crate::decide::stall::{Cause, Stall};
 use crate::error::Target;
 use crate::flow::events::{Events, Round};
@@ -33,10 +33,10 @@ pub(crate) struct Poll {
     settlements: Settlements,
     finalizer: Finalizer,
     /// An operator's word in place of the verdict.
-    assume: Option<Verdict>,
+    assume: Option<HeadTrend>,
     meaning: FinalityMeaning,
     /// The last poll's verdict.
-    verdict: Option<Verdict>,
+    verdict: Option<HeadTrend>,
     /// The head at the last poll.
     l2_head: Option<L2Ref>,
 }
@@ -116,7 +116,7 @@ impl Poll {
             return Ok(PollReport { batches: Vec::new(), end: PollEnd::Stalled(stall) });
         }
         let observed = self.node.local.observe(node.head.number, now);
-        if matches!(observed, Verdict::Unknown(Unknown::WentDown { .. })) {
+        if matches!(observed, HeadTrend::Unknown(Unknown::WentDown { .. })) {
             self.events.batches.writer.node_changed(now);
         }
         let verdict = self.assume.unwrap_or(observed);
@@ -155,10 +155,15 @@ impl Poll {
         Ok(())
     }
 
-    async fn in_order(&mut self, verdict: Verdict, now: Duration, batches: &mut Vec<BatchReport>) -> Decided<PollEnd> {
+    async fn in_order(
+        &mut self,
+        verdict: HeadTrend,
+        now: Duration,
+        batches: &mut Vec<BatchReport>,
+    ) -> Decided<PollEnd> {
         self.node.check_safe(&mut self.ledger).await?;
         // Tags first: a node that restarted has them right again even while L1 cannot be asked (E10, E20).
-        if let Err(error) = self.node.unmark(&mut self.ledger).await {
+        if let Err(error) = self.node.restore_finalized(&mut self.ledger).await {
             warn!(code = "own_mark_left", %error, "cannot restore the finalized tag that the execution node moved by itself; will try again");
         }
         self.node.sync_tags(&self.ledger).await?;
@@ -197,7 +202,7 @@ impl Poll {
         &mut self,
         view: &L1View,
         pause: &mut SharedPause,
-        verdict: Verdict,
+        verdict: HeadTrend,
         now: Duration,
         batches: &mut Vec<BatchReport>,
     ) -> Decided<PollEnd> {

@@ -9,7 +9,7 @@
 //! then the lease stays and no new pause begins.
 //!
 //! A lease found at start was left by a process that ended in the middle, and which calls it had under way is not known:
-//! [`Quiesce::settle`] takes all of them for under way. Verifying goes on meanwhile, writing waits. Without reactors that
+//! [`Quiesce::recover_lease`] takes all of them for under way. Verifying goes on meanwhile, writing waits. Without reactors that
 //! could be resumed (`--observe`, `reactors.kind = "none"`) such a lease stays stored.
 //!
 //! Why not resume in `Drop` itself: resuming is a network call or a process, and a destructor cannot await. Why not in
@@ -156,7 +156,7 @@ impl Quiesce {
     ///
     /// # Errors
     /// When the database cannot be read. A resume that fails goes on being tried in the background.
-    pub async fn settle(&self) -> PortResult<()> {
+    pub async fn recover_lease(&self) -> PortResult<()> {
         let Some(lease) = self.shared.leases.lease().await? else { return Ok(()) };
         if !self.shared.reactors.can_resume() {
             self.shared.left_over.store(true, Ordering::SeqCst);
@@ -363,7 +363,7 @@ impl Shared {
     async fn resume_once(&self, pause: &Pause) -> PortResult<Duration> {
         let known = L2Number::new(pause.height.load(Ordering::SeqCst));
         let head = match pause.writing.load(Ordering::SeqCst) {
-            true => self.settled_head(known).await,
+            true => self.stable_head(known).await,
             false => self.head().await,
         };
         pause.writing.store(false, Ordering::SeqCst);
@@ -389,7 +389,7 @@ impl Shared {
     /// The head after an interrupted write, once it has not moved for `head_still`: a block that lands later would land
     /// beside the reactors. Only time in which it could be read counts: a node that does not answer may be at work. None if
     /// it was never read.
-    async fn settled_head(&self, known: L2Number) -> Option<L2Ref> {
+    async fn stable_head(&self, known: L2Number) -> Option<L2Ref> {
         let began = Instant::now();
         let mut still_since = None;
         let mut seen = None;
@@ -781,7 +781,7 @@ mod tests {
         assert_eq!(fake.resumes(), [0_u64; 0]);
         assert_eq!(fake.lease(), Some(100.into()));
         let next = guard_of(&fake);
-        runtime().block_on(async { next.settle().await.unwrap() });
+        runtime().block_on(async { next.recover_lease().await.unwrap() });
         assert_eq!(fake.events(), ONE_PAUSE);
     }
 
@@ -877,15 +877,15 @@ mod tests {
     async fn g4_a_lease_found_at_start_is_resumed_before_anything_else() {
         let (fake, quiesce) = world();
         *held(&fake.lease) = Some(Lease { height: 90.into(), since: 0 });
-        quiesce.settle().await.unwrap();
+        quiesce.recover_lease().await.unwrap();
         assert_eq!(fake.events(), [Event::Resume(100), Event::NoLease]);
-        quiesce.settle().await.unwrap();
+        quiesce.recover_lease().await.unwrap();
         assert_eq!(fake.resumes(), [100]);
 
         *held(&fake.lease) = Some(Lease { height: 90.into(), since: 0 });
         fake.blind.store(true, Ordering::SeqCst);
         fake.failing_resumes.store(1, Ordering::SeqCst);
-        quiesce.settle().await.unwrap();
+        quiesce.recover_lease().await.unwrap();
         assert!(quiesce.is_degraded(), "starting goes on, alarmed");
         quiesce.shutdown(PATIENCE).await;
         assert_eq!(fake.resumes(), [100, 90]);
@@ -931,7 +931,7 @@ mod tests {
         left_paused(&fake);
         fake.lateness.store(60, Ordering::SeqCst);
         let began = Instant::now();
-        quiesce.settle().await.unwrap();
+        quiesce.recover_lease().await.unwrap();
         assert_eq!(fake.events(), [Event::Resume(100)], "the first resume, before the start goes on");
         assert_eq!(fake.lease(), Some(90.into()), "a crash now must still resume");
         assert!(quiesce.acquire(100.into(), BUDGET).await.is_err(), "no pause that a late call would end");
@@ -947,7 +947,7 @@ mod tests {
         let (fake, quiesce) = world();
         left_paused(&fake);
         fake.lateness.store(60_000, Ordering::SeqCst);
-        quiesce.settle().await.unwrap();
+        quiesce.recover_lease().await.unwrap();
         quiesce.shutdown(PATIENCE).await;
         assert_eq!(fake.events(), [Event::Resume(100)]);
         assert_eq!(fake.lease(), Some(90.into()));
@@ -958,7 +958,7 @@ mod tests {
         let (fake, quiesce) = world();
         left_paused(&fake);
         fake.landing.store(4, Ordering::SeqCst);
-        quiesce.settle().await.unwrap();
+        quiesce.recover_lease().await.unwrap();
         assert_eq!(fake.resumes(), [104], "the head that stands still, not one on the way there");
     }
 
@@ -974,7 +974,7 @@ mod tests {
             tokio::time::sleep(still / 2).await;
             late.head.store(101, Ordering::SeqCst);
         });
-        quiesce.settle().await.unwrap();
+        quiesce.recover_lease().await.unwrap();
         assert_eq!(fake.resumes(), [101], "many looks in a row had shown 100 before");
     }
 
@@ -983,7 +983,7 @@ mod tests {
         let (fake, quiesce) = world();
         left_paused(&fake);
         fake.landing.store(u64::MAX, Ordering::SeqCst);
-        quiesce.settle().await.unwrap();
+        quiesce.recover_lease().await.unwrap();
         assert_eq!(fake.resumes().len(), 1);
     }
 
@@ -1076,7 +1076,7 @@ mod tests {
         let (fake, quiesce) = world();
         fake.nothing.store(true, Ordering::SeqCst);
         left_paused(&fake);
-        quiesce.settle().await.unwrap();
+        quiesce.recover_lease().await.unwrap();
         assert!(quiesce.has_left_over() && !quiesce.is_degraded());
         let guard = paused(&quiesce).await;
         wrote(&fake, &guard, 112);
@@ -1086,7 +1086,7 @@ mod tests {
         // A later run with reactors resumes it.
         fake.nothing.store(false, Ordering::SeqCst);
         let next = guard_of(&fake);
-        next.settle().await.unwrap();
+        next.recover_lease().await.unwrap();
         assert!(!next.has_left_over());
         assert_eq!(fake.lease(), None);
     }

@@ -2,7 +2,7 @@
 //!
 //! The state root stands in the header. The withdrawal root is asked of the contract's state; where the node has pruned
 //! that, the last AppendMessage log at or below the block carries it. For the first batch of a database that log may lie
-//! anywhere below: it is looked for piece by piece, for a time in every pull, and what was found is kept.
+//! anywhere below: it is looked for piece by piece, for a time in every poll, and what was found is kept.
 
 use std::time::Duration;
 
@@ -61,7 +61,7 @@ enum LastMessage {
     Root(B256),
     /// The node has no log of any.
     NoLog,
-    /// It is looked for further in the next pull, from this block down.
+    /// It is looked for further in the next poll, from this block down.
     Searching(L2Number),
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::decide::liveness::Verdict;
+use crate::decide::liveness::HeadTrend;
 use crate::ports::{BlobSource, L1Chain, L2Engine, L2Reader, Progress, Reactors};
 use crate::types::{Address, BatchIndex, Confirmations, FinalityMeaning, L1Number, Mode};
 
@@ -50,7 +50,7 @@ pub struct Settings {
     /// Least time without growth that means *stopped*.
     pub observation_window: Duration,
     /// An operator's word in place of the verdict (`recover`, `replay --fault`).
-    pub assume: Option<Verdict>,
+    pub assume: Option<HeadTrend>,
     /// Time that one pause of the reactors may last, besides `pause_per_block`.
     pub pause_budget: Duration,
     /// Further time per block that is written inside a pause.
@@ -65,7 +65,7 @@ pub struct Settings {
     pub local_bytes: usize,
     /// Batches that are gathered ahead of the one that has its turn; 0 gathers each in its turn.
     pub read_ahead: usize,
-    /// Time that one pull may spend on looking through L1's history.
+    /// Time that one poll may spend on looking through L1's history.
     pub search_time: Duration,
     /// Stop after this batch.
     pub to_batch: Option<BatchIndex>,

@@ -16,7 +16,7 @@ use crate::decide::stall::{Cause, Gap, Stall};
 use crate::flow::ledger::Ledger;
 use crate::flow::{Decided, FlowError};
 use crate::ports::{L1Chain, PortResult, RangeLogs, Rows, Step};
-use crate::types::{B256, BatchIndex, BatchRecord, Cursor, L1Event, L1EventKind, L1Header, L1Number, L1Ref};
+use crate::types::{B256, BatchIndex, BatchRecord, Cursor, L1Event, L1EventKind, L1Header, L1Number, L1Ref, LogPos};
 
 /// Pieces that one poll asks for. A provider with narrow ranges is caught up with over many polls.
 const PIECES: usize = 4;
@@ -180,7 +180,7 @@ impl Settlements {
         &self,
         ledger: &mut Ledger,
         events: &[L1Event],
-        place: (L1Number, u64),
+        place: LogPos,
         to: L1Number,
     ) -> Decided<()> {
         let known = self.rows.reverts_within(place, to, REVERTS_MAX).await?;
@@ -201,8 +201,8 @@ impl Settlements {
             }
         }
         warn!(code = "unconfirmed_revert", l1_block = %first.block, "L1 does not confirm a revert that was read ahead; dropping it");
-        let whole = place.1 == u64::MAX;
-        let above = if whole { place.0 } else { place.0.minus(1) };
+        let whole = place == LogPos::end_of(place.block);
+        let above = if whole { place.block } else { place.block.minus(1) };
         Ok(self.forget_above(ledger, above).await?)
     }
 
@@ -310,8 +310,8 @@ fn whole_blocks(cursor: &Cursor) -> Option<L1Number> {
 }
 
 /// The place behind which nothing was dealt with yet.
-pub(crate) fn place_of(cursor: Option<&Cursor>) -> (L1Number, u64) {
-    cursor.map_or_else(Default::default, |c| (c.block.number, c.log_index.unwrap_or(u64::MAX)))
+pub(crate) fn place_of(cursor: Option<&Cursor>) -> LogPos {
+    cursor.map(Cursor::pos).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -348,7 +348,7 @@ mod tests {
         let read = settlements(&world).read_ahead(&mut world.ledger, &finalized, false).await.unwrap();
         assert_eq!(read, Settled::To(Some(30.into())));
         assert_eq!(world.ports.progress.settled_to().await.unwrap(), Some(finalized));
-        assert_eq!(world.ports.progress.revert_after(6.into(), (14.into(), 0)).await.unwrap(), Some(revert));
+        assert_eq!(world.ports.progress.revert_after(6.into(), LogPos::new(14.into(), 0)).await.unwrap(), Some(revert));
     }
 
     #[tokio::test]
@@ -364,7 +364,7 @@ mod tests {
         let read = settlements(&world).read_ahead(&mut world.ledger, &finalized, false).await.unwrap();
         assert_eq!(read, Settled::Contradicted);
         assert_eq!(world.ports.progress.settled_to().await.unwrap(), None);
-        assert_eq!(world.ports.progress.revert_after(6.into(), (14.into(), 0)).await.unwrap(), None);
+        assert_eq!(world.ports.progress.revert_after(6.into(), LogPos::new(14.into(), 0)).await.unwrap(), None);
     }
 
     #[tokio::test]
@@ -373,7 +373,7 @@ mod tests {
         let revert = revert(&world);
         world.store(Step { settlements: vec![revert.clone()], ..Step::default() }).await;
         let settlements = settlements(&world);
-        let place = (15.into(), u64::MAX);
+        let place = LogPos::end_of(15.into());
         let given = [revert.clone()];
         settlements.left_out(&mut world.ledger, &given, place, 30.into()).await.unwrap();
         let end = settlements.left_out(&mut world.ledger, &[], place, 30.into()).await;
@@ -382,7 +382,7 @@ mod tests {
         // L1 does not confirm it any more.
         world.l1.now().events.retain(|event| *event != revert);
         settlements.left_out(&mut world.ledger, &[], place, 30.into()).await.unwrap();
-        assert_eq!(world.ports.progress.revert_after(6.into(), (14.into(), 0)).await.unwrap(), None);
+        assert_eq!(world.ports.progress.revert_after(6.into(), LogPos::new(14.into(), 0)).await.unwrap(), None);
     }
 
     #[tokio::test]

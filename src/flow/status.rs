@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use crate::decide::client::Client;
 use crate::decide::finality::Held;
-use crate::decide::liveness::Verdict;
+use crate::decide::liveness::HeadTrend;
 use crate::decide::stall::Stall;
 use crate::flow::error::{Decided, FlowError, Stop};
 use crate::types::{BatchIndex, Case, FinalityMeaning, L1Number, L2Ref};
@@ -84,9 +84,9 @@ pub struct Status {
     pub last_batch: Option<BatchIndex>,
     /// Why it stands still; none while it goes forward.
     pub stall: Option<Stall>,
-    /// The last pull's verdict on the L2 head.
+    /// The last poll's verdict on the L2 head.
     #[serde(serialize_with = "verdict_name")]
-    pub verdict: Option<Verdict>,
+    pub verdict: Option<HeadTrend>,
     /// Batches verified since the start.
     pub verified: u64,
     /// Batches whose bytes differed under equal content.
@@ -130,11 +130,11 @@ pub struct Status {
     pub polls: u64,
 }
 
-fn verdict_name<S: serde::Serializer>(verdict: &Option<Verdict>, serializer: S) -> Result<S::Ok, S::Error> {
+fn verdict_name<S: serde::Serializer>(verdict: &Option<HeadTrend>, serializer: S) -> Result<S::Ok, S::Error> {
     match verdict {
         None => serializer.serialize_none(),
-        Some(Verdict::Alive) => serializer.serialize_str("alive"),
-        Some(Verdict::Stopped) => serializer.serialize_str("stopped"),
-        Some(Verdict::Unknown(_)) => serializer.serialize_str("unknown"),
+        Some(HeadTrend::Alive) => serializer.serialize_str("alive"),
+        Some(HeadTrend::Stopped) => serializer.serialize_str("stopped"),
+        Some(HeadTrend::Unknown(_)) => serializer.serialize_str("unknown"),
     }
 }

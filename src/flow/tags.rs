@@ -15,7 +15,7 @@ use crate::flow::FlowError;
 use crate::flow::ledger::Ledger;
 use crate::flow::one_node::BothSides;
 use crate::ports::{EngineView, L2Engine, L2Reader, PortResult};
-use crate::types::{L2Number, L2Ref, L2Snapshot, OwnMark};
+use crate::types::{L2Number, L2Ref, L2Snapshot, SpuriousTag};
 
 /// What the status shows of the tags.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -242,7 +242,7 @@ impl NodeTags {
 
     /// L1 took away everything that our safe head stands on. The node's safe tag, where it is ours, goes down to the block
     /// below `first`, the first block of what is gone (to the genesis block where that is not known), before the loss is
-    /// stored: a crash in between is made good by the next pull. Gives the node as it stands afterwards.
+    /// stored: a crash in between is made good by the next poll. Gives the node as it stands afterwards.
     pub(crate) async fn abandon_safe(
         &mut self,
         ledger: &Ledger,
@@ -265,7 +265,7 @@ impl NodeTags {
 
     /// The node's finalized tag from before a write that is about to be made: where it belongs should the node move it.
     pub(crate) fn finalized_before(ledger: &Ledger, now: &L2Snapshot) -> Option<L2Ref> {
-        match ledger.mark().filter(|mark| now.finalized == Some(mark.tag)) {
+        match ledger.spurious().filter(|mark| now.finalized == Some(mark.tag)) {
             Some(mark) => mark.before,
             None => now.finalized,
         }
@@ -274,7 +274,11 @@ impl NodeTags {
     /// Some nodes mark every block written by the engine safe, or safe and finalized, before anything of it was verified
     /// (E12, L5). Such a mark is nobody's word and is put back to where the tag was before the write, now or after a crash.
     /// Gives the node as it stands afterwards.
-    pub(crate) async fn unmark(&mut self, ledger: &mut Ledger, node: &L2Snapshot) -> Result<L2Snapshot, FlowError> {
+    pub(crate) async fn restore_finalized(
+        &mut self,
+        ledger: &mut Ledger,
+        node: &L2Snapshot,
+    ) -> Result<L2Snapshot, FlowError> {
         let Some(engine) = self.engine.clone() else { return Ok(*node) };
         look_for_marks(ledger, node).await?;
         let node = self.unmark_finalized(engine.as_ref(), ledger, node).await?;
@@ -287,7 +291,7 @@ impl NodeTags {
         ledger: &Ledger,
         node: &L2Snapshot,
     ) -> Result<L2Snapshot, FlowError> {
-        let mark = |node: &L2Snapshot| heads::own_safe_mark(node.safe, ledger.heads().safe(), ledger.writes());
+        let mark = |node: &L2Snapshot| heads::own_safe_mark(node.safe, ledger.heads().safe(), ledger.intents());
         let Some(tag) = mark(node) else { return Ok(*node) };
         let Some((_, now)) = self.one_node_at(engine, tag.number).await? else { return Ok(*node) };
         if now.safe != Some(tag) {
@@ -319,7 +323,7 @@ impl NodeTags {
         ledger: &mut Ledger,
         node: &L2Snapshot,
     ) -> Result<L2Snapshot, FlowError> {
-        let Some(OwnMark { tag, before }) = ledger.mark() else { return Ok(*node) };
+        let Some(SpuriousTag { tag, before }) = ledger.spurious() else { return Ok(*node) };
         let Some((_, now)) = self.one_node_at(engine, tag.number).await? else { return Ok(*node) };
         // Somebody else's word since: the next look tells whether it is a mark still.
         if now.finalized != Some(tag) {
@@ -351,9 +355,9 @@ impl NodeTags {
 /// Looks at what our writes did to the node's finalized tag, and stores it: once, for each of them. What happens to
 /// the tag later is somebody else's doing.
 async fn look_for_marks(ledger: &mut Ledger, node: &L2Snapshot) -> Result<(), FlowError> {
-    let mark = heads::own_mark(node.finalized, ledger.heads().finalized(), ledger.mark(), ledger.writes());
-    let seen_to = heads::seen_to(ledger.writes(), node.head.number);
-    if mark == ledger.mark() && seen_to.is_none() {
+    let mark = heads::spurious_tag(node.finalized, ledger.heads().finalized(), ledger.spurious(), ledger.intents());
+    let seen_to = heads::seen_to(ledger.intents(), node.head.number);
+    if mark == ledger.spurious() && seen_to.is_none() {
         return Ok(());
     }
     ledger.looked(seen_to, mark).await?;
@@ -370,7 +374,7 @@ mod tests {
     use crate::devnet::node::Moment;
     use crate::flow::testing::World;
     use crate::ports::Step;
-    use crate::types::{B256, Case, OpenWrite};
+    use crate::types::{B256, Case, WriteIntent};
 
     async fn with_heads(safe: u64, finalized: Option<u64>) -> (World, NodeTags) {
         let mut world = World::recorded().await;
@@ -401,7 +405,7 @@ mod tests {
     #[tokio::test]
     async fn e12_a_finalized_tag_that_the_node_moved_on_our_write_goes_back_to_where_it_was() {
         let (mut world, mut tags) = with_heads(24, None).await;
-        let write = OpenWrite {
+        let write = WriteIntent {
             number: 25.into(),
             batch: 3.into(),
             batch_hash: B256::repeat_byte(3),
@@ -414,10 +418,10 @@ mod tests {
         world.ledger.begin_writes(&[write]).await.unwrap();
         world.node.node().set_block_tags(world.l2(25).hash, world.l2(25).hash).unwrap();
         let node = world.shown().await;
-        let after = tags.unmark(&mut world.ledger, &node).await.unwrap();
+        let after = tags.restore_finalized(&mut world.ledger, &node).await.unwrap();
         assert_eq!((after.safe, after.finalized), (Some(world.l2(24)), Some(world.l2(12))));
         assert!(tags.facts().marks_by_itself);
-        assert_eq!(world.ledger.mark(), None);
+        assert_eq!(world.ledger.spurious(), None);
     }
 
     #[tokio::test]

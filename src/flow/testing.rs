@@ -76,7 +76,7 @@ impl L1 {
         let block = self.at(number);
         let log_index = self.events.iter().filter(|event| event.block == block).count() as u64;
         let event = L1Event { block, log_index, tx_hash: B256::repeat_byte(0xaa), tx_index: 9, kind };
-        let place = self.events.iter().position(|other| other.place() > event.place());
+        let place = self.events.iter().position(|other| other.pos() > event.pos());
         self.events.insert(place.unwrap_or(self.events.len()), event.clone());
         event
     }

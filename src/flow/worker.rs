@@ -74,7 +74,7 @@ impl Worker {
     pub async fn start(ports: Ports, settings: Settings) -> Result<Self, FlowError> {
         let quiesce =
             Quiesce::new(ports.reactors.clone(), ports.progress.clone(), ports.l2.clone(), settings.head_still);
-        quiesce.settle().await?;
+        quiesce.recover_lease().await?;
         Self::under(quiesce, ports, settings).await
     }
 

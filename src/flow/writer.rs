@@ -26,7 +26,7 @@ use crate::flow::states::KeptStates;
 use crate::flow::tags::NodeTags;
 use crate::flow::{Decided, FlowError, Ports, Settings, Stop, unix_now};
 use crate::ports::{EngineView, L2Engine, L2Reader, Rows, WriteStopped};
-use crate::types::{B256, BatchIndex, Case, JournalEntry, L2Header, L2Number, L2Ref, NewBlock, OpenWrite, keccak};
+use crate::types::{B256, BatchIndex, Case, JournalEntry, L2Header, L2Number, L2Ref, NewBlock, WriteIntent, keccak};
 
 /// The first write that a worker without an engine would have made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,7 +165,7 @@ impl SharedPause {
 
 /// What a write may change.
 pub(crate) struct Hands<'a> {
-    /// Heads, cursor and notes of writes.
+    /// Heads, cursor and write intents.
     pub(crate) ledger: &'a mut Ledger,
     /// The node.
     pub(crate) node: &'a mut Node,
@@ -394,11 +394,11 @@ impl Writer {
         hands.node.stands_on(after.head);
         hands.pause.wrote(after.head.number);
         hands.node.shows(after);
-        hands.node.unmark(hands.ledger).await?;
+        hands.node.restore_finalized(hands.ledger).await?;
         Ok(hands.node.shown_head())
     }
 
-    /// A pause with enough budget for the plan: the pull's open one, or a new one. An engine that does not answer, or
+    /// A pause with enough budget for the plan: the poll's open one, or a new one. An engine that does not answer, or
     /// that is another node than the reader, is no reason to pause anything. Only reactors that were asked make a failure
     /// that is waited for: they may be a service that was stopped and started.
     async fn pause_for(&self, engine: &dyn L2Engine, plan: &Plan, hands: &mut Hands<'_>) -> Result<(), Failure> {
@@ -437,8 +437,8 @@ impl Writer {
     async fn write(&mut self, engine: &dyn L2Engine, job: &Job, hands: &mut Hands<'_>) -> Result<L2Header, Failure> {
         let mut sent = job.unsent();
         let outcome = self.write_in_chunks(engine, job, hands, &mut sent).await;
-        let unsent = |w: &OpenWrite| w.number > sent.to && w.new_hash.is_none();
-        if outcome.is_err() && hands.ledger.writes().iter().any(unsent) {
+        let unsent = |w: &WriteIntent| w.number > sent.to && w.new_hash.is_none();
+        if outcome.is_err() && hands.ledger.intents().iter().any(unsent) {
             hands.ledger.withdraw_writes(sent.to.plus(1), sent.standing).await?;
         }
         outcome
@@ -468,7 +468,7 @@ impl Writer {
             if !self.has_room(hands.pause.remaining(), chunk.len()) {
                 return Err(job.out_of_budget(below.block));
             }
-            let begun = OpenWrite {
+            let begun = WriteIntent {
                 number: L2Number::default(),
                 batch: job.noted.batch,
                 batch_hash: job.noted.hash,
@@ -483,7 +483,7 @@ impl Writer {
             let dropped = after.iter().filter(|block| written.is_none() && job.old_hash(block.number).is_some());
             let dropped: Vec<_> = dropped.map(|block| block.number).collect();
             if !dropped.is_empty() {
-                let unsent = OpenWrite { seen: true, ..begun };
+                let unsent = WriteIntent { seen: true, ..begun };
                 intents::begin(hands.ledger, unsent, &dropped, |number| job.old_hash(number)).await?;
             }
             let numbers: Vec<_> = chunk.iter().map(|block| block.number).collect();
@@ -555,7 +555,9 @@ impl Writer {
         }
         let Some(error) = stopped else { return Ok(headers) };
         let untouched = below.block == job.plan.skip && headers.is_empty();
-        if let (PortErrorKind::Refused { .. }, Some(refused)) = (&error.kind, blocks.get(headers.len())) {
+        if let (PortErrorKind::Refused { code, message }, Some(refused)) = (&error.kind, blocks.get(headers.len()))
+            && refusal::judge(*code, message, rewrites(job, refused)).left_nothing()
+        {
             if untouched {
                 sent.standing = job.unsent().standing;
             }
@@ -564,7 +566,7 @@ impl Writer {
         Err(write_stopped(job, blocks, &headers, error, !untouched))
     }
 
-    /// The journal, the guard's height and the pull's head follow every write. The liveness baseline follows when the head
+    /// The journal, the guard's height and the poll's head follow every write. The liveness baseline follows when the head
     /// is read back.
     async fn note_written(&mut self, job: &Job, headers: &[L2Header], hands: &mut Hands<'_>) -> Result<(), FlowError> {
         let Some(last) = headers.last() else { return Ok(()) };
@@ -575,7 +577,7 @@ impl Writer {
         let at = unix_now();
         // A run before this one may have dropped what stood there: its note tells (P6).
         let batch = job.noted.batch;
-        let noted = |number: L2Number| hands.ledger.writes().iter().find(|w| w.number == number && w.batch == batch);
+        let noted = |number: L2Number| hands.ledger.intents().iter().find(|w| w.number == number && w.batch == batch);
         let entries: Vec<_> = headers
             .iter()
             .map(|header| JournalEntry {
@@ -596,6 +598,11 @@ fn no_longer_there(skip: L2Ref) -> FlowError {
     FlowError::local_changed(format!("block {skip}, which is to be built on, is no longer there"))
 }
 
+/// Whether `block` is the one of its plan that goes below the head.
+fn rewrites(job: &Job, block: &NewBlock) -> bool {
+    job.plan.rewrites() && block.number == job.plan.first()
+}
+
 /// What a write that stopped after `headers` means, and what it says about the next try (E13, E17).
 fn write_stopped(job: &Job, blocks: &[NewBlock], headers: &[L2Header], error: PortError, progressed: bool) -> Failure {
     let stopped = |error: PortError| Failure { progressed, ..error.into() };
@@ -604,7 +611,7 @@ fn write_stopped(job: &Job, blocks: &[NewBlock], headers: &[L2Header], error: Po
     let (Some(block), Some(parent)) = (blocks.get(headers.len()), parent) else { return stopped(error) };
     let Job { index, plan, .. } = job;
     let subject = job.subject(parent, block);
-    let rewrites = plan.rewrites() && block.number == plan.first();
+    let rewrites = rewrites(job, block);
     let stands = |cause, refusal| {
         let answer = Stop::Stands(Stall::at(*index, cause));
         Failure { answer, refusal: Some(refusal), progressed }
@@ -762,7 +769,7 @@ mod tests {
             let journal = world.ports.progress.journal_tail(20).await.unwrap();
             let journalled: Vec<_> = journal.iter().rev().map(|entry| entry.number.get()).collect();
             assert_eq!(journalled, (61..=told).collect::<Vec<_>>());
-            let noted: Vec<_> = world.ledger.writes().iter().map(|write| write.number.get()).collect();
+            let noted: Vec<_> = world.ledger.intents().iter().map(|write| write.number.get()).collect();
             assert_eq!(noted, (61..=65).collect::<Vec<_>>());
             // What stands stays, and the block that was made otherwise is not asked for again.
             world.node.node().truncate(64);

@@ -101,7 +101,7 @@ async fn c1_a_reverted_batch_takes_safe_back_in_one_poll() {
 }
 
 #[tokio::test]
-async fn c1_the_nodes_tag_goes_back_even_when_the_next_batch_of_the_pull_cannot_be_judged() {
+async fn c1_the_nodes_tag_goes_back_even_when_the_next_batch_of_the_poll_cannot_be_judged() {
     let devnet = devnet(3).await;
     let mut rig = Rig::on(&devnet).await;
     rig.settle().await;

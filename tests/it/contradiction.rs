@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt as _};
-use morph_deriver::decide::liveness::Verdict;
+use morph_deriver::decide::liveness::HeadTrend;
 use morph_deriver::flow::PollEnd;
 use morph_deriver::types::{B256, BatchRecord, Outcome};
 
@@ -355,7 +355,7 @@ async fn run(recording: &Arc<Recording>, story: Story, strikes: &[Strike]) -> (E
     let scene = Scene::new(recording, story, strikes);
     scene.begin_poll(0);
     let mut rig = Rig::recorded(&scene.network, &scene.l2, |settings| {
-        settings.assume = Some(Verdict::Stopped);
+        settings.assume = Some(HeadTrend::Stopped);
         settings.start = story.start.into();
         settings.fetch_range = story.fetch_range;
     })

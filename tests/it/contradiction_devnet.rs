@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use futures::stream::{self, StreamExt as _};
-use morph_deriver::decide::liveness::Verdict;
+use morph_deriver::decide::liveness::HeadTrend;
 use morph_deriver::devnet::chain::BatchSpec;
 use morph_deriver::devnet::faults::{Fault, Rule, Server};
 use morph_deriver::devnet::jsonrpc::RpcError;
@@ -222,7 +222,7 @@ impl Scene {
 async fn run(base: &World, repair: Repair, strike: Option<(Contradiction, u64)>, of: &[Contradiction]) -> Vec<u64> {
     let what = format!("{repair:?}, {strike:?}");
     let devnet = Devnet::serve(base.clone(), DevnetOptions::default()).await.unwrap();
-    let mut rig = Rig::with(&devnet, |settings| settings.assume = Some(Verdict::Stopped)).await;
+    let mut rig = Rig::with(&devnet, |settings| settings.assume = Some(HeadTrend::Stopped)).await;
     rig.settle().await;
     assert_eq!(rig.safe(), Some(3), "{what}");
     let replica = devnet.with(|w| w.node.clone());

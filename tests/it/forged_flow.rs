@@ -50,7 +50,12 @@ fn is_revert(event: &L1Event) -> bool {
 async fn until_read_ahead(rig: &mut Rig) {
     for _ in 0..20 {
         rig.poll().await.unwrap();
-        let known = rig.ports.progress.reverts_within((0.into(), 0), L1Number::new(u64::MAX), 10).await.unwrap();
+        let known = rig
+            .ports
+            .progress
+            .reverts_within(morph_deriver::types::LogPos::default(), L1Number::new(u64::MAX), 10)
+            .await
+            .unwrap();
         if !known.is_empty() {
             return;
         }
@@ -396,9 +401,9 @@ async fn c2_p4_trying_earlier_commits_continues_in_the_next_poll() {
             }
         }
         // Each batch's own, that of the third twice since it does not bind ahead of its turn, and one that is tried.
-        assert!(l1.asked("transaction") - before <= 5, "{} in one pull", l1.asked("transaction") - before);
+        assert!(l1.asked("transaction") - before <= 5, "{} in one poll", l1.asked("transaction") - before);
     }
-    assert!(searching >= 20, "{searching} pulls");
+    assert!(searching >= 20, "{searching} polls");
     assert_eq!(verified.last(), Some(&(3, Case::Consistent)));
     assert_eq!(rig.safe(), Some(24));
 }
@@ -421,7 +426,12 @@ async fn read_ahead_to_the_end(fetch_range: u64) -> (Devnet, Rig, Arc<LyingL1>) 
 }
 
 async fn known(rig: &Rig) -> (Option<L1Ref>, usize) {
-    let reverts = rig.ports.progress.reverts_within((0.into(), 0), L1Number::new(u64::MAX), 10).await.unwrap();
+    let reverts = rig
+        .ports
+        .progress
+        .reverts_within(morph_deriver::types::LogPos::default(), L1Number::new(u64::MAX), 10)
+        .await
+        .unwrap();
     (rig.ports.progress.settled_to().await.unwrap(), reverts.len())
 }
 
@@ -481,7 +491,12 @@ async fn m2_b8_a_missing_header_forgets_no_revert() {
     let at = loop {
         rig.poll().await.unwrap();
         let next = rig.worker.status().borrow().l1_cursor.map_or(0, L1Number::get) + 1;
-        let known = rig.ports.progress.reverts_within((0.into(), 0), L1Number::new(u64::MAX), 10).await.unwrap();
+        let known = rig
+            .ports
+            .progress
+            .reverts_within(morph_deriver::types::LogPos::default(), L1Number::new(u64::MAX), 10)
+            .await
+            .unwrap();
         if let Some(revert) = known.first()
             && (next + 1..next + 5).contains(&revert.block.number.get())
         {

@@ -311,7 +311,7 @@ async fn m8_g3_a_write_that_lands_after_it_was_given_up_is_no_growth() {
     assert_eq!(heights(&devnet).0, 9, "it landed before the reactors were resumed");
     let _ = rig.poll().await;
     let verdict = rig.worker.status().borrow().verdict;
-    assert_ne!(verdict, Some(morph_deriver::decide::liveness::Verdict::Alive));
+    assert_ne!(verdict, Some(morph_deriver::decide::liveness::HeadTrend::Alive));
     assert_promises(&devnet);
 }
 
@@ -325,7 +325,7 @@ async fn p5_g3_nothing_is_sent_for_which_the_database_left_no_room() {
     ports.progress = store.clone();
     let mut settings = settings();
     settings.rollup = devnet.rollup();
-    settings.assume = Some(morph_deriver::decide::liveness::Verdict::Stopped);
+    settings.assume = Some(morph_deriver::decide::liveness::HeadTrend::Stopped);
     // Less than a quarter of the budget counts as no room.
     settings.pause_budget = Duration::from_millis(900);
     settings.pause_per_block = Duration::ZERO;
@@ -349,7 +349,7 @@ async fn m9_h6_a_note_of_a_block_that_was_never_sent_explains_no_tag() {
         () = async { while devnet.calls(Server::Engine, "engine_newSafe") == 0 { tokio::task::yield_now().await; } } => {}
     }
     rig.worker.quiesce().idle(Duration::from_secs(20)).await;
-    let noted = rig.ports.progress.load().await.unwrap().open_writes;
+    let noted = rig.ports.progress.load().await.unwrap().intents;
     assert_eq!(noted.iter().map(|w| (w.number.get(), w.seen)).collect::<Vec<_>>()[..2], [(12, false), (13, true)]);
     rig.restart().await;
     // Another writer puts the chain right and finalizes a part of it.

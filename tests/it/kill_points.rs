@@ -348,7 +348,7 @@ fn p6_every_call_that_leaves_a_trace_is_tried_by_sigkill_too() {
         ("Progress", "apply"),
         ("Progress", "journal"),
         ("Progress", "looked"),
-        ("Progress", "open_writes"),
+        ("Progress", "note_intents"),
         ("Progress", "prune"),
         ("Progress", "set_lease"),
         ("Reactors", "pause"),

@@ -209,7 +209,7 @@ async fn a2_a_range_cap_costs_no_batch() {
 }
 
 #[tokio::test]
-async fn a3_a_quota_in_the_middle_of_a_pull_redoes_no_batch() {
+async fn a3_a_quota_in_the_middle_of_a_poll_redoes_no_batch() {
     let devnet = devnet(6).await;
     let mut rig = Rig::on(&devnet).await;
     devnet.fault(Server::L1(0), Rule::on("eth_getTransactionByBlockHashAndIndex", Fault::RateLimited(None)).after(4));
@@ -438,7 +438,7 @@ async fn confirmations_by_tag_read_no_further_than_the_tag() {
     }
 }
 
-/// Design, section 6: at most four requests in a poll that finds nothing new, whatever counts as confirmed.
+/// At most four requests in a poll that finds nothing new, whatever counts as confirmed.
 #[tokio::test]
 async fn a3_an_idle_poll_costs_four_requests_whatever_counts_as_confirmed() {
     for confirmations in [Confirmations::Depth(0), Confirmations::Safe, Confirmations::Finalized] {

@@ -71,7 +71,7 @@ async fn recorded_blocks_that_are_missing_are_filled_in() {
     network.set_head(23);
     let mut rig = Rig::recorded(&network, &l2, |_| {}).await;
     let first = rig.settle().await;
-    assert_eq!(reason(&first), Some(Reason::WaitingForBlocks), "the first pull knows nothing of the head");
+    assert_eq!(reason(&first), Some(Reason::WaitingForBlocks), "the first poll knows nothing of the head");
     assert_eq!(cases(&first), (1..=3).map(|n| (n, Case::Consistent)).collect::<Vec<_>>());
     let report = rig.settle_stopped().await;
     assert_eq!(report.end, PollEnd::CaughtUp);
@@ -287,7 +287,7 @@ fn busy() -> BlockPlan {
 }
 
 #[tokio::test]
-async fn own_writes_do_not_make_the_next_pull_alive() {
+async fn own_writes_do_not_make_the_next_poll_alive() {
     let devnet = devnet().await;
     devnet.with(|w| {
         w.produce(8).unwrap();
@@ -304,7 +304,7 @@ async fn own_writes_do_not_make_the_next_pull_alive() {
 }
 
 #[tokio::test]
-async fn the_first_pull_after_a_start_never_fills() {
+async fn the_first_poll_after_a_start_never_fills() {
     let devnet = devnet().await;
     devnet.with(|w| w.produce(8)).unwrap();
     let mut rig = Rig::on(&devnet).await;
@@ -367,7 +367,7 @@ async fn a_chain_without_any_withdrawal_is_verified_by_a_pruned_node() {
 }
 
 #[tokio::test]
-async fn batches_filled_in_by_one_pull_share_one_pause() {
+async fn batches_filled_in_by_one_poll_share_one_pause() {
     let devnet = devnet().await;
     devnet.with(|w| (0..4).for_each(|_| drop(w.produce(8).unwrap())));
     let mut rig = Rig::on(&devnet).await;

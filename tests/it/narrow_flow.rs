@@ -149,7 +149,7 @@ async fn m16_an_earlier_commit_and_messages_far_below_the_start_are_found() {
     let mut rig = Rig::with(&devnet, |s| {
         s.start = start.into();
         s.search_time = Duration::ZERO;
-        s.assume = Some(morph_deriver::decide::liveness::Verdict::Stopped);
+        s.assume = Some(morph_deriver::decide::liveness::HeadTrend::Stopped);
     })
     .await;
     let seen = to_the_end(&mut rig, &devnet).await;

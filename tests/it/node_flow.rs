@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use morph_deriver::codec::calldata::CommitCalldata;
-use morph_deriver::decide::liveness::Verdict;
+use morph_deriver::decide::liveness::HeadTrend;
 use morph_deriver::decide::stall::{Cause, Reason};
 use morph_deriver::devnet::chain::{BatchSpec, BlockPlan};
 use morph_deriver::devnet::faults::{Fault, Rule, Server};
@@ -353,7 +353,7 @@ async fn e12_marks_that_a_crash_left_are_put_back_by_the_next_start() {
         w.sync_to(8);
         w.node.moods.tags_what_it_writes = true;
     });
-    let mut rig = Rig::with(&devnet, |s| s.assume = Some(Verdict::Stopped)).await;
+    let mut rig = Rig::with(&devnet, |s| s.assume = Some(HeadTrend::Stopped)).await;
     // Batch 2 is written, and nothing can be put back after it.
     devnet.on_call(Server::Engine, "engine_newSafeL2Block", 8, |w| {
         w.node.moods.tags_error = Some(RpcError::server("going down"));
@@ -397,7 +397,7 @@ async fn e12_a_mark_on_a_write_that_nobody_answered_is_put_back() {
         w.sync_to(8);
         w.node.moods.tags_what_it_writes = true;
     });
-    let mut rig = Rig::with(&devnet, |s| s.assume = Some(Verdict::Stopped)).await;
+    let mut rig = Rig::with(&devnet, |s| s.assume = Some(HeadTrend::Stopped)).await;
     // The first block of a pause goes alone; the answers for the ones after it are lost.
     devnet.fault(Server::Engine, Rule::on("engine_newSafe", Fault::DropAfter).after(1).times(1));
     // The worker goes before it could look: the journal knows nothing of these blocks.
@@ -422,7 +422,7 @@ async fn e12_a_mark_that_cannot_be_put_back_stops_no_reading_and_is_not_forgotte
         w.sync_to(8);
         w.node.moods.tags_what_it_writes = true;
     });
-    let mut rig = Rig::with(&devnet, |s| s.assume = Some(Verdict::Stopped)).await;
+    let mut rig = Rig::with(&devnet, |s| s.assume = Some(HeadTrend::Stopped)).await;
     devnet.on_call(Server::Engine, "engine_newSafeL2Block", 8, |w| {
         w.node.moods.tags_error = Some(RpcError::server("in no mood"));
     });
@@ -596,7 +596,7 @@ async fn e17_a_permanent_refusal_is_one_call() {
 async fn e17_a_passing_failure_is_tried_again_and_an_engine_that_is_down_pauses_nothing() {
     let devnet = network(2).await;
     devnet.with(|w| w.sync_to(8));
-    let mut rig = Rig::with(&devnet, |s| s.assume = Some(Verdict::Stopped)).await;
+    let mut rig = Rig::with(&devnet, |s| s.assume = Some(HeadTrend::Stopped)).await;
     devnet.fault(Server::Engine, Rule::on("eth_chainId", Fault::Status(503, String::new())));
     devnet.fault(Server::Engine, Rule::on("engine_newSafe", Fault::Status(503, String::new())));
     for _ in 0..3 {
@@ -620,7 +620,7 @@ async fn e17_a_node_that_makes_other_blocks_than_it_is_given_is_asked_once() {
         w.sync_to(8);
         w.node.moods.gas_limit_cap = Some(1_000_000);
     });
-    let mut rig = Rig::with(&devnet, |s| s.assume = Some(Verdict::Stopped)).await;
+    let mut rig = Rig::with(&devnet, |s| s.assume = Some(HeadTrend::Stopped)).await;
     for _ in 0..4 {
         assert_eq!(reason(&rig.poll().await.unwrap()), Some(Reason::BlockRefused));
         assert_eq!(devnet.pauses(), 1);
@@ -637,7 +637,7 @@ async fn e17_m13_a_refusal_that_does_not_pass_pauses_ever_more_rarely_and_is_sho
         w.node.moods.write_error = Some(RpcError::server("no space left on device"));
     });
     let mut rig = Rig::with(&devnet, |s| {
-        s.assume = Some(Verdict::Stopped);
+        s.assume = Some(HeadTrend::Stopped);
         s.poll_interval = STEP;
     })
     .await;
@@ -676,10 +676,10 @@ async fn e17_an_answer_that_was_lost_makes_no_verdict_and_nothing_is_written_twi
     }
     assert_eq!(heights(&devnet).0, 16, "written, though the answer was lost");
     let verdict = rig.worker.status().borrow().verdict;
-    assert!(!matches!(verdict, Some(Verdict::Alive)), "{verdict:?}");
+    assert!(!matches!(verdict, Some(HeadTrend::Alive)), "{verdict:?}");
     rig.poll().await.unwrap();
     let verdict = rig.worker.status().borrow().verdict;
-    assert!(!matches!(verdict, Some(Verdict::Alive)), "{verdict:?}");
+    assert!(!matches!(verdict, Some(HeadTrend::Alive)), "{verdict:?}");
     assert_eq!(devnet.written(), (9..=16).collect::<Vec<_>>());
     assert_chain(&devnet, &rig, 16);
     assert_promises(&devnet);
@@ -725,7 +725,7 @@ async fn e18_content_that_the_node_would_take_is_refused_before_the_first_write(
                 w.mine(1);
                 w.sync_to(if present { 16 } else { 8 });
             });
-            let mut rig = Rig::with(&devnet, |s| s.assume = Some(Verdict::Stopped)).await;
+            let mut rig = Rig::with(&devnet, |s| s.assume = Some(HeadTrend::Stopped)).await;
             assert_eq!(reason(&rig.settle().await), Some(Reason::PoisonBatch), "{name}");
             assert!(devnet.writes().is_empty(), "{name}");
             assert_eq!(devnet.pauses(), 0, "{name}");

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use morph_deriver::adapters::reactors::{CommandReactors, NoReactors};
-use morph_deriver::decide::liveness::Verdict;
+use morph_deriver::decide::liveness::HeadTrend;
 use morph_deriver::decide::stall::Reason;
 use morph_deriver::devnet::faults::{Fault, Rule, Server};
 use morph_deriver::devnet::jsonrpc::RpcError;
@@ -47,7 +47,7 @@ async fn forked(batches: u64) -> Devnet {
 }
 
 fn stopped(settings: &mut Settings) {
-    settings.assume = Some(Verdict::Stopped);
+    settings.assume = Some(HeadTrend::Stopped);
 }
 
 async fn lease(rig: &Rig) -> Option<Lease> {
@@ -347,7 +347,7 @@ fn rig_done(devnet: &Devnet) -> bool {
 
 #[tokio::test]
 async fn g5_a_block_that_lands_while_the_reactors_stop_is_seen_before_the_write() {
-    // On top of the fork that is to be healed: it goes with the fork, in the same pull.
+    // On top of the fork that is to be healed: it goes with the fork, in the same poll.
     let devnet = network(3, 24).await;
     devnet.with(|w| {
         w.truncate_to(16);
@@ -628,14 +628,14 @@ async fn g10_what_a_heal_dropped_is_left_to_a_living_chain() {
     devnet.with(|w| w.execute_to(88).unwrap());
     devnet.heal(Server::L1(0));
     let report = rig.poll().await.unwrap();
-    assert_eq!(rig.worker.status().borrow().verdict, Some(Verdict::Alive));
+    assert_eq!(rig.worker.status().borrow().verdict, Some(HeadTrend::Alive));
     assert_eq!(cases(&report).last(), Some(&(9, Case::SelfHeal)));
     assert_eq!(reason(&report), Some(Reason::WaitingForBlocks));
     assert_eq!(devnet.written(), (67..=72).collect::<Vec<_>>());
     // Our own truncation is neither growth nor a restart.
     rig.poll().await.unwrap();
     let verdict = rig.worker.status().borrow().verdict;
-    assert!(matches!(verdict, Some(Verdict::Unknown(_))), "{verdict:?}");
+    assert!(matches!(verdict, Some(HeadTrend::Unknown(_))), "{verdict:?}");
     devnet.with(World::sync);
     assert_eq!(cases(&rig.settle().await), [(10, Case::Consistent), (11, Case::Consistent)]);
     assert_balanced(&devnet, 1);
@@ -679,7 +679,7 @@ impl L2Engine for PanicsOnWrite {
 async fn g4_a_panic_of_the_worker_resumes_the_reactors_before_the_program_ends() {
     let devnet = guarded(CLIENT).await;
     devnet.with(|w| w.produce(8)).unwrap();
-    let mut rig = Rig::with(&devnet, |s| s.assume = Some(Verdict::Stopped)).await;
+    let mut rig = Rig::with(&devnet, |s| s.assume = Some(HeadTrend::Stopped)).await;
     let engine = rig.ports.engine.take().unwrap();
     rig.ports.engine = Some(Arc::new(PanicsOnWrite(engine)));
     rig.restart().await;

@@ -305,7 +305,7 @@ async fn an_l1_message_that_was_false_is_read_again() {
     assert_eq!(reason(&rig.settle().await), Some(Reason::Unbound));
     assert_eq!(rig.safe(), Some(8));
     network.edit(|recording| recording.logs = honest);
-    // One pull may still find the old bytes; it reads them again.
+    // One poll may still find the old bytes; it reads them again.
     rig.settle().await;
     assert_eq!(rig.settle().await.end, PollEnd::CaughtUp);
     assert_eq!(rig.safe(), Some(122));

@@ -67,7 +67,7 @@ fn assert_recovered(devnet: &Devnet, site: &Site, to: u64) {
     assert!(!devnet.is_paused());
     assert!(devnet.unpaused_writes().is_empty());
     let stored = site.stored();
-    assert_eq!((stored.lease, stored.open_writes.len()), (None, 0));
+    assert_eq!((stored.lease, stored.intents.len()), (None, 0));
     assert_eq!(stored.safe.map(|s| s.number.get()), Some(to));
     assert_eq!(site.batches().len() as u64, to / 4 + 1);
 }

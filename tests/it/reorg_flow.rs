@@ -303,8 +303,8 @@ async fn b3_the_only_batch_that_was_read_is_dropped() {
 }
 
 #[tokio::test]
-async fn b1_a_reorg_between_two_calls_of_a_pull_is_never_mixed() {
-    // Before the n-th header or log call of the first pull, batch 3 moves two blocks up.
+async fn b1_a_reorg_between_two_calls_of_a_poll_is_never_mixed() {
+    // Before the n-th header or log call of the first poll, batch 3 moves two blocks up.
     for (method, nth) in [("eth_getLogs", 1), ("eth_getBlockByNumber", 3), ("eth_getBlockByNumber", 5)] {
         let devnet = with_batch_at_depth(2).await;
         let mut rig = Rig::on(&devnet).await;
@@ -561,7 +561,7 @@ async fn e20_b3_a_reorg_while_lost_batches_are_read_again_skips_none() {
     let mut rig = Rig::on(&devnet).await;
     rig.settle().await;
     devnet.with(|w| w.node.kill(10));
-    // The blocks of batches 2 and 3 are gone; the pull waits at batch 2.
+    // The blocks of batches 2 and 3 are gone; the poll waits at batch 2.
     let report = rig.settle().await;
     assert_eq!(reason(&report), Some(Reason::NodeLostBlocks));
     assert_eq!(rig.safe(), Some(8));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use morph_deriver::codec::calldata::CommitCalldata;
 use morph_deriver::codec::header::BatchHeader;
-use morph_deriver::decide::liveness::Verdict;
+use morph_deriver::decide::liveness::HeadTrend;
 use morph_deriver::decide::recheck::KEEP_FOR;
 use morph_deriver::decide::stall::Reason;
 use morph_deriver::devnet::chain::{BatchSpec, BlockPlan};
@@ -33,7 +33,7 @@ async fn e1_p1_a_wrong_root_of_blocks_that_were_written_moves_no_head() {
                     if state { &mut w.node.moods.wrong_state_from } else { &mut w.node.moods.wrong_withdrawals_from };
                 *from = Some(12);
             });
-            let mut rig = Rig::with(&devnet, |s| s.assume = Some(Verdict::Stopped)).await;
+            let mut rig = Rig::with(&devnet, |s| s.assume = Some(HeadTrend::Stopped)).await;
             let expected = if state { Reason::StateRoot } else { Reason::WithdrawalRoot };
             for _ in 0..3 {
                 assert_eq!(reason(&rig.settle().await), Some(expected), "{what}");
@@ -71,7 +71,7 @@ async fn c11_p1_a_commit_that_does_not_continue_the_batch_before_moves_no_head()
             w.mine(1);
             w.sync();
         });
-        let mut rig = Rig::with(&devnet, |s| s.assume = Some(Verdict::Stopped)).await;
+        let mut rig = Rig::with(&devnet, |s| s.assume = Some(HeadTrend::Stopped)).await;
         for _ in 0..2 {
             assert_eq!(reason(&rig.settle().await), Some(Reason::Unbound), "{what}");
             assert_eq!((rig.safe(), heights(&devnet).1), (Some(8), Some(8)), "{what}");

@@ -252,6 +252,10 @@ async fn l13_a_finalized_block_off_the_chain_is_named() {
     assert_eq!(rig.settle_stopped().await.end, PollEnd::CaughtUp);
     assert_eq!(rig.safe(), Some(24));
     assert_chain(&devnet, 24, "forgotten");
+    // What landed while it was refused is in the journal too (P6).
+    let journal = rig.ports.progress.journal_tail(1_000).await.unwrap();
+    let journaled: std::collections::BTreeSet<u64> = journal.iter().map(|entry| entry.number.get()).collect();
+    assert_eq!(journaled, (9..=24).collect());
     // Where L1 has finalized a batch, the worker moves the tag to it, and that alone ends it.
     let devnet = behind(Client::RETH, 8).await;
     devnet.with(|w| {

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use morph_deriver::decide::liveness::Verdict;
+use morph_deriver::decide::liveness::HeadTrend;
 use morph_deriver::decide::stall::Reason;
 use morph_deriver::devnet::Devnet;
 use morph_deriver::devnet::chain::{BatchSpec, BlockPlan};
@@ -156,7 +156,7 @@ async fn m9_e12_a_mark_outlives_its_batch_and_the_process_until_it_is_put_back()
         w.sync_to(8);
         w.node.moods.tags_what_it_writes = true;
     });
-    let mut rig = Rig::with(&devnet, |s| s.assume = Some(Verdict::Stopped)).await;
+    let mut rig = Rig::with(&devnet, |s| s.assume = Some(HeadTrend::Stopped)).await;
     devnet.on_call(Server::Engine, "engine_newSafeL2Block", 8, |w| {
         w.node.moods.tags_error = Some(RpcError::server("in no mood"));
     });
@@ -184,13 +184,13 @@ async fn m9_e12_a_mark_outlives_its_batch_and_the_process_until_it_is_put_back()
 
 #[tokio::test]
 async fn m9_e12_a_mark_goes_back_to_what_another_writer_had_finalized_under_way() {
-    // The other writer finalizes block 5 between the pull's first look and the write.
+    // The other writer finalizes block 5 between the poll's first look and the write.
     let devnet = network(2).await;
     devnet.with(|w| {
         w.sync_to(8);
         w.node.moods.tags_what_it_writes = true;
     });
-    let mut rig = Rig::with(&devnet, |s| s.assume = Some(Verdict::Stopped)).await;
+    let mut rig = Rig::with(&devnet, |s| s.assume = Some(HeadTrend::Stopped)).await;
     devnet.on_call(Server::Reactors, "pause", 1, |w| {
         let (safe, finalized) = (w.node.at(8).unwrap().hash(), w.node.at(5).unwrap().hash());
         w.node.set_block_tags(safe, finalized).unwrap();
@@ -293,7 +293,7 @@ async fn seen_alive() -> (Devnet, Rig) {
     rig.poll().await.unwrap();
     devnet.with(|w| w.grow(1));
     rig.poll().await.unwrap();
-    assert_eq!(rig.worker.status().borrow().verdict, Some(Verdict::Alive));
+    assert_eq!(rig.worker.status().borrow().verdict, Some(HeadTrend::Alive));
     (devnet, rig)
 }
 
@@ -343,7 +343,7 @@ async fn m8_g10_time_in_which_we_paused_the_reactors_of_a_living_chain_proves_no
     devnet.with(|w| w.execute_to(23).unwrap());
     devnet.heal(Server::L1(0));
     let report = rig.poll().await.unwrap();
-    assert_eq!(rig.worker.status().borrow().verdict, Some(Verdict::Alive));
+    assert_eq!(rig.worker.status().borrow().verdict, Some(HeadTrend::Alive));
     assert_eq!(cases(&report).last(), Some(&(2, Case::SelfHeal)));
     devnet.clear_counts();
     // The pause took as long as a whole window, or a service as long to come back.
@@ -415,7 +415,7 @@ async fn g10_m8_if_the_head_cannot_be_read_after_a_write_there_is_no_verdict() {
     for _ in 0..2 {
         rig.poll().await.unwrap();
         let verdict = rig.worker.status().borrow().verdict;
-        assert!(matches!(verdict, Some(Verdict::Unknown(_))), "{verdict:?}");
+        assert!(matches!(verdict, Some(HeadTrend::Unknown(_))), "{verdict:?}");
     }
     rig.settle_stopped().await;
     assert_chain(&devnet, &rig, 16);
@@ -538,7 +538,7 @@ async fn m7_m9_on_an_engine_that_is_another_node_no_mark_is_put_back() {
         w.sync_to(8);
         w.node.moods.tags_what_it_writes = true;
     });
-    let mut rig = Rig::with(&devnet, |s| s.assume = Some(Verdict::Stopped)).await;
+    let mut rig = Rig::with(&devnet, |s| s.assume = Some(HeadTrend::Stopped)).await;
     devnet.on_call(Server::Engine, "engine_newSafeL2Block", 8, |w| {
         w.node.moods.tags_error = Some(RpcError::server("in no mood"));
     });

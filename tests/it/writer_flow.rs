@@ -7,7 +7,7 @@ use morph_deriver::adapters::engine::{EngineClient, JwtSecret};
 use morph_deriver::adapters::reactors::NoReactors;
 use morph_deriver::adapters::rpc::Check;
 use morph_deriver::commands::wiring;
-use morph_deriver::decide::liveness::Verdict;
+use morph_deriver::decide::liveness::HeadTrend;
 use morph_deriver::decide::stall::{Cause, Reason, StateMissing};
 use morph_deriver::devnet::faults::{Fault, Rule, Server};
 use morph_deriver::devnet::jsonrpc::RpcError;
@@ -33,7 +33,7 @@ async fn two_nodes(engine_at: u64) -> (Devnet, Arc<Devnet>, Rig) {
     ports.engine = devnet_ports(&written).await.engine;
     let mut settings = settings();
     settings.rollup = read.rollup();
-    settings.assume = Some(Verdict::Stopped);
+    settings.assume = Some(HeadTrend::Stopped);
     for devnet in [&read, &written] {
         devnet.refuse_unpaused_writes(false);
         devnet.clear_counts();
@@ -81,7 +81,7 @@ async fn m1_e17_nothing_is_sent_after_a_rewriting_block_before_its_header_came_b
         w.node.moods.write_error_at.insert(12, RpcError::server(NO_STATE));
     });
     devnet.clear_counts();
-    let mut rig = Rig::with(&devnet, |s| s.assume = Some(Verdict::Stopped)).await;
+    let mut rig = Rig::with(&devnet, |s| s.assume = Some(HeadTrend::Stopped)).await;
     assert!(rig.poll().await.is_err());
     let numbers: Vec<_> = devnet.writes().iter().map(|w| w.number).collect();
     assert_eq!(numbers, [12], "a refused block and nothing else");
@@ -97,7 +97,7 @@ async fn m1_nothing_is_appended_to_a_block_of_another_writer() {
     let devnet = network(2).await;
     devnet.with(|w| w.sync_to(8));
     devnet.clear_counts();
-    let mut rig = Rig::with(&devnet, |s| s.assume = Some(Verdict::Stopped)).await;
+    let mut rig = Rig::with(&devnet, |s| s.assume = Some(HeadTrend::Stopped)).await;
     // What was being applied when the pause began lands last, and our first block is refused.
     devnet.on_call(Server::Engine, "engine_newSafeL2Block", 1, |w| {
         w.grow(1);
@@ -121,7 +121,7 @@ pub async fn steady(devnet: &Devnet, reactors: bool) -> Rig {
     }
     let mut settings = settings();
     settings.rollup = devnet.rollup();
-    settings.assume = Some(Verdict::Stopped);
+    settings.assume = Some(HeadTrend::Stopped);
     settings.poll_interval = STEP;
     Rig::start(ports, settings).await
 }
@@ -361,7 +361,7 @@ async fn m30_a_fork_on_a_state_that_is_gone_is_healed_from_the_nearest_older_one
     }
     let devnet = forked_behind_a_restart().await;
     marked(&devnet, 60);
-    let mut rig = Rig::with(&devnet, |s| s.assume = Some(Verdict::Stopped)).await;
+    let mut rig = Rig::with(&devnet, |s| s.assume = Some(HeadTrend::Stopped)).await;
     let report = rig.settle().await;
     let healed: Vec<_> = cases(&report).into_iter().filter(|(_, case)| *case != Case::Consistent).collect();
     let filled = (20..=25).map(|index| (index, Case::FillGap));
@@ -512,7 +512,7 @@ async fn m7_an_engine_that_turns_out_to_be_another_node_inside_the_pause_is_sent
 async fn m7_an_engine_that_does_not_say_which_node_it_is_is_not_written() {
     let devnet = network(2).await;
     devnet.with(|w| w.sync_to(8));
-    let mut rig = Rig::with(&devnet, |s| s.assume = Some(Verdict::Stopped)).await;
+    let mut rig = Rig::with(&devnet, |s| s.assume = Some(HeadTrend::Stopped)).await;
     let deaf = Fault::Error(RpcError::no_method("eth_getBlockByNumber"));
     devnet.fault(Server::Engine, Rule::on("eth_getBlockByNumber", deaf));
     for _ in 0..3 {
@@ -559,7 +559,7 @@ async fn recovering_up_to_a_batch_never_writes_the_next_one() {
     let batches = devnet.with(|w| [w.produce(8).unwrap(), w.produce(8).unwrap()]);
     let mut rig = Rig::with(&devnet, |s| {
         s.to_batch = Some(1.into());
-        s.assume = Some(Verdict::Stopped);
+        s.assume = Some(HeadTrend::Stopped);
     })
     .await;
     let report = rig.settle().await;

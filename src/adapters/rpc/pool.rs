@@ -198,6 +198,11 @@ impl Pool {
         self.inner.endpoints.get(at).map_or("?", |endpoint| endpoint.name())
     }
 
+    /// A text of whichever endpoint, made fit to be shown: every endpoint's secrets struck out (P10).
+    pub fn show(&self, text: &str) -> String {
+        self.inner.endpoints.iter().fold(text.to_owned(), |text, endpoint| endpoint.rpc.http.show(&text))
+    }
+
     /// HTTP requests sent so far, over all endpoints.
     pub fn requests(&self) -> u64 {
         self.inner.endpoints.iter().map(|endpoint| endpoint.rpc.http.requests()).sum()

@@ -31,8 +31,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
 
 use crate::ports::{LeaseStore, PortResult, Progress, Rows, Step, Stored};
 use crate::types::{
-    BatchIndex, BatchRecord, Identity, JournalEntry, L1Event, L1Message, L1Number, L1Ref, L2Number, Lease, OpenWrite,
-    OwnMark, QueueIndex,
+    BatchIndex, BatchRecord, Identity, JournalEntry, L1Event, L1Message, L1Number, L1Ref, L2Number, Lease, LogPos,
+    QueueIndex, SpuriousTag, WriteIntent,
 };
 use sql::{bounded, storage, transaction};
 
@@ -139,12 +139,12 @@ impl Rows for SqliteStore {
         bounded(reads::settled_to(self.pool.clone())).await
     }
 
-    async fn revert_after(&self, index: BatchIndex, place: (L1Number, u64)) -> PortResult<Option<L1Event>> {
-        bounded(reads::revert_after(self.pool.clone(), index, place)).await
+    async fn revert_after(&self, index: BatchIndex, pos: LogPos) -> PortResult<Option<L1Event>> {
+        bounded(reads::revert_after(self.pool.clone(), index, pos)).await
     }
 
-    async fn reverts_within(&self, place: (L1Number, u64), to: L1Number, limit: u32) -> PortResult<Vec<L1Event>> {
-        bounded(reads::reverts_within(self.pool.clone(), place, to, limit)).await
+    async fn reverts_within(&self, pos: LogPos, to: L1Number, limit: u32) -> PortResult<Vec<L1Event>> {
+        bounded(reads::reverts_within(self.pool.clone(), pos, to, limit)).await
     }
 
     async fn newest_proof(&self, number: L1Number) -> PortResult<Option<L1Event>> {
@@ -187,10 +187,10 @@ impl Progress for SqliteStore {
             .await
     }
 
-    async fn open_writes(&self, writes: &[OpenWrite]) -> PortResult<()> {
+    async fn note_intents(&self, writes: &[WriteIntent]) -> PortResult<()> {
         let writes = writes.to_vec();
         bounded(transaction(self.pool.clone(), async move |db: &mut SqliteConnection| {
-            writes::put_open_writes(db, &writes).await
+            writes::put_intents(db, &writes).await
         }))
         .await
     }
@@ -202,9 +202,9 @@ impl Progress for SqliteStore {
         .await
     }
 
-    async fn looked(&self, seen_to: Option<L2Number>, mark: Option<OwnMark>) -> PortResult<()> {
+    async fn looked(&self, seen_to: Option<L2Number>, spurious: Option<SpuriousTag>) -> PortResult<()> {
         bounded(transaction(self.pool.clone(), async move |db: &mut SqliteConnection| {
-            writes::looked(db, seen_to, mark.as_ref()).await
+            writes::looked(db, seen_to, spurious.as_ref()).await
         }))
         .await
     }
@@ -309,7 +309,7 @@ mod tests {
     #[tokio::test]
     async fn h1_a_write_that_was_begun_stays_stored_until_its_batch_is() {
         let store = store_with(1).await;
-        let begun = |number: u64, batch: u64| OpenWrite {
+        let begun = |number: u64, batch: u64| WriteIntent {
             number: number.into(),
             batch: batch.into(),
             batch_hash: h(1_000 + batch),
@@ -319,9 +319,9 @@ mod tests {
             finalized: Some(l2(7)).filter(|_| number != 11),
             seen: false,
         };
-        store.open_writes(&[begun(9, 5)]).await.unwrap();
+        store.note_intents(&[begun(9, 5)]).await.unwrap();
         // Another batch is written now: what was begun for the old one is forgotten.
-        store.open_writes(&[begun(10, 2), begun(11, 2)]).await.unwrap();
+        store.note_intents(&[begun(10, 2), begun(11, 2)]).await.unwrap();
         let written = JournalEntry {
             at: 1,
             batch: 2.into(),
@@ -331,31 +331,34 @@ mod tests {
             why: "self-heal".to_owned(),
         };
         store.journal(std::slice::from_ref(&written)).await.unwrap();
-        let again = OpenWrite { old_hash: None, case: Case::FillGap, ..begun(10, 2) };
-        store.open_writes(&[again]).await.unwrap();
-        let first = OpenWrite { new_hash: Some(h(77)), ..begun(10, 2) };
-        assert_eq!(store.load().await.unwrap().open_writes, [first, begun(11, 2)]);
+        let again = WriteIntent { old_hash: None, case: Case::FillGap, ..begun(10, 2) };
+        store.note_intents(&[again]).await.unwrap();
+        let first = WriteIntent { new_hash: Some(h(77)), ..begun(10, 2) };
+        assert_eq!(store.load().await.unwrap().intents, [first, begun(11, 2)]);
         store.apply(&Step { batch: Some(record(1, 1)), ..Step::default() }).await.unwrap();
-        assert_eq!(store.load().await.unwrap().open_writes.len(), 2);
+        assert_eq!(store.load().await.unwrap().intents.len(), 2);
         // A refusal takes back what it refused, and nothing that was written.
-        store.open_writes(&[begun(12, 2)]).await.unwrap();
+        store.note_intents(&[begun(12, 2)]).await.unwrap();
         store.withdraw_writes(12.into(), 20.into()).await.unwrap();
-        assert_eq!(store.load().await.unwrap().open_writes, [first, begun(11, 2)]);
+        assert_eq!(store.load().await.unwrap().intents, [first, begun(11, 2)]);
         store.withdraw_writes(9.into(), 20.into()).await.unwrap();
-        assert_eq!(store.load().await.unwrap().open_writes, [first]);
+        assert_eq!(store.load().await.unwrap().intents, [first]);
         // The blocks above are gone in any case, and their intents stay. There was no block at 14.
-        store.open_writes(&[begun(11, 2), begun(12, 2), OpenWrite { old_hash: None, ..begun(14, 2) }]).await.unwrap();
+        store
+            .note_intents(&[begun(11, 2), begun(12, 2), WriteIntent { old_hash: None, ..begun(14, 2) }])
+            .await
+            .unwrap();
         store.withdraw_writes(11.into(), 11.into()).await.unwrap();
-        let gone = OpenWrite { seen: true, ..begun(12, 2) };
-        assert_eq!(store.load().await.unwrap().open_writes, [first, gone]);
+        let gone = WriteIntent { seen: true, ..begun(12, 2) };
+        assert_eq!(store.load().await.unwrap().intents, [first, gone]);
         store.apply(&Step { batch: Some(record(2, 12)), ..Step::default() }).await.unwrap();
-        assert!(store.load().await.unwrap().open_writes.is_empty());
+        assert!(store.load().await.unwrap().intents.is_empty());
     }
 
     #[tokio::test]
     async fn m9_e12_a_mark_outlives_the_writes_that_it_lies_on() {
         let store = store_with(1).await;
-        let begun = |number: u64| OpenWrite {
+        let begun = |number: u64| WriteIntent {
             number: number.into(),
             batch: 2.into(),
             batch_hash: h(1_002),
@@ -365,24 +368,24 @@ mod tests {
             finalized: Some(l2(7)),
             seen: false,
         };
-        store.open_writes(&[begun(10), begun(11)]).await.unwrap();
-        let mark = OwnMark { tag: l2(10), before: Some(l2(7)) };
+        store.note_intents(&[begun(10), begun(11)]).await.unwrap();
+        let mark = SpuriousTag { tag: l2(10), before: Some(l2(7)) };
         store.looked(Some(10.into()), Some(mark)).await.unwrap();
         let stored = store.load().await.unwrap();
-        assert_eq!(stored.open_writes, [OpenWrite { seen: true, ..begun(10) }, begun(11)]);
-        assert_eq!(stored.mark, Some(mark));
+        assert_eq!(stored.intents, [WriteIntent { seen: true, ..begun(10) }, begun(11)]);
+        assert_eq!(stored.spurious, Some(mark));
         // Written again: its effect is not known again, and the tag from before is another one.
-        let again = OwnMark { tag: l2(11), before: None };
-        store.open_writes(&[OpenWrite { finalized: Some(l2(8)), ..begun(10) }]).await.unwrap();
+        let again = SpuriousTag { tag: l2(11), before: None };
+        store.note_intents(&[WriteIntent { finalized: Some(l2(8)), ..begun(10) }]).await.unwrap();
         store.looked(None, Some(again)).await.unwrap();
         let stored = store.load().await.unwrap();
-        assert_eq!(stored.open_writes[0], OpenWrite { finalized: Some(l2(8)), ..begun(10) });
-        assert_eq!(stored.mark, Some(again));
+        assert_eq!(stored.intents[0], WriteIntent { finalized: Some(l2(8)), ..begun(10) });
+        assert_eq!(stored.spurious, Some(again));
         store.apply(&Step { batch: Some(record(2, 12)), ..Step::default() }).await.unwrap();
         let stored = store.load().await.unwrap();
-        assert_eq!((stored.open_writes, stored.mark), (Vec::new(), Some(again)));
+        assert_eq!((stored.intents, stored.spurious), (Vec::new(), Some(again)));
         store.looked(None, None).await.unwrap();
-        assert_eq!(store.load().await.unwrap().mark, None);
+        assert_eq!(store.load().await.unwrap().spurious, None);
     }
 
     #[tokio::test]
@@ -396,7 +399,7 @@ mod tests {
         store.apply(&Step { settled_to: Some(l1(15)), ..step.clone() }).await.unwrap();
         assert_eq!(store.settled_to().await.unwrap(), Some(l1(20)));
         let after = |index, place| store.revert_after(BatchIndex::new(index), place);
-        let at = |number, log_index| (L1Number::new(number), log_index);
+        let at = |number, log_index| LogPos::new(L1Number::new(number), log_index);
         for (index, place, expected) in [
             (2, at(0, 0), Some(revert(2, 7))),
             (5, at(0, 0), Some(revert(2, 7))),

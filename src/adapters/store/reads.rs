@@ -6,8 +6,8 @@ use super::rows;
 use super::sql::{sql_bound, standing};
 use crate::ports::{PortResult, Stored};
 use crate::types::{
-    BatchIndex, BatchRecord, Cursor, JournalEntry, L1Event, L1Message, L1Number, L1Ref, L2Ref, Lease, OpenWrite,
-    OwnMark, QueueIndex,
+    BatchIndex, BatchRecord, Cursor, JournalEntry, L1Event, L1Message, L1Number, L1Ref, L2Ref, Lease, LogPos,
+    QueueIndex, SpuriousTag, WriteIntent,
 };
 
 /// Columns of a batch row in the order of [`rows::batch_record`].
@@ -30,8 +30,8 @@ pub(super) async fn load(pool: SqlitePool) -> PortResult<Stored> {
         finalized: head(&pool, "finalized").await?,
         lease: lease(pool.clone()).await?,
         tip: tip(&pool).await?,
-        open_writes: open_writes(&pool).await?,
-        mark: mark(&pool).await?,
+        intents: intents(&pool).await?,
+        spurious: spurious_of(&pool).await?,
     })
 }
 
@@ -78,17 +78,13 @@ pub(super) async fn settled_to(pool: SqlitePool) -> PortResult<Option<L1Ref>> {
     row.map(|row| rows::l1_ref(&row, "block_number", "block_hash")).transpose()
 }
 
-pub(super) async fn revert_after(
-    pool: SqlitePool,
-    index: BatchIndex,
-    place: (L1Number, u64),
-) -> PortResult<Option<L1Event>> {
+pub(super) async fn revert_after(pool: SqlitePool, index: BatchIndex, pos: LogPos) -> PortResult<Option<L1Event>> {
     let row = sqlx::query(
         "SELECT * FROM reverts WHERE (l1_number, log_index) > (?, ?) AND batch_index <= ? \
          ORDER BY l1_number, log_index LIMIT 1",
     )
-    .bind(sql_bound(place.0.get()))
-    .bind(sql_bound(place.1))
+    .bind(sql_bound(pos.block.get()))
+    .bind(sql_bound(pos.log_index))
     .bind(sql_bound(index.get()))
     .fetch_optional(&pool)
     .await?;
@@ -97,7 +93,7 @@ pub(super) async fn revert_after(
 
 pub(super) async fn reverts_within(
     pool: SqlitePool,
-    place: (L1Number, u64),
+    pos: LogPos,
     to: L1Number,
     limit: u32,
 ) -> PortResult<Vec<L1Event>> {
@@ -105,8 +101,8 @@ pub(super) async fn reverts_within(
         "SELECT * FROM reverts WHERE (l1_number, log_index) > (?, ?) AND l1_number <= ? \
          ORDER BY l1_number, log_index LIMIT ?",
     )
-    .bind(sql_bound(place.0.get()))
-    .bind(sql_bound(place.1))
+    .bind(sql_bound(pos.block.get()))
+    .bind(sql_bound(pos.log_index))
     .bind(sql_bound(to.get()))
     .bind(i64::from(limit))
     .fetch_all(&pool)
@@ -158,19 +154,19 @@ async fn cursor(pool: &SqlitePool) -> PortResult<Option<Cursor>> {
     row.as_ref().map(rows::cursor).transpose()
 }
 
-async fn open_writes(pool: &SqlitePool) -> PortResult<Vec<OpenWrite>> {
+async fn intents(pool: &SqlitePool) -> PortResult<Vec<WriteIntent>> {
     let rows = sqlx::query(
         "SELECT number, batch_index, batch_hash, handling, old_hash, new_hash, finalized_number, finalized_hash, seen \
          FROM open_writes ORDER BY number",
     )
     .fetch_all(pool)
     .await?;
-    rows.iter().map(rows::open_write).collect()
+    rows.iter().map(rows::write_intent).collect()
 }
 
-async fn mark(pool: &SqlitePool) -> PortResult<Option<OwnMark>> {
+async fn spurious_of(pool: &SqlitePool) -> PortResult<Option<SpuriousTag>> {
     let row = sqlx::query("SELECT number, hash, before_number, before_hash FROM own_mark").fetch_optional(pool).await?;
-    row.as_ref().map(rows::own_mark).transpose()
+    row.as_ref().map(rows::spurious_tag).transpose()
 }
 
 async fn tip(pool: &SqlitePool) -> PortResult<Option<BatchRecord>> {

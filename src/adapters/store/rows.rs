@@ -8,7 +8,7 @@ use crate::error::PortError;
 use crate::ports::PortResult;
 use crate::types::{
     Address, B256, BatchIndex, BatchRecord, Case, Cursor, Identity, JournalEntry, L1Event, L1EventKind, L1Message,
-    L1Number, L1Ref, L2Number, L2Ref, Lease, OpenWrite, Outcome, OwnMark, QueueIndex,
+    L1Number, L1Ref, L2Number, L2Ref, Lease, Outcome, QueueIndex, SpuriousTag, WriteIntent,
 };
 
 fn broken(column: &str) -> PortError {
@@ -137,8 +137,8 @@ pub(super) fn journal_entry(row: &SqliteRow) -> PortResult<JournalEntry> {
     })
 }
 
-pub(super) fn open_write(row: &SqliteRow) -> PortResult<OpenWrite> {
-    Ok(OpenWrite {
+pub(super) fn write_intent(row: &SqliteRow) -> PortResult<WriteIntent> {
+    Ok(WriteIntent {
         number: L2Number::new(number(row, "number")?),
         batch: BatchIndex::new(number(row, "batch_index")?),
         batch_hash: hash(row, "batch_hash")?,
@@ -152,8 +152,8 @@ pub(super) fn open_write(row: &SqliteRow) -> PortResult<OpenWrite> {
     })
 }
 
-pub(super) fn own_mark(row: &SqliteRow) -> PortResult<OwnMark> {
-    Ok(OwnMark {
+pub(super) fn spurious_tag(row: &SqliteRow) -> PortResult<SpuriousTag> {
+    Ok(SpuriousTag {
         tag: l2_ref(row)?,
         before: optional_number(row, "before_number")?
             .zip(optional_hash(row, "before_hash")?)

@@ -10,7 +10,7 @@ use crate::error::{PortError, Target};
 use crate::ports::{PortResult, Step};
 use crate::types::{
     BatchIndex, BatchRecord, Case, Cursor, JournalEntry, L1Event, L1EventKind, L1Message, L1Number, L1Ref, L2Number,
-    L2Ref, Lease, OpenWrite, OwnMark, QueueIndex,
+    L2Ref, Lease, QueueIndex, SpuriousTag, WriteIntent,
 };
 
 /// Rows of one `INSERT`: far below SQLite's 32,766 variables at 7 columns.
@@ -78,8 +78,9 @@ pub(super) async fn apply(db: &mut SqliteConnection, step: &Step) -> PortResult<
     Ok(())
 }
 
-/// Stores what is about to be written, and drops what another batch had announced.
-pub(super) async fn put_open_writes(db: &mut SqliteConnection, writes: &[OpenWrite]) -> PortResult<()> {
+/// Stores what is about to be written, and drops what another batch had announced. The table is named `open_writes`: its name
+/// is older than the word for what it holds, and is not worth a migration.
+pub(super) async fn put_intents(db: &mut SqliteConnection, writes: &[WriteIntent]) -> PortResult<()> {
     if let Some(first) = writes.first() {
         sqlx::query("DELETE FROM open_writes WHERE batch_hash <> ?")
             .bind(first.batch_hash.as_bytes())
@@ -87,7 +88,7 @@ pub(super) async fn put_open_writes(db: &mut SqliteConnection, writes: &[OpenWri
             .await?;
     }
     for write in writes {
-        put_open_write(db, write).await?;
+        put_intent(db, write).await?;
     }
     Ok(())
 }
@@ -110,7 +111,7 @@ pub(super) async fn withdraw_writes(db: &mut SqliteConnection, from: L2Number, s
 pub(super) async fn looked(
     db: &mut SqliteConnection,
     seen_to: Option<L2Number>,
-    mark: Option<&OwnMark>,
+    mark: Option<&SpuriousTag>,
 ) -> PortResult<()> {
     if let Some(to) = seen_to {
         sqlx::query("UPDATE open_writes SET seen = 1 WHERE number <= ?")
@@ -118,7 +119,7 @@ pub(super) async fn looked(
             .execute(&mut *db)
             .await?;
     }
-    put_mark(db, mark).await
+    put_spurious(db, mark).await
 }
 
 /// Adds to the journal what was written, and its hash to what was announced.
@@ -456,7 +457,7 @@ async fn put_cursor(db: &mut SqliteConnection, cursor: Cursor) -> PortResult<()>
     Ok(())
 }
 
-async fn put_open_write(db: &mut SqliteConnection, write: &OpenWrite) -> PortResult<()> {
+async fn put_intent(db: &mut SqliteConnection, write: &WriteIntent) -> PortResult<()> {
     sqlx::query(
         "INSERT INTO open_writes (number, batch_index, batch_hash, handling, old_hash, new_hash, finalized_number, \
          finalized_hash, seen) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (number) DO UPDATE SET \
@@ -476,7 +477,7 @@ async fn put_open_write(db: &mut SqliteConnection, write: &OpenWrite) -> PortRes
     Ok(())
 }
 
-async fn put_mark(db: &mut SqliteConnection, mark: Option<&OwnMark>) -> PortResult<()> {
+async fn put_spurious(db: &mut SqliteConnection, mark: Option<&SpuriousTag>) -> PortResult<()> {
     sqlx::query("DELETE FROM own_mark").execute(&mut *db).await?;
     let Some(mark) = mark else { return Ok(()) };
     sqlx::query("INSERT INTO own_mark (id, number, hash, before_number, before_hash) VALUES (1, ?, ?, ?, ?)")

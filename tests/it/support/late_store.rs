@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use morph_deriver::error::{PortError, PortErrorKind, Target};
 use morph_deriver::ports::{LeaseStore, PortResult, Progress, Rows, Step, Stored};
 use morph_deriver::types::{
-    BatchIndex, BatchRecord, Identity, JournalEntry, L1Event, L1Message, L1Number, L1Ref, L2Number, Lease, OpenWrite,
-    OwnMark, QueueIndex,
+    BatchIndex, BatchRecord, Identity, JournalEntry, L1Event, L1Message, L1Number, L1Ref, L2Number, Lease, LogPos,
+    QueueIndex, SpuriousTag, WriteIntent,
 };
 
 /// A database with one step that times out after it was stored.
@@ -74,12 +74,12 @@ impl Rows for LateStore {
         self.inner.settled_to().await
     }
 
-    async fn revert_after(&self, index: BatchIndex, place: (L1Number, u64)) -> PortResult<Option<L1Event>> {
-        self.inner.revert_after(index, place).await
+    async fn revert_after(&self, index: BatchIndex, pos: LogPos) -> PortResult<Option<L1Event>> {
+        self.inner.revert_after(index, pos).await
     }
 
-    async fn reverts_within(&self, place: (L1Number, u64), to: L1Number, limit: u32) -> PortResult<Vec<L1Event>> {
-        self.inner.reverts_within(place, to, limit).await
+    async fn reverts_within(&self, pos: LogPos, to: L1Number, limit: u32) -> PortResult<Vec<L1Event>> {
+        self.inner.reverts_within(pos, to, limit).await
     }
 
     async fn newest_proof(&self, number: L1Number) -> PortResult<Option<L1Event>> {
@@ -132,9 +132,9 @@ impl Progress for LateStore {
         self.inner.claim(identity).await
     }
 
-    async fn open_writes(&self, writes: &[OpenWrite]) -> PortResult<()> {
+    async fn note_intents(&self, writes: &[WriteIntent]) -> PortResult<()> {
         tokio::time::sleep(Duration::from_millis(self.notes_take.load(Ordering::SeqCst))).await;
-        self.inner.open_writes(writes).await
+        self.inner.note_intents(writes).await
     }
 
     async fn withdraw_writes(&self, from: L2Number, standing: L2Number) -> PortResult<()> {
@@ -145,7 +145,7 @@ impl Progress for LateStore {
         self.inner.journal(entries).await
     }
 
-    async fn looked(&self, seen_to: Option<L2Number>, mark: Option<OwnMark>) -> PortResult<()> {
+    async fn looked(&self, seen_to: Option<L2Number>, mark: Option<SpuriousTag>) -> PortResult<()> {
         self.inner.looked(seen_to, mark).await
     }
 
