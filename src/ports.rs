@@ -1,8 +1,8 @@
 //! The narrow traits through which the flow reaches the world. Implementations live in `adapters/` (network, SQLite,
 //! recordings) and `devnet/` (the embedded node of `replay`).
 //!
-//! Every call has a deadline inside its implementation. An answer is complete and checked as far as it can be by
-//! itself (a header's hash, a blob's commitment); what it means is decided elsewhere.
+//! Every call has a deadline inside its implementation. An answer is complete, and checked as far as it can be checked
+//! alone (an L2 header's hash, a blob's commitment). What it means is decided elsewhere.
 
 use std::time::Duration;
 
@@ -26,11 +26,12 @@ pub struct RangeLogs {
     /// Ordered, without duplicates and without removed ones.
     pub events: Vec<L1Event>,
     /// The last block of every piece in which the range was answered, as the answering endpoint showed it in the same
-    /// exchange as the piece's logs. The last one is how far the answer goes: the range's own, or an earlier one.
+    /// exchange as the piece's logs. The last entry says how far the answer reaches: to the range's last block, or to
+    /// an earlier one.
     pub ends: Vec<L1Ref>,
 }
 
-/// The logs of a stretch of L1, searched from one end and perhaps not to the other.
+/// The logs of a stretch of L1, searched from one end, perhaps not up to the other.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FoundLogs {
     /// Ordered, without duplicates and without removed ones.
@@ -39,7 +40,7 @@ pub struct FoundLogs {
     pub reached: L1Number,
 }
 
-/// An answer of L1 that must be incomplete.
+/// A kind of L1 answer that turned out to be incomplete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Suspect {
     /// The newest answer with logs.
@@ -50,8 +51,8 @@ pub enum Suspect {
 
 /// The L1 execution chain, seen through the Rollup and L1MessageQueue contracts.
 ///
-/// An endpoint may serve only a few blocks of logs at a time, and only so often. So a call for logs searches
-/// as far as a few requests reach, one block at least, and says how far that is. It fails only if the first request was not
+/// An endpoint may limit how many blocks of logs it serves at a time, and how often. So a call for logs searches as far
+/// as a few requests reach, at least one block, and says how far that is. It fails only if the first request was not
 /// answered.
 #[async_trait]
 pub trait L1Chain: Send + Sync {
@@ -66,16 +67,17 @@ pub trait L1Chain: Send + Sync {
     /// Headers by number, in the order asked for; none if the node has no such block.
     async fn headers(&self, numbers: &[L1Number]) -> PortResult<Vec<Option<L1Header>>>;
 
-    /// The CommitBatch, RevertBatch, FinalizeBatch and QueueTransaction logs of blocks `from..=to`, from the lowest block
-    /// on. The answering endpoint's own head is at least the last end; whether its chain is the canonical one, the caller
-    /// checks by the ends.
+    /// The CommitBatch, RevertBatch, FinalizeBatch and QueueTransaction logs of blocks `from..=to`, from the lowest
+    /// block on. The answering endpoint's own head is at least the last end. The caller checks by the ends whether its
+    /// chain is the canonical one.
     async fn events(&self, from: L1Number, to: L1Number) -> PortResult<RangeLogs>;
 
-    /// The RevertBatch and FinalizeBatch logs of blocks `from..=to`, from the lowest block on: the last of `ends` says how
-    /// far the answer goes. For questions far ahead of [`events`](Self::events).
+    /// The RevertBatch and FinalizeBatch logs of blocks `from..=to`, from the lowest block on: the last of `ends` says
+    /// how far the answer reaches. For reads far ahead of [`events`](Self::events).
     async fn settlements(&self, from: L1Number, to: L1Number) -> PortResult<RangeLogs>;
 
-    /// The CommitBatch logs of batch `index` in `from..=to` (the index is an indexed topic), from the highest block down.
+    /// The CommitBatch logs of batch `index` in `from..=to`, from the highest block down. The index is an indexed
+    /// topic.
     async fn commits_of(&self, index: BatchIndex, from: L1Number, to: L1Number) -> PortResult<FoundLogs>;
 
     /// The RevertBatch logs of batch `index` in `from..=to`, from the lowest block up.
@@ -103,29 +105,29 @@ pub trait L1Chain: Send + Sync {
     /// endpoint can trace it: it has no `debug_traceTransaction`, refuses it, or the trace is too long to be read.
     async fn rollup_calls(&self, tx: B256) -> PortResult<Option<Vec<TracedCall>>>;
 
-    /// `committedBatches(index)` of each index at L1 block `at` (its newest state when none); zero after a revert.
+    /// `committedBatches(index)` of each index at L1 block `at` (the newest state if none); zero after a revert.
     async fn committed_hashes(&self, indices: &[BatchIndex], at: Option<L1Number>) -> PortResult<Vec<B256>>;
 
-    /// `lastCommittedBatchIndex()` at L1 block `at` (its newest state when none).
+    /// `lastCommittedBatchIndex()` at L1 block `at` (the newest state if none).
     async fn last_committed_index(&self, at: Option<L1Number>) -> PortResult<BatchIndex>;
 
-    /// `lastFinalizedBatchIndex()` at L1 block `at` (its newest state when none). `Unsupported` if it cannot be asked.
+    /// `lastFinalizedBatchIndex()` at L1 block `at` (the newest state if none). `Unsupported` if it cannot be asked.
     async fn last_finalized_index(&self, at: Option<L1Number>) -> PortResult<BatchIndex> {
         let _ = at;
         Err(PortError::new(Target::L1, PortErrorKind::Unsupported, "lastFinalizedBatchIndex() cannot be asked here"))
     }
 
-    /// `batchBlobVersionedHashes(index)`, newest state; zero when deleted.
+    /// `batchBlobVersionedHashes(index)`, newest state; zero if deleted.
     async fn blob_field(&self, index: BatchIndex) -> PortResult<B256>;
 
-    /// `batchDataStore(index).blockNumber`, newest state; zero when deleted.
+    /// `batchDataStore(index).blockNumber`, newest state; zero if deleted.
     async fn batch_last_block(&self, index: BatchIndex) -> PortResult<L2Number>;
 
     /// `getCrossDomainMessage(index)` of each index, newest state.
     async fn queue_hashes(&self, indices: &[QueueIndex]) -> PortResult<Vec<B256>>;
 
-    /// Reports that the last answer about `suspect` was incomplete (`why`): the endpoint that gave it is set aside for a
-    /// while. False if there is no other one to ask.
+    /// Reports that the last answer about `suspect` was incomplete (`why`). The endpoint that gave it is set aside for
+    /// a while. False if there is no other endpoint to ask.
     fn distrust(&self, suspect: Suspect, why: &str) -> bool {
         let _ = (suspect, why);
         false
@@ -135,26 +137,26 @@ pub trait L1Chain: Send + Sync {
 /// Where blobs come from.
 #[async_trait]
 pub trait BlobSource: Send + Sync {
-    /// The blobs with these versioned hashes of the L1 block `header`, in the order asked for. Each one's commitment
-    /// was recomputed from its bytes and hashes to what was asked.
+    /// The blobs with these versioned hashes of the L1 block `header`, in the order asked for. Each blob's commitment
+    /// is recomputed from its bytes and hashes to the requested versioned hash.
     async fn blobs(&self, header: &L1Header, versioned_hashes: &[B256]) -> PortResult<Vec<Blob>>;
 
-    /// The KZG commitments with these versioned hashes that the beacon block of the L1 block `header` holds, in the order
-    /// asked for: 48 bytes each, a compressed point. None if nobody offers all of them, which says nothing about the
-    /// blobs: they are checked one by one then.
+    /// The KZG commitments with these versioned hashes that the beacon block of the L1 block `header` holds, in the
+    /// order asked for: 48 bytes each, a compressed point. None if no endpoint offers all of them. That says nothing
+    /// about the blobs, which are then checked one by one.
     ///
-    /// Each is bound to its versioned hash by SHA-256, and nothing else about it was checked: whether it is a point of the
-    /// curve's subgroup is for its user to see (`codec/aggregate.rs`). Beacon nodes keep them long after the blobs.
+    /// Each is bound to its versioned hash by SHA-256. Nothing else about it is checked: its user checks whether it is
+    /// a point of the curve's subgroup (`codec/aggregate.rs`). Beacon nodes keep commitments much longer than blobs.
     ///
     /// # Errors
-    /// If nobody could be asked, or an answer was no beacon block. That says nothing about the blobs either.
+    /// If no endpoint could be asked, or an answer was no beacon block. That says nothing about the blobs either.
     async fn commitments(&self, header: &L1Header, versioned_hashes: &[B256]) -> PortResult<Option<Vec<[u8; 48]>>> {
         let _ = (header, versioned_hashes);
         Ok(None)
     }
 }
 
-/// Withdrawal root at a block, as far as the node knows it.
+/// The withdrawal root at a block, as far as the node knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MessageRoot {
     /// `messageRoot()` at that block.
@@ -180,7 +182,7 @@ impl<T: L2Reader + ?Sized> HeadReader for T {
 /// The L2 node's unauthenticated side.
 #[async_trait]
 pub trait L2Reader: HeadReader {
-    /// Head, tags and sync state in one request. A tag that was never set is none.
+    /// Head, tags and sync state in one request. A tag is none if it was never set.
     async fn snapshot(&self) -> PortResult<L2Snapshot>;
 
     /// The same, and the header at `number`: in one request if possible.
@@ -192,19 +194,19 @@ pub trait L2Reader: HeadReader {
     /// compares with the snapshot's head.
     async fn header(&self, number: L2Number) -> PortResult<Option<L2Header>>;
 
-    /// Blocks `first..=last` in order with every transaction's raw bytes, hashes recomputed and linked by parent
-    /// hash; if they are very large, the first of them only, one at least. A missing block is `NotFound`; blocks that
-    /// do not link (the chain changed meanwhile) are `Malformed`.
+    /// Blocks `first..=last` in order with every transaction's raw bytes, hashes recomputed and linked by parent hash.
+    /// If they are very large, only the first of them, at least one. A missing block is `NotFound`; blocks that do not
+    /// link (the chain changed meanwhile) are `Malformed`.
     async fn blocks(&self, first: L2Number, last: L2Number) -> PortResult<Vec<L2Block>>;
 
-    /// Whether the node has the state of each of these canonical blocks, in the order asked for, in one request; none if
-    /// it cannot be asked.
+    /// Whether the node has the state of each of these canonical blocks, in the order asked for, in one request. None
+    /// if the node cannot be asked.
     async fn has_states(&self, numbers: &[L2Number]) -> PortResult<Option<Vec<bool>>> {
         let _ = numbers;
         Ok(None)
     }
 
-    /// `messageRoot()` of L2ToL1MessagePasser at `block`. `NotFound` where `block` is not, or no longer, on the node's
+    /// `messageRoot()` of L2ToL1MessagePasser at `block`. `NotFound` if `block` is not, or no longer, on the node's
     /// chain.
     async fn message_root(&self, block: L2Ref) -> PortResult<MessageRoot>;
 
@@ -212,7 +214,7 @@ pub trait L2Reader: HeadReader {
     /// `last` or above it: `NotFound` unless the logs were read on the chain that holds `tip`.
     async fn last_appended_root(&self, first: L2Number, last: L2Number, tip: L2Ref) -> PortResult<Option<B256>>;
 
-    /// The execution client as it named itself with the last snapshot; none where it did not.
+    /// The execution client as it named itself with the last snapshot; none if it did not.
     fn client(&self) -> Option<Client> {
         None
     }
@@ -222,7 +224,7 @@ pub trait L2Reader: HeadReader {
 #[derive(Debug, thiserror::Error)]
 #[error("block write stopped after {} blocks: {error}", written.len())]
 pub struct WriteStopped {
-    /// Headers of the blocks that were written before.
+    /// Headers of the blocks that were written before it stopped.
     pub written: Vec<L2Header>,
     /// Why it stopped.
     pub error: PortError,
@@ -237,20 +239,20 @@ pub struct EngineView {
     pub head: L2Ref,
     /// The block at the number that was asked for; none if it has none.
     pub at: Option<L2Ref>,
-    /// A digest of its version, which changes with an upgrade; none if it does not show one.
+    /// A digest of its version, which changes with an upgrade; none if it shows no version.
     pub version: Option<B256>,
 }
 
 /// The L2 node's engine side.
 #[async_trait]
 pub trait L2Engine: Send + Sync {
-    /// Which chain it holds: its head, and its block at `number`, in one request. It proves that reader and engine are one
-    /// node, and shows an engine that is down or refuses our token before anything is paused.
+    /// Which chain it holds: its head, and its block at `number`, in one request. This shows whether reader and engine
+    /// are one node. It also finds an engine that is down or refuses our token, before anything is paused.
     async fn view(&self, number: L2Number) -> PortResult<EngineView>;
 
-    /// Writes the first of `blocks`, in order: as many as fit into one request, and one at least. The first carries the
-    /// parent's hash, the others follow as head + 1. Returns the headers that came back, one for each block that was
-    /// sent, as the node gave them: whether they are what was asked for is judged before anything more is sent.
+    /// Writes the first of `blocks`, in order: as many as fit into one request, and at least one. The first carries the
+    /// parent's hash, the others follow as head + 1. Returns the headers as the node gave them, one for each block that
+    /// was sent. The caller judges whether they are what was asked for before it sends more.
     async fn write_blocks(&self, blocks: &[NewBlock]) -> Result<Vec<L2Header>, WriteStopped>;
 
     /// Sets the tags; none leaves a tag alone. The real node sets finalized first and may apply only half.
@@ -283,8 +285,8 @@ pub trait Reactors: Send + Sync {
         )
     }
 
-    /// Whether [`Reactors::resume`] resumes anything. If not, it does not end a pause that another run left either, and no
-    /// pause of ours needs a lease.
+    /// Whether [`Reactors::resume`] resumes anything. If not, it does not end a pause that an earlier run left either,
+    /// and a pause needs no lease.
     fn can_resume(&self) -> bool {
         true
     }
@@ -323,18 +325,18 @@ pub struct Step {
     pub revert: Option<L1Event>,
     /// RevertBatch and FinalizeBatch logs that were read, those ahead of the cursor included.
     pub settlements: Vec<L1Event>,
-    /// Every RevertBatch and FinalizeBatch log from the cursor up to this block is stored. Never lowers what is stored.
+    /// Every RevertBatch and FinalizeBatch log from the cursor up to this block is stored. Never lowers the stored
+    /// block.
     pub settled_to: Option<L1Ref>,
-    /// RevertBatch and FinalizeBatch logs above this block are dropped, and how far they were read. Applied before
-    /// `settlements`.
+    /// RevertBatch and FinalizeBatch logs above this block are dropped, and the record of how far they were read is
+    /// lowered. Applied before `settlements`.
     pub forget_settled_above: Option<L1Number>,
-    /// A FinalizeBatch log that L1 does not confirm: dropped, and no other one.
+    /// A FinalizeBatch log that L1 does not confirm. Only this log is dropped.
     pub forget_proof: Option<L1Event>,
     /// A batch and its outcome. Replaces a row of the same L1 position; closes the open writes of this batch and of
     /// those below it.
     pub batch: Option<BatchRecord>,
-    /// If `batch` was passed over because it is reverted further on: the L1 block of that revert. A rewind below it drops
-    /// the row.
+    /// The L1 block of a later revert, if `batch` was skipped because of that revert. A rewind below it drops the row.
     pub reverted_by: Option<L1Number>,
     /// Batches that a reorg moved to another L1 block unchanged: stored again under their new position.
     pub rebound: Vec<BatchRecord>,
@@ -344,17 +346,17 @@ pub struct Step {
     pub l1_floor: Option<L1Number>,
     /// New safe head.
     pub safe: Option<L2Ref>,
-    /// There is no safe head any more; `safe` is none then.
+    /// The safe head is removed; `safe` is none then.
     pub clear_safe: bool,
     /// New finalized head.
     pub finalized: Option<L2Ref>,
     /// New cursor.
     pub cursor: Option<Cursor>,
-    /// There is no cursor any more: L1 is read from the first block again; `cursor` is none then.
+    /// The cursor is removed: L1 is read from the first block again; `cursor` is none then.
     pub clear_cursor: bool,
 }
 
-/// Reads what is stored of the chain.
+/// Reads what is stored about the chain.
 #[async_trait]
 pub trait Rows: Send + Sync {
     /// The recorded L1 blocks, newest first.
@@ -371,16 +373,16 @@ pub trait Rows: Send + Sync {
     /// The standing batch (verified or genesis) with the highest index whose commit lies at or below L1 block `number`.
     async fn newest_at_or_below(&self, number: L1Number) -> PortResult<Option<BatchRecord>>;
 
-    /// The first batch, by its place on L1, that lies at or below L1 block `number` and was passed over because of a revert
-    /// above it.
+    /// The first batch, by its place on L1, that lies at or below L1 block `number` and was skipped because of a revert
+    /// above that block.
     async fn reverted_above(&self, number: L1Number) -> PortResult<Option<BatchRecord>>;
 
-    /// Up to which L1 block every RevertBatch and FinalizeBatch log is stored, also ahead of the cursor; none if
-    /// only the cursor says how far.
+    /// Up to which L1 block every RevertBatch and FinalizeBatch log is stored, also ahead of the cursor; none if only
+    /// the cursor says so.
     async fn settled_to(&self) -> PortResult<Option<L1Ref>>;
 
     /// The first stored RevertBatch log after the log at `place` (L1 block, log index) that takes down a batch `index`
-    /// committed there: of that index or a lower one.
+    /// committed there: a revert of that index or a lower one.
     async fn revert_after(&self, index: BatchIndex, place: LogPos) -> PortResult<Option<L1Event>>;
 
     /// The stored RevertBatch logs after the log at `place`, up to L1 block `to`, by their place; at most `limit`.
@@ -418,21 +420,21 @@ pub trait Progress: Rows + LeaseStore {
     /// Applies `step` in one transaction.
     async fn apply(&self, step: &Step) -> PortResult<()>;
 
-    /// Stores write intents before the writes are made. One of the same height and batch hash keeps what it says of the
-    /// block that stood there first, and takes over what it says of the node's tags; those of another batch hash are
-    /// dropped: their batch is not the one being written any more.
+    /// Stores write intents before the writes are made. If one with the same height and batch hash exists, it keeps the
+    /// block that was there first, and takes over the new state of the node's tags. Intents with another batch hash are
+    /// dropped: their batch is no longer the one being written.
     async fn note_intents(&self, writes: &[WriteIntent]) -> PortResult<()>;
 
-    /// Drops the intents at `from` and above that the journal does not hold: those writes were not made. Old blocks up to
-    /// `standing` are still on the chain. The intent for an old block above that stays, marked as seen: the block is gone in
-    /// any case, and must end in the journal.
+    /// Drops the intents at `from` and above that the journal does not hold: those writes were not made. Old blocks up
+    /// to `standing` are still on the chain. An intent for an old block above that stays, marked as seen: that block is
+    /// gone in any case, and must be recorded in the journal.
     async fn withdraw_writes(&self, from: L2Number, standing: L2Number) -> PortResult<()>;
 
-    /// Stores that the node was read: the effect on its tags of the writes up to `seen_to` is known, and `spurious` is all of it
-    /// that is still to be restored.
+    /// Stores that the node was read: the effect of the writes up to `seen_to` on its tags is known, and `spurious` is
+    /// the one tag that is still to be restored.
     async fn looked(&self, seen_to: Option<L2Number>, spurious: Option<SpuriousTag>) -> PortResult<()>;
 
-    /// Appends to the journal of writes, and to each open write of the same height and batch what was written.
+    /// Appends to the journal of writes, and notes in each open write of the same height and batch what was written.
     async fn journal(&self, entries: &[JournalEntry]) -> PortResult<()>;
 
     /// Drops what is no longer needed: L1 blocks below `l1`, L1 messages below queue index `queue`, batch rows below

@@ -113,19 +113,19 @@ macro_rules! number {
                 self.0
             }
 
-            /// This number plus `n`, held at the largest number: heights come from hostile bytes.
+            /// This number plus `n`, capped at the largest number: heights come from hostile bytes.
             #[must_use]
             pub const fn plus(self, n: u64) -> Self {
                 Self(self.0.saturating_add(n))
             }
 
-            /// This number less `n`, held at zero.
+            /// This number minus `n`, at least zero.
             #[must_use]
             pub const fn minus(self, n: u64) -> Self {
                 Self(self.0.saturating_sub(n))
             }
 
-            /// How far `self` lies above `lower`; zero when it does not.
+            /// How far `self` lies above `lower`; zero if it does not.
             pub const fn above(self, lower: Self) -> u64 {
                 self.0.saturating_sub(lower.0)
             }
@@ -197,7 +197,7 @@ impl fmt::Display for L2Ref {
 pub struct L1Header {
     /// Height.
     pub number: L1Number,
-    /// Block hash, as the node said it.
+    /// Block hash, as the node reported it.
     pub hash: B256,
     /// The parent's hash.
     pub parent_hash: B256,
@@ -283,7 +283,7 @@ impl LogPos {
         Self { block, log_index }
     }
 
-    /// Behind every log of `block`.
+    /// After every log of `block`.
     pub const fn end_of(block: L1Number) -> Self {
         Self::new(block, u64::MAX)
     }
@@ -440,14 +440,14 @@ pub struct L2Header {
     pub state_root: B256,
     /// Seconds since the Unix epoch.
     pub timestamp: u64,
-    /// Base fee in wei; zero when absent.
+    /// Base fee in wei; zero if absent.
     pub base_fee: U256,
     /// Gas limit.
     pub gas_limit: u64,
-    /// Root of the transactions; zero in a recording that was made before it was kept.
+    /// Root of the transactions; zero in a recording from before this field existed.
     #[serde(default)]
     pub transactions_root: B256,
-    /// Queue index of the next L1 message after the block; none where it is not shown.
+    /// Queue index of the next L1 message after the block; none if the node does not show it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_l1_index: Option<u64>,
 }
@@ -517,7 +517,7 @@ pub enum Case {
     SelfHeal,
     /// The local blocks were missing and were written.
     FillGap,
-    /// The local blocks are missing and are waited for.
+    /// The local blocks are missing, and the worker waits for them.
     Wait,
 }
 
@@ -586,11 +586,11 @@ pub struct BatchRecord {
     pub post_state_root: B256,
     /// Withdrawal root after the batch.
     pub withdrawal_root: B256,
-    /// L1 messages consumed up to and with this batch.
+    /// L1 messages consumed up to and including this batch.
     pub total_l1_popped: u64,
     /// Blocks that were written to the node for it.
     pub rewritten: u64,
-    /// The blobs' bytes differed under equal content.
+    /// The blobs' bytes differed, but the content was equal.
     pub encoder_drift: bool,
 }
 
@@ -601,7 +601,7 @@ impl BatchRecord {
     }
 }
 
-/// How far L1 has been read: everything up to and with `log_index` of `block`, or the whole of `block`.
+/// How far L1 has been read: up to and including `log_index` of `block`, or the whole of `block`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cursor {
     /// The L1 block.
@@ -611,7 +611,7 @@ pub struct Cursor {
 }
 
 impl Cursor {
-    /// The place up to which everything was dealt with, the log there included.
+    /// The place up to which everything was processed, including the log there.
     pub const fn pos(&self) -> LogPos {
         match self.log_index {
             Some(log_index) => LogPos::new(self.block.number, log_index),
@@ -644,7 +644,7 @@ pub struct Lease {
     pub since: u64,
 }
 
-/// A block that was about to be written for a batch that is not stored yet.
+/// A block that is to be written, or was written, for a batch that is not stored yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct WriteIntent {
     /// The block's height.
@@ -657,15 +657,16 @@ pub struct WriteIntent {
     pub case: Case,
     /// The block at that height before, if any.
     pub old_hash: Option<B256>,
-    /// The block that was written, once it is in the journal. None: the write was begun, and may or may not have happened.
+    /// The block that was written, if it is in the journal. None: the write was begun, and may or may not have
+    /// happened.
     pub new_hash: Option<B256>,
     /// The node's finalized tag from before the write.
     pub finalized: Option<L2Ref>,
-    /// The node was read since: the write's effect on its tags is known.
+    /// The node was read after the write: the write's effect on its tags is known.
     pub seen: bool,
 }
 
-/// A finalized tag that the node itself moved on a write of ours, and that is not restored yet.
+/// A finalized tag that the node itself moved with a write of ours, and that is not restored yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpuriousTag {
     /// Where it moved the tag.
@@ -695,7 +696,7 @@ pub struct JournalEntry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
-    /// Blobs are rebuilt from the local blocks and fetched only if they differ.
+    /// Blobs are rebuilt from the local blocks, and fetched only if these differ or are missing.
     Local,
     /// Every batch is checked against its fetched blobs.
     Blob,
@@ -708,7 +709,7 @@ pub enum FinalityMeaning {
     /// The commit is final on L1. The batch can still be reverted until it is proved.
     #[default]
     Committed,
-    /// The proof is final on L1: nothing takes the batch back.
+    /// The proof is final on L1: no revert can take the batch back.
     Proven,
 }
 
@@ -735,7 +736,7 @@ pub enum Confirmations {
     Finalized,
 }
 
-/// How a JSON-RPC method of the reactors is given the height.
+/// How the height is passed to a JSON-RPC method of the reactors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeightParam {
     /// Not at all: `[]`.

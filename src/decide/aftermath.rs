@@ -1,20 +1,21 @@
 //! Is a pause of the reactors over?
 //!
-//! Decided here: what a pause still needs after its work is done, where calls may have been given up whose effect is
-//! yet to come. A pause that may land late needs a resume that begins after the last moment at which it can. A resume
-//! that may land late would strike inside the next pause, so the present one is not over before it can land no more.
-//! Not decided here: how late a call may be (`Reactors::lateness`), and how a failed resume is repeated.
+//! Decided here: what a pause still needs after its work is done. Calls may have been given up whose effect is still to
+//! come. A pause call that may land late needs a resume that begins after the last moment at which the pause can land.
+//! A resume call that may land late would end the next pause early, so the present pause is not over until that resume
+//! can no longer land. Not decided here: how late a call may be (`Reactors::lateness`), and how a failed resume is
+//! repeated.
 
 use std::time::Duration;
 
 /// What the end of a pause knows. All times are on one clock that only goes forward.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Aftermath {
-    /// Up to then a pause that was not answered may take effect.
+    /// The latest time at which an unanswered pause may take effect.
     pause_lands_by: Option<Duration>,
-    /// Up to then a resume that was not answered may take effect.
+    /// The latest time at which an unanswered resume may take effect.
     resume_lands_by: Option<Duration>,
-    /// When the last resume began that was answered.
+    /// When the last answered resume began.
     resumed: Option<Duration>,
 }
 
@@ -23,24 +24,24 @@ pub struct Aftermath {
 pub enum Next {
     /// Resume, now.
     Resume,
-    /// Nothing before then.
+    /// Do nothing before this time.
     WaitUntil(Duration),
-    /// The pause is over: its lease may go and another one may begin.
+    /// The pause is over: its lease may be released and another pause may begin.
     Over,
 }
 
 impl Aftermath {
-    /// A pause that was begun, and that may take effect as late as `by`.
+    /// Notes that a pause was begun that may take effect as late as `by`.
     pub fn pause_unanswered(&mut self, by: Duration) {
         self.pause_lands_by = self.pause_lands_by.max(Some(by));
     }
 
-    /// A resume was given up that may take effect as late as `by`.
+    /// Notes that a resume was given up that may take effect as late as `by`.
     pub fn resume_unanswered(&mut self, by: Duration) {
         self.resume_lands_by = self.resume_lands_by.max(Some(by));
     }
 
-    /// The resume that began at `began` was answered.
+    /// Notes that the resume that began at `began` was answered.
     pub fn resumed(&mut self, began: Duration) {
         self.resumed = self.resumed.max(Some(began));
     }
@@ -58,7 +59,7 @@ impl Aftermath {
     }
 }
 
-/// What lands exactly at its last moment has landed a tick later.
+/// A call that lands exactly at its last moment has landed one tick later.
 const TICK: Duration = Duration::from_millis(1);
 
 #[cfg(test)]
@@ -80,10 +81,10 @@ mod tests {
         let resume = |by, of: Aftermath| Aftermath { resume_lands_by: Some(at(by)), ..of };
         let done = |began, of: Aftermath| Aftermath { resumed: Some(at(began)), ..of };
         let table = [
-            // Every pause is resumed, and one that was answered needs no more than that.
+            // Every pause is resumed; an answered pause needs no more than that.
             (none, 0, Next::Resume),
             (done(1, none), 1, Next::Over),
-            // One that was not answered: at once, and again after the last moment at which it can land.
+            // An unanswered pause: resume at once, and again after the last moment at which the pause can land.
             (pause(30), 0, Next::Resume),
             (done(1, pause(30)), 2, after(30)),
             (done(1, pause(30)), 30, after(30)),

@@ -1,22 +1,21 @@
 //! Is this commit the one that the event speaks of, and does it continue the chain of batches?
 //!
 //! The new batch's header is rebuilt from calldata, blob hashes and L1 message hashes; its keccak must be the event's
-//! indexed batch hash (protocol.md, section 2). That binds all three to what the contract accepted, whoever sent the
-//! transaction and whatever it looked like (C7, C8). Then parent hash, index and `prevStateRoot` must continue the
-//! batch before.
+//! indexed batch hash (protocol.md, section 2). That binds all three to what the contract accepted, for any sender and
+//! any form of the transaction (C7, C8). Then parent hash, index and `prevStateRoot` must continue the batch before.
 
 use crate::codec::calldata::{CalldataError, CommitCalldata, CommitForm};
 use crate::codec::header::{self, BatchHeader};
 use crate::types::{B256, BatchIndex, BatchRecord, BlockContext, L1Ref, L2Number, QueueIndex};
 
-/// What a bound commit says, all of it vouched for by the event's hash.
+/// What a bound commit says. The event's hash vouches for all of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outline {
     /// The batch's header.
     pub header: BatchHeader,
     /// The event's hash, equal to the header's.
     pub hash: B256,
-    /// First L2 block; none behind a version 0 parent where calldata has no block contexts.
+    /// First L2 block; none after a version 0 parent if calldata has no block contexts.
     pub first: Option<L2Number>,
     /// Last L2 block.
     pub last: L2Number,
@@ -26,7 +25,7 @@ pub struct Outline {
     pub messages: u64,
     /// Hashes of these messages, in queue order.
     pub message_hashes: Vec<B256>,
-    /// Block contexts of the older forms, which stand in calldata and not in the payload.
+    /// Block contexts of the older forms, which are in calldata and not in the payload.
     pub contexts: Option<Vec<BlockContext>>,
     /// Versioned hashes of its blobs, in order. Empty for a batch without a blob.
     pub versioned_hashes: Vec<B256>,
@@ -80,7 +79,8 @@ pub enum BindingFault {
         /// Calldata's.
         actual: L2Number,
     },
-    /// L1 gives more earlier commits than are tried for its blobs. Not a divergence: the right one may be among the others.
+    /// L1 shows more earlier commits than are tried for its blobs. Not a divergence: the right one may be among the
+    /// rest.
     #[error(
         "the batch takes the blobs of an earlier commit, which is none of the newest {0}; does an endpoint make up logs?"
     )]
@@ -92,12 +92,13 @@ pub enum BindingFault {
         expected: B256,
         /// The rebuilt one.
         actual: B256,
-        /// The field at fault, where something else on L1 tells.
+        /// The field at fault, if a [`SecondOpinion`] can name it.
         field: Option<&'static str>,
     },
 }
 
-/// More L1 messages than any batch can consume; what claims more is refused before anything is asked for.
+/// Upper limit for the L1 messages of a batch: more than any batch consumes. A larger claim is refused before any
+/// request.
 pub const MAX_MESSAGES: u64 = 65_535;
 
 impl BindingFault {
@@ -127,8 +128,9 @@ pub struct BlobList {
     pub block: L1Ref,
 }
 
-/// Whether `commit` may take the blobs of an earlier commit of its batch, where its own transaction carries `own`:
-/// `commitState` never carries a blob, `commitBatchWithProof` may go without (protocol.md, section 1).
+/// Whether a commit of this `form` may take the blobs of an earlier commit of its batch; `own` is what its own
+/// transaction carries. `commitState` never carries a blob, `commitBatchWithProof` may go without (protocol.md, section
+/// 1).
 pub fn may_reuse_blobs(form: CommitForm, own: &BlobList) -> bool {
     match form {
         CommitForm::CommitState => true,
@@ -142,7 +144,7 @@ pub fn may_reuse_blobs(form: CommitForm, own: &BlobList) -> bool {
 pub enum CommitFault {
     /// What was found does not give the event's hash.
     Binding(BindingFault),
-    /// The transaction calls the contract with something else than a commit.
+    /// The transaction calls the contract, but not with a commit.
     Calldata(CalldataError),
     /// The transaction calls another contract, and no commit that fits was found in its trace.
     NotInTrace,
@@ -164,8 +166,8 @@ impl std::fmt::Display for CommitFault {
     }
 }
 
-/// The verdict on a commit of which no calldata binds: `direct` is what the transaction's own input
-/// decoded to, where it calls the Rollup contract itself, `fault` the first fault of a candidate that decoded.
+/// The verdict on a commit if no calldata binds. `direct` is the decoding error of the transaction's own input, if the
+/// transaction calls the Rollup contract itself; `fault` is the first fault of a candidate that decoded.
 pub fn unbound(direct: Option<CalldataError>, fault: Option<BindingFault>) -> CommitFault {
     match (fault, direct) {
         (Some(fault), _) => CommitFault::Binding(fault),
@@ -188,7 +190,7 @@ pub struct BindingFacts<'a> {
     pub hash: B256,
     /// The calldata that is taken for the event's.
     pub commit: &'a CommitCalldata,
-    /// The blobs' versioned hashes, the transaction's or those of an earlier commit of the index.
+    /// The blobs' versioned hashes: the transaction's, or those of an earlier commit of the index.
     pub versioned_hashes: &'a [B256],
     /// Hashes of the L1 messages that the calldata speaks of, in queue order.
     pub message_hashes: &'a [B256],
@@ -198,7 +200,7 @@ pub struct BindingFacts<'a> {
 /// were consumed before.
 ///
 /// # Errors
-/// When the parent header in calldata is malformed.
+/// If the parent header in calldata is malformed.
 pub fn messages_of(commit: &CommitCalldata) -> Result<(QueueIndex, u64), BindingFault> {
     let parent = parent_of(commit)?;
     let count = match (commit.num_l1_messages, &commit.contexts) {
@@ -255,7 +257,7 @@ pub fn bind(facts: &BindingFacts<'_>) -> Result<Outline, BindingFault> {
 /// Whether a bound commit continues the standing batch before it.
 ///
 /// # Errors
-/// The first field that does not.
+/// The first field that does not continue it.
 pub fn continues(outline: &Outline, before: &BatchRecord) -> Result<(), BindingFault> {
     let header = &outline.header;
     if header.parent_hash != before.hash {
@@ -272,7 +274,8 @@ pub fn continues(outline: &Outline, before: &BatchRecord) -> Result<(), BindingF
     Ok(())
 }
 
-/// What else is known of a commit that did not bind, to name the field at fault. None where nobody could tell.
+/// What else is known of a commit that did not bind, to name the field at fault. A field is none if no source could
+/// give it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SecondOpinion {
     /// Hash of the batch before: as stored, else `committedBatches(index - 1)`.
@@ -291,10 +294,10 @@ pub struct SecondOpinion {
     pub local_withdrawal: Option<B256>,
 }
 
-/// Names the field that makes a rebuilt header differ, where `opinion` can tell; none otherwise.
+/// Names the field that makes a rebuilt header differ, if `opinion` can name it; none otherwise.
 ///
-/// What L1 or a verified batch says is compared. What only the local chain says is tried: the field is at fault if the
-/// header with the local value in its place has the event's hash.
+/// What L1 or a verified batch says is compared. The supported versions, and what only the local chain says, are tried:
+/// the field is at fault if the header has the event's hash with the other value in its place.
 pub fn field_at_fault(facts: &BindingFacts<'_>, opinion: &SecondOpinion) -> Option<&'static str> {
     let commit = facts.commit;
     if opinion.parent.is_some_and(|hash| parent_of(commit).is_ok_and(|parent| parent.hash() != hash)) {
@@ -466,7 +469,7 @@ mod tests {
             (|c| c.post_state_root = root(0xff), Some("postStateRoot")),
             (|c| c.withdrawal_root = root(0xff), Some("withdrawalRoot")),
             (|c| c.sequencer_sets = b"other".to_vec(), None),
-            // Two at once, each known to the local chain alone: neither is proved.
+            // Two fields at once, each known to the local chain alone: neither is proved.
             (
                 |c| {
                     c.post_state_root = root(0xff);

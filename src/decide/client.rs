@@ -1,8 +1,8 @@
 //! Which execution client is it, and what may be expected of it?
 //!
-//! Decided here: what `web3_clientVersion` tells. The worker does the same beside every client wherever one way is right for
-//! all; what is left is three things that a client can or cannot do, and they are shown and warned of, never asked
-//! inside a decision. A client that cannot rewrite says so when it is asked to, and a block that was made otherwise is found by
+//! Decided here: what `web3_clientVersion` shows. If one way is right for all clients, the worker does the same beside
+//! each. What is left is three things that a client can or cannot do. They are shown and warned about, never used
+//! inside a decision. A client that cannot rewrite refuses a rewrite, and a block that was made differently shows it in
 //! its own header: both are found whatever the version says.
 
 use serde::Serialize;
@@ -10,7 +10,7 @@ use serde::Serialize;
 /// What one execution client can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Capabilities {
-    /// It writes below its head: without, no batch is repaired.
+    /// It writes below its head. Otherwise no batch is repaired.
     pub rewrites: bool,
     /// A block that it writes holds the given transactions and no other.
     pub exact_blocks: bool,
@@ -19,7 +19,7 @@ pub struct Capabilities {
 }
 
 impl Capabilities {
-    /// What a repair takes.
+    /// Everything that a repair needs.
     const ALL: Self = Self { rewrites: true, exact_blocks: true, marks_finalized: false };
     /// morph-reth of its first generation, v0.x.
     const FIRST_RETH: Self = Self { rewrites: false, exact_blocks: false, marks_finalized: true };
@@ -27,12 +27,12 @@ impl Capabilities {
     const SECOND_RETH: Self = Self { rewrites: true, exact_blocks: false, marks_finalized: false };
 }
 
-/// An execution client, as far as its version tells.
+/// An execution client, as far as its version shows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Client {
-    /// What it says of itself, cut to a sane length.
+    /// The version that it reports, without control characters, cut to a sane length.
     pub version: String,
-    /// What it can do; none for a client, or a version of one, that is not known.
+    /// What it can do; none for an unknown client, or a version that cannot be read.
     pub capabilities: Option<Capabilities>,
 }
 
@@ -40,16 +40,16 @@ pub struct Client {
 const VERSION_MAX: usize = 120;
 
 impl Client {
-    /// The client that says `version` of itself: `name/vA.B.C-…/…`.
+    /// The client that reports `version`: `name/vA.B.C-…/…`.
     pub fn of(version: &str) -> Self {
-        // Nor what turns the reading direction or breaks a line.
+        // Characters that change the reading direction or break a line are dropped too.
         let turns = |letter: char| matches!(letter, '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
         let printable = |letter: &char| !letter.is_control() && !turns(*letter);
         let shown = version.chars().filter(printable).take(VERSION_MAX).collect();
         Self { version: shown, capabilities: capabilities(version) }
     }
 
-    /// What an operator must know before the first repair; none where all is well.
+    /// What an operator must know before the first repair; none if all is well.
     pub fn warning(&self) -> Option<&'static str> {
         let Some(known) = self.capabilities else {
             return Some("this execution client is not known: whether it can repair a chain shows at the first repair");
@@ -70,9 +70,9 @@ impl Client {
     }
 }
 
-/// Morph's go-ethereum says `Geth/v2.2.4-…` (recorded). morph-reth says `morph-reth/v1.1.0-…` by its sources, and builds that
-/// keep the name of what they stand on say `reth/v2.4.0-…`; which version has which ways is from its sources too, and not
-/// observed (protocol.md, section 7).
+/// Morph's go-ethereum says `Geth/v2.2.4-…` (recorded). morph-reth says `morph-reth/v1.1.0-…` by its sources, and
+/// builds that keep the name of their base say `reth/v2.4.0-…`. Which version behaves how is from its sources too, and
+/// not observed (protocol.md, section 7).
 fn capabilities(version: &str) -> Option<Capabilities> {
     let lower = version.to_ascii_lowercase();
     let (name, rest) = lower.split_once('/')?;

@@ -1,11 +1,11 @@
 //! Is what the blob holds a sequence of blocks that the calldata allows?
 //!
-//! The execution node checks next to nothing of what it is given (protocol.md, section 7), so everything that a block
+//! The execution node checks next to nothing of what it is given (protocol.md, section 7). So everything that a block
 //! must be is decided here, before the first write: numbers, times, L1 messages, counts (E18, F4, F6, C13).
 
 use crate::types::{BlockContent, L1Message, L2Number, NewBlock};
 
-/// What is wrong with a batch's content. A verdict: the batch is poison, not the reading of it.
+/// What is wrong with a batch's content. A verdict: the batch itself is poison; reading it did not fail.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ContentFault {
     /// The bytes are not a payload.
@@ -25,12 +25,12 @@ pub enum ContentFault {
     /// Two neighbouring blocks do not follow each other.
     #[error("blockContexts: block {actual} stands where {expected} must")]
     NotContiguous {
-        /// The number that must stand there.
+        /// The number that must come there.
         expected: L2Number,
         /// The content's.
         actual: L2Number,
     },
-    /// Calldata's last block ends no batch that begins at `first`: it lies below, or too far above.
+    /// Calldata's last block cannot end a batch that begins at `first`: it lies below, or too far above.
     #[error("lastBlockNumber: {last} does not end a batch that begins at {first}")]
     Extent {
         /// The batch's first block.
@@ -85,7 +85,7 @@ pub struct Demands {
     pub parent_timestamp: u64,
 }
 
-/// More blocks than a batch can have: the older forms count them in 16 bits, today's batches hold at most 600. A
+/// The most blocks that a batch can have: the older forms count them in 16 bits, today's batches hold at most 600. A
 /// `lastBlockNumber` that claims more is poison and allocates nothing (C5).
 const MAX_BLOCKS: u64 = 65_535;
 
@@ -138,7 +138,7 @@ pub fn check(blocks: &[BlockContent], demands: &Demands) -> Result<(), ContentFa
 }
 
 /// Puts the batch's L1 messages back in front of their blocks, in queue order. `messages` are all the messages of the
-/// batch; none when their number does not fit the blocks.
+/// batch; none if their number does not fit the blocks.
 pub fn with_messages(blocks: &[BlockContent], messages: &[L1Message]) -> Option<Vec<NewBlock>> {
     let mut queue = messages.iter();
     let mut out = Vec::with_capacity(blocks.len());

@@ -1,7 +1,7 @@
-//! Where does the next L1 range begin and end, did L1 reorganise, and does it still move?
+//! Where does the next L1 range begin and end, did L1 reorganise, and does L1 still grow?
 //!
-//! Decided here: the range of one poll, the common ancestor after a reorg, which commits of a range were reverted
-//! again inside it, and when L1's newest block is too old. The flow reads the headers and logs.
+//! Decided here: the range of one poll, the common ancestor after a reorg, which commits of a range are reverted inside
+//! it, and when L1's newest block is too old. The flow reads the headers and logs.
 
 use std::time::Duration;
 
@@ -16,8 +16,8 @@ pub struct Range {
     pub to: L1Number,
 }
 
-/// The next range after `cursor` (or from `start` where there is none), at most `width` blocks, up to `confirmed`.
-/// None when everything confirmed has been read.
+/// The next range after `cursor` (or from `start` if there is none), at most `width` blocks, up to `confirmed`. None if
+/// everything confirmed has been read.
 ///
 /// A cursor inside a block begins with that block again: its remaining logs are still to come.
 pub fn next_range(cursor: Option<&Cursor>, start: L1Number, confirmed: L1Number, width: u64) -> Option<Range> {
@@ -32,8 +32,8 @@ pub fn next_range(cursor: Option<&Cursor>, start: L1Number, confirmed: L1Number,
     Some(Range { from, to: from.plus(width.max(1).saturating_sub(1)).min(confirmed) })
 }
 
-/// Walks over a stretch of L1 blocks from one end to the other, in windows that double: what is looked for mostly lies
-/// near the end that the walk begins at, and may lie at the other one.
+/// Walks over a stretch of L1 blocks from one end to the other, in windows that double. The target mostly lies near the
+/// end at which the walk begins, and may lie at the other end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Walk {
     low: L1Number,
@@ -52,12 +52,12 @@ impl Walk {
         Self { low, high, width: width.clamp(1, WIDEST_WINDOW), upwards, done: low > high }
     }
 
-    /// The next window; none when all was walked over.
+    /// The next window; none after the whole stretch.
     pub fn window(&self) -> Option<Range> {
         self.piece(self.width)
     }
 
-    /// The next `width` blocks; none when all was walked over.
+    /// The next `width` blocks; none after the whole stretch.
     pub fn piece(&self, width: u64) -> Option<Range> {
         let more = width.max(1).saturating_sub(1);
         match (self.done, self.upwards) {
@@ -67,8 +67,8 @@ impl Walk {
         }
     }
 
-    /// The window given last was looked through up to block `reached`, seen from where the walk began: what is left of it
-    /// comes next. After a whole window the next one is twice as wide.
+    /// The last window was searched up to block `reached`, seen from the start of the walk. What is left of it comes
+    /// next. After a whole window the next one is twice as wide.
     pub fn advance(&mut self, reached: L1Number) {
         let Some(window) = self.window() else { return };
         self.pass(reached);
@@ -78,7 +78,7 @@ impl Walk {
         }
     }
 
-    /// Everything up to block `reached` was looked through, seen from where the walk began.
+    /// Everything up to block `reached` was searched, seen from the start of the walk.
     pub fn pass(&mut self, reached: L1Number) {
         match self.upwards {
             true if reached >= self.high => self.done = true,
@@ -89,7 +89,7 @@ impl Walk {
     }
 }
 
-/// Whether `event` still has to be dealt with.
+/// Whether `event` is still to be processed.
 pub fn is_ahead(cursor: Option<&Cursor>, event: &L1Event) -> bool {
     let Some(cursor) = cursor else { return true };
     if event.block.number != cursor.block.number {
@@ -98,7 +98,7 @@ pub fn is_ahead(cursor: Option<&Cursor>, event: &L1Event) -> bool {
     cursor.log_index.is_some_and(|done| event.log_index > done)
 }
 
-/// Whether reading on from `cursor`, or from `start` where there is none, comes to `event`.
+/// Whether reading on from `cursor`, or from `start` if there is none, comes to the log at `pos`.
 pub fn is_unread(cursor: Option<&Cursor>, start: L1Number, pos: LogPos) -> bool {
     match cursor {
         None => pos.block >= start,
@@ -106,14 +106,14 @@ pub fn is_unread(cursor: Option<&Cursor>, start: L1Number, pos: LogPos) -> bool 
     }
 }
 
-/// Whether a log at `pos` was dealt with already.
+/// Whether a log at `pos` was processed already.
 pub fn has_passed(cursor: Option<&Cursor>, pos: LogPos) -> bool {
     cursor.is_some_and(|c| pos <= c.pos())
 }
 
-/// The batch before those that L1 took back last before the log at `pos`: what comes next is the one after it again
-/// (P3). For where no batch stands. One call takes back several batches, with a log for each. None where nothing was taken
-/// back. `reverts` are ordered.
+/// The batch before those that L1 took back last before the log at `pos`; the batch after it comes next again (P3).
+/// Used if no batch stands. One call takes back several batches, with a log for each. None if nothing was taken back.
+/// `reverts` are ordered.
 pub fn taken_back_to(reverts: &[L1Event], pos: LogPos) -> Option<BatchIndex> {
     let before = || reverts.iter().filter(|revert| revert.pos() < pos);
     let call = before().next_back()?.tx_hash;
@@ -124,7 +124,7 @@ pub fn taken_back_to(reverts: &[L1Event], pos: LogPos) -> Option<BatchIndex> {
     lowest.min().filter(|index| index.get() > 0).map(|index| index.minus(1))
 }
 
-/// What the contract's own count says of logs that an endpoint left out at the end of what is confirmed.
+/// What the contract's own count shows about logs that an endpoint left out at the end of what is confirmed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hidden {
     /// Nothing is missing.
@@ -135,8 +135,8 @@ pub enum Hidden {
     Commit(BatchIndex),
 }
 
-/// Compares the contract's last committed index `there` with `ours`, the highest that stands here: logs that were left out
-/// leave no hole when they were the last ones (A1).
+/// Compares the contract's last committed index `there` with `ours`, the highest index that stands here. Left-out logs
+/// leave no gap in the indices if they were the last ones (A1).
 pub fn hidden(there: BatchIndex, ours: BatchIndex) -> Hidden {
     match there.cmp(&ours) {
         std::cmp::Ordering::Less => Hidden::RevertFrom(there.plus(1)),
@@ -146,24 +146,25 @@ pub fn hidden(there: BatchIndex, ours: BatchIndex) -> Hidden {
 }
 
 /// Whether the newest L1 block, made at `timestamp`, is older than `max_age` at `now` (both in seconds since the Unix
-/// epoch). A `max_age` of zero asks for nothing. A block from the future is the clock's fault and not L1's.
+/// epoch). A `max_age` of zero switches the check off. A block from the future is never stale: the local clock is
+/// wrong, not L1.
 pub fn is_stale(timestamp: u64, now: u64, max_age: Duration) -> bool {
     !max_age.is_zero() && now.saturating_sub(timestamp) > max_age.as_secs()
 }
 
-/// What the recorded L1 blocks and the live headers say together.
+/// What the recorded L1 blocks and the live headers show together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reorg {
     /// The newest recorded block is still canonical.
     None,
-    /// The L1 node does not know the newest recorded block's height: it lags behind, which proves nothing.
+    /// The L1 node has no block at the newest recorded block's height. It lags, which proves nothing.
     Behind,
     /// Everything above this block is gone.
     To(L1Ref),
-    /// Nothing in the window is canonical, and what lies below was never recorded: start over from the first block.
+    /// Nothing in the window is canonical, and no block below it was ever read: start over from the first block.
     ToStart,
-    /// The newest recorded block is canonical and the cursor's own block, further down, is not: the cursor was sent back
-    /// to a log that was found on another fork.
+    /// The newest recorded block is canonical, but the cursor's own block, further down, is not: the cursor was moved
+    /// back to a log that was found on another fork.
     StrayCursor,
     /// The common ancestor lies below the window.
     TooDeep {
@@ -172,14 +173,14 @@ pub enum Reorg {
     },
 }
 
-/// Whether the cursor's block `at` is not canonical, as `live`, the header at its height, tells. A header that is missing
-/// tells nothing.
+/// Whether the cursor's block `at` is not canonical. `live` is the header at its height; a missing header proves
+/// nothing.
 pub fn is_stray(at: &L1Ref, live: Option<&L1Header>) -> bool {
     live.is_some_and(|header| header.l1_ref() != *at)
 }
 
-/// Finds the common ancestor. `recorded` is newest first; `live` holds the header at each recorded height, none where
-/// the node has none. `start` is the first L1 block ever read.
+/// Finds the common ancestor. `recorded` is newest first; `live` holds the header at each recorded height, none if the
+/// node has none. `start` is the first L1 block ever read.
 pub fn find_reorg(recorded: &[L1Ref], live: &[Option<L1Header>], start: L1Number, window: u64) -> Reorg {
     let Some(newest) = recorded.first() else { return Reorg::None };
     let matches = |(at, header): (&L1Ref, &Option<L1Header>)| header.is_some_and(|h| h.hash == at.hash);
@@ -191,7 +192,7 @@ pub fn find_reorg(recorded: &[L1Ref], live: &[Option<L1Header>], start: L1Number
     let floor = newest.number.minus(window);
     match recorded.iter().zip(live).find(|&pair| matches(pair)) {
         Some((ancestor, _)) if ancestor.number >= floor => Reorg::To(*ancestor),
-        // The blocks between the ancestor and the window's end are not recorded; L1 finality vouches for them.
+        // The ancestor lies below the window. The blocks in between are not recorded; L1 finality vouches for them.
         Some(_) => Reorg::TooDeep { window },
         // The window reaches down to the first block that was ever read: nothing lies below it.
         None if floor <= start => Reorg::ToStart,
@@ -199,8 +200,7 @@ pub fn find_reorg(recorded: &[L1Ref], live: &[Option<L1Header>], start: L1Number
     }
 }
 
-/// The L1 block in which the commit at place `at` of `events` is reverted further on in the same range; none where it is
-/// not.
+/// The L1 block in which the commit at place `at` of `events` is reverted later in the same range; none if it is not.
 pub fn reverted_later(events: &[L1Event], at: usize, index: BatchIndex) -> Option<L1Number> {
     let is_revert = |event: &&L1Event| matches!(event.kind, L1EventKind::Revert { index: it, .. } if it == index);
     events.iter().skip(at.saturating_add(1)).find(is_revert).map(|event| event.block.number)
@@ -213,7 +213,7 @@ pub enum Continuity {
     Continues,
     /// Indices are missing, from this one on.
     Gap(BatchIndex),
-    /// This index stands already under another commit, without a revert in between.
+    /// This index already stands under another commit, without a revert in between.
     Repeated,
 }
 
@@ -330,7 +330,7 @@ mod tests {
             }
             assert_eq!(seen.len(), 1_001, "no block twice");
             assert!(seen.contains(&far));
-            // An answer that came nowhere moves nothing.
+            // An answer that covers no block moves nothing.
             let mut walk = Walk::new(10.into(), 20.into(), upwards, 4);
             walk.advance(if upwards { 9.into() } else { 21.into() });
             assert_eq!(walk.window(), Walk::new(10.into(), 20.into(), upwards, 4).window());

@@ -1,7 +1,7 @@
 //! Consistent, self-heal, fill-gap or wait?
 //!
 //! The case table, in two looks: the first decides whether the blob must be fetched at all, the second what to do about
-//! what was in it.
+//! its content.
 
 use crate::decide::liveness::HeadTrend;
 use crate::decide::reconcile::Difference;
@@ -18,7 +18,7 @@ pub struct FirstFacts {
     pub verdict: HeadTrend,
     /// Whether the batch lies before the single-sequencer switch.
     pub before_switch: bool,
-    /// Whether the local blocks give L1's versioned hashes; none when they are not all there, or were not encoded
+    /// Whether the local blocks give L1's versioned hashes; none if some are missing, or if they were not encoded
     /// because every batch is checked against its fetched blob.
     pub same_bytes: Option<bool>,
 }
@@ -28,7 +28,7 @@ pub struct FirstFacts {
 pub enum FirstLook {
     /// The local blocks are what L1 committed to.
     Consistent,
-    /// Only the blob can tell, or only the blob has the blocks.
+    /// Only the blob can decide, or only the blob has the blocks.
     FetchBlob,
     /// The blocks are missing; the node is expected to bring them.
     Wait,
@@ -36,15 +36,16 @@ pub enum FirstLook {
     WaitBeforeSwitch,
 }
 
-/// Whether a block at `number` is there, for a node whose head is `head`. A node that was killed goes on answering
-/// for blocks above its fallen head (E19), so only the head tells.
+/// Whether a node whose head is `head` has a block at `number`. A node that was killed still answers for blocks above
+/// its fallen head (E19), so only the head counts.
 pub fn is_present(number: L2Number, head: L2Number) -> bool {
     number <= head
 }
 
 /// Whether a batch whose parent block is at `parent_timestamp`, in seconds, lies before the single-sequencer switch at
-/// `switch_ms`, in milliseconds. The blocks' own times are known only once the blob was fetched, so the parent's time counts: a
-/// batch that begins on or across the switch is taken for one before it, since such blocks must never be derived from L1.
+/// `switch_ms`, in milliseconds. The blocks' own times are known only after the blob was fetched, so the parent's time
+/// counts: a batch that begins on or across the switch is taken for one before it, since such blocks must never be
+/// derived from L1.
 pub const fn is_before_switch(parent_timestamp: u64, switch_ms: u64) -> bool {
     parent_timestamp.saturating_mul(1000) < switch_ms
 }
@@ -66,7 +67,7 @@ pub fn first_look(facts: &FirstFacts) -> FirstLook {
     }
 }
 
-/// What is known once the blob was decoded and compared block by block.
+/// What is known after the blob was decoded and compared block by block.
 #[derive(Clone, Copy, Debug)]
 pub struct SecondFacts {
     /// Whether the batch's last block is present locally.
@@ -82,21 +83,21 @@ pub struct SecondFacts {
 /// The second look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SecondLook {
-    /// Same content. With `drift`, under other bytes than ours: counted, never a divergence.
+    /// Same content. With `drift`, the bytes differ from ours: counted, never a divergence.
     Consistent {
         /// Whether the encoder drifted.
         drift: bool,
     },
     /// Local blocks differ and are rewritten.
     SelfHeal,
-    /// Local blocks differ, but blocks of before the switch were agreed on by consensus and are never derived from L1:
-    /// a divergence that nothing here may repair.
+    /// Local blocks differ, but lie before the switch. Consensus agreed on such blocks, and they are never derived from
+    /// L1: a divergence that nothing here may repair.
     DivergesBeforeSwitch,
     /// Local blocks are missing and are written.
     FillGap,
 }
 
-/// Decides what to do about what was in the blob.
+/// Decides what to do about the blob's content.
 pub fn after_rebuild(facts: &SecondFacts) -> SecondLook {
     match (facts.present, facts.difference) {
         (true, None) => SecondLook::Consistent { drift: facts.bytes_differed },
@@ -166,7 +167,7 @@ mod tests {
             assert_eq!(look(true, difference, bytes_differed, false), SecondLook::SelfHeal);
             assert_eq!(look(true, difference, bytes_differed, true), SecondLook::DivergesBeforeSwitch);
         }
-        // Missing blocks of before the switch never come to the second look.
+        // Missing blocks from before the switch never reach the second look.
         assert_eq!(look(false, None, false, false), SecondLook::FillGap);
         assert_eq!(look(false, difference, false, false), SecondLook::FillGap);
     }

@@ -1,14 +1,14 @@
 //! What has become final, and what L1 may still take back?
 //!
-//! Two meanings. *Committed*: the batch stands at L1's finalized block; the contract may still revert it, days later,
+//! Two meanings. *Committed*: the batch stands at L1's finalized block. The contract may still revert it, days later,
 //! until it is proved. *Proven*: the batch is proved on the contract at that block, and no revert can take it back.
 //! Either way the L1 block of the commit and the finalized block must be canonical by hash, the batch's last L2 block
 //! must be the local chain's (B8: a finalized tag alone proves nothing when endpoints contradict each other), and every
-//! RevertBatch log up to the finalized block must have been read: the batch's hash on the contract does not tell,
-//! since the same blocks committed again have the same hash. Everything comes from logs and stored rows, so no
+//! RevertBatch log up to the finalized block must have been read. The batch's hash on the contract does not show a
+//! revert, since the same blocks committed again have the same hash. Everything comes from logs and stored rows, so no
 //! historical contract state is needed (A7).
 //!
-//! Two looks: [`standing`] picks the batch from what is stored, [`finality`] holds it against the two chains.
+//! Two decisions: [`standing`] picks the batch from what is stored, [`finality`] compares it with the two chains.
 
 use serde::Serialize;
 
@@ -20,14 +20,14 @@ use crate::types::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Held {
-    /// Not every RevertBatch log up to L1's finalized block was read yet.
+    /// Some RevertBatch logs up to L1's finalized block are not read yet.
     ReadingReverts,
-    /// Every batch that stands below it was reverted further up.
+    /// Every batch up to it was reverted by a later log.
     Reverted,
     /// No proof of the batch is final on L1 yet.
     NotProven,
-    /// The commit's L1 block is not the one that was recorded, the finalized one is not on the live chain, or the proof is
-    /// of another batch.
+    /// The commit's L1 block is not the recorded one, L1's finalized block is not on the live chain, or the proof
+    /// belongs to another batch or an earlier commit.
     L1Contradicts,
     /// The last L2 block is not the one that was verified.
     LocalContradicts,
@@ -44,7 +44,7 @@ pub struct StandingFacts<'a> {
     pub candidate: &'a BatchRecord,
     /// L1's finalized block.
     pub finalized_l1: L1Number,
-    /// Up to which L1 block every RevertBatch and FinalizeBatch log is known; none where nothing was read.
+    /// Up to which L1 block every RevertBatch and FinalizeBatch log is known; none if nothing was read.
     pub settled_to: Option<L1Number>,
     /// The first known RevertBatch log after the candidate's commit that takes it down.
     pub revert: Option<&'a L1Event>,
@@ -63,7 +63,7 @@ pub enum Standing {
     Held(Held),
 }
 
-/// Whether the candidate stands, or is proved, at L1's finalized block, by what is stored.
+/// Whether the candidate stands, or is proved, at L1's finalized block, according to what is stored.
 pub fn standing(facts: &StandingFacts<'_>) -> Standing {
     if facts.settled_to.is_none_or(|to| to < facts.finalized_l1) {
         return Standing::Held(Held::ReadingReverts);
@@ -89,12 +89,12 @@ fn proven(facts: &StandingFacts<'_>) -> Standing {
     if candidate.index > index {
         return Standing::LookAt(index);
     }
-    // A proof below the commit is of an earlier commit of that index, which the contract forbids.
+    // A proof below the commit belongs to an earlier commit of that index, which the contract forbids.
     let contradicts = proof.pos() < candidate.pos() || (candidate.index == index && candidate.hash != hash);
     if contradicts { Standing::Held(Held::L1Contradicts) } else { Standing::Candidate }
 }
 
-/// Whether the contract may revert batch `index` at the log `at`: what it has proved it cannot. `proof` is the
+/// Whether the contract may revert batch `index` at the log `at`. It cannot revert what it has proved. `proof` is the
 /// FinalizeBatch log with the highest index up to the revert's block.
 pub fn may_be_reverted(index: BatchIndex, at: &L1Event, proof: Option<&L1Event>) -> bool {
     let Some(proof) = proof else { return true };
@@ -102,8 +102,8 @@ pub fn may_be_reverted(index: BatchIndex, at: &L1Event, proof: Option<&L1Event>)
     proved < index || proof.pos() > at.pos()
 }
 
-/// Whether the finalized head lies above everything that L1 holds as committed: its batch was reverted, which is
-/// ordinary until it is proved. `last` is where the highest standing batch ends.
+/// Whether the finalized head lies above everything that L1 holds as committed. Then its batch was reverted, which is
+/// ordinary until the batch is proved. `last` is the last block of the highest standing batch.
 pub fn is_uncommitted(finalized: Option<L2Ref>, last: Option<L2Ref>) -> bool {
     finalized.is_some_and(|f| last.is_none_or(|last| last.number < f.number))
 }
@@ -235,7 +235,7 @@ mod tests {
         let record = candidate(Some(l2(40, 9).l2_ref()));
         let (zero, other) = (B256::zero(), B256::repeat_byte(8));
         let held = Standing::Held;
-        /// How far is known, the revert, the proof; the answer in the first meaning, and in the second.
+        /// How far L1 is known, the revert, the proof; the answer for *committed*, and for *proven*.
         type Row = (Option<u64>, Option<L1Event>, Option<L1Event>, Standing, Standing);
         let cases: [Row; 12] = [
             (None, None, None, held(Held::ReadingReverts), held(Held::ReadingReverts)),

@@ -1,7 +1,7 @@
 //! May this head move, and which tags does the node lack?
 //!
-//! The one door for our heads: `finalized ≤ safe` holds in every value of [`Heads`] unless the node itself lost
-//! blocks (P2), finalized never moves back nor sideways.
+//! The one door for our heads. `finalized ≤ safe` holds in every value of [`Heads`] unless the node itself lost blocks
+//! (P2). Finalized never moves back or sideways.
 
 use crate::types::{L2Number, L2Ref, L2Snapshot, SpuriousTag, WriteIntent};
 
@@ -12,12 +12,12 @@ pub struct Heads {
     finalized: Option<L2Ref>,
 }
 
-/// What became of a wish to move a head.
+/// The answer to a request to move a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Move {
     /// Allowed: these are the heads afterwards.
     To(Heads),
-    /// It stands there already.
+    /// The head is there already.
     Unchanged,
     /// Not above the present head.
     Backwards,
@@ -28,7 +28,7 @@ pub enum Move {
 }
 
 impl Heads {
-    /// Heads as stored. A finalized head above safe is what a node that lost blocks leaves behind.
+    /// Heads as stored. A finalized head above safe means that the node lost blocks.
     pub const fn stored(safe: Option<L2Ref>, finalized: Option<L2Ref>) -> Self {
         Self { safe, finalized }
     }
@@ -43,8 +43,8 @@ impl Heads {
         self.finalized
     }
 
-    /// Safe to the last block of a verified batch. Going forward over blocks that a node lost may pass below
-    /// finalized; at finalized's own height the hash must be the same.
+    /// Moves safe to the last block of a verified batch. After a node lost blocks, safe may move forward below
+    /// finalized. At finalized's own height the hash must be the same.
     pub fn advance_safe(&self, to: L2Ref) -> Move {
         if self.safe == Some(to) {
             return Move::Unchanged;
@@ -58,8 +58,9 @@ impl Heads {
         Move::To(Self { safe: Some(to), finalized: self.finalized })
     }
 
-    /// Safe back to `to` (nothing when none), because L1 took away what it stood on, and no further than to finalized:
-    /// L1 may revert what was finalized as committed (M3), and those blocks were verified all the same. Never up.
+    /// Moves safe back to `to` (to nothing if none), because L1 took away its batch. Safe goes no lower than finalized:
+    /// L1 may revert what was finalized as committed (M3), and those blocks are verified all the same. Safe never goes
+    /// up.
     #[must_use]
     pub fn rewind_safe(&self, to: Option<L2Ref>) -> Self {
         let to = [to, self.finalized].into_iter().flatten().max_by_key(|head| head.number);
@@ -67,8 +68,8 @@ impl Heads {
         if goes_down { Self { safe: to, finalized: self.finalized } } else { *self }
     }
 
-    /// Safe up to finalized, because the node holds that block (again): it was verified once, and whether its batch
-    /// stands on L1 does not matter.
+    /// Moves safe up to finalized, because the node holds that block (again). The block was verified once; it does not
+    /// matter whether its batch stands on L1.
     #[must_use]
     pub fn lift_safe(&self) -> Self {
         let Some(finalized) = self.finalized else { return *self };
@@ -76,13 +77,13 @@ impl Heads {
         if below { Self { safe: Some(finalized), finalized: self.finalized } } else { *self }
     }
 
-    /// Safe down to what a node that lost blocks still holds. Finalized stays where it is.
+    /// Moves safe down to what a node that lost blocks still holds. Finalized does not move.
     #[must_use]
     pub const fn node_lost(&self, to: Option<L2Ref>) -> Self {
         Self { safe: to, finalized: self.finalized }
     }
 
-    /// Finalized to `to`, never back, never sideways, never above safe.
+    /// Moves finalized to `to`: never back, never sideways, never above safe.
     pub fn advance_finalized(&self, to: L2Ref) -> Move {
         if self.finalized == Some(to) {
             return Move::Unchanged;
@@ -112,17 +113,18 @@ pub enum TagCall {
 pub struct TagPlan {
     /// Calls, in order.
     pub calls: Vec<TagCall>,
-    /// The node's safe lies above what we verified: another writer set it.
+    /// The node's safe lies above what we verified: another writer or the node itself set it, or L1 took away what our
+    /// safe stood on.
     pub safe_beyond_verified: bool,
-    /// The node's safe lies above its head and nothing that we verified is left: it belongs on block 0, the one block
-    /// that is beyond doubt.
+    /// The node's safe lies above its head, and no verified block is left. Safe goes to block 0, the one block that is
+    /// beyond doubt.
     pub safe_to_genesis: bool,
     /// The node's finalized lies above our safe: our tags wait until we have verified that far (H6).
     pub held_by_node_finalized: bool,
 }
 
-/// Compares our heads with the node's tags. `lost` says that the node itself lost blocks, which alone allows a safe
-/// tag below its finalized one; our own finalized above our safe says it too.
+/// Compares our heads with the node's tags. `lost` says that the node itself lost blocks; so does a finalized head of
+/// ours above our safe. Only such a loss allows a safe tag below the node's finalized tag.
 pub fn tag_plan(ours: &Heads, node: &L2Snapshot, lost: bool) -> TagPlan {
     let mut plan = TagPlan::default();
     let Some(safe) = ours.safe else {
@@ -154,11 +156,11 @@ pub fn tag_plan(ours: &Heads, node: &L2Snapshot, lost: bool) -> TagPlan {
     plan
 }
 
-/// Where the node's safe tag goes before blocks above `skip` are written, so that nobody ever sees it above the head or
-/// off the chain (E23). None where it stands low enough already.
+/// Where the node's safe tag goes before blocks above `skip` are written, so that no reader ever sees it above the head
+/// or off the chain (E23). None if it is low enough already.
 ///
-/// Our own safe head where it fits; else `skip`, which is lower than what the node claims: our safe may lie below a
-/// finalized tag that is not ours (H6).
+/// It goes to our own safe head if that fits, else to `skip`, which is lower than what the node claims. Our safe does
+/// not fit if it lies below a finalized tag that is not ours (H6).
 pub fn lowered_safe(ours: &Heads, node: &L2Snapshot, skip: L2Ref) -> Option<L2Ref> {
     let tag = node.safe?;
     if tag.number <= skip.number {
@@ -168,18 +170,18 @@ pub fn lowered_safe(ours: &Heads, node: &L2Snapshot, skip: L2Ref) -> Option<L2Re
     Some(ours.safe.filter(fits).unwrap_or(skip))
 }
 
-/// Where the node's safe tag goes when L1 took away all that our safe head `was` stands on: down to `anchor`, the block
-/// below it. None where the tag is not the one that we set, or stands low enough, or the node's finalized tag lies above
-/// the anchor.
+/// Where the node's safe tag goes after L1 took away all that our safe head `was` stands on: down to `anchor`, the
+/// block below it. None if the tag is not the one that we set, if it is low enough, or if the node's finalized tag lies
+/// above the anchor.
 pub fn abandoned_safe(was: Option<L2Ref>, node: &L2Snapshot, anchor: L2Ref) -> Option<L2Ref> {
     let tag = node.safe.filter(|tag| was == Some(*tag))?;
     let fits = anchor.number < tag.number && node.finalized.is_none_or(|f| f.number <= anchor.number);
     fits.then_some(anchor)
 }
 
-/// Where safe goes at once when the node was killed while it was given its tags: its safe tag fell to what it had
-/// finalized before, and so below what it was told to finalize since (P2). Our own safe head where the node still holds
-/// it, else finalized itself. `shown` is the node right after the tags were set.
+/// Where safe goes at once if the node was killed while its tags were set. Its safe tag fell to what it had finalized
+/// before, and so below what we set as finalized since (P2). Safe goes to our own safe head if the node still holds it,
+/// else to finalized. `shown` is the node right after the tags were set.
 pub fn fallen_safe(ours: &Heads, shown: &L2Snapshot) -> Option<L2Ref> {
     let (safe, finalized) = (ours.safe?, ours.finalized?);
     let fell = shown.finalized == Some(finalized) && shown.safe.is_none_or(|tag| tag.number < finalized.number);
@@ -189,27 +191,28 @@ pub fn fallen_safe(ours: &Heads, shown: &L2Snapshot) -> Option<L2Ref> {
     [safe, finalized].into_iter().find(|block| block.number <= shown.head.number)
 }
 
-/// Where the node's safe tag may go when the block `orphan` that it was set to left the chain meanwhile, best first: to one
-/// of `known` or to the node's own `finalized`, and never below that (P2).
+/// Where the node's safe tag may go if its block `orphan` left the chain meanwhile, best first: to one of `known` or to
+/// the node's own `finalized`, and never below that (P2).
 pub fn below_orphan(orphan: L2Ref, known: [Option<L2Ref>; 2], finalized: Option<L2Ref>) -> Vec<L2Ref> {
     let floor = finalized.map_or(L2Number::new(0), |f| f.number);
     let fits = |tag: &L2Ref| tag.number < orphan.number && tag.number >= floor;
     known.into_iter().chain([finalized]).flatten().filter(fits).collect()
 }
 
-/// Whether `block` is on a chain whose head is `head` high and that has the block `there` at its number. A node that was
-/// killed answers for blocks above its fallen head.
+/// Whether `block` is on a chain with its head at height `head` and the block `there` at the number of `block`. The
+/// height counts because a node that was killed still answers for blocks above its fallen head.
 pub fn stands_on(block: L2Ref, head: L2Number, there: Option<L2Ref>) -> bool {
     block.number <= head && there == Some(block)
 }
 
-/// Whether the node's finalized `tag` is a mark of its own making, which is put back, or somebody's word.
+/// Whether the node's finalized `tag` is a mark that the node made by itself, which is put back, or a tag that another
+/// writer set.
 ///
-/// A mark is a tag that was seen to move with a write of ours: up, onto a block of that very write, between the look
-/// before the write and the first look after it. `writes` are those that are open; a write that was looked at since
-/// (`seen`) explains nothing any more. So a tag that another writer sets later on a block that we wrote is never lowered
-/// (H6). `known` is the mark that was found and is not put back yet. At or below `ours`, our own finalized head, nothing
-/// is to be put back.
+/// A mark is a tag that moved with a write of ours: up, onto a block of that very write, between the last read before
+/// the write and the first read after it. `writes` are the open writes; a write after which the node was read (`seen`)
+/// explains nothing any more. So a tag that another writer sets later on a block that we wrote is never lowered (H6).
+/// `known` is a mark that was found and is not put back yet. At or below `ours`, our own finalized head, no tag is put
+/// back.
 pub fn spurious_tag(
     tag: Option<L2Ref>,
     ours: Option<L2Ref>,
@@ -220,31 +223,32 @@ pub fn spurious_tag(
     if let Some(known) = known.filter(|known| known.tag == tag) {
         return Some(known);
     }
-    // Where nobody knows what was written, it is anything but what stood there before.
+    // If the written hash is not known, any block counts except the one that was there before.
     let is_made_by = |w: &WriteIntent| w.new_hash.map_or(w.old_hash != Some(tag.hash), |made| made == tag.hash);
     let write = writes.iter().find(|w| !w.seen && w.number == tag.number && is_made_by(w))?;
     let moved_up = write.finalized.is_none_or(|before| before.number < tag.number);
     moved_up.then_some(SpuriousTag { tag, before: write.finalized })
 }
 
-/// Whether the node's safe `tag` is a mark of its own making: it stands on a block of our open `writes`, above `ours`, our
-/// own safe head. Some nodes mark each block safe that they write, before anything of it was checked (L5).
+/// Whether the node's safe `tag` is a mark that the node made by itself: it lies on a block of our open `writes`, above
+/// `ours`, our own safe head. Some nodes mark each block that they write as safe, before anything in it was checked
+/// (L5).
 ///
-/// Another writer may put it there too. Nothing is lost by taking that for a mark: our own safe head is told to the node in
-/// every poll anyway, and nobody has checked the block but us.
+/// Another writer may put it there too. Nothing is lost if that is taken for a mark: every poll sets our own safe head
+/// on the node anyway, and only this worker checks the block.
 pub fn own_safe_mark(tag: Option<L2Ref>, ours: Option<L2Ref>, writes: &[WriteIntent]) -> Option<L2Ref> {
     let tag = tag.filter(|tag| ours.is_none_or(|safe| safe.number < tag.number))?;
     let is_made_by = |w: &WriteIntent| match w.new_hash {
         Some(made) => made == tag.hash,
-        // Noted and perhaps sent: it is anything but what stood there before.
+        // Noted and perhaps sent: any block counts except the one that was there before.
         None => !w.seen && w.old_hash != Some(tag.hash),
     };
     writes.iter().any(|w| w.number == tag.number && is_made_by(w)).then_some(tag)
 }
 
-/// Up to where a look at the node tells all that the open `writes` did to its tags; none where it tells nothing new. A
-/// write that was answered has happened, and so has one on top of the chain whose block is there; any other one may still
-/// be under way.
+/// Up to which height a read of the node shows all that the open `writes` did to its tags; none if it shows nothing
+/// new. A write that was answered has happened. So has a write on top of the chain if its block is there. Any other
+/// write may still be under way.
 pub fn seen_to(writes: &[WriteIntent], head: L2Number) -> Option<L2Number> {
     let has_happened = |w: &WriteIntent| w.new_hash.is_some() || (w.old_hash.is_none() && w.number <= head);
     let unseen = || writes.iter().filter(|w| !w.seen);
@@ -295,7 +299,7 @@ mod tests {
         }
         assert_eq!(heads(10, 5).rewind_safe(Some(at(12))), heads(10, 5));
         assert_eq!(Heads::stored(Some(at(3)), None).rewind_safe(None), Heads::default());
-        // A node that lost blocks holds less than finalized: nothing lifts safe but the node.
+        // A node that lost blocks holds less than finalized: only the node lifts safe.
         let lost = heads(10, 5).node_lost(Some(at(2)));
         for to in [Some(at(1)), Some(at(2)), None] {
             assert_eq!(lost.rewind_safe(to), lost);
@@ -337,7 +341,7 @@ mod tests {
         assert_eq!(fallen_safe(&ours, &node(20, Some(at(3)), Some(at(5)))), Some(at(10)));
         assert_eq!(fallen_safe(&ours, &node(8, Some(at(3)), Some(at(5)))), Some(at(5)));
         assert_eq!(fallen_safe(&ours, &node(4, Some(at(3)), Some(at(5)))), None);
-        // In order, another writer's finalized, and a loss that we know of.
+        // In order: another writer's finalized, and a loss that we know of.
         assert_eq!(fallen_safe(&ours, &node(20, Some(at(5)), Some(at(5)))), None);
         assert_eq!(fallen_safe(&ours, &node(20, Some(at(3)), Some(at(4)))), None);
         assert_eq!(fallen_safe(&ours, &node(20, Some(at(3)), Some(other(5)))), None);
@@ -402,7 +406,7 @@ mod tests {
         }
     }
 
-    /// A write of block `number` that was answered, over nothing, with the tag on `before` before it.
+    /// An answered write of block `number`, which replaced nothing; the finalized tag was on `before`.
     fn wrote(number: u64, before: Option<u64>) -> WriteIntent {
         WriteIntent {
             number: number.into(),
@@ -424,7 +428,7 @@ mod tests {
         let both = |before| vec![wrote(23, before), wrote(24, before)];
         let (none, t24, o24) = (None, Some(at(24)), Some(other(24)));
         let hash = |block: L2Ref| Some(block.hash);
-        // The tag, our finalized head, the mark that is known, the open writes; the mark.
+        // The tag, our finalized head, the known mark, the open writes; the expected mark.
         let table = [
             ("it moved", t24, none, None, both(Some(8)), mark(at(24), Some(8))),
             ("it was never set", t24, none, None, both(None), mark(at(24), None)),

@@ -1,11 +1,11 @@
-//! Does the L2 head grow, stand still, or neither?
+//! Does the L2 head grow, has it stopped, or is neither proved?
 //!
 //! Decided here: the alive/stopped verdict of one poll. Not decided here: what follows from it (`dispatch`).
 //!
 //! The difference matters because *stopped* allows the worker to write blocks that a living sequencer would write
 //! itself. So *stopped* needs proof, over a minimum of elapsed time and not of polls (a late tick makes two samples
-//! seconds apart), and a head that went down proves nothing but a restart. Only time counts in which the head could
-//! have grown under our eyes: the node answered, and nobody held its consensus node.
+//! seconds apart). A head that went down proves only a restart. Time counts only if the head could have been seen to
+//! grow in it: the node answered, and its consensus node was not paused.
 
 use std::time::Duration;
 
@@ -16,13 +16,13 @@ use crate::types::L2Number;
 pub enum HeadTrend {
     /// The head grew since the last sample.
     Alive,
-    /// The head stood still for at least the observation window.
+    /// The head stayed the same for at least the observation window.
     Stopped,
     /// Not known; treated like [`HeadTrend::Alive`].
     Unknown(Unknown),
 }
 
-/// Why nothing can be said.
+/// Why there is no verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unknown {
     /// There is nothing to compare with.
@@ -44,7 +44,7 @@ pub enum Unknown {
 #[derive(Clone, Copy, Debug)]
 struct Baseline {
     head: L2Number,
-    /// From when on the head has been flat; none where that begins with the next sample.
+    /// Since when the head has been flat; none if that begins with the next sample.
     flat_since: Option<Duration>,
 }
 
@@ -81,24 +81,24 @@ impl Liveness {
         if elapsed >= self.window { HeadTrend::Stopped } else { HeadTrend::Unknown(Unknown::FlatFor { elapsed }) }
     }
 
-    /// Tells that the worker itself moved the head to `head`. Neither growth nor a fall: the time that the head has
-    /// been flat goes on counting.
+    /// Reports that the worker itself moved the head to `head`. That is neither growth nor a fall: the head's flat time
+    /// continues to count.
     pub fn own_write(&mut self, head: L2Number) {
         if let Some(baseline) = &mut self.baseline {
             baseline.head = head;
         }
     }
 
-    /// Tells that the head could not have been seen to grow since the last sample: the node did not answer or was
-    /// syncing, or its consensus node was held. The time that the head has been flat begins anew with the next sample.
+    /// Reports that the head could not have been seen to grow since the last sample: the node did not answer or was
+    /// syncing, or its consensus node was paused. The head's flat time begins anew with the next sample.
     pub fn interrupted(&mut self) {
         if let Some(baseline) = &mut self.baseline {
             baseline.flat_since = None;
         }
     }
 
-    /// Tells that the worker itself held the consensus node for a while, in a poll whose verdict was `verdict`. A chain
-    /// that was proved to stand still before is not unknown again by it.
+    /// Reports that the worker itself paused the consensus node for a while, in a poll whose verdict was `verdict`. A
+    /// chain that was proved to have stopped before does not become unknown by that.
     pub fn paused(&mut self, verdict: HeadTrend) {
         match verdict {
             HeadTrend::Stopped => {}
@@ -106,7 +106,7 @@ impl Liveness {
         }
     }
 
-    /// Tells that the worker wrote, and that nobody knows how far: the next sample is a first one again, so that the
+    /// Reports that the worker wrote and does not know how far. The next sample is a first one again, so that the
     /// worker's own blocks are not taken for growth.
     pub fn own_write_unknown(&mut self) {
         self.baseline = None;

@@ -1,8 +1,8 @@
 //! What of the verified chain does the node still hold, and where do our heads go?
 //!
-//! A node that was killed comes back with a lower head; another writer may have rewritten blocks under a stored outcome.
-//! Safe goes down to the highest verified block that the node holds, finalized never moves. A finalized block that
-//! the node has *another* block in place of is no loss: that is a divergence, and nothing moves.
+//! A node that was killed comes back with a lower head; another writer may have rewritten blocks that a stored outcome
+//! covers. Safe goes down to the highest verified block that the node holds; finalized never moves. If the node has
+//! *another* block in place of the finalized one, that is no loss but a divergence, and nothing moves.
 
 use crate::decide::dispatch::is_present;
 use crate::decide::heads::Heads;
@@ -18,8 +18,8 @@ pub struct Lost {
 }
 
 impl Lost {
-    /// What a start finds: outcomes are kept after a loss, so a standing batch above safe tells of it, and so does a
-    /// finalized head above safe, whose batch may be reverted (M3). `tip` is the standing batch with the highest index.
+    /// What a start finds. Outcomes are kept after a loss, so a standing batch above safe shows it. So does a finalized
+    /// head above safe, whose batch may be reverted (M3). `tip` is the standing batch with the highest index.
     pub fn stored(heads: &Heads, tip: Option<&BatchRecord>) -> Option<Self> {
         let from = heads.safe().map_or(L2Number::new(0), |s| s.number).plus(1);
         let last = tip.and_then(|tip| tip.last);
@@ -27,7 +27,7 @@ impl Lost {
         (to >= from).then_some(Self { from, to })
     }
 
-    /// What is still missing once the node's head is `head`; none when all is back.
+    /// What is still missing if the node's head is `head`; none if all is back.
     #[must_use]
     pub fn still(self, head: L2Number) -> Option<Self> {
         (head < self.to).then_some(self)
@@ -42,12 +42,12 @@ impl Lost {
     }
 }
 
-/// What the node was found to hold, after it no longer holds our safe block.
+/// What the node was found to hold, if it no longer holds our safe block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeldFacts {
     /// Our heads so far.
     pub heads: Heads,
-    /// The last block of the highest standing batch that the node holds; none where it holds none.
+    /// The last block of the highest standing batch that the node holds; none if it holds none.
     pub batch_end: Option<L2Ref>,
     /// The node holds our finalized block.
     pub holds_finalized: bool,
@@ -64,8 +64,8 @@ pub enum Held {
     DivergesBelowFinalized,
 }
 
-/// Where our heads go when the node no longer holds our safe block. Safe never goes below a finalized head that the node
-/// holds, also where no batch ends on it any more (M3).
+/// Where our heads go if the node no longer holds our safe block. Safe never goes below a finalized head that the node
+/// holds, even if no batch ends on it any more (M3).
 pub fn held(facts: &HeldFacts) -> Held {
     let finalized = facts.heads.finalized();
     let floor = finalized.filter(|_| facts.holds_finalized);
@@ -96,10 +96,10 @@ mod tests {
         // heads, end of the highest batch held, is finalized held, head → heads
         let table = [
             ((Some(20), Some(10)), Some(16), true, 18, Back(heads(Some(16), Some(10)))),
-            // Down to finalized and no further, also where no batch ends there.
+            // Down to finalized and no further, even if no batch ends there.
             ((Some(20), Some(10)), Some(8), true, 18, Back(heads(Some(10), Some(10)))),
             ((Some(20), Some(10)), None, true, 18, Back(heads(Some(10), Some(10)))),
-            // The node lost the finalized block too: safe goes below it, it does not move.
+            // The node lost the finalized block too: safe goes below finalized, which does not move.
             ((Some(20), Some(10)), Some(8), false, 9, Back(heads(Some(8), Some(10)))),
             ((Some(20), Some(10)), None, false, 3, Back(heads(None, Some(10)))),
             // It has another block there.

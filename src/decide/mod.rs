@@ -2,7 +2,7 @@
 //!
 //! | question | file |
 //! | --- | --- |
-//! | Does the L2 head grow, stand still, or neither? | [`liveness`] |
+//! | Does the L2 head grow, has it stopped, or is neither proved? | [`liveness`] |
 //! | What of the verified chain does the node still hold? | [`local_chain`] |
 //! | Is this commit the one that the event speaks of, and does it continue the chain of batches? | [`binding`] |
 //! | Is what the blob holds a sequence of blocks that the calldata allows? | [`content`] |
@@ -24,7 +24,7 @@
 //! | Must a batch that could not be passed be judged again? | [`recheck`] |
 //! | Is a pause of the reactors over? | [`aftermath`] |
 //! | What would `recover` write, replace and lose? | [`recovery`] |
-//! | Why does it stand still? | [`stall`], its codes in [`reason`] |
+//! | Why is the worker stalled? | [`stall`], its codes in [`reason`] |
 //!
 //! No async, no clock, no log, no node: times and heights are arguments.
 

@@ -1,20 +1,20 @@
 //! Are the node that is read and the node that is written one node?
 //!
-//! Blocks are compared on `l2.eth` and written on `l2.engine`. If these are two nodes, a write that appends on the one
+//! Blocks are compared on `l2.eth` and written on `l2.engine`. If these are two nodes, a write that appends on one
 //! drops everything above its parent on the other (E21), and the tags of one chain are set on another. Decided here:
-//! what the heads of both tell. The engine's head is read before the reader's and again after it, since the head of one
-//! node may grow in between.
+//! what the heads of both show. The engine's head is read before the reader's and again after it, since the head of a
+//! single node may grow in between.
 
 use crate::types::L2Ref;
 
-/// What the heads of the reader and the engine tell.
+/// What the heads of the reader and the engine show.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OneNode {
-    /// Both stand on the same block: nothing says that they are two.
+    /// Both have the same head: nothing shows that they are two.
     Same,
     /// The head moved between the reads, as it does on one node that grows: nothing is proved.
     Moving,
-    /// They stand on different blocks.
+    /// Their heads are different blocks.
     Two,
 }
 
@@ -42,7 +42,7 @@ mod tests {
             (at(8), at(8), at(8), OneNode::Same),
             (at(8), at(9), at(9), OneNode::Same),
             (at(8), at(8), at(9), OneNode::Same),
-            // A node that was killed between the reads.
+            // The node was killed between the reads.
             (at(8), at(4), at(4), OneNode::Same),
             (at(8), at(9), at(10), OneNode::Moving),
             (at(40), at(8), at(40), OneNode::Two),

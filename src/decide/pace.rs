@@ -1,19 +1,19 @@
 //! Does reading on at once still get anywhere?
 //!
-//! Decided here: when a poll that asks for the next one at once must wait all the same. A cursor that reaches a block it
-//! never reached, that reads again what it went back over, or that goes back further than before gets somewhere. One
-//! that goes back to where it went back to already, or stands still, does not: a few such polls may be an endpoint that
-//! was asked at a bad moment, more of them are a loop that must be seen (P9).
+//! Decided here: when a poll that asks for the next one at once must wait all the same. A poll makes progress if its
+//! cursor reaches a place for the first time, reads again what it went back over, or goes back further than before. It
+//! makes none if the cursor goes back to a place to which it already went back, or does not move. A few such polls may
+//! come from an endpoint that was asked at a bad moment; more of them are a loop that must be seen (P9).
 
 use crate::types::{Cursor, LogPos};
 
-/// Polls in a row that may get nowhere before one waits.
+/// Polls without progress before one must wait.
 pub const BARREN_MAX: u32 = 3;
 
-/// Where a cursor stands; none is before everything.
+/// Where a cursor is; none is before everything.
 type Place = Option<LogPos>;
 
-/// The polls since one waited last.
+/// The polls since one last waited, or since the cursor last reached a new place.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Pace {
     top: Place,
@@ -22,8 +22,8 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// Takes a poll that moved the cursor from `before` to `after` and wants to be followed by another one at once. Says
-    /// whether it may.
+    /// Takes a poll that moved the cursor from `before` to `after` and asks for the next poll at once. Returns whether
+    /// the next poll may follow at once.
     pub fn reads_on(&mut self, before: Option<&Cursor>, after: Option<&Cursor>) -> bool {
         let (before, after) = (place(before), place(after));
         if after > self.top {
@@ -55,7 +55,7 @@ mod tests {
         (number > 0).then(|| Cursor { block: L1Ref { number: number.into(), hash: B256::zero() }, log_index: None })
     }
 
-    /// Every pair is a poll: the cursor before and after it, zero for none.
+    /// Every pair is a poll: the cursor before it and after it, zero for none.
     fn run(polls: &[(u64, u64)]) -> Vec<bool> {
         let mut pace = Pace::default();
         polls.iter().map(|&(before, after)| pace.reads_on(at(before).as_ref(), at(after).as_ref())).collect()
@@ -75,7 +75,7 @@ mod tests {
         let expected = [true, true, true, true, false, false];
         assert_eq!(run(&[(0, 9), (9, 9), (9, 9), (9, 9), (9, 9), (9, 9)]), expected);
         assert_eq!(run(&[(0, 0); 6])[2..], [true, false, false, false]);
-        // Back and forth between the same two places.
+        // The cursor moves back and forth between the same two places.
         let cycle = [(50, 10), (10, 50)];
         let polls = [[(0, 50)].as_slice(), &cycle.repeat(6)].concat();
         let waits: Vec<_> = run(&polls).into_iter().enumerate().filter(|(_, on)| !on).map(|(n, _)| n).collect();

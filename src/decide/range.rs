@@ -1,9 +1,10 @@
 //! Do the logs of an L1 range lie on one chain, and does that chain build on what is recorded?
 //!
-//! Decided here: which headers tell it, and what they say (B1). Between two requests L1 may reorganise, or another
-//! endpoint on another fork may answer; so what was read is taken only if everything in it fits together *and* builds on
-//! the block up to which was read before: otherwise the change is noticed in no later poll either, since what is
-//! recorded then lies on the new chain already. The flow asks, and reads again where this says no.
+//! Decided here: which headers are needed, and what they show (B1). Between two requests L1 may reorganise, or another
+//! endpoint on another fork may answer. So what was read is accepted only if everything in it fits together *and*
+//! builds on the last block that was read before. Without the second check no later poll would notice the change
+//! either, since what is recorded would then already lie on the new chain. The flow sends the requests, and reads again
+//! if the answer is no.
 
 use std::fmt;
 
@@ -16,9 +17,10 @@ pub struct RangeFacts<'a> {
     pub from: L1Number,
     /// Recorded blocks that the range must agree with: the parent of its first block, or any of its own.
     pub known: &'a [L1Ref],
-    /// The last block of the range that was asked for, as it was before the logs were.
+    /// The last block of the range that was asked for, as it was read before the logs.
     pub before: L1Ref,
-    /// The last block of every piece in which the logs came, as it was shown with them. The last one is how far they came.
+    /// The last block of every piece in which the logs came, as it was shown with them. The last entry says how far the
+    /// logs reach.
     pub ends: &'a [L1Ref],
     /// The logs.
     pub events: &'a [L1Event],
@@ -26,14 +28,14 @@ pub struct RangeFacts<'a> {
     pub headers: &'a [(L1Number, Option<L1Header>)],
 }
 
-/// Why a range that was read is no part of the recorded chain: L1 changed under way, or two forks answered.
+/// Why a range that was read is no part of the recorded chain: L1 changed meanwhile, or two forks answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RangeFault {
-    /// A block that must be there is not.
+    /// A block that must exist is missing.
     Unknown(L1Number),
     /// This block does not build on the one below it.
     Unlinked(L1Number),
-    /// At a recorded block's height, or below the range, the chain is another one.
+    /// At a recorded block's height, or below the range, the chain differs.
     OtherGround {
         /// What is recorded.
         recorded: L1Ref,
@@ -76,7 +78,7 @@ pub fn heights(facts: &RangeFacts<'_>, window: impl IntoIterator<Item = L1Number
     numbers
 }
 
-/// The chain up to where the logs came, if everything that was read lies on it and it builds on what is known.
+/// The chain as far as the logs reach, if everything that was read lies on it and it builds on what is known.
 pub fn check(facts: &RangeFacts<'_>) -> Result<Vec<L1Header>, RangeFault> {
     let mut chain: Vec<L1Header> = Vec::with_capacity(facts.headers.len());
     for (number, header) in facts.headers {
@@ -108,7 +110,7 @@ pub fn check(facts: &RangeFacts<'_>) -> Result<Vec<L1Header>, RangeFault> {
     if !holds(&facts.before) {
         return Err(RangeFault::EndChanged(facts.before.number));
     }
-    // A range without logs tells by its ends alone on which chain it was read.
+    // If a range has no logs, only its ends show on which chain it was read.
     let inside = |number: L1Number| number >= facts.from && number <= facts.before.number;
     let Some(end) = facts.ends.last().filter(|end| inside(end.number) && facts.ends.iter().all(holds)) else {
         return Err(RangeFault::OtherChain(facts.before.number));
@@ -215,7 +217,7 @@ mod tests {
         for (what, parts, fault) in table {
             assert_eq!(straight(&parts), Err(fault), "{what}");
         }
-        // All of it from the other fork: nothing but the ground tells.
+        // All of it is from the other fork: only the recorded block below the range shows that.
         let other = Parts { known: vec![block(14, 1)], before: 2, ends: vec![block(20, 2)], log: 2, headers: 2 };
         let fault = RangeFault::OtherGround { recorded: block(14, 1), actual: block(14, 2).hash };
         assert_eq!(straight(&other), Err(fault));

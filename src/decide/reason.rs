@@ -1,4 +1,5 @@
-//! The codes of what it stands still on (P9): what status, metrics and logs name, and which of them end by themselves.
+//! The reason codes of a stalled worker (P9): the names in status, metrics and logs, and which stalls end by
+//! themselves.
 //!
 //! Which code a cause has is decided in [`super::stall`].
 
@@ -10,7 +11,7 @@ use crate::error::{PortError, PortErrorKind, Target};
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $code:literal, $lasting:literal;)*) => {
-        /// One reason for standing still, as status, metric and log name it.
+        /// One reason for a stall, as status, metric and log name it.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
         #[serde(rename_all = "snake_case")]
         pub enum Reason { $($(#[$doc])* #[serde(rename = $code)] $name,)* }
@@ -24,7 +25,7 @@ macro_rules! reasons {
                 match self { $(Self::$name => $code,)* }
             }
 
-            /// Whether it lasts until L1 or an operator changes something: a halt and not a wait.
+            /// Whether the stall lasts until L1 or an operator changes something: a halt and not a wait.
             pub const fn is_halt(self) -> bool {
                 match self { $(Self::$name => $lasting,)* }
             }
@@ -53,9 +54,9 @@ reasons! {
     L1Stale = "l1_stale", false;
     /// L1 changed between two reads of one poll; the poll is done again.
     L1Reorg = "l1_reorg", false;
-    /// A log that lies far off is looked for on L1; the search goes on in the next poll.
+    /// A search on L1 for a log that lies far away; it continues in the next poll.
     SearchingL1 = "searching_l1", false;
-    /// The recorded fixture holds no answer to a question (`replay` only).
+    /// The recorded fixture holds no answer to a request (`replay` only).
     FixtureIncomplete = "fixture_incomplete", false;
     /// The beacon node could not be asked.
     BeaconUnavailable = "beacon_unavailable", false;
@@ -67,7 +68,7 @@ reasons! {
     L2Unavailable = "l2_unavailable", false;
     /// The engine could not be asked.
     EngineUnavailable = "engine_unavailable", false;
-    /// A root could not be checked: the node has pruned the state and its logs do not tell.
+    /// A root could not be checked: the node has pruned the state, and its logs do not show the root.
     RootsUnavailable = "roots_unavailable", false;
     /// The reactors could not be paused or resumed.
     ReactorsDegraded = "reactors_degraded", false;
@@ -85,7 +86,8 @@ reasons! {
     WouldFillGap = "would-fill-gap", false;
     /// A commit or a revert is missing in the logs, or the contract denies a revert.
     Gap = "gap", true;
-    /// The commit could not be found in its transaction, or the earlier one whose blobs it takes among those of its index.
+    /// The commit could not be found in its transaction, or the earlier commit whose blobs it takes could not be found
+    /// among the commits of its index.
     UnknownCommit = "unknown_commit", true;
     /// The commit does not give the event's hash, or does not continue the batch before.
     Unbound = "unbound", true;
@@ -99,7 +101,7 @@ reasons! {
     WithdrawalRoot = "withdrawal_root", true;
     /// L1 reorganised below the recorded window.
     ReorgTooDeep = "reorg_too_deep", true;
-    /// L1 says that it reverted a batch that it had proved: it contradicts itself.
+    /// L1 shows a revert of a batch that it had proved: it contradicts itself.
     RevertBelowFinalized = "revert_below_finalized", true;
     /// The local chain differs from L1 at or below the finalized head.
     DivergesBelowFinalized = "diverges_below_finalized", true;
@@ -109,11 +111,12 @@ reasons! {
     ElCannotReorg = "el_cannot_reorg", true;
     /// The node no longer has the state that a rewrite must be executed on.
     StateMissing = "state_missing", true;
-    /// The reader and the engine are two nodes: what is read of the one must not be written to the other.
+    /// The reader and the engine are two nodes: what is read from one must not be written to the other.
     EngineIsAnotherNode = "engine_is_another_node", true;
-    /// The execution node's finalized tag stands on a block off its chain: it answers every write with an error.
+    /// The execution node's finalized tag is on a block off its chain: the node answers every write with an error.
     FinalizedElsewhere = "finalized_elsewhere", true;
-    /// The execution node refused a block, for good or many times in a row, or made another one than it was given.
+    /// The execution node refused a block, for good or many times in a row, or made a different block from the one that
+    /// it was given.
     BlockRefused = "block_refused", true;
     /// An endpoint or the database belongs to another network.
     WrongNetwork = "wrong_network", true;
@@ -136,7 +139,7 @@ impl Reason {
         }
     }
 
-    /// Whether it says that the local chain and L1 contradict each other (exit code 3).
+    /// Whether the reason means that the local chain and L1 contradict each other (exit code 3).
     pub const fn is_divergence(self) -> bool {
         matches!(
             self,
@@ -151,8 +154,8 @@ impl Reason {
         )
     }
 
-    /// Whether everybody who could be asked was asked, and what is needed to decide is not there (exit code 4). A party
-    /// that does not answer is another matter: it may have it.
+    /// Whether every source answered and what is needed to decide is still missing (exit code 4). A source that does
+    /// not answer is another matter: it may have what is needed.
     pub const fn is_undecidable(self) -> bool {
         matches!(
             self,

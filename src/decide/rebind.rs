@@ -1,12 +1,12 @@
 //! Which batches does L1 hold again after a reorg?
 //!
-//! A reorg drops what was recorded above the common ancestor. Most of it comes back in other blocks. The batch hash binds
-//! everything about a batch but its place on L1, so what was verified stays verified under its new place, and safe never
-//! dips over it (B2).
+//! A reorg drops what was recorded above the common ancestor. Most of it comes back in other blocks. The batch hash
+//! binds everything about a batch except its place on L1. So what was verified stays verified at its new place, and
+//! safe does not go down for it (B2).
 
 use crate::types::{BatchRecord, L1Event, L1EventKind, L1Message, L1Ref};
 
-/// What of the dropped blocks the new chain holds again.
+/// What the new chain holds again of the dropped blocks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rebound {
     /// The batches, with their new places.
@@ -19,11 +19,11 @@ pub struct Rebound {
     pub blocks: Vec<L1Ref>,
 }
 
-/// The longest run of `dropped`, ascending by index, that the new chain's `events` commit to again. A range that reverts
-/// anything is read again in order: nothing is taken over ahead of a revert.
+/// The longest run of `dropped`, ascending by index, that the new chain's `events` commit to again. If a range reverts
+/// anything, it is read again in order, and nothing is taken over.
 ///
-/// The cursor will stand on the last rebound commit, so what was read below it goes with it: the L1 messages, and the
-/// `blocks` among which the next reorg finds its ancestor.
+/// The cursor will be on the last rebound commit. So what was read up to there is kept too: the L1 messages, the
+/// proofs, and the `blocks` among which the next reorg finds its ancestor.
 pub fn rebound(dropped: &[BatchRecord], events: Vec<L1Event>, blocks: Vec<L1Ref>) -> Rebound {
     if events.iter().any(|e| matches!(e.kind, L1EventKind::Revert { .. })) {
         return Rebound::default();

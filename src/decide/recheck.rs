@@ -1,28 +1,29 @@
 //! Must a batch that could not be passed be judged again?
 //!
-//! Judging one costs a fetch from the beacon node, and a poison batch stands for hours. A verdict that cannot change
-//! is kept until something that it stood on changes, and looked at again now and then all the same. Reverts are looked
-//! for before this is asked, at every poll (C5).
+//! Judging a batch costs a fetch from the beacon node, and a poison batch stands for hours. A verdict is kept until one
+//! of its inputs changes, and is still judged again from time to time. Reverts are searched for before this question,
+//! at every poll (C5).
 
 use std::time::Duration;
 
 use crate::decide::reason::Reason;
 use crate::types::{B256, CommitEvent, L1Ref, L2Ref};
 
-/// A kept verdict is judged again after this long: nothing known changes it, and this bounds what is not known.
+/// A kept verdict is judged again after this long. Nothing known changes it; this bounds the effect of what is not
+/// known.
 pub const KEEP_FOR: Duration = Duration::from_secs(600);
 
 /// What a verdict follows from, besides the batch itself and the verified chain below it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Basis {
-    /// Nothing: the bytes that L1 is bound to are what they are.
+    /// Nothing else: the bytes that L1 is bound to cannot change.
     L1,
     /// The local chain up to the batch's end.
     LocalChain,
 }
 
-/// What the verdict `reason` follows from; none where it must be judged at every poll, because a fault that passes may
-/// be behind it or because judging costs no download.
+/// What the verdict `reason` follows from; none if it must be judged at every poll, because a passing fault may be its
+/// cause or because judging costs no download.
 pub const fn basis(reason: Reason) -> Option<Basis> {
     match reason {
         Reason::PoisonBatch => Some(Basis::L1),
@@ -31,19 +32,19 @@ pub const fn basis(reason: Reason) -> Option<Basis> {
     }
 }
 
-/// Whether what a search came to `age` ago must be looked for again: an endpoint may have left out a log.
+/// Whether a search that ended `age` ago must be repeated: an endpoint may have left out a log.
 pub fn is_due(age: Duration) -> bool {
     age >= KEEP_FOR
 }
 
-/// What a verdict was given on.
+/// The inputs of a verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct VerdictInputs {
     /// The commit: batch hash, L1 block, log index.
     pub commit: (B256, L1Ref, u64),
     /// The verified head below the batch.
     pub safe: Option<L2Ref>,
-    /// The local block at the batch's end, or the head where that is lower; none where it does not matter.
+    /// The local block at the batch's end, or the head if that is lower; none if it does not matter.
     pub local: Option<L2Ref>,
 }
 
@@ -54,7 +55,7 @@ impl VerdictInputs {
     }
 }
 
-/// Whether a verdict given `age` ago on `then` still holds on `now`.
+/// Whether a verdict given `age` ago on the inputs `then` still holds for the inputs `now`.
 pub fn holds(then: &VerdictInputs, now: &VerdictInputs, age: Duration) -> bool {
     then == now && !is_due(age)
 }

@@ -1,8 +1,8 @@
 //! Which local blocks may stay, which are written? The skip number of `derive_force`.
 //!
-//! A local block may stay only if its content was compared equal and so was every block of the batch below it, down to
-//! a canonical anchor (E6). Equal blocks are not written again unless a state is missing (`write_again`): a write below the head drops everything above it
-//! (E21).
+//! A local block may stay only if its content is equal to the batch's, and so is every block of the batch below it,
+//! down to a canonical anchor (E6). Equal blocks are not written again unless a state is missing (`write_again`): a
+//! write below the head drops everything above it (E21).
 
 use std::fmt;
 
@@ -53,14 +53,14 @@ impl std::fmt::Display for Difference {
     }
 }
 
-/// The block below the batch, as it stands locally, and what it must be.
+/// The local block below the batch, and what it must be.
 #[derive(Clone, Copy, Debug)]
 pub struct AnchorFacts {
     /// The local header at the batch's first block less one.
     pub local: L2Header,
     /// Calldata's `prevStateRoot`.
     pub prev_state_root: B256,
-    /// The last block of the batch before, where that batch was verified.
+    /// The last block of the batch before, if that batch was verified.
     pub verified: Option<L2Ref>,
 }
 
@@ -116,8 +116,8 @@ fn difference_in(expected: &NewBlock, local: &L2Block) -> Option<Field> {
     (expected.transactions.len() != local.transactions.len()).then_some(Field::TransactionCount)
 }
 
-/// Compares the batch with the local blocks that are there, from the batch's first block on. Gives how many stand
-/// equal from the anchor up, and the first difference among those that are there.
+/// Compares the batch with the local blocks that exist, from the batch's first block on. Returns how many are equal
+/// from the anchor up, and the first difference among those that exist.
 pub fn equal_prefix(anchor: L2Ref, expected: &[NewBlock], local: &[L2Block]) -> (usize, Option<Difference>) {
     let mut parent = anchor.hash;
     for (at, (wanted, have)) in expected.iter().zip(local).enumerate() {
@@ -161,7 +161,7 @@ impl Plan {
     }
 }
 
-/// Makes the plan out of the comparison: keep the equal prefix, write the rest. None when nothing is left to write.
+/// Makes the plan out of the comparison: keep the equal prefix, write the rest. None if nothing is left to write.
 pub fn plan(anchor: L2Ref, expected: Vec<NewBlock>, local: &[L2Block], equal: usize) -> Option<Plan> {
     let skip = match equal.checked_sub(1) {
         None => anchor,
@@ -175,9 +175,9 @@ pub fn plan(anchor: L2Ref, expected: Vec<NewBlock>, local: &[L2Block], equal: us
     Some(Plan { skip, blocks, replaces, again: Vec::new() })
 }
 
-/// At most so many equal blocks are written again to reach a state that the node still has. A node without archive mode
-/// has, after a restart, the states of its head, of the one below, and of two some 126 further down; older ones were
-/// kept at random. Each block costs the time of a write inside the pause.
+/// At most so many equal blocks are written again to reach a state that the node still has. After a restart, a node
+/// without archive mode has the states of its head, of the block below, and of two blocks some 126 further down; which
+/// older states it kept is random. Each block costs the time of a write inside the pause.
 pub const AGAIN_MAX: u64 = 512;
 
 /// The blocks below `skip` whose state is asked for, the nearest first: none below `floor`, at most [`AGAIN_MAX`].
@@ -191,15 +191,15 @@ pub fn older_states(skip: L2Number, floor: L2Number) -> Vec<L2Number> {
 pub enum Again {
     /// They do not lead up to the plan's parent: the chain changed meanwhile.
     Unlinked,
-    /// This one lies before the single-sequencer switch, where nothing is written.
+    /// This block lies before the single-sequencer switch, and no block there is ever written.
     BeforeSwitch(L2Number),
 }
 
-/// Puts `equal` in front of the plan: the local blocks that lead up to its parent, to be written again as they are. Each
-/// must get the hash that it had.
+/// Puts `equal` in front of the plan. These are the local blocks that lead up to the plan's parent; they are written
+/// again unchanged, and each must get the hash that it had.
 ///
 /// # Errors
-/// When they cannot be written again.
+/// If they cannot be written again.
 pub fn write_again(plan: Plan, equal: &[L2Block], switch_ms: u64) -> Result<Plan, Again> {
     let (Some(first), Some(last)) = (equal.first(), equal.last()) else { return Err(Again::Unlinked) };
     let linked = equal.windows(2).all(|pair| match pair {
@@ -231,9 +231,9 @@ pub fn write_again(plan: Plan, equal: &[L2Block], switch_ms: u64) -> Result<Plan
     })
 }
 
-/// Which blocks tell that `plan` still fits a head that moved from `before` to `now`: all of them must be there still. None
-/// where it does not fit. Blocks that landed on top of what is replaced change nothing but what is dropped; anything else is
-/// decided anew (G5).
+/// Which blocks show that `plan` still fits a head that moved from `before` to `now`: all of them must still be there.
+/// None if the plan does not fit. Blocks that landed on top of what is replaced only add to what is dropped; any other
+/// change needs a new decision (G5).
 pub fn tells_that_it_holds(plan: &Plan, before: L2Ref, now: L2Ref) -> Option<Vec<L2Ref>> {
     if now == before {
         return Some(Vec::new());
@@ -242,22 +242,23 @@ pub fn tells_that_it_holds(plan: &Plan, before: L2Ref, now: L2Ref) -> Option<Vec
     Some([plan.skip, *first].into_iter().chain(plan.again.last().copied()).collect())
 }
 
-/// A block that the node made otherwise than it was given.
+/// A block that the node made differently from what it was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MadeOtherwise<'a> {
     /// What it was given.
     pub block: &'a NewBlock,
-    /// On which parent.
+    /// The parent that it was to build on.
     pub parent: B256,
-    /// What of it is another.
+    /// What differs in it.
     pub what: Otherwise,
-    /// How many blocks of the same reply were made before it, as they were given.
+    /// How many blocks before it in the same reply were made as given.
     pub before: usize,
 }
 
 impl MadeOtherwise<'_> {
-    /// How many headers of the reply tell what was made of the blocks that were sent: those before this one, and its own
-    /// where it is a header of that block. One with another number or on another parent says nothing of it.
+    /// How many headers of the reply show what was made of the blocks that were sent: those before this one, and its
+    /// own if that is a header of the same block. A header with another number or another parent says nothing about the
+    /// block.
     pub const fn told(&self) -> usize {
         match self.what {
             Otherwise::Number | Otherwise::Parent => self.before,
@@ -271,7 +272,7 @@ impl MadeOtherwise<'_> {
     }
 }
 
-/// What the node made otherwise.
+/// What the node made differently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Otherwise {
     /// The number.
@@ -284,7 +285,7 @@ pub enum Otherwise {
     BaseFee,
     /// The gas limit.
     GasLimit,
-    /// The transactions: one is missing, or one that was not given stands among them.
+    /// The transactions: one is missing, or one was added.
     Transactions,
     /// The index of the next L1 message.
     NextMessage,
@@ -312,12 +313,12 @@ impl fmt::Display for Otherwise {
 
 /// Compares what was sent with the headers that came back. The node makes blocks of nearly anything (protocol.md,
 /// section 7), but it must make them of what it was given, and an equal block that is written `again` must get the hash
-/// that it had. Gives the first block that is another.
+/// that it had. Returns the first block that differs.
 ///
-/// The first one stands on `anchor`, behind which L1 message `next_index` follows, if that is known.
+/// The first block builds on `anchor`. `next_index` is the L1 message that follows after `anchor`, if that is known.
 ///
-/// The transactions are compared by their root, which the header commits to. The index of the next L1 message is not part
-/// of what is hashed: it must follow the last message of the block, or be the one before where it holds none.
+/// The transactions are compared by their root, which the header commits to. The index of the next L1 message is not
+/// part of what is hashed. It must follow the block's last message; if the block holds none, it must be the parent's.
 pub fn mismatch<'a>(
     sent: &'a [NewBlock],
     made: &[L2Header],
@@ -337,7 +338,7 @@ pub fn mismatch<'a>(
     None
 }
 
-/// The index of the L1 message that follows `block`, where `before` is the one that follows its parent.
+/// The index of the L1 message that follows `block`; `before` is the index that follows its parent.
 fn index_after(block: &NewBlock, before: Option<u64>) -> Option<u64> {
     let last = block.transactions.iter().rev().find_map(|raw| transaction::queue_index(raw).ok());
     last.map(|index| index.get().saturating_add(1)).or(before)
@@ -351,7 +352,8 @@ fn otherwise(
     again: &[L2Ref],
 ) -> Option<Otherwise> {
     let known = again.iter().find(|known| known.number == block.number);
-    // Outside the hash, and an older node says zero whatever the block holds: then only the transactions' root tells.
+    // The index is outside the hash, and an older node says zero whatever the block holds. Then only the transactions'
+    // root decides.
     let index_differs =
         next_index.zip(header.next_l1_index).is_some_and(|(expected, said)| said != 0 && expected != said);
     [
@@ -368,7 +370,7 @@ fn otherwise(
     .find_map(|(differs, what)| differs.then_some(what))
 }
 
-/// What a block's content takes in memory, roughly: equal content counts the same.
+/// What a block's content takes in memory, roughly. Equal content counts the same.
 pub fn held_bytes(transactions: &[RawTx]) -> usize {
     let each = |raw: &RawTx| raw.len().saturating_add(size_of::<RawTx>());
     transactions.iter().map(each).fold(size_of::<L2Header>(), usize::saturating_add)
@@ -431,10 +433,10 @@ mod tests {
         let table = [
             (plan(&[9, 10], &[]), 10, 10, Some(vec![])),
             (plan(&[], &[]), 8, 8, Some(vec![])),
-            // Grown: what is replaced and what stays below it must be the same.
+            // The head grew: what is replaced and what stays below it must be the same.
             (plan(&[9, 10], &[]), 10, 12, Some(vec![at(8), at(9)])),
             (plan(&[9, 10], &[9, 10]), 10, 12, Some(vec![at(8), at(9), at(10)])),
-            // Fallen, but not below the first block that is replaced.
+            // The head fell, but not below the first block that is replaced.
             (plan(&[9, 10], &[]), 10, 9, Some(vec![at(8), at(9)])),
             (plan(&[9, 10], &[]), 10, 8, None),
             // Nothing was to be replaced, and now there would be.
@@ -514,11 +516,11 @@ mod tests {
                 .map(|other| (other.block.number.get(), other.what)),
             Some((9, Otherwise::Parent))
         );
-        // What a later request must continue is known from the one before.
+        // What a later request must continue is known from the request before.
         let later = |next| mismatch(&blocks[1..], &made(|_| {})[1..], B256::from_low_u64_be(9), next, &[]);
         assert_eq!((later(None), later(Some(8))), (None, None));
         assert_eq!(later(Some(7)).map(|other| other.what), Some(Otherwise::NextMessage));
-        // A header of another block tells nothing of the one that was sent.
+        // A header of another block says nothing about the one that was sent.
         let told = |change| mismatch(&blocks, &made(change), anchor, None, &[]).map(|other| other.told());
         assert_eq!(told(|h| h.number = 11.into()), Some(1));
         assert_eq!(told(|h| h.parent_hash = B256::zero()), Some(1));

@@ -1,10 +1,10 @@
 //! What would `recover` write, replace and lose?
 //!
-//! Shown before anything is written, so that the operator agrees to numbers and not to a word.
+//! Shown before anything is written, so that the operator agrees to numbers.
 
 use crate::types::{BatchIndex, L2Number};
 
-/// What is known once everything that stands was verified.
+/// What is known after everything that stands was verified.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecoveryFacts {
     /// The first batch that must be written.
@@ -19,7 +19,7 @@ pub struct RecoveryFacts {
     pub head: L2Number,
 }
 
-/// What it comes to.
+/// The counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecoveryExtent {
     /// Batches to be verified by writing.
@@ -28,7 +28,7 @@ pub struct RecoveryExtent {
     pub blocks: u64,
     /// Local blocks that differ from L1 and are replaced.
     pub replaced: u64,
-    /// Local blocks above the last batch, which L1 never saw: they go with the first write, if anything is replaced.
+    /// Local blocks above the last batch, which L1 never saw. If anything is replaced, the first write drops them.
     pub lost: u64,
 }
 
@@ -54,7 +54,7 @@ mod tests {
             ((12, 12, 36), (24, 0, 0)),
             // A fork at 9, shorter than what L1 has.
             ((20, 8, 36), (28, 12, 0)),
-            // A fork that goes beyond what L1 has.
+            // A fork that is longer than what L1 has.
             ((40, 8, 36), (28, 28, 4)),
             ((36, 8, 36), (28, 28, 0)),
             // The node's head lies below the last block that stays: a contradiction that counts nothing.

@@ -1,8 +1,8 @@
 //! The node refused a block: for good, or for now? And when is it tried again?
 //!
-//! Decided here: what the node's words mean (protocol.md, section 7), which plans a failed try speaks of, and how long
-//! the next one waits. Words that were never seen count as passing: trying again costs a pause, giving up costs the
-//! chain. So no refusal is for ever: a node may be repaired or upgraded within one poll, and nothing shows it.
+//! Decided here: what the node's words mean (protocol.md, section 7), which plans a failed try covers, and how long the
+//! next try waits. Unknown words count as passing: trying again costs a pause, giving up costs the chain. No refusal is
+//! for ever: a node may be repaired or upgraded within one poll, and nothing shows it.
 
 use std::time::Duration;
 
@@ -12,14 +12,14 @@ use crate::types::{B256, NewBlock};
 /// What a refusal means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// The node takes nothing but head + 1: it ignores `parentHash` (E13).
+    /// The node takes only head + 1: it ignores `parentHash` (E13).
     CannotRewrite,
     /// The same block on the same parent will never be taken (E17).
     Permanent,
-    /// The parent is gone, or the head is another one: the local chain changed under way.
+    /// The parent is gone, or the head is a different block: the local chain changed meanwhile.
     ChainChanged,
-    /// The node's finalized tag stands on a block that the chain does not hold any more: it takes the block and answers
-    /// every write with this until the tag is set right (morph-reth).
+    /// The node's finalized tag is on a block that is no longer on the chain. The node takes the block, but answers
+    /// every write with this until the tag is corrected (morph-reth).
     FinalizedElsewhere,
     /// Anything else: states that are being loaded, a full disk, a shutdown.
     Passing,
@@ -30,22 +30,22 @@ pub enum Refusal {
 /// JSON-RPC's code for parameters that cannot be read.
 const INVALID_PARAMS: i64 = -32602;
 
-/// Longest wait for what may pass by itself, where every try is a pause: an operator who made room on a full disk sees
-/// it used within this time.
+/// Longest wait for a fault that may pass by itself, if every try is a pause. After an operator frees space on a full
+/// disk, the next try comes within this time.
 pub const LONGEST_WAIT: Duration = Duration::from_secs(600);
 
-/// Wait for what only another node software ends. An upgrade shows by the node's version, and ends the wait; this is for
-/// a change that nothing shows, where every try is a pause.
+/// Wait for a fault that only other node software ends. An upgrade shows in the node's version and ends the wait; this
+/// bound is for a change that nothing shows. It applies if every try is a pause.
 pub const PROBE_EVERY: Duration = Duration::from_secs(3600);
 
-/// Least time between two waits that a changed node ends early: a node may come and go at every poll, and every such end
-/// is a pause.
+/// Least time between two waits that a changed node ends early. A node may come and go at every poll, and every early
+/// end costs a pause.
 pub const ENDED_EARLY_EVERY: Duration = LONGEST_WAIT;
 
-/// Poll intervals that a try waits at most where a pause costs nothing (P4).
+/// Most poll intervals that a try waits if a pause costs nothing (P4).
 const POLLS_IF_FREE: u32 = 2;
 
-/// Which plans a failed try speaks of.
+/// Which plans a failed try covers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Subject {
     /// Every plan that writes below the head.
@@ -57,13 +57,13 @@ pub enum Subject {
         /// The block.
         block: Box<NewBlock>,
     },
-    /// Every plan: what failed was not the block.
+    /// Every plan: the block was not the cause.
     EveryWrite,
 }
 
 impl Refusal {
-    /// Whether the node surely made nothing of the block that it refused. One whose finalized tag stands off the chain makes
-    /// it, and refuses only to name it its head.
+    /// Whether the node certainly did not make the block that it refused. A node whose finalized tag is off the chain
+    /// makes the block, and refuses only to make it its head.
     pub const fn left_nothing(self) -> bool {
         match self {
             Self::CannotRewrite | Self::Permanent | Self::ChainChanged | Self::Passing | Self::NotPaused => true,
@@ -71,8 +71,8 @@ impl Refusal {
         }
     }
 
-    /// Whether a node that changed may take now what it refused. A chain that changes under way says nothing of the node,
-    /// and neither do reactors.
+    /// Whether a changed node may now take what it refused. A chain that changed meanwhile says nothing about the node,
+    /// and neither do the reactors.
     pub const fn is_of_the_node(self) -> bool {
         match self {
             Self::CannotRewrite | Self::Permanent | Self::FinalizedElsewhere | Self::Passing => true,
@@ -113,7 +113,7 @@ pub fn wait(refusal: Refusal, tries: u32, poll_interval: Duration, free: bool) -
 }
 
 /// morph-reth's codes for a block that it will not take: a transaction that is none, one that cannot be built into a
-/// block, a block that breaks a rule. The first says so by itself, the others by their words.
+/// block, a block that breaks a rule. The first code is enough by itself, the others need the message's words.
 const INVALID_TRANSACTION: i64 = -32002;
 const BUILD_FAILED: i64 = -32003;
 const VALIDATION_FAILED: i64 = -32004;
@@ -122,8 +122,9 @@ const VALIDATION_FAILED: i64 = -32004;
 const BUILD_FAULTS: [&str; 8] =
     ["invalid supplied transaction", "decode", "decoding", "rlp", "gas limit", "l1 message", "signer", "signature"];
 
-/// Judges by code and words, of either client. `rewrites` says that the block was the first of a write below the head, and
-/// carried its parent's hash: behind it blocks follow as head + 1, and another number means that the head is another one.
+/// Judges by code and words, of either client. `rewrites` says that the block was the first of a write below the head
+/// and carried its parent's hash. The blocks after it follow as head + 1; for them a number mismatch means that the
+/// head is a different block.
 pub fn judge(code: i64, words: &str, rewrites: bool) -> Refusal {
     let words = words.to_ascii_lowercase();
     let says = |part: &str| words.contains(part);
@@ -143,7 +144,7 @@ pub fn judge(code: i64, words: &str, rewrites: bool) -> Refusal {
     let is_permanent = match code {
         INVALID_PARAMS | INVALID_TRANSACTION => true,
         BUILD_FAILED => BUILD_FAULTS.into_iter().any(says),
-        // A clock that runs behind ends by itself; so does a number above a head that grows.
+        // A slow clock catches up by itself; so does a growing head that is still below the number.
         VALIDATION_FAILED => !says("future") && !says("exceeds canonical head"),
         _ => says("invalid transaction") || says("could not apply tx"),
     };
@@ -223,7 +224,7 @@ mod tests {
             let got = wait(refusal, tries, poll, free);
             assert_eq!(got, Duration::from_secs(expected), "{refusal:?} {tries} {free}");
         }
-        // A poll interval above the longest wait is the wait.
+        // A poll interval above the longest wait becomes the wait.
         let hour = Duration::from_secs(3600);
         assert_eq!(wait(Refusal::Passing, 3, hour, false), hour);
         assert_eq!(wait(Refusal::Passing, u32::MAX, Duration::MAX, true), Duration::MAX);

@@ -1,28 +1,28 @@
 //! Are the roots those of the calldata?
 //!
-//! "Could not look" is a third answer, never one of the other two (P1). The node's logs can say that the withdrawal root
-//! is the right one: the state root fixes what it must be, and it was compared before. They cannot say that it is a wrong
-//! one: a node that has dropped the newest of its logs, or all of them, shows an older root, or none. That only the
-//! contract's state at the block can say.
+//! "Could not look" is a third answer, never one of the other two (P1). The node's logs can show that the withdrawal
+//! root is right: the state root fixes it, and was compared before. They cannot show that it is wrong: a node that has
+//! dropped the newest of its logs, or all of them, shows an older root, or none. Only the contract's state at the block
+//! can show that.
 
 use crate::types::B256;
 
-/// `messageRoot()` before the first message: the root of an empty tree of 32 levels, as the recorded network's genesis
-/// has it.
+/// `messageRoot()` before the first message: the root of an empty tree of 32 levels, as in the recorded network's
+/// genesis.
 pub const EMPTY_WITHDRAWAL_ROOT: B256 = B256([
     0x27, 0xae, 0x5b, 0xa0, 0x8d, 0x72, 0x91, 0xc9, 0x6c, 0x8c, 0xbd, 0xdc, 0xc1, 0x48, 0xbf, 0x48, 0xa6, 0xd6, 0x8c,
     0x79, 0x74, 0xb9, 0x43, 0x56, 0xf5, 0x37, 0x54, 0xef, 0x61, 0x71, 0xd7, 0x57,
 ]);
 
-/// The withdrawal root at a batch's last block, by who told it.
+/// The withdrawal root at a batch's last block, by its source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WithdrawalRoot {
     /// The contract's state at that block.
     State(B256),
-    /// The last log at or below that block that the node still has, the verified root below it, or that of an empty tree
-    /// where there is neither.
+    /// The last log at or below that block that the node still has, else the verified root below the batch, else the
+    /// root of an empty tree.
     Logs(B256),
-    /// Nobody could tell.
+    /// No source could give it.
     Unknown,
 }
 
@@ -58,11 +58,11 @@ pub enum Roots {
         /// The node's.
         actual: B256,
     },
-    /// The withdrawal root could not be looked at.
+    /// The withdrawal root could not be checked.
     Unknown,
 }
 
-/// Compares both roots. A state root that differs is told even where the withdrawal root is not known.
+/// Compares both roots. A different state root is reported even if the withdrawal root is not known.
 pub fn compare(facts: &RootsFacts) -> Roots {
     if facts.expected_state != facts.actual_state {
         return Roots::StateDiffers { expected: facts.expected_state, actual: facts.actual_state };

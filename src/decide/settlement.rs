@@ -1,8 +1,8 @@
 //! Does L1 confirm a RevertBatch or FinalizeBatch log that is stored?
 //!
-//! Such logs are read far ahead of the batches, each from one endpoint and once. A false one in a canonical block would
-//! count for ever. So where a log would halt the worker, or keep a batch from being verified, L1 is asked for that very
-//! log again, and the contract for its state, where it can be asked (A7, A8).
+//! Such logs are read far ahead of the batches, each once and from one endpoint. A false log in a canonical block would
+//! count for ever. So if a log would halt the worker, or keep a batch from being verified, L1 is asked for that very
+//! log again, and the contract for its state if it can be asked (A7, A8).
 
 use crate::types::{B256, BatchIndex};
 
@@ -11,22 +11,22 @@ use crate::types::{B256, BatchIndex};
 pub struct RevertFacts {
     /// Its logs have it, in the block that is stored.
     pub told: bool,
-    /// `committedBatches(index)` right below that block; none where it cannot be asked.
+    /// `committedBatches(index)` right below that block; none if it cannot be asked.
     pub before: Option<B256>,
     /// The same at that block.
     pub after: Option<B256>,
 }
 
-/// Whether the revert happened. The contract's word makes up for a log that is missing, as where an endpoint rebuilds its
-/// logs; a log that is there needs no other word.
+/// Whether the revert happened. The contract's state makes up for a missing log, for example if an endpoint rebuilds
+/// its logs. A log that is present is enough by itself.
 pub fn is_revert(facts: &RevertFacts) -> bool {
     let shown =
         matches!((facts.before, facts.after), (Some(before), Some(after)) if !before.is_zero() && after.is_zero());
     facts.told || shown
 }
 
-/// Whether the contract denies a revert that takes down the batch `standing`: it holds that very batch at the end of the
-/// revert's block (`at_block`, none where it cannot be asked), and nothing commits to its index `again` in the block.
+/// Whether the contract denies a revert that takes down the batch `standing`: it holds that very batch at the end of
+/// the revert's block (`at_block`, none if it cannot be asked), and nothing commits to its index `again` in the block.
 pub fn denies_revert(standing: B256, at_block: Option<B256>, again: bool) -> bool {
     !again && at_block == Some(standing)
 }
@@ -36,11 +36,12 @@ pub fn denies_revert(standing: B256, at_block: Option<B256>, again: bool) -> boo
 pub struct ProofFacts {
     /// Its logs have it, in the block that is stored.
     pub told: bool,
-    /// The batch that it is held to prove.
+    /// The batch that it is taken to prove.
     pub index: BatchIndex,
-    /// `lastFinalizedBatchIndex()` where that batch should be proved; none where the contract's old states cannot be asked.
+    /// `lastFinalizedBatchIndex()` at the block where that batch should be proved; none if the contract's old states
+    /// cannot be asked.
     pub proved: Option<BatchIndex>,
-    /// The same in its newest state, which never lies below; none where it cannot be asked either.
+    /// The same in its newest state, which is never lower; none if it cannot be asked either.
     pub newest: Option<BatchIndex>,
 }
 
@@ -49,15 +50,15 @@ pub struct ProofFacts {
 pub enum Proof {
     /// It counts.
     Holds,
-    /// The contract denies it, or nobody speaks for it: it is forgotten.
+    /// The contract denies it, or no source confirms it: it is forgotten.
     Forged,
-    /// Its log is missing, and whether the contract had proved the batch there cannot be told: it counts for nothing now,
-    /// and is asked about again.
+    /// Its log is missing, and the contract's state at that block is not known. It does not count now, and is asked
+    /// about again.
     Unknown,
 }
 
-/// Whether the proof counts. A proof that is false makes blocks final, or an ordinary revert a halt; one that is forgotten
-/// is never read again. So the contract's word comes first, and a log that is missing once says nothing against it.
+/// Whether the proof counts. A false proof makes blocks final, or turns an ordinary revert into a halt; a forgotten
+/// proof is never read again. So the contract's state comes first, and one missing log proves nothing against it.
 pub fn proof(facts: &ProofFacts) -> Proof {
     let denies = |proved: BatchIndex| proved < facts.index;
     if facts.proved.is_some_and(denies) || facts.newest.is_some_and(denies) {

@@ -1,25 +1,25 @@
 //! How fast does the node write, and how much is sent to it at once?
 //!
-//! Decided here: what a write that was answered tells of the next one. A node takes 1 ms for a block or half a second
-//! (morph-reth without a flag of its own; protocol.md, section 7), and nothing but its answers says which. So a request
-//! holds no more blocks than it answers in good time, and a pause is as long as its blocks take (L14).
+//! Decided here: what an answered write shows about the next one. A node takes 1 ms for a block or half a second
+//! (morph-reth without a flag of its own; protocol.md, section 7), and only its answers show which. So a request holds
+//! no more blocks than it answers in good time, and a pause is as long as its blocks take (L14).
 
 use std::time::Duration;
 
-/// A request shall be answered within this time: a third of the engine's default deadline, and short enough that a pause
-/// which ends loses little.
+/// A request should be answered within this time: a sixth of the engine's default deadline (60 s), and short enough
+/// that little is lost when a pause ends.
 const REQUEST: Duration = Duration::from_secs(10);
 
-/// The longest that measured speed may make a pause: a consensus node that is held up for longer falls behind. What
+/// The longest pause that the measured speed may lead to: a consensus node that is paused for longer lags too far. What
 /// does not fit is written in the next poll.
 const LONGEST: Duration = Duration::from_secs(300);
 
 /// What is known of the node's speed.
 #[derive(Clone, Copy, Debug)]
 pub struct WriteSpeed {
-    /// Time for a block before anything was measured, and never less: as configured.
+    /// The configured time for a block: used before anything is measured, and the least afterwards.
     assumed: Duration,
-    /// As the last writes showed it.
+    /// Time for a block as the last writes showed it; zero before the first.
     measured: Duration,
 }
 
@@ -29,12 +29,13 @@ impl WriteSpeed {
         Self { assumed, measured: Duration::ZERO }
     }
 
-    /// So many `blocks` were answered after `took`. A slower node is believed at once, a faster one by halves: one quick
-    /// answer says little.
+    /// Takes a measurement: `blocks` blocks were answered after `took`. A slower speed counts at once, a faster one by
+    /// half: one quick answer says little.
     pub fn measured(&mut self, blocks: usize, took: Duration) {
         let Some(each) = took.checked_div(u32::try_from(blocks).unwrap_or(u32::MAX)) else { return };
         let half_way = self.measured.saturating_add(each).checked_div(2).unwrap_or(each);
-        // A request that hung for a whole pause says no more than that: a longer time would leave no room in any pause.
+        // A request that hung for a whole pause counts as that long and no longer: a longer time would leave no room in
+        // any pause.
         self.measured = if each >= self.measured { each.min(LONGEST) } else { half_way };
     }
 
@@ -50,7 +51,7 @@ impl WriteSpeed {
         usize::try_from(fits).unwrap_or(usize::MAX).min(most).max(1)
     }
 
-    /// How much of a pause writing `blocks` blocks takes: as configured, or longer up to a bound where the node is slower.
+    /// How much of a pause writing `blocks` blocks takes: as configured, or longer up to a bound if the node is slower.
     pub fn pause_for(&self, blocks: usize) -> Duration {
         let blocks = u32::try_from(blocks).unwrap_or(u32::MAX);
         let configured = self.assumed.saturating_mul(blocks);
@@ -82,7 +83,7 @@ mod tests {
         speed.measured(1, ms(500));
         assert_eq!((speed.per_block(), speed.chunk(100)), (ms(500), 20));
         assert_eq!((speed.pause_for(100), speed.pause_for(6_000)), (ms(50_000), LONGEST));
-        // It is faster from now on: believed by halves, down to what is configured.
+        // It is faster from now on: the time falls by half of the difference, down to what is configured.
         for expected in [ms(255), ms(132) + Duration::from_micros(500), ms(71) + Duration::from_micros(250)] {
             speed.measured(100, ms(1_000));
             assert_eq!(speed.per_block(), expected);

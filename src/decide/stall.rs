@@ -1,7 +1,7 @@
-//! Why does it stand still? Every cause has one reason code (P9).
+//! Why is the worker stalled? Every cause has one reason code (P9).
 //!
-//! Decided here: which code each cause has. A cause keeps the facts that it follows from; its text is made where it is
-//! shown, and nothing is decided by it.
+//! Decided here: which code each cause has. A cause keeps the facts that it follows from. Its text is made only for
+//! display; no decision depends on it.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ use crate::decide::reconcile::{Difference, Otherwise};
 use crate::error::PortError;
 use crate::types::{B256, BatchIndex, Case, L1Number, L1Ref, L2Number, L2Ref, QueueIndex};
 
-/// Why it stands still, with the facts.
+/// Why the worker is stalled, with the facts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cause {
     /// A port could not answer.
@@ -46,13 +46,13 @@ pub enum Cause {
     },
     /// The batch's blocks are missing, and lie before the single-sequencer switch.
     BeforeSwitch,
-    /// The local chain changed between two reads that belong together: in words, what was read.
+    /// The local chain changed between two reads that belong together. The text says what was read.
     LocalChanged(String),
-    /// L1 changed between two reads that belong together: in words, what was read.
+    /// L1 changed between two reads that belong together. The text says what was read.
     L1Changed(String),
     /// The L1 node has no block.
     NoL1Block,
-    /// The L1 node has no block with the tag that says what is settled.
+    /// The L1 node has no block for the tag that marks what is settled.
     NoSettledL1Block,
     /// The L1 node's head lies below the last block that was read.
     L1HeadBelowCursor,
@@ -65,7 +65,7 @@ pub enum Cause {
         /// How many L1 blocks are recorded.
         window: u64,
     },
-    /// A search through L1 goes on in the next poll.
+    /// A search through L1 continues in the next poll.
     Searching(SearchAt),
     /// Reading L1 goes back to the same place again and again.
     NoProgress,
@@ -111,18 +111,18 @@ pub enum Cause {
         /// The block's.
         actual: B256,
     },
-    /// The withdrawal root is looked for in the logs, further in the next poll.
+    /// The withdrawal root is searched for in the logs; the search continues in the next poll.
     SearchingRoot {
         /// The batch's first block: the log lies below it.
         below: L2Number,
-        /// The search stands at this block.
+        /// The search has reached this block.
         at: L2Number,
     },
-    /// Neither state nor logs tell the withdrawal root at this block.
+    /// Neither state nor logs give the withdrawal root at this block.
     RootUnknown(L2Number),
     /// The local chain differs from L1 at or below the finalized head.
     BelowFinalized(Final),
-    /// The local chain differs from L1 before the single-sequencer switch: here, if it is known where.
+    /// The local chain differs from L1 before the single-sequencer switch. The place is given if it is known.
     DiffersBeforeSwitch(Option<Difference>),
     /// The execution node ignores `parentHash`, and cannot be made to write on this block below its head.
     CannotRewrite {
@@ -138,13 +138,13 @@ pub enum Cause {
         /// The engine's.
         engine: L2Ref,
     },
-    /// The node's finalized tag stands on a block off its chain: its answer to a write.
+    /// The node's finalized tag is on a block off its chain. The error is the node's answer to a write.
     FinalizedElsewhere(PortError),
-    /// The node made another block than it was given.
+    /// The node made a different block from the one that it was given.
     OtherBlockMade {
         /// At this height.
         number: L2Number,
-        /// What is another.
+        /// What differs.
         what: Otherwise,
     },
     /// The node refused a block for good.
@@ -176,7 +176,7 @@ pub enum Cause {
     },
 }
 
-/// What is looked for on L1, and where the search stands.
+/// What is searched for on L1, and how far the search has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SearchAt {
     /// Commits or reverts of a batch.
@@ -211,7 +211,7 @@ pub enum Gap {
     CommitBelow(BatchIndex),
     /// This batch was committed anew or is gone, and no endpoint has its revert.
     Revert(BatchIndex),
-    /// A commit of the batch is stored that lies further on, and no endpoint has the revert between.
+    /// A later commit of the batch is stored, and no endpoint has the revert in between.
     RevertBeforeRecommit,
     /// The contract no longer holds the batch, and no endpoint has its revert.
     RevertOfGone,
@@ -302,7 +302,7 @@ impl Cause {
             Self::RevertOfProved => Reason::RevertBelowFinalized,
             Self::Commit { fault, .. } => match fault.as_ref() {
                 CommitFault::Binding(BindingFault::Version(_)) => Reason::UnsupportedVersion,
-                // Another endpoint may tell the right one: it says nothing of the chain.
+                // Another endpoint may give the right commit: the fault says nothing about the chain.
                 CommitFault::Binding(BindingFault::TooManyCommits(_)) => Reason::UnknownCommit,
                 CommitFault::Binding(_) => Reason::Unbound,
                 CommitFault::Calldata(_) | CommitFault::NotInTrace => Reason::UnknownCommit,
@@ -511,7 +511,7 @@ impl fmt::Display for StateMissing {
 pub struct Stall {
     /// Why.
     pub cause: Cause,
-    /// The batch at which it stands, if it is about one.
+    /// The batch at which the worker is stalled, if it is about one.
     pub batch: Option<BatchIndex>,
 }
 

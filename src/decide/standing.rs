@@ -1,8 +1,8 @@
 //! Does L1 still hold this commit?
 //!
-//! The contract keeps one hash per index, and logs may be left out by an endpoint, so neither alone tells. Asked in steps,
-//! since each further question costs requests: what is known is put into the facts, and the answer says what must be asked
-//! next (C4, C5, M17, A1).
+//! The contract keeps one hash per index, and an endpoint may leave out logs, so neither alone is enough. The question
+//! is answered in steps, since each step costs requests: the facts hold what is known, and the answer says what must be
+//! asked next (C4, C5, M17, A1).
 
 use crate::types::{B256, L1Number};
 
@@ -11,13 +11,13 @@ use crate::types::{B256, L1Number};
 pub struct CommitFacts {
     /// The commit's batch hash.
     pub hash: B256,
-    /// What the contract holds under the index now; none where it was not heard.
+    /// What the contract holds under the index now; none if it did not answer.
     pub now: Option<B256>,
     /// A later commit of the same index is stored as standing: the batch was reverted in between.
     pub stands_later: bool,
-    /// The L1 block of the first revert after the commit that the logs tell of.
+    /// The L1 block of the first revert after the commit in the logs.
     pub revert: Option<Option<L1Number>>,
-    /// What the contract held at the end of what is confirmed; none in it where it was not heard.
+    /// What the contract held at the end of what is confirmed; the inner `None` says that it did not answer.
     pub then: Option<Option<B256>>,
 }
 
@@ -30,17 +30,17 @@ pub enum Standing {
     Reverted(L1Number),
     /// Its revert is not confirmed yet.
     RevertPending,
-    /// It was committed again further on, and nobody has the revert in between.
+    /// It was committed again later, and no endpoint has the revert in between.
     LeftOutBeforeNextCommit,
-    /// The contract lost it within what is confirmed, and nobody has the revert.
+    /// The contract lost it within what is confirmed, and no endpoint has the revert.
     LeftOut,
-    /// The logs must be looked through for its revert.
+    /// The logs must be searched for its revert.
     AskForRevert,
     /// The contract must be asked what it held at the end of what is confirmed.
     AskContract,
 }
 
-/// Whether the commit stands, or what must be asked to tell.
+/// Whether the commit stands, or what must be asked to decide.
 pub fn standing(facts: &CommitFacts) -> Standing {
     if facts.now == Some(facts.hash) && !facts.stands_later {
         return Standing::Stands;
@@ -75,12 +75,12 @@ mod tests {
         // contract now, stands later, revert, contract then → answer
         let table = [
             (Some(own), false, None, None, Stands),
-            // The same hash again further on: the revert in between counts (M17).
+            // The same hash again later: the revert in between counts (M17).
             (Some(own), true, None, None, AskForRevert),
             (Some(own), true, Some(Some(at)), None, Reverted(at)),
             (Some(own), true, Some(None), None, LeftOutBeforeNextCommit),
             (None, true, Some(None), None, LeftOutBeforeNextCommit),
-            // Taken back, or another batch in its place.
+            // Reverted, or another batch in its place.
             (Some(none), false, None, None, AskForRevert),
             (Some(other), false, None, None, AskForRevert),
             (Some(none), false, Some(Some(at)), None, Reverted(at)),
@@ -89,7 +89,7 @@ mod tests {
             (Some(none), false, Some(None), Some(Some(other)), LeftOut),
             (Some(none), false, Some(None), Some(Some(own)), RevertPending),
             (Some(none), false, Some(None), Some(None), RevertPending),
-            // The contract was not heard: the logs alone tell (A8).
+            // The contract did not answer: the logs alone decide (A8).
             (None, false, None, None, AskForRevert),
             (None, false, Some(Some(at)), None, Reverted(at)),
             (None, false, Some(None), None, Stands),

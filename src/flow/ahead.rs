@@ -1,14 +1,14 @@
 //! What is gathered of the next batches while the ones before them are decided.
 //!
 //! A task per batch: it binds the commit, reads the local blocks, encodes them and compares the versioned hashes. The
-//! tasks form a chain: each begins after the one before it knows where its batch ends, and ends without asking anything
-//! if that one came to nothing. So a batch that must wait costs no request for those above it. The first batch of a chain is
+//! tasks form a chain: each begins after the one before it knows the end of its batch, and ends without asking anything
+//! if that one failed. So a batch that must wait costs no request for those above it. The first batch of a chain is
 //! gathered in its turn: a batch that comes alone costs nothing more than it must.
 //!
-//! Nothing is decided here, and nothing counts that could be out of date. What is handed out is bound to hashes: the commit
-//! to its event's hash, the local blocks to the hash of their last one. The batch's turn looks whether the node still has
-//! that last block, and decides by the case table. After a rewrite or a reorg the block has another hash, and what was
-//! gathered fits nothing.
+//! Nothing is decided here, and nothing outdated is used. The results are bound to hashes: the commit to its event's
+//! hash, the local blocks to the hash of their last one. The batch's turn checks that the node still has that last
+//! block, and decides by the case table. After a rewrite or a reorg the block has another hash, and what was gathered
+//! fits nothing.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -28,14 +28,15 @@ use crate::flow::{Decided, FlowError, Ports, Settings};
 use crate::ports::{L1Chain, L2Reader, MessageRoot, Rows};
 use crate::types::{Address, B256, CommitEvent, L1Header, L1Number, L2Header, L2Number, Mode, QueueIndex};
 
-/// Batches whose local blocks are in memory at once, each up to [`BYTES_MAX`] and the piece that goes beyond it: 16 MiB at
-/// most, as the reader gives them (P7).
+/// Batches whose local blocks are in memory at once, each up to [`BYTES_MAX`] and the piece that goes beyond it: 16 MiB
+/// at most, as the reader gives them (P7).
 const BLOCKS_AT_ONCE: usize = 3;
 
 /// Local blocks of more bytes are left to the batch's turn: a batch of six full blobs holds some 5 MB.
 const BYTES_MAX: usize = 8 << 20;
 
-/// Batches whose blobs are fetched and decoded at once. L1 is bound to what they hold, and a decoded payload is bounded.
+/// Batches whose blobs are fetched and decoded at once. L1 is bound to what they hold, and a decoded payload is
+/// bounded.
 const PAYLOADS_AT_ONCE: usize = 2;
 
 /// How long a write waits for the blobs of the batches that may share its pause.
@@ -57,7 +58,7 @@ pub(crate) struct Segment {
     pub(crate) anchor: L2Header,
     /// The last one.
     pub(crate) last: L2Header,
-    /// The withdrawal root in the state of the last one, as far as the node can tell; none if it could not be asked.
+    /// The withdrawal root in the state of the last one, as far as the node can give it; none if it could not be asked.
     pub(crate) withdrawal_root: Option<MessageRoot>,
 }
 
@@ -78,7 +79,7 @@ pub(crate) struct Given {
 struct Task {
     commit: CommitEvent,
     work: Work,
-    /// Where the batch after it begins; taken by that one's task.
+    /// The first block of the batch after it; taken by that one's task.
     next: Option<oneshot::Receiver<L2Number>>,
 }
 
@@ -178,15 +179,15 @@ impl Ahead {
         }
     }
 
-    /// Waits for the tasks under way, and not for long: what they fetch is not fetched inside a pause then.
+    /// Waits a short time for the tasks under way: what they fetch now is not fetched inside a pause.
     pub(crate) async fn settle(&mut self) {
         let all = futures::future::join_all(self.tasks.iter_mut().map(|task| task.settle()));
         let _in_vain = tokio::time::timeout(SETTLE, all).await;
     }
 
-    /// What was gathered of `commit`, whose turn it is; none if nothing came of it, and then nothing that stands on it is
-    /// kept either. The tasks of later batches go on, also if this one was never gathered: a batch that stands has its turn
-    /// at every poll, and what comes after it is asked for once.
+    /// What was gathered of `commit`, whose turn it is; none if its task failed, and then nothing that stands on it is
+    /// kept either. If this one was never gathered, the tasks of later batches continue: a batch at which the flow is
+    /// stalled has its turn at every poll, and what comes after it is asked for once.
     pub(crate) async fn take(&mut self, commit: &CommitEvent) -> Option<Box<Gathered>> {
         let task = self.tasks.pop_front_if(|task| task.commit == *commit)?;
         let gathered = task.end().await;
@@ -201,7 +202,7 @@ impl Ahead {
 enum First {
     /// The batch below it has its turn.
     Known(L2Number),
-    /// The task before it tells.
+    /// The task before it sends the number.
     Told(oneshot::Receiver<L2Number>),
 }
 
@@ -261,7 +262,7 @@ impl Asks {
             return Ok(None);
         };
         let Some(blobs) = self.gatherer.rebuilt(&batch, &local).await? else { return Ok(None) };
-        // The blocks are of no use any more; what waits to be checked is a blob or a few.
+        // The blocks are no longer needed; only a blob or a few wait to be checked.
         drop(local);
         drop(place);
         let l1 = given.headers.get(&bound.blob_block.number);
@@ -272,8 +273,8 @@ impl Asks {
     }
 }
 
-/// What a task can ask without changing anything: what is stored, and what its range holds. A commit that takes more than
-/// that is bound in its batch's turn.
+/// What a task can ask without changing anything: what is stored, and what its range holds. A commit that takes more
+/// than that is bound in its batch's turn.
 struct Stored<'a> {
     rows: &'a dyn Rows,
     messages: &'a BTreeMap<QueueIndex, B256>,

@@ -1,7 +1,7 @@
 //! One batch through the case table.
 //!
-//! Outline → anchor → first look → (blob → second look → plan → `derive_force`) → roots. What comes out is either a
-//! record to be stored with the heads and the cursor, or the reason to stop at this batch.
+//! Outline → anchor → first look → (blob → second look → plan → `derive_force`) → roots. The result is either a record
+//! to be stored with the heads and the cursor, or the reason to stop at this batch.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -32,7 +32,7 @@ use crate::types::{
     NewBlock, Outcome, QueueIndex,
 };
 
-/// How one batch ended that was decided; where it stands, the cursor stays before it.
+/// How a decided batch ended. If the flow stalls at it, the cursor stays before it.
 #[derive(Debug)]
 pub(crate) enum BatchEnd {
     /// Verified: to be stored.
@@ -49,7 +49,7 @@ enum Below {
     Unverified(CommitEvent),
 }
 
-/// What was done and where the batch ends locally.
+/// What was done, and the batch's last local block.
 struct Resolved {
     case: Case,
     last: L2Header,
@@ -65,7 +65,8 @@ pub(crate) struct Turn<'a> {
     pub(crate) search: &'a mut L1Search,
     /// Whether the head grows.
     pub(crate) verdict: HeadTrend,
-    /// How many blocks the batch has, once that is known; zero before. Told also of a batch at which it stands.
+    /// How many blocks the batch has, once that is known; zero before. It is reported also for a batch at which the
+    /// flow is stalled.
     pub(crate) blocks: u64,
     /// What comes next in the range.
     pub(crate) upcoming: &'a Upcoming,
@@ -82,8 +83,8 @@ pub(crate) struct Upcoming {
 }
 
 impl Upcoming {
-    /// Of a range's `commits` in order, those left out that are not to be verified, its `messages`, and the `headers` of
-    /// their L1 blocks.
+    /// Of a range: its `commits` in order, without those that are not to be verified, its `messages`, and the `headers`
+    /// of their L1 blocks.
     pub(crate) fn new(
         commits: impl IntoIterator<Item = CommitEvent>,
         messages: impl IntoIterator<Item = (QueueIndex, B256)>,
@@ -114,7 +115,7 @@ pub(crate) struct Batches {
     gatherer: Arc<Gatherer>,
     ahead: Ahead,
     roots: Roots,
-    /// Who writes.
+    /// The writer.
     pub(crate) writer: Writer,
     /// Batches whose bytes differed under equal content.
     drift: u64,
@@ -159,7 +160,7 @@ impl Batches {
         commit::bind(l1, self.rollup, commit, &mut elsewhere).await
     }
 
-    /// Verified batches left the local chain, or L1's: what was gathered above them is of no use.
+    /// Verified batches left the local chain, or L1's: what was gathered above them is useless.
     pub(crate) fn chain_changed(&mut self) {
         self.ahead.forget();
     }
@@ -175,8 +176,8 @@ impl Batches {
         }
     }
 
-    /// The blocks that were gathered, if they are those from `first` on, lie below the head at `height` by which the poll
-    /// decides, and the node has them now.
+    /// The blocks that were gathered, if they begin with `first`, lie at or below the head at `height` by which the
+    /// poll decides, and the node has them now.
     async fn still_there(
         &self,
         segment: Option<Segment>,
@@ -187,13 +188,13 @@ impl Batches {
         let Some(segment) = segment.filter(fits) else { return Ok(None) };
         let (node, last) = self.l2.snapshot_and(segment.last.number).await?;
         if !dispatch::is_present(segment.last.number, node.head.number) {
-            // A node that was killed goes on answering for blocks above its fallen head (E19).
+            // A node that was killed still answers for blocks above its fallen head (E19).
             return Err(FlowError::local_changed(format!("block {} is gone", segment.last.number)));
         }
         Ok(last.is_some_and(|last| last.hash == segment.last.hash).then_some(segment))
     }
 
-    /// Judges the batch of `commit`, repairs the local chain where the table says so, and verifies the roots.
+    /// Judges the batch of `commit`, repairs the local chain if the table says so, and verifies the roots.
     pub(crate) async fn judge(
         &mut self,
         commit: &CommitEvent,
@@ -260,7 +261,7 @@ impl Batches {
         if let Some(last) = before.and_then(|b| b.last) {
             return Ok(last.number.plus(1));
         }
-        // A version 0 parent has no last block, and nothing is stored of it: the content itself tells.
+        // A version 0 parent has no last block, and nothing is stored of it: the content itself gives the number.
         let bytes = self.gatherer.payload(bound).await?;
         batch::first_block(&bytes).map_err(|_| poison(outline.index(), ContentFault::Empty).into())
     }
@@ -277,7 +278,7 @@ impl Batches {
         let index = bound.outline.index();
         let number = first.minus(1);
         if !dispatch::is_present(number, turn.hands.node.height()) {
-            // Not even the block below is there. Behind a verified batch that is a chain that changed under way.
+            // Even the block below is missing. After a verified batch this means that the chain changed under way.
             if before.is_some() {
                 return Err(FlowError::local_changed(format!("block {number} is gone")).into());
             }
@@ -322,7 +323,7 @@ impl Batches {
         }
     }
 
-    /// The case table: looks, and acts where there is something to write.
+    /// The case table: looks, and acts if there is something to write.
     async fn resolve_case(
         &mut self,
         batch: &BatchContext<'_>,
@@ -373,7 +374,7 @@ impl Batches {
         }
         let (equal, difference) = reconcile::equal_prefix(batch.anchor.l2_ref(), &expected, &local);
         if difference.is_none() && top >= batch.first && local.last().is_none_or(|b| b.header.number != top) {
-            // What is longer than the content cannot equal it.
+            // Local blocks with more bytes than the content cannot equal it.
             return Err(FlowError::local_changed("blocks changed while they were compared").into());
         }
         let bytes_differed = same_bytes == Some(false);
@@ -428,9 +429,9 @@ impl Batches {
         Ok(content::with_messages(&blocks, &messages).ok_or_else(count).map_err(poisoned)?)
     }
 
-    /// Asks for all that rebuilding `commit` takes, whatever the local chain holds and whether or not L1 took it back since:
-    /// its calldata, its blobs, its L1 messages. For a recording: over what L1 lacks or the blobs do not say, every worker
-    /// stands still alike.
+    /// Asks for all that rebuilding `commit` takes, whatever the local chain holds and whether or not L1 took it back
+    /// since: its calldata, its blobs, its L1 messages. For a recording: if L1 or the blobs lack something, every
+    /// worker stalls at the same point.
     pub(crate) async fn ask_for_all(
         &self,
         commit: &CommitEvent,
@@ -471,8 +472,8 @@ impl Batches {
     }
 }
 
-/// The anchor at `number` below batch `index` is wrong and nothing is stored of the batch before: it is looked for
-/// on L1 and verified first; a block that is `present` at most down to the finalized head (E5).
+/// The anchor at `number` below batch `index` is wrong and nothing is stored of the batch before: it is looked for on
+/// L1 and verified first. If the block is `present`, this goes down to the finalized head at most (E5).
 async fn walk_back(index: BatchIndex, number: L2Number, present: bool, turn: &mut Turn<'_>) -> Decided<Below> {
     if present && turn.hands.node.tags.is_final(turn.hands.ledger, number) {
         return Err(Stall::at(index, Cause::BelowFinalized(Final::Anchor(number))).into());
@@ -523,8 +524,8 @@ mod tests {
         end
     }
 
-    /// Batches 1 and 2 in one poll. What comes after batch 1 is gathered to its end before `change` is made to the world and
-    /// batch 2 has its turn.
+    /// Batches 1 and 2 in one poll. What comes after batch 1 is gathered completely; then `change` is made to the world
+    /// and batch 2 has its turn.
     async fn second_after(change: impl FnOnce(&World, &mut Batches)) -> (Decided<BatchEnd>, usize) {
         let mut world = World::recorded().await;
         let messages: Vec<_> = world.l1.now().events.iter().cloned().filter_map(L1Event::into_message).collect();

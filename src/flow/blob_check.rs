@@ -1,9 +1,9 @@
 //! Rebuilt blobs against L1's versioned hashes: one by one, or several batches' blobs with one commitment.
 //!
-//! Decided here: which blobs are checked together, and when a beacon node is asked for commitments. No group waits to be
-//! filled: it is whatever came in while the cores were busy, so that a worker that has caught up never waits at all. What
-//! a group is worth is decided in `codec/aggregate.rs`; what is not equal there, for whatever reason, is checked one by
-//! one, so that no verdict is weaker than that (docs/aggregated-check.md).
+//! Decided here: which blobs are checked together, and when a beacon node is asked for commitments. No group waits to
+//! be filled: it holds what came in while the cores were busy, so a worker that has caught up never waits.
+//! `codec/aggregate.rs` decides whether a group is equal. A group that is not, for any reason, is checked blob by blob,
+//! so that no verdict is weaker than that check (docs/aggregated-check.md).
 
 use std::num::NonZeroU128;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,13 +26,13 @@ use crate::types::{B256, Blob, L1Header};
 /// of its cost.
 const GROUP_MAX: usize = 64;
 
-/// Commitments are asked for again so long after no beacon node had them.
+/// If no beacon node had commitments, they are asked for again after this time.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
 
-/// Commitments are waited for so long: checking a blob by itself takes a hundredth of it.
+/// The longest wait for commitments: checking a blob by itself takes a hundredth of it.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Beacon blocks that are asked for at once: a hostile one has 32 MiB (P7).
+/// Beacon blocks that are asked for at the same time: a hostile one has 32 MiB (P7).
 const BLOCKS_AT_ONCE: usize = 4;
 
 /// Whether beacon nodes have commitments.
@@ -56,7 +56,7 @@ struct Waiting {
 /// The cores on which blobs are made and checked, and the batches that wait to be checked together.
 pub(crate) struct BlobCheck {
     source: Arc<dyn BlobSource>,
-    /// One permit a core: what was asked first is done first.
+    /// One permit for each core: the first request is served first.
     cores: Arc<Semaphore>,
     waiting: Mutex<Vec<Waiting>>,
     asking: Semaphore,
@@ -83,7 +83,7 @@ impl BlobCheck {
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, FlowError> {
         let core = self.cores.clone().acquire_owned().await;
-        // The permit goes along: work whose caller is gone keeps its core until it is done.
+        // The permit moves with the work: it keeps its core until it is done, even if its caller is gone.
         let work = move || {
             let done = work();
             drop(core);
@@ -146,8 +146,8 @@ impl BlobCheck {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Commitments from the beacon block; none if no beacon node offers them, which is no error. While that is not known,
-    /// one batch's task asks and the others check by themselves.
+    /// Commitments from the beacon block; none if no beacon node offers them, which is no error. While that is not
+    /// known, one batch's task asks and the others check by themselves.
     async fn commitments(&self, header: &L1Header, wanted: &[B256]) -> Option<Vec<[u8; 48]>> {
         {
             let mut offer = self.offer();
@@ -195,7 +195,8 @@ fn take_group(queue: &mut Vec<Waiting>) -> Vec<Waiting> {
     queue.drain(..count).collect()
 }
 
-/// Checks a group and answers each of its batches. Its weights are drawn here: after the blobs and commitments are fixed.
+/// Checks a group and answers each of its batches. Its weights are drawn here: after the blobs and commitments are
+/// fixed.
 fn check_group(group: Vec<Waiting>) {
     let equal = match group.as_slice() {
         // One blob alone costs less by itself.

@@ -1,8 +1,8 @@
 //! From an event to a bound outline: free functions over the ports, the same for the worker and for `inspect`.
 //!
-//! The calldata that an event speaks of is looked for in the transaction itself, then in its call trace; whatever is
-//! found counts only if the rebuilt header hashes to the event's (C7, C8). A commit without blobs takes those of an
-//! earlier commit of the same index (C2, C3). What cannot be found or does not bind is a verdict, never a skip (P3).
+//! The calldata of an event is looked for in the transaction itself, then in its call trace. A candidate counts only if
+//! the rebuilt header hashes to the event's (C7, C8). A commit without blobs takes those of an earlier commit of the
+//! same index (C2, C3). Calldata that cannot be found or does not bind is a verdict, never a skip (P3).
 
 use async_trait::async_trait;
 use tracing::warn;
@@ -18,25 +18,25 @@ use crate::flow::{Decided, FlowError};
 use crate::ports::{L1Chain, L2Reader, MessageRoot, Rows};
 use crate::types::{Address, B256, BatchRecord, CommitEvent, L1Event, L1Number, L1Transaction, L2Number, QueueIndex};
 
-/// Earlier commits of one index that are tried for the blobs of one without any. A batch is reverted and committed again
-/// a few times at the most; each further one is a log that was made up, and costs a request.
+/// Earlier commits of one index that are tried for the blobs of one without any. A batch is reverted and committed
+/// again a few times at the most; each further one is an invented log, and costs a request.
 const EARLIER_MAX: usize = 32;
 
-/// Who is asked where a commit's own transaction does not say enough.
+/// The sources to ask if a commit's own transaction does not say enough.
 #[async_trait]
 pub trait Elsewhere: Send {
     /// The hashes of the L1 messages `first..first + count`.
     async fn message_hashes(&mut self, first: QueueIndex, count: u64) -> Result<Vec<B256>, FlowError>;
 
-    /// The blobs that the `nth` commit of the same batch before `commit` carried, none in it where it carried none; none
-    /// where there are not so many commits.
+    /// The blobs that the `nth` commit of the same batch before `commit` carried, `Some(None)` if it carried none; none
+    /// if there are not so many commits.
     async fn earlier_blobs(&mut self, commit: &CommitEvent, nth: usize) -> Result<Option<Option<BlobList>>, FlowError>;
 
     /// Whether there is an `nth` commit of the same batch before `commit`.
     async fn has_earlier(&mut self, commit: &CommitEvent, nth: usize) -> Result<bool, FlowError>;
 
-    /// What others say of `commit`, whose calldata does not bind under these hashes of L1 messages: to name the field at
-    /// fault.
+    /// What other sources say of `commit`, whose calldata does not bind under these hashes of L1 messages. It serves to
+    /// name the field at fault.
     async fn second_opinion(
         &mut self,
         commit: &CommitEvent,
@@ -48,7 +48,7 @@ pub trait Elsewhere: Send {
 /// Finds the calldata of `commit` and binds it to the event's hash.
 ///
 /// # Errors
-/// When L1 cannot be asked, and `l1_reorg` where the transaction is no longer in its block.
+/// When L1 cannot be asked, and `l1_reorg` if the transaction is no longer in its block.
 pub async fn bind(
     l1: &dyn L1Chain,
     rollup: Address,
@@ -68,7 +68,7 @@ pub async fn bind(
         }
     }
     for call in l1.rollup_calls(transaction.hash).await?.unwrap_or_default() {
-        // Tried above; a forwarder may well be given the same bytes that it passes on.
+        // Tried above; a forwarder may be given the same bytes that it passes on.
         if direct.is_some() && call.input == transaction.input {
             continue;
         }
@@ -82,7 +82,7 @@ pub async fn bind(
     Err(Stall::at(commit.index, Cause::Commit { transaction: transaction.hash, fault }).into())
 }
 
-/// What became of one candidate.
+/// The result of one candidate.
 enum Tried {
     Bound(Box<BoundCommit>),
     Fault(BindingFault),
@@ -133,7 +133,7 @@ async fn try_bind(
     Ok(Tried::Fault(BindingFault::Hash { expected, actual, field }))
 }
 
-/// What the contract alone can be asked, for whoever has no database and no local chain.
+/// What the contract alone can answer, for a caller without a database and a local chain.
 pub struct Contract<'a> {
     l1: &'a dyn L1Chain,
     origin: L1Number,
@@ -180,7 +180,7 @@ impl Elsewhere for Contract<'_> {
     }
 }
 
-/// What the worker can ask: what is stored, the searches that go on from poll to poll, and the local chain.
+/// What the worker can ask: what is stored, the searches that continue from poll to poll, and the local chain.
 pub(crate) struct Everything<'a> {
     /// L1.
     pub(crate) l1: &'a dyn L1Chain,
@@ -190,9 +190,9 @@ pub(crate) struct Everything<'a> {
     pub(crate) rows: &'a dyn Rows,
     /// L1's history.
     pub(crate) search: &'a mut L1Search,
-    /// Where found L1 messages go.
+    /// Stores the L1 messages that are found.
     pub(crate) ledger: &'a mut Ledger,
-    /// The standing batch before, where one is stored.
+    /// The standing batch before, if one is stored.
     pub(crate) before: Option<&'a BatchRecord>,
 }
 
@@ -216,8 +216,8 @@ impl Elsewhere for Everything<'_> {
     }
 
     /// What the contract, the batch before and the local chain say. Unavailable answers are left out: this only names a
-    /// field. L1 messages that are not the contract's were given by an endpoint in false logs: they are read anew, so that
-    /// an honest answer lets the next poll go on; the verdict of this one stands.
+    /// field. L1 messages that are not the contract's came from an endpoint's false logs: they are read anew, so that
+    /// an honest answer lets the next poll continue; the verdict of this one stays.
     async fn second_opinion(
         &mut self,
         commit: &CommitEvent,

@@ -1,7 +1,7 @@
 //! Is a commit or a revert missing, and where must reading go back to?
 //!
-//! Batch indices are contiguous, and nothing stands where L1 took it back (P3). An endpoint that leaves out a log makes a
-//! hole: the log is looked for, reading goes back to it, and only what no endpoint has blocks.
+//! Batch indices are contiguous, and a batch that L1 took back does not stand (P3). An endpoint that leaves out a log
+//! makes a hole. The log is looked for and reading goes back to it; only a log that no endpoint has blocks.
 
 use std::sync::Arc;
 
@@ -48,10 +48,10 @@ impl LeftOut {
     }
 }
 
-/// What a commit is found to stand on.
+/// What a commit stands on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Before {
-    /// The standing batch that it continues; none where nothing is stored of it.
+    /// The standing batch that it continues; none if nothing is stored of it.
     Batch(Option<Box<BatchRecord>>),
     /// A log between them was left out.
     GoneBack,
@@ -63,7 +63,7 @@ impl From<GoneBack> for Before {
     }
 }
 
-/// The logs that must be there, and the one to which reading went back.
+/// The logs that must exist, and the one to which reading went back.
 pub(crate) struct Continuity {
     l1: Arc<dyn L1Chain>,
     rows: Arc<dyn Rows>,
@@ -100,7 +100,8 @@ impl Continuity {
             return Ok(Before::Batch(Some(Box::new(before))));
         }
         let newest = rows.newest_at_or_below(block.number).await?;
-        // A row of this very log: the batch is verified again after the node lost it, and nothing stands before it.
+        // A row of this very log, or of a later one in its block, does not stand before it: the batch is verified again
+        // after the node lost it.
         let newest = newest.filter(|r| r.index < index || !(r.l1 == block && r.log_index >= commit.log_index));
         let newest = match newest.map(|r| r.index) {
             Some(newest) => Some(newest),
@@ -113,7 +114,7 @@ impl Continuity {
         }
     }
 
-    /// Asks once more for the commit of `missing`; goes back to it if L1 has it after all.
+    /// Asks L1 once more for the commit of `missing`; goes back to it if L1 has it after all.
     async fn refetch(&mut self, missing: BatchIndex, search: &mut L1Search, ledger: &mut Ledger) -> Decided<GoneBack> {
         let Some(found) = search.standing_commit(missing).await? else {
             return Err(Stall::at(missing, Cause::Gap(Gap::Commit(missing))).into());
@@ -121,7 +122,7 @@ impl Continuity {
         self.go_back_to(missing, (found.block, found.log_index), LeftOut::Commit, ledger).await
     }
 
-    /// A standing batch cannot stand any more, and no revert was seen: it is asked for, up to block `until`.
+    /// A standing batch can no longer stand, and no revert was seen: L1 is asked for the revert, up to block `until`.
     async fn missed_revert(
         &mut self,
         index: BatchIndex,
@@ -138,9 +139,9 @@ impl Continuity {
         Err(Stall::at(index, Cause::Gap(Gap::Revert(index))).into())
     }
 
-    /// Makes `log`, which was left out when its range was read, the next one. One that still lies ahead was left
-    /// out of this very range, which is read again anyway; one to which the cursor went back in vain was left out
-    /// again. Both are told as a hole, so that another endpoint is asked.
+    /// Makes `log`, which was left out when its range was read, the next one. One that still lies ahead was left out of
+    /// this very range, which is read again anyway; one to which the cursor went back in vain was left out again. Both
+    /// are reported as a hole, so that another endpoint is asked.
     pub(crate) async fn go_back_to(
         &mut self,
         index: BatchIndex,
@@ -154,7 +155,7 @@ impl Continuity {
         }
         let in_vain = self.gone_back.replace(log) == Some(log);
         let cursor = cursor_before(self.l1.as_ref(), log.0, log.1).await?;
-        // What was known of reverts and proofs above it was read from the same endpoint, perhaps.
+        // The known reverts and proofs above it may come from the same endpoint.
         let forget_settled_above = Some(log.0.number.minus(1));
         let step = Step { cursor, clear_cursor: cursor.is_none(), forget_settled_above, ..Step::default() };
         ledger.commit(&step).await?;
@@ -170,8 +171,8 @@ impl Continuity {
         if in_vain { left_out() } else { Ok(GoneBack) }
     }
 
-    /// Compares the highest stored index with the contract's own at the end of what is confirmed: logs that an endpoint
-    /// left out leave no hole when they were the last ones (A1). The contract's answer is welcome but not needed (A8).
+    /// Compares the highest stored index with the contract's own at the end of what is confirmed: left-out logs leave
+    /// no hole if they were the last ones (A1). The check is skipped if the contract cannot be asked (A8).
     pub(crate) async fn hidden_logs(
         &mut self,
         end: L1Number,
@@ -198,7 +199,7 @@ impl Continuity {
         }
     }
 
-    /// Where no batch stands: the one before those that L1 took back last before the log at `pos`.
+    /// If no batch stands: the one before those that L1 took back last before the log at `pos`.
     async fn taken_back_to(&self, pos: LogPos) -> Result<Option<BatchIndex>, FlowError> {
         let reverts = self.rows.reverts_within(LogPos::default(), pos.block, REVERTS_MAX).await?;
         Ok(cursor::taken_back_to(&reverts, pos))

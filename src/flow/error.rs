@@ -1,7 +1,7 @@
 //! How something in the flow ends early: with a verdict, or because nothing could be decided.
 //!
-//! The two never turn into one another. A verdict ends a poll well, and the worker waits as for any other poll; an error
-//! ends it badly, and its severity says what the worker does.
+//! Neither turns into the other. A verdict ends a poll well, and the worker waits as for any other poll; an error ends
+//! it badly, and its severity says what the worker does.
 
 use crate::decide::stall::{Cause, Reason, Stall};
 use crate::error::{PortError, Severity};
@@ -13,7 +13,7 @@ pub type Decided<T> = Result<T, Stop>;
 /// Why something ended early.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Stop {
-    /// A verdict: the flow stands still, for this reason.
+    /// A verdict: the flow is stalled, for this reason.
     #[error("{0}")]
     Stands(Stall),
     /// It could not be decided.
@@ -22,7 +22,7 @@ pub enum Stop {
 }
 
 impl Stop {
-    /// The same at batch `index`. An error is about the batch that it names itself, if any.
+    /// The same at batch `index`. An error keeps the batch that it names itself, if any.
     pub(crate) fn at(self, index: BatchIndex) -> Self {
         match self {
             Self::Stands(stall) => Self::Stands(Stall { batch: Some(index), ..stall }),
@@ -30,7 +30,7 @@ impl Stop {
         }
     }
 
-    /// What was decided, for callers to whom a verdict is one more answer: none.
+    /// What was decided, for callers that take a verdict as one more answer: it becomes none.
     ///
     /// # Errors
     /// What could not be decided.
@@ -73,7 +73,7 @@ pub enum FlowError {
     /// A port could not answer.
     #[error(transparent)]
     Port(#[from] PortError),
-    /// Something changed under way, or the world contradicts itself: told by its reason.
+    /// Something changed under way, or the world contradicts itself: the stall names its reason.
     #[error("{0}")]
     Stall(Stall),
 }
@@ -89,7 +89,7 @@ impl FlowError {
         Self::Stall(Stall::new(Cause::LocalChanged(detail.into())))
     }
 
-    /// What the worker is asked to do about it.
+    /// What the worker has to do about it.
     pub fn severity(&self) -> Severity {
         match self {
             Self::Port(error) => error.severity(),

@@ -31,11 +31,11 @@ use crate::types::{
 /// At most so many further endpoints are asked about a hole in one poll.
 const MAX_ASKED_AGAIN: usize = 8;
 
-/// The verdict on the batch at which it stands.
+/// The verdict on the batch at which the flow is stalled.
 #[derive(Clone, Debug)]
 struct Kept {
     inputs: VerdictInputs,
-    /// Where the batch ends, as far as the verdict depends on the local chain.
+    /// The end of the batch, if the verdict depends on the local chain.
     end: Option<L2Number>,
     at: Duration,
     stall: Stall,
@@ -61,8 +61,8 @@ pub(crate) struct Round<'a> {
 }
 
 impl Round<'_> {
-    /// What a step that moves the cursor to L1 block `to` records: the blocks in between, so that a reorg finds its ancestor
-    /// also while a poll stands in the middle of a range (P8).
+    /// What a step that moves the cursor to L1 block `to` records: the blocks in between, so that a reorg finds its
+    /// ancestor also while the flow is stalled in the middle of a range (P8).
     fn blocks_up_to(&self, to: L1Ref) -> Vec<L1Ref> {
         let cursor = self.ledger.cursor();
         let above = |number: L1Number| cursor.is_none_or(|c| number > c.block.number);
@@ -99,7 +99,7 @@ pub(crate) struct Events {
     /// L1's history.
     pub(crate) search: L1Search,
     continuity: Continuity,
-    /// The verdict on the batch at which it stands, while it need not be given again.
+    /// The verdict on the batch at which the flow is stalled, while it need not be given again.
     kept: Option<Kept>,
     last_batch: Option<BatchIndex>,
     verified: u64,
@@ -135,8 +135,8 @@ impl Events {
         EventsShown { last_batch, verified, reverted, last_commit_at }
     }
 
-    /// Reads the next range. A hole in it may be one endpoint's alone: the others are asked at once, and only then does it
-    /// block (A1, C6).
+    /// Reads the next range. A hole in it may come from one endpoint alone: the others are asked at once, and only then
+    /// does the hole block (A1, C6).
     pub(crate) async fn read_range(
         &mut self,
         view: &L1View,
@@ -183,8 +183,8 @@ impl Events {
         Ok(PollEnd::CaughtUp)
     }
 
-    /// What is recorded of the blocks of `range` and of the one below it: the cursor's own block, and where the cursor
-    /// was sent back the blocks above it.
+    /// What is recorded of the blocks of `range` and of the one below it: the cursor's own block, and, if the cursor
+    /// was sent back, the blocks above it.
     async fn known_blocks(&self, ledger: &Ledger, range: &Range) -> Result<Vec<L1Ref>, FlowError> {
         let mut known = self.rows.l1_blocks().await?;
         known.retain(|block| block.number >= range.from && block.number <= range.to);
@@ -192,7 +192,7 @@ impl Events {
         Ok(known)
     }
 
-    /// Deals with the events in order. Gives the end where the poll ends with them.
+    /// Deals with the events in order. Gives the poll's end if the poll ends with them.
     async fn process(
         &mut self,
         reading: &Reading,
@@ -277,9 +277,9 @@ impl Events {
         Upcoming::new(commits, messages, reading.headers.iter().copied())
     }
 
-    /// `committedBatches` of every index that the range commits to, in one request: what differs from its event was
-    /// reverted since, perhaps far above the range. An index that the contract was not heard of is left out: its reverts
-    /// are looked for in the logs (A8).
+    /// `committedBatches` of every index that the range commits to, in one request. A batch whose hash differs from its
+    /// event was reverted since, perhaps far above the range. If the contract cannot be asked, the list is empty and
+    /// the reverts are looked for in the logs (A8).
     async fn standing_hashes(&self, ledger: &Ledger, events: &[L1Event]) -> Vec<(BatchIndex, B256)> {
         let ahead = events.iter().filter(|e| cursor::is_ahead(ledger.cursor().as_ref(), e));
         let mut indices: Vec<_> = ahead
@@ -302,9 +302,10 @@ impl Events {
         }
     }
 
-    /// The L1 block in which L1 reverted this commit, further up than the range reaches (C4, C5); none where it stands. A
-    /// revert that is not confirmed yet is waited for. A batch that was committed again with the same hash looks as if it
-    /// stood under this commit too: where the later one is stored, its revert in between is looked for all the same.
+    /// The L1 block in which L1 reverted this commit, further up than the range reaches (C4, C5); none if it stands.
+    /// The flow waits for a revert that is not confirmed yet. A batch that was committed again with the same hash looks
+    /// as if it stood under this commit too: if the later commit is stored, the revert in between is looked for all the
+    /// same.
     async fn reverted_elsewhere(
         &mut self,
         commit: &CommitEvent,
@@ -314,8 +315,8 @@ impl Events {
         round: &mut Round<'_>,
     ) -> Decided<Option<L1Number>> {
         let (place, CommitEvent { index, hash, .. }) = (commit.pos(), *commit);
-        // What was read of reverts ahead of the batches, or before the node lost blocks and the cursor went back, is known
-        // by place: a batch that was committed again with the same hash does not stand under this commit (M17).
+        // Reverts that were read ahead of the batches, or before the node lost blocks and the cursor went back, are
+        // known by place: a batch that was committed again with the same hash does not stand under this commit (M17).
         let now = hashes.iter().find(|(i, _)| *i == index).map(|(_, h)| *h);
         if let Some(revert) =
             self.known_revert(commit, now.is_none_or(|now| now == hash), settlements, round.ledger).await?
@@ -345,8 +346,8 @@ impl Events {
         Err(Stall::at(index, cause).into())
     }
 
-    /// The L1 block of the stored revert that takes down `commit`. Where the contract holds the batch (`stands`), or was
-    /// not heard, L1 must confirm it: it may be false, and the batch would never be verified.
+    /// The L1 block of the stored revert that takes down `commit`. If the contract holds the batch (`stands`), or could
+    /// not be asked, L1 must confirm the revert: a false one would keep the batch from ever being verified.
     async fn known_revert(
         &self,
         commit: &CommitEvent,
@@ -365,9 +366,9 @@ impl Events {
         Ok(None)
     }
 
-    /// A RevertBatch log: everything from its index on stands no more (C1). Until a batch is proved that is ordinary, also
-    /// where it was finalized as committed: its blocks stay finalized, and safe goes down to them and no further (M3). `again`
-    /// says that its block commits to the same index too.
+    /// A RevertBatch log: batches from its index on no longer stand (C1). Until a batch is proved that is ordinary,
+    /// also if it was finalized as committed: its blocks stay finalized, and safe goes down to them and no further
+    /// (M3). `again` says that its block commits to the same index too.
     async fn on_revert(
         &mut self,
         event: &L1Event,
@@ -464,7 +465,7 @@ impl Events {
         }
     }
 
-    /// Remembers a verdict that needs not be given again at the next poll (C5).
+    /// Remembers a verdict that need not be given again at the next poll (C5).
     async fn keep_verdict(
         &mut self,
         commit: &CommitEvent,
@@ -487,7 +488,7 @@ impl Events {
         Ok(())
     }
 
-    /// Stands at the kept verdict on this commit, if it still holds.
+    /// Ends on the kept verdict on this commit, if it still holds.
     async fn kept_verdict(&mut self, commit: &CommitEvent, round: &Round<'_>) -> Decided<()> {
         let Some(kept) = self.kept.take_if(|kept| kept.inputs.are_of(commit)) else { return Ok(()) };
         let local = self.local_at(kept.end, round.node).await?;
@@ -501,7 +502,7 @@ impl Events {
         Err(stall.into())
     }
 
-    /// The local block at `end`, or the head where that is lower.
+    /// The local block at `end`, or the head if that is lower.
     async fn local_at(&self, end: Option<L2Number>, node: &Node) -> Result<Option<L2Ref>, FlowError> {
         match end {
             None => Ok(None),
@@ -510,7 +511,7 @@ impl Events {
         }
     }
 
-    /// Stores a batch's outcome with heads and cursor in one transaction, then tells the node (P6).
+    /// Stores a batch's outcome with heads and cursor in one transaction, then sets the node's tags (P6).
     async fn store_batch(
         &mut self,
         record: BatchRecord,
@@ -547,8 +548,8 @@ impl Events {
         round.node.tag_verified(round.ledger, record.rewritten > 0).await
     }
 
-    /// Safe that goes from below finalized to above it must go over the finalized block itself: after a revert L1 may have
-    /// committed to other blocks in its place, with other ends (M3).
+    /// If safe moves from below finalized to above it, the finalized block itself must still be on the local chain:
+    /// after a revert L1 may have committed to other blocks in its place, with other ends (M3).
     async fn passes_finalized(&self, ledger: &Ledger, index: BatchIndex, last: L2Ref) -> Result<(), FlowError> {
         let Some(finalized) = ledger.heads().finalized().filter(|f| f.number < last.number) else { return Ok(()) };
         if ledger.heads().safe().is_some_and(|safe| safe.number >= finalized.number) {
@@ -590,7 +591,8 @@ impl Events {
 
     /// The genesis import commits to index 0 without a batch: its one block is the chain's first (C10).
     async fn genesis_record(&self, commit: &CommitEvent) -> Result<BatchRecord, FlowError> {
-        // A node without it could not be asked; as a fact, its absence would stay stored (P1).
+        // A node without the block counts as one that could not be asked: its absence, taken as a fact, would stay
+        // stored (P1).
         let missing = || PortError::new(Target::L2, PortErrorKind::NotFound, "the node has no genesis block");
         let header = self.l2.header(0.into()).await?.ok_or_else(missing)?;
         let mut record = bare_record(commit, Outcome::Genesis);
@@ -755,7 +757,7 @@ mod tests {
         assert!(matches!(old, Err(Stop::Failed(_))), "ten minutes are over");
         world.l1.now().transactions = transactions;
         assert_eq!(cause_of(read_at(&mut world, &mut events, 30, 661).await.0), would);
-        // Somebody else puts the local chain right.
+        // Another writer puts the local chain right.
         world.node.node().truncate(69);
         for number in 70..=76 {
             world.node.node().import(world.recorded.at(number).unwrap());

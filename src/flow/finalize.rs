@@ -1,4 +1,4 @@
-//! Finality: how far our finalized head goes, and whether L1 still holds what it stands on.
+//! Finality: how high our finalized head goes, and whether L1 still holds the batch that it stands on.
 //!
 //! What is final follows from stored rows, known reverts and proofs, and two hashes (`decide/finality`).
 
@@ -17,10 +17,10 @@ use crate::types::{BatchIndex, BatchRecord, FinalityMeaning, L1Event, L1Header, 
 /// Rows of this many batches below the finalized one are kept for questions.
 const KEEP_BATCHES: u64 = 64;
 
-/// Target and code of what is alerted here: a revert of what is finalized.
+/// Log target and code of the alert for a revert of a finalized batch.
 const UNCOMMITTED: &str = "uncommitted_finalized";
 
-/// The same of an L1 that contradicts itself.
+/// The same for an L1 that contradicts itself.
 const CONTRADICTED: &str = "l1_finality_contradicted";
 
 /// What the status shows of finality.
@@ -36,11 +36,11 @@ pub(crate) struct FinalityShown {
     pub(crate) uncommitted: bool,
 }
 
-/// What the rows tell of what is final.
+/// What the rows say of what is final.
 enum Found {
     /// This batch is, if the chains agree.
     Candidate(Box<BatchRecord>),
-    /// It cannot be told for now.
+    /// It cannot be decided for now.
     Held(Held),
     /// No batch is.
     Nothing,
@@ -54,7 +54,7 @@ pub(crate) struct Finalizer {
     meaning: FinalityMeaning,
     reorg_window: u64,
     shown: FinalityShown,
-    /// The batch about which L1 contradicted itself when it was asked last.
+    /// The batch about which L1 contradicted itself at the last look.
     contradicted: Option<BatchIndex>,
 }
 
@@ -77,8 +77,8 @@ impl Finalizer {
         self.shown
     }
 
-    /// Advances finalized as far as L1 finality, the reverts and proofs on L1, and the local chain allow. `on` says that
-    /// the next range of L1 is read at once.
+    /// Advances finalized as far as L1 finality, the reverts and proofs on L1, and the local chain allow. `on` says
+    /// that the next range of L1 is read at once.
     pub(crate) async fn advance(
         &mut self,
         ledger: &mut Ledger,
@@ -164,7 +164,7 @@ impl Finalizer {
             let facts = StandingFacts { meaning, candidate: &record, finalized_l1, settled_to, revert, proof };
             match finality::standing(&facts) {
                 Standing::Candidate => return Ok(Found::Candidate(Box::new(record))),
-                // A proof that contradicts the commits may be false: what L1 does not confirm contradicts nothing.
+                // A proof that contradicts the commits may be false: one that L1 does not confirm contradicts nothing.
                 Standing::Held(Held::L1Contradicts) => {
                     let holds = is_proved(ledger, settlements, proof, record.index, finalized_l1).await?;
                     return Ok(Found::Held(if holds { Held::L1Contradicts } else { Held::NotProven }));
@@ -185,7 +185,7 @@ impl Finalizer {
         finalized_l1: L1Ref,
     ) -> Result<Finality, FlowError> {
         let Some(last) = candidate.last else { return Ok(Finality::Held(Held::Unknown)) };
-        // Reverts and proofs are known up to these blocks: on another chain than L1's they tell nothing.
+        // Reverts and proofs are known up to these blocks: on another chain than L1's they prove nothing.
         let mut grounds = settlements.known_to(ledger.cursor().as_ref()).await?;
         let proof = match self.meaning {
             FinalityMeaning::Committed => None,
@@ -225,7 +225,8 @@ impl Finalizer {
         }
     }
 
-    /// Tells whether our finalized head stands on a batch that L1 reverted since: ordinary, and to be looked at (M3).
+    /// Notes in the status and in the log whether our finalized head stands on a batch that L1 reverted since:
+    /// ordinary, but an operator should look at it (M3).
     async fn note_uncommitted(&mut self, ledger: &Ledger) -> Result<(), FlowError> {
         let standing = self.rows.newest_at_or_below(L1Number::new(u64::MAX)).await?;
         let last = standing.as_ref().and_then(|record| record.last);
@@ -246,7 +247,7 @@ impl Finalizer {
         Ok(())
     }
 
-    /// What lies below finality and outside the reorg window is not needed any more (H5).
+    /// Drops what lies below finality and outside the reorg window: it is no longer needed (H5).
     async fn prune(&self, ledger: &Ledger, finalized: &BatchRecord) -> Result<(), FlowError> {
         let Some(cursor) = ledger.cursor() else { return Ok(()) };
         let l1 = cursor.block.number.minus(self.reorg_window).min(finalized.l1.number);
@@ -257,7 +258,7 @@ impl Finalizer {
     }
 }
 
-/// Whether L1 confirms the `proof` by which batch `index` is proved at its finalized block; so where none is needed.
+/// Whether L1 confirms the `proof` by which batch `index` is proved at its finalized block. True if no proof is needed.
 async fn is_proved(
     ledger: &mut Ledger,
     settlements: &Settlements,

@@ -1,7 +1,7 @@
 //! What a batch is judged by: its local blocks, its content on L1, and the L1 messages that are stored.
 //!
-//! Everything here only asks, and takes `&self`: it may be done ahead of the batch's turn. What the answers mean is
-//! decided in `decide/`, in the batch's turn.
+//! Everything here only reads, and takes `&self`: it may run ahead of the batch's turn. `decide/` decides what the
+//! answers mean, in the batch's turn.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,7 +26,7 @@ const READ_AT_ONCE: u64 = 200;
 /// The largest payload that is kept, in bytes: twelve times what six full blobs hold of real ones.
 const KEPT_MAX: usize = 8 << 20;
 
-/// Bytes of all payloads that are kept, and how many they may be.
+/// The most bytes that all kept payloads may have together, and how many may be kept.
 const ALL_KEPT_MAX: usize = 32 << 20;
 const KEPT_AT_ONCE: usize = 32;
 
@@ -34,7 +34,7 @@ const KEPT_AT_ONCE: usize = 32;
 pub(crate) struct BatchContext<'a> {
     /// The commit.
     pub(crate) bound: &'a BoundCommit,
-    /// The standing batch before, where one is stored.
+    /// The standing batch before, if one is stored.
     pub(crate) before: Option<&'a BatchRecord>,
     /// Its first block.
     pub(crate) first: L2Number,
@@ -66,15 +66,16 @@ impl BatchContext<'_> {
     }
 }
 
-/// Whom a batch's facts are asked of.
+/// The ports that a batch's facts are read from.
 pub(crate) struct Gatherer {
     l1: Arc<dyn L1Chain>,
     blobs: Arc<dyn BlobSource>,
     l2: Arc<dyn L2Reader>,
-    /// The payloads that were decoded last: a batch at which the worker stands is not fetched again at every poll, and the
-    /// blobs of batches that share a pause are fetched before it. What hashes to the same versioned hashes is the same.
+    /// The payloads that were decoded last: so a batch at which the worker is stalled is not fetched again at every
+    /// poll, and the blobs of batches that share a pause are fetched before it. Equal versioned hashes mean an equal
+    /// payload.
     kept: Mutex<VecDeque<(Vec<B256>, Bytes)>>,
-    /// Where blobs are made and checked.
+    /// Makes and checks blobs.
     checks: BlobCheck,
 }
 
@@ -85,11 +86,11 @@ impl Gatherer {
         Self { l1, blobs, l2, kept: Mutex::default(), checks }
     }
 
-    /// Local blocks from the batch's first to `to`, standing on the anchor that was read; fewer where they hold more
-    /// than `bytes`: then the last one given is the one that goes beyond.
+    /// Local blocks from the batch's first to `to`, standing on the anchor that was read; fewer if they hold more than
+    /// `bytes`: then the last one given is the one that exceeds it.
     ///
     /// # Errors
-    /// When the node cannot be asked, and `local_chain_changed` where its blocks do not fit together.
+    /// When the node cannot be asked, and `local_chain_changed` if its blocks do not fit together.
     pub(crate) async fn local_blocks(
         &self,
         batch: &BatchContext<'_>,
@@ -178,7 +179,7 @@ impl Gatherer {
     /// The batch's blocks as its blobs hold them, still without the L1 messages' bytes.
     ///
     /// # Errors
-    /// When L1 or the beacon node cannot be asked; stands where the blobs hold something else.
+    /// When L1 or the beacon node cannot be asked; a stall if the blobs hold something else.
     pub(crate) async fn content(&self, batch: &BatchContext<'_>) -> Decided<Vec<BlockContent>> {
         let outline = &batch.bound.outline;
         let bytes = if outline.versioned_hashes.is_empty() && outline.contexts.is_some() {
@@ -239,7 +240,7 @@ impl Gatherer {
         }
     }
 
-    /// A missed slot may be a reorg: the L1 block is looked at once more before the beacon node is blamed (D3).
+    /// A missed slot may be a reorg: the L1 block is read once more before the beacon node is blamed (D3).
     async fn missing_blob(&self, bound: &BoundCommit, error: PortError) -> FlowError {
         let live = self.l1.headers(&[bound.blob_block.number]).await;
         match live.map(|h| h.first().copied().flatten()) {
@@ -251,7 +252,7 @@ impl Gatherer {
     }
 }
 
-/// What L1 holds of batch `index` can be no batch.
+/// What L1 holds for batch `index` cannot be a batch.
 pub(crate) const fn poison(index: BatchIndex, fault: ContentFault) -> Stall {
     Stall::at(index, Cause::Content(fault))
 }
@@ -266,7 +267,7 @@ fn blocks_of(bytes: Bytes, contexts: Contexts<'_>) -> Result<Vec<BlockContent>, 
 }
 
 /// Calldata's last block decides how many contexts a payload is taken to have, so a wrong one makes nonsense of a
-/// payload that is whole. Where it decodes under the count that its own numbers tell, that block is the fault (C13).
+/// payload that is whole. If it decodes under the count that its own numbers give, that block is the fault (C13).
 fn other_last(bytes: Bytes, expected: L2Number) -> Option<ContentFault> {
     let blocks = blocks_of(bytes, Contexts::Consecutive).ok()?;
     let actual = blocks.last()?.context.number;

@@ -1,6 +1,6 @@
 //! Write intents: writes that were begun and whose batch is not stored yet.
 //!
-//! Every chunk is noted before it is written. So a batch whose writing was cut off, by a crash or by a fault of the
+//! Every chunk is noted before it is written. So a batch whose writing was interrupted, by a crash or by a fault of the
 //! node, ends with the row that it would have had otherwise: the case under which it began, and all the blocks that
 //! were written for it; and the journal has them all (P6).
 
@@ -28,7 +28,8 @@ impl From<WriteIntent> for Noted {
     }
 }
 
-/// Notes that the blocks `numbers` are about to be written. `template` says for which batch; `old_hash_of` what stands there.
+/// Notes that the blocks `numbers` are about to be written. `template` names the batch; `old_hash_of` gives the block
+/// that stands at a height.
 pub(crate) async fn begin(
     ledger: &mut Ledger,
     template: WriteIntent,
@@ -40,10 +41,10 @@ pub(crate) async fn begin(
     ledger.begin_writes(&writes).await
 }
 
-/// All writes that were made for this batch, whose blocks `..=last` now stand as L1 has them under a head at `head`: its
-/// case and how many blocks. None where it was never written. What the journal does not know of is entered now; a
-/// block that the consensus node brought in the meantime cannot be told from ours and is taken for it. One that was
-/// noted and never dropped is not entered.
+/// All writes that were made for this batch, whose blocks `..=last` now stand as L1 has them under a head at `head`:
+/// its case and how many blocks. None if it was never written. Blocks that the journal lacks are entered now. A block
+/// that the consensus node brought in the meantime cannot be distinguished from ours and is taken for it. A block that
+/// was noted and never dropped is not entered.
 pub(crate) async fn close(
     ledger: &mut Ledger,
     l2: &dyn L2Reader,
@@ -101,8 +102,8 @@ async fn were_dropped(
 }
 
 /// The row of a verified batch whose last block is noted to be written again, equal, for a later batch (M30), and that
-/// note. What is missing of it goes on under the note, and the row stays as it is: a writing that was cut off in the
-/// middle ends as if it had not been (P6).
+/// note. Its missing blocks are written under the note, and the row stays as it is: an interrupted write ends as if it
+/// had not been interrupted (P6).
 pub(crate) async fn written_again(
     ledger: &Ledger,
     rows: &dyn Rows,

@@ -1,4 +1,4 @@
-//! A range of L1, read so that it holds together: all of its logs on one chain that builds on what is recorded.
+//! A range of L1, read consistently: all of its logs on one chain that builds on what is recorded.
 
 use tracing::debug;
 
@@ -8,7 +8,7 @@ use crate::flow::FlowError;
 use crate::ports::{L1Chain, RangeLogs};
 use crate::types::{Cursor, L1Event, L1EventKind, L1Header, L1Number, L1Ref, L1Tag};
 
-/// One range of L1 that was read and held together by its headers.
+/// One range of L1 that was read and checked against its headers.
 pub(crate) struct Reading {
     /// Its logs, in order.
     pub(crate) events: Vec<L1Event>,
@@ -22,18 +22,18 @@ pub(crate) struct Reading {
     pub(crate) last_commit_at: Option<u64>,
 }
 
-/// Reads the logs of a range, or of its first part, between two reads of its end header. All that is read must lie on one
-/// chain, and this must hold the `known` blocks, one of which may lie right below the range (B1). `window` is how many
-/// blocks below the end a later reorg may still change.
+/// Reads the logs of a range, or of its first part, between two reads of its end header. All that is read must lie on
+/// one chain, and this must hold the `known` blocks, one of which may lie right below the range (B1). `window` is how
+/// many blocks below the end a later reorg may still change.
 ///
 /// # Errors
-/// When L1 cannot be asked, and `l1_reorg` where its answers do not fit together.
+/// When L1 cannot be asked, and `l1_reorg` if its answers do not fit together.
 pub(crate) async fn read(l1: &dyn L1Chain, range: Range, known: &[L1Ref], window: u64) -> Result<Reading, FlowError> {
     let Range { from, to } = range;
     let before = one(l1.headers(&[to]).await?, to)?.l1_ref();
     let RangeLogs { events, ends } = l1.events(from, to).await?;
     let facts = RangeFacts { from, known, before, ends: &ends, events: &events, headers: &[] };
-    // An endpoint that serves narrow ranges answers the first part: the range is as long as that.
+    // An endpoint that serves narrow ranges answers only the first part: the range ends there.
     let answered = ends.last().map_or(to, |end| end.number.clamp(from, to));
     let numbers = range::heights(&facts, still_open(l1, from, answered, window).await);
     let live = l1.headers(&numbers).await?;
@@ -52,7 +52,7 @@ pub(crate) async fn read(l1: &dyn L1Chain, range: Range, known: &[L1Ref], window
 }
 
 /// Heights of the range that a later reorg could still change: recorded one by one, so that the common ancestor can be
-/// found to the block. Below L1 finality nothing changes and only the end is recorded. Where the finalized block is not
+/// found to the block. Below L1 finality nothing changes and only the end is recorded. If the finalized block is not
 /// known, nothing is taken for final (A8).
 async fn still_open(l1: &dyn L1Chain, from: L1Number, to: L1Number, window: u64) -> Vec<L1Number> {
     let finalized = l1.tagged(L1Tag::Finalized).await.ok().flatten();
@@ -63,10 +63,10 @@ async fn still_open(l1: &dyn L1Chain, from: L1Number, to: L1Number, window: u64)
     (low.get()..to.get()).map(L1Number::new).collect()
 }
 
-/// The cursor that makes the log at `log_index` of `block` the next one; none where nothing lies below it.
+/// The cursor that makes the log at `log_index` of `block` the next one; none if nothing lies below it.
 ///
 /// # Errors
-/// When L1 cannot be asked, and `l1_reorg` where it does not know the block below.
+/// When L1 cannot be asked, and `l1_reorg` if it does not know the block below.
 pub(crate) async fn cursor_before(l1: &dyn L1Chain, block: L1Ref, log_index: u64) -> Result<Option<Cursor>, FlowError> {
     if let Some(before) = log_index.checked_sub(1) {
         return Ok(Some(Cursor { block, log_index: Some(before) }));

@@ -1,10 +1,10 @@
 //! Logs that lie far from what is being read: an earlier commit of a batch, its revert further up, L1 messages below.
 //!
-//! L1's history is millions of blocks, and an endpoint may serve a few hundred of them at a time. So a search walks
-//! away from where its log is likely to be, gives what it finds as it finds it, and asks for no more than its caller
-//! takes. A poll has a time for searching; what is not found by then, or by the time that L1 cannot be asked any more, is
-//! looked for further in the next poll, from where this one stopped (P4, P9). Not decided here: which of the logs is the
-//! right one.
+//! L1's history is millions of blocks, and an endpoint may serve a few hundred of them at a time. So a search starts at
+//! the likely place of its log and walks away from it. It gives what it finds as it finds it, and asks for no more than
+//! its caller takes. A poll has limited time for searching. If the log is not found by then, or L1 cannot be asked any
+//! more, the next poll continues from the block at which this one stopped (P4, P9). Not decided here: which of the logs
+//! is the right one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,7 +39,7 @@ struct Search {
     index: BatchIndex,
     walk: Walk,
     found: Vec<L1Event>,
-    /// What the first of them carried, where that was asked for.
+    /// What the first of them carried, if that was asked for.
     blobs: Vec<Option<BlobList>>,
 }
 
@@ -66,7 +66,7 @@ pub(crate) struct L1Search {
     confirmed: Option<L1Number>,
     open: Vec<Search>,
     messages: Option<MessageSearch>,
-    /// The last search did not come to its end yet: by its time, or by an L1 that could not be asked.
+    /// The last search did not reach its end yet: its time was over, or L1 could not be asked.
     under_way: bool,
     /// When this poll has searched for long enough; none before its first window.
     until: Option<Instant>,
@@ -107,7 +107,7 @@ impl L1Search {
         self.has_tried = false;
     }
 
-    /// A poll ended without an error. A search that was under way and was not gone on with is not wanted any more. A poll
+    /// A poll ended without an error. A search that was under way and was not continued is no longer wanted. A poll
     /// that failed before it came to its search says nothing about it (P4).
     pub(crate) fn poll_went_well(&mut self) {
         if self.until.is_none() {
@@ -115,7 +115,7 @@ impl L1Search {
         }
     }
 
-    /// L1 changed, or another endpoint is asked: what was found counts no more.
+    /// L1 changed, or another endpoint is asked: what was found no longer counts.
     pub(crate) fn forget(&mut self) {
         self.open.clear();
         self.messages = None;
@@ -132,8 +132,8 @@ impl L1Search {
         }
     }
 
-    /// Whether L1 may be asked for more in this poll: for the first piece always. A search is under way from then on, until
-    /// it says that it came to its end.
+    /// Whether L1 may be asked for more in this poll; the first piece may always be asked for. From then on a search is
+    /// under way, until it reports its end.
     fn may_go_on(&mut self) -> bool {
         self.under_way = true;
         match self.until {
@@ -148,13 +148,13 @@ impl L1Search {
         self.open.iter_mut().find(|s| s.sought == sought && s.index == index)
     }
 
-    /// What the `nth` commit that was found carried, where that is known.
+    /// What the `nth` commit that was found carried, if that is known.
     fn blobs(&mut self, sought: Sought, index: BatchIndex, nth: usize) -> Option<Option<BlobList>> {
         self.of(sought, index)?.blobs.get(nth).cloned()
     }
 
-    /// Whether the transaction of one more commit may be asked for in this poll: of the first one always. What was found
-    /// is kept until [`tried`](Self::tried) says that it was answered.
+    /// Whether the transaction of one more commit may be asked for in this poll; the first one may always be. What was
+    /// found is kept until [`tried`](Self::tried) reports the answer.
     fn may_try(&mut self) -> bool {
         let is_first = !std::mem::replace(&mut self.has_tried, true);
         self.may_go_on() || is_first
@@ -168,13 +168,13 @@ impl L1Search {
         self.ended();
     }
 
-    /// The search that was under way came to its end.
+    /// The search that was under way reached its end.
     fn ended(&mut self) {
         self.under_way = false;
     }
 
-    /// The `nth` log of batch `index` that is `sought` in L1 blocks `low..=high`, counted from zero; none where there
-    /// are not so many.
+    /// The `nth` log of batch `index` that is `sought` in L1 blocks `low..=high`, counted from zero; none if there are
+    /// not so many.
     ///
     /// # Errors
     /// When L1 cannot be asked, and `searching_l1` when this poll has searched for long enough.
@@ -223,11 +223,11 @@ impl L1Search {
     }
 
     /// Looks further back on L1 for messages from `first` on that are not stored: a database that started in the middle
-    /// (issue: L1 messages). Goes down from the cursor, stores what it finds, and stops after `first` or at the first block
-    /// that can hold any.
+    /// (issue: L1 messages). Goes down from the cursor, stores what it finds, and stops after `first` or at the first
+    /// block that can hold any.
     ///
     /// # Errors
-    /// As [`L1Search::nth_log`]; what was found until then is stored, and the next call goes on from there.
+    /// As [`L1Search::nth_log`]; what was found until then is stored, and the next call continues from there.
     pub(crate) async fn scan_back(
         &mut self,
         ledger: &mut Ledger,
@@ -321,8 +321,8 @@ impl L1Search {
         self.nth_log(sought, commit.index, range, nth).await
     }
 
-    /// The blobs that the `nth` commit of the same batch before `commit` carried, none in it where it carried none; none
-    /// where there are not so many commits. One is asked for in every poll, more for as long as a poll may search.
+    /// The blobs that the `nth` commit of the same batch before `commit` carried, `Some(None)` if it carried none; none
+    /// if there are not so many commits. Every poll asks for one, and for more as long as it may search.
     ///
     /// # Errors
     /// As [`L1Search::nth_log`].
@@ -356,7 +356,8 @@ mod tests {
 
     const ALL: (L1Number, L1Number) = (L1Number::new(0), L1Number::new(30));
 
-    /// A network whose L1 serves three blocks of logs at a time. Batch 3 was committed in block 8, and in block 20 again.
+    /// A network whose L1 serves three blocks of logs at a time. Batch 3 was committed in block 8, and in block 20
+    /// again.
     async fn narrow(time: Duration) -> (World, L1Search) {
         let mut world = World::recorded().await;
         {

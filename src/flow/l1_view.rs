@@ -1,7 +1,7 @@
-//! Where L1 stands, and what a reorg takes away.
+//! The state of L1, and what a reorg takes away.
 //!
-//! Asks for the newest header, the confirmed height, and whether the recorded blocks are still canonical; after a
-//! reorg drops what was recorded above the common ancestor and moves safe back where its batch is gone (P8, B2, B3).
+//! Asks for the newest header, the confirmed height, and whether the recorded blocks are still canonical; after a reorg
+//! drops what was recorded above the common ancestor and moves safe back if its batch is gone (P8, B2, B3).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::flow::{Confirmations, Decided, FlowError, Ports, Settings, unix_now};
 use crate::ports::{L1Chain, Rows, Step, Suspect};
 use crate::types::{BatchRecord, Cursor, L1Header, L1Number, L1Ref, L1Tag};
 
-/// Parts in which a range is read whose batches may have moved to other L1 blocks.
+/// The most parts in which a range is read whose batches may have moved to other L1 blocks.
 const PARTS_MAX: usize = 8;
 
 /// L1 as one poll sees it.
@@ -26,7 +26,7 @@ const PARTS_MAX: usize = 8;
 pub(crate) struct L1View {
     /// The newest block that is settled enough to read.
     pub(crate) confirmed: L1Number,
-    /// The newest block is older than it may be (A5).
+    /// The newest block is older than allowed (A5).
     pub(crate) stale: bool,
     /// A reorg was dealt with in this look.
     pub(crate) reorged: bool,
@@ -74,7 +74,7 @@ impl L1Watch {
         self.reorgs
     }
 
-    /// Reads L1's head, and deals with a reorg. It stands where L1 cannot be followed for now.
+    /// Reads L1's head, and deals with a reorg. It is a stall if L1 cannot be followed for now.
     pub(crate) async fn look(&mut self, ledger: &mut Ledger, node: &mut Node) -> Decided<L1View> {
         let (Some(latest), confirmed) = self.latest().await? else {
             return Err(Cause::NoL1Block.into());
@@ -104,8 +104,8 @@ impl L1Watch {
         }
     }
 
-    /// L1's newest block, and the newest one that is settled enough to read. A stale one may be one endpoint's alone, so
-    /// another is asked at once.
+    /// L1's newest block, and the newest one that is settled enough to read. A stale block may come from one endpoint
+    /// alone, so another is asked at once.
     async fn latest(&self) -> Result<(Option<L1Header>, Option<L1Number>), FlowError> {
         let seen = self.newest_blocks().await?;
         let stale = seen.0.is_some_and(|h| self.is_stale(&h));
@@ -160,7 +160,7 @@ impl L1Watch {
     }
 
     /// Sends the cursor from a block that is not canonical further back, to the nearest block or commit that is stored.
-    /// Whether that one is canonical the next poll tells; each step goes down, so that there is an end to it.
+    /// The next poll checks whether that one is canonical; each step goes down, so the search ends.
     async fn leave_stray_block(&self, ledger: &mut Ledger) -> Result<(), FlowError> {
         let Some(stray) = ledger.cursor().map(|c| c.block) else { return Ok(()) };
         let recorded = self.rows.l1_blocks().await?.into_iter().find(|r| r.number < stray.number);
@@ -184,7 +184,7 @@ impl L1Watch {
         Ok(())
     }
 
-    /// Drops everything above `ancestor` (everything at all where none). Batches that the new chain holds again,
+    /// Drops everything above `ancestor` (everything if there is none). Batches that the new chain holds again,
     /// unchanged, are rebound to their new L1 block, so that safe never dips over them.
     async fn rewind(
         &mut self,
@@ -203,7 +203,8 @@ impl L1Watch {
         );
         let again = self.passed_over(ledger, floor).await?;
         if ledger.cursor().is_none_or(|c| c.block.number <= floor) {
-            // It was sent back below the reorg already and reads what comes above anyway; rows up there go.
+            // The cursor was sent back below the reorg already and reads the blocks above anyway; the rows above are
+            // dropped.
             let mut step = Step { rewind_to: Some(floor), ..Step::default() };
             if let Some(cursor) = again {
                 (step.cursor, step.clear_cursor) = (cursor, cursor.is_none());
@@ -223,8 +224,8 @@ impl L1Watch {
             None => self.newest_standing_below(ledger, &dropped, floor).await?,
         };
         let safe = ground.as_ref().and_then(|g| g.last);
-        // Not below finalized: the batch that goes may be the second commit of one that was reverted after it was final,
-        // and one whose only commit was final is L1's contradiction, which `uncommitted_finalized` shows (M3).
+        // Safe does not go below finalized: the dropped batch may be the second commit of one that was reverted after
+        // it was final. If its only commit was final, L1 contradicts itself, and `uncommitted_finalized` shows it (M3).
         let heads = ledger.heads().rewind_safe(safe);
         let cursor = match (again, rebound.last(), ancestor) {
             (Some(again), _, _) => again,
@@ -259,7 +260,7 @@ impl L1Watch {
     }
 
     /// A commit at or below `floor` that was passed over because of a revert above it must be looked at after all: the
-    /// cursor that makes it the next log. None where there is no such commit.
+    /// cursor that makes it the next log. None if there is no such commit.
     async fn passed_over(&self, ledger: &Ledger, floor: L1Number) -> Result<Option<Option<Cursor>>, FlowError> {
         let Some(record) = self.rows.reverted_above(floor).await? else { return Ok(None) };
         if !cursor::has_passed(ledger.cursor().as_ref(), record.pos()) {
@@ -280,8 +281,8 @@ impl L1Watch {
         }
     }
 
-    /// The whole of `range`, in as many parts as an endpoint answers it. Of one that serves very few blocks at a time only
-    /// the first parts: what lies above them is verified again.
+    /// The whole of `range`, in the parts in which an endpoint answers it. If it serves very few blocks at a time, only
+    /// the first parts are read: what lies above them is verified again.
     async fn read_whole(&self, range: Range, below: Option<L1Ref>) -> Result<Reading, FlowError> {
         let (l1, window) = (self.l1.as_ref(), self.reorg_window);
         let mut reading = l1_range::read(l1, range, below.as_slice(), window).await?;

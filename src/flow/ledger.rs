@@ -1,9 +1,8 @@
 //! The ledger: heads, cursor and write intents, in memory as in the database.
 //!
-//! The only door to both. Whatever is changed is stored first, and then the same change is made in memory by a pure
-//! function; so memory is what a fresh [`Progress::load`] gives, always. A change that failed may be stored all the same,
-//! and nobody knows: then the ledger [is unsure](Ledger::is_unsure), and is [read again](Ledger::refresh) before anything
-//! else.
+//! The only door to both. A change is stored first, and then a pure function makes the same change in memory. So memory
+//! equals what a fresh [`Progress::load`] gives. After a failed change it is not known whether it was stored: then the
+//! ledger [is unsure](Ledger::is_unsure), and is [read again](Ledger::refresh) before anything else.
 
 use std::sync::Arc;
 
@@ -16,7 +15,7 @@ use crate::types::{
     B256, BatchIndex, BatchRecord, Case, Cursor, JournalEntry, L1Number, L2Number, QueueIndex, SpuriousTag, WriteIntent,
 };
 
-/// What of the database is held in memory.
+/// The part of the database that is held in memory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Memory {
     heads: Heads,
@@ -90,8 +89,9 @@ impl Ledger {
         Ok((Self { progress, memory: Memory::of(&stored), unsure: false }, stored.tip))
     }
 
-    /// Takes everything from the database again where a change failed since; then gives the standing batch with the highest
-    /// index as well. The database answers in order, so that a change that is still under way is stored, or lost, by then.
+    /// Reads everything from the database again if a change failed since; then gives the standing batch with the
+    /// highest index as well. The database answers in order, so a change that is still under way is stored, or lost, by
+    /// then.
     ///
     /// # Errors
     /// When the database cannot be read: it stays unsure.
@@ -106,7 +106,7 @@ impl Ledger {
         Ok(Some(stored.tip))
     }
 
-    /// A change failed, and nobody knows whether it was stored all the same: no head is moved on what memory says.
+    /// A change failed, and it is not known whether it was stored: no head is moved by what memory says.
     pub(crate) const fn is_unsure(&self) -> bool {
         self.unsure
     }
@@ -126,12 +126,12 @@ impl Ledger {
         &self.memory.intents
     }
 
-    /// A finalized tag of the node's own making that is not put back yet.
+    /// A finalized tag that the node set by itself and that is not put back yet.
     pub(crate) const fn spurious(&self) -> Option<SpuriousTag> {
         self.memory.spurious
     }
 
-    /// The case under which the writing of this batch began, if it began before.
+    /// The case under which the writing of this batch began, if it began already.
     pub(crate) fn case_begun(&self, index: BatchIndex, hash: B256) -> Option<Case> {
         self.intents().iter().find(|w| w.batch == index && w.batch_hash == hash).map(|w| w.case)
     }
@@ -168,7 +168,7 @@ impl Ledger {
     /// # Errors
     /// When the database cannot be written; the ledger is unsure then.
     pub(crate) async fn commit(&mut self, step: &Step) -> PortResult<()> {
-        // Set before each change: a call that is dropped half-way may be stored as well.
+        // Set before each change: a call that is dropped half-way may be stored too.
         let known = std::mem::replace(&mut self.unsure, true);
         self.progress.apply(step).await?;
         self.memory.stepped(step);
@@ -176,8 +176,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// Notes that `writes` are about to be made. One that is noted already keeps what it says of the block that stood
-    /// there first; those of another batch hash are dropped.
+    /// Notes that `writes` are about to be made. A write that is noted already keeps what it says of the block that
+    /// stood there first; notes of another batch hash are dropped.
     ///
     /// # Errors
     /// As [`Ledger::commit`].
@@ -189,8 +189,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// Takes back what was noted at `from` and above and is not in the journal: it was not written. What stood there up to
-    /// `standing` still does; the notes of what stood above stay, as looked at.
+    /// Takes back the notes at `from` and above that are not in the journal: those blocks were not written. Up to
+    /// `standing` the old blocks still stand; the notes of old blocks above it stay, as looked at.
     ///
     /// # Errors
     /// As [`Ledger::commit`].
@@ -214,8 +214,8 @@ impl Ledger {
         Ok(())
     }
 
-    /// Stores what a look at the node told: up to `seen_to` all that our writes did to its tags is known, and `spurious` is
-    /// what of it is not put back yet.
+    /// Stores what a look at the node showed: up to `seen_to` all that our writes did to its tags is known, and
+    /// `spurious` is the one among these marks that is not put back yet.
     ///
     /// # Errors
     /// As [`Ledger::commit`].
@@ -227,7 +227,7 @@ impl Ledger {
         Ok(())
     }
 
-    /// Drops what is needed no more: L1 blocks below `l1`, L1 messages below `queue`, batches below `batch`.
+    /// Drops what is no longer needed: L1 blocks below `l1`, L1 messages below `queue`, batches below `batch`.
     ///
     /// # Errors
     /// When the database cannot be written. Nothing of it is held in memory.

@@ -1,9 +1,9 @@
 //! The local chain between two polls: whether its head grows, and what of the verified chain the node still holds.
 //!
 //! A node that was killed comes back with a lower head, and another writer may have rewritten blocks under a stored
-//! outcome. Either way the highest standing batch is looked for whose last block the node holds with the verified hash.
-//! The cursor goes back to right after that batch, and the case table decides for everything above it as for any batch (E19, E20,
-//! E5).
+//! outcome. Either way the flow looks for the highest standing batch whose last block the node holds with the verified
+//! hash. The cursor goes back to right after that batch, and the case table decides for everything above it as for any
+//! batch (E19, E20, E5).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,13 +31,14 @@ pub(crate) struct LocalChain {
     lost: Option<Lost>,
     /// The node's block at the height of our safe block, as it came with the poll's snapshot.
     at_safe: Option<L2Ref>,
-    /// Polls in a row that ended because a block was missing that should be there.
+    /// Polls in a row that ended because a block was missing that should exist.
     unread: u32,
     /// The height at which it was found missing.
     hole: Option<L2Number>,
 }
 
-/// After so many such polls in a row the missing block is looked for: one of them may be a chain that changed under way.
+/// After so many such polls in a row the missing block is looked for: a single one may only mean that the chain changed
+/// under way.
 const HOLE_POLLS: u32 = 3;
 
 /// How many blocks above our safe head are looked at for it: a batch has as many at most.
@@ -49,7 +50,7 @@ impl LocalChain {
         Self { l1, l2, liveness: Liveness::new(window), lost: None, at_safe: None, unread: 0, hole: None }
     }
 
-    /// The ledger was read from the database: what is missing follows from it. `tip` is the standing batch with the
+    /// The ledger was read from the database: the lost blocks follow from it. `tip` is the standing batch with the
     /// highest index.
     pub(crate) fn loaded(&mut self, ledger: &Ledger, tip: Option<&BatchRecord>) {
         self.lost = Lost::stored(&ledger.heads(), tip);
@@ -93,15 +94,15 @@ impl LocalChain {
         self.liveness.own_write(head);
     }
 
-    /// A write of ours left the head nobody knows where.
+    /// A write of ours left the head at an unknown height.
     pub(crate) fn wrote_unknown(&mut self) {
         self.liveness.own_write_unknown();
     }
 
-    /// Checks that the node still holds our safe block; goes back to what it holds where it does not.
+    /// Checks that the node still holds our safe block; if it does not, goes back to what the node holds.
     pub(crate) async fn check_safe(&mut self, ledger: &mut Ledger, node: &L2Snapshot) -> Decided<()> {
         self.lost = self.lost.and_then(|lost| lost.still(node.head.number));
-        // It tells of the poll's start: of nothing that is asked later.
+        // It was read at the poll's start: it says nothing of later reads.
         let at_safe = self.at_safe.take();
         self.lift_to_finalized(ledger, node).await?;
         let standing = ledger.standing_at_cursor().await?.and_then(|r| r.last);
@@ -167,8 +168,8 @@ impl LocalChain {
         Ok(())
     }
 
-    /// A node that lost its finalized block and has it back has safe on it again at once: between the last standing batch
-    /// and it there may be no batch that could lift safe (M3).
+    /// If the node lost its finalized block and has it back, safe returns to it at once: between the last standing
+    /// batch and that block there may be no batch that could lift safe (M3).
     async fn lift_to_finalized(&self, ledger: &mut Ledger, node: &L2Snapshot) -> Result<(), FlowError> {
         let lifted = ledger.heads().lift_safe();
         if lifted == ledger.heads() {
@@ -201,11 +202,11 @@ impl LocalChain {
         Ok((None, oldest))
     }
 
-    /// A poll ended on what `error` says. If that is a missing block again and again, the height below `head` is looked for
-    /// at which the node has none, and the stall names it (L12).
+    /// A poll ended on `error`. If that is a missing block again and again, this looks below `head` for the height at
+    /// which the node has none, and the stall names it (L12).
     ///
     /// # Errors
-    /// `error` itself where no block is missing, and what a failed look says.
+    /// `error` itself if no block is missing, or the error of a failed look.
     pub(crate) async fn name_the_missing(
         &mut self,
         error: FlowError,
@@ -249,7 +250,7 @@ impl LocalChain {
         if !is_present(block.number, node.head.number) {
             return Ok(false);
         }
-        // A node that says nothing of a block below its head has not said that the block is another one.
+        // A node that gives no block below its head has not shown that the block is another one.
         let Some(header) = self.l2.header(block.number).await? else {
             let detail = format!("the node gave no block {}, though its head is {}", block.number, node.head.number);
             return Err(FlowError::local_changed(detail));

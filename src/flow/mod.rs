@@ -1,7 +1,7 @@
 //! Ask, decide, act: by owners under one loop.
 //!
 //! [`worker`] is the loop, [`poll`] the order of one poll; nothing else here knows them. Below them every fact has one
-//! owner, and only the owner changes it. Who may change what:
+//! owner, and only the owner changes it:
 //!
 //! | what | owner | its doors | only it uses |
 //! | --- | --- | --- | --- |
@@ -23,10 +23,10 @@
 //! | a search for a withdrawal root | [`roots`] | `check` | `last_appended_root` |
 //! | what the faces show | [`worker`] | `poll` | `Pace` |
 //!
-//! The other files own nothing: [`commit`] (from an event to a bound commit), [`gather`] (what a batch is judged by; only
-//! asks), [`batch`] (one batch through the case table), [`l1_range`] (a range of L1, on one chain), [`intents`] (write
-//! intents, begun and closed), [`states`] (a parent whose state the node still has), [`one_node`] (the proof that reader and
-//! engine are one node), [`stall_log`] (what the log says of stalls), [`status`].
+//! The other files own nothing: [`commit`] (from an event to a bound commit), [`gather`] (what a batch is judged by;
+//! only asks), [`batch`] (one batch through the case table), [`l1_range`] (a range of L1, on one chain), [`intents`]
+//! (write intents, begun and closed), [`states`] (a parent whose state the node still has), [`one_node`] (the proof
+//! that reader and engine are one node), [`stall_log`] (what the log says of stalls), [`status`].
 //!
 //! No SQL, no JSON, no HTTP: everything outside is reached through `ports`. A test holds the table to the sources.
 

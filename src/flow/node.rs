@@ -12,8 +12,8 @@ use crate::flow::{Decided, FlowError};
 use crate::ports::{L1Chain, L2Engine, L2Reader};
 use crate::types::{L2Number, L2Ref, L2Snapshot};
 
-/// Tags follow verified batches at most this often: setting them takes five requests, and a worker that is behind verifies
-/// dozens of batches a second.
+/// Tags follow verified batches at most this often: setting them takes five requests, and a worker that catches up
+/// verifies dozens of batches a second.
 const TAG_EVERY: Duration = Duration::from_secs(1);
 
 /// The node, its tags and its chain.
@@ -24,14 +24,14 @@ pub(crate) struct Node {
     pub(crate) tags: NodeTags,
     /// The head by which a whole poll decides: the snapshot's at its beginning, then our own last write.
     head: L2Ref,
-    /// How it showed itself last.
+    /// Its last snapshot.
     shown: L2Snapshot,
     /// When its tags were brought to our heads last.
     tagged: Option<Instant>,
 }
 
 impl Node {
-    /// Nothing shown yet. Without an `engine` it is told nothing; `window` is the least time without growth that means
+    /// Nothing shown yet. Without an `engine` no tag is set; `window` is the least time without growth that means
     /// *stopped*.
     pub(crate) fn new(
         l1: Arc<dyn L1Chain>,
@@ -76,12 +76,12 @@ impl Node {
         self.shown.head
     }
 
-    /// It shows itself as `node` in the middle of the poll.
+    /// It shows the snapshot `node` in the middle of the poll.
     pub(crate) const fn shows(&mut self, node: L2Snapshot) {
         self.shown = node;
     }
 
-    /// Checks that it still holds our safe block; goes back to what it holds where it does not.
+    /// Checks that it still holds our safe block; if it does not, goes back to what it holds.
     pub(crate) async fn check_safe(&mut self, ledger: &mut Ledger) -> Decided<()> {
         self.local.check_safe(ledger, &self.shown).await
     }
@@ -93,9 +93,9 @@ impl Node {
         Ok(())
     }
 
-    /// The same after a batch was verified, unless that was done a moment ago: every poll ends with it. After a batch that
-    /// was `written` it is done at once, before the reactors are resumed. What was shown before our own writes is out of
-    /// date.
+    /// The same after a batch was verified, unless that was done a moment ago: every poll ends with it anyway. After a
+    /// batch that was `written` it is done at once, before the reactors are resumed. The snapshot from before our own
+    /// writes is out of date.
     pub(crate) async fn tag_verified(&mut self, ledger: &Ledger, written: bool) -> Result<(), FlowError> {
         self.shown.head = self.head;
         if !written && self.tagged.is_some_and(|at| at.elapsed() < TAG_EVERY) {
@@ -133,7 +133,7 @@ mod tests {
         assert_eq!(node.head(), world.l2(10));
         node.stands_on(world.l2(12));
         assert_eq!((node.head(), node.shown_head()), (world.l2(12), world.l2(10)));
-        // The batch that was just written is verified: what was shown before does not keep its tag back.
+        // The batch that was just written is verified: the earlier snapshot does not keep its tag back.
         world.store(Step { safe: Some(world.l2(12)), ..Step::default() }).await;
         node.tag_verified(&world.ledger, true).await.unwrap();
         assert_eq!(world.shown().await.safe, Some(world.l2(12)));

@@ -1,4 +1,4 @@
-//! Proving that `l2.eth` and `l2.engine` are one node, before the engine is told anything.
+//! Proving that `l2.eth` and `l2.engine` are one node, before anything is sent to the engine.
 
 use crate::decide::one_node::{OneNode, one_node};
 use crate::decide::stall::{Cause, Stall};
@@ -11,12 +11,12 @@ pub(crate) struct BothSides {
     pub(crate) node: L2Snapshot,
     /// What the engine showed last.
     pub(crate) engine: EngineView,
-    /// What the heads of both tell.
+    /// What the heads of both show.
     pub(crate) verdict: OneNode,
 }
 
 impl BothSides {
-    /// Reads the reader's snapshot between two views of the engine; the second one only where it is needed. `number` is
+    /// Reads the reader's snapshot between two views of the engine; the second one only if it is needed. `number` is
     /// the block to look at on the engine.
     ///
     /// # Errors

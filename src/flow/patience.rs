@@ -1,10 +1,10 @@
 //! How long a plan that could not be written waits: the one owner of the time between two pauses for the same cause.
 //!
-//! Every try to write is a pause of the reactors, which may be the stop and start of a service. So whatever made a try
-//! fail is remembered here, and no plan that it covers is tried before its wait is over: a refused block, a chain that
-//! changed under way, a node that answers reads and no writes. How long is decided in [`crate::decide::refusal`]. No
-//! wait is for ever, and what shows that the node changed ends the wait for a refusal: at once, but not again and again,
-//! since a node that comes and goes would otherwise be a pause at every poll (E13, E17, P4).
+//! Every try to write is a pause of the reactors, which may be the stop and start of a service. So the cause of a
+//! failed try is remembered here: a refused block, a chain that changed under way, a node that answers reads and no
+//! writes. No plan that it covers is tried before its wait is over. [`crate::decide::refusal`] decides how long the
+//! wait is. No wait is for ever. A sign that the node changed ends the wait for a refusal at once, but not again and
+//! again: otherwise a node that comes and goes would cause a pause at every poll (E13, E17, P4).
 
 use std::time::Duration;
 
@@ -16,17 +16,17 @@ use crate::flow::quiesce::NoPause;
 use crate::flow::{FlowError, Stop};
 use crate::types::B256;
 
-/// After so many tries in a row a refusal that may pass is shown as one that somebody must look at.
+/// After so many tries in a row a refusal that may pass is shown as one that an operator must look at.
 const TRIES_SHOWN: u32 = 8;
 
 /// Why a try to write failed.
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
-    /// What is answered for the try, and until the next one.
+    /// The answer for the try, and until the next one.
     pub(crate) answer: Stop,
-    /// What it says about the next try; none where it says nothing, because something was written.
+    /// What it says about the next try; none if it says nothing, for example because something was written.
     pub(crate) refusal: Option<(Refusal, Subject)>,
-    /// Blocks were written before it, and are there: the next try begins further up.
+    /// Blocks were written before it and stand: the next try begins further up.
     pub(crate) progressed: bool,
 }
 
@@ -41,7 +41,7 @@ impl Failure {
         Self { answer: Stop::Stands(stall), refusal: None, progressed: false }
     }
 
-    /// What failed before anything was paused: it costs nothing to try it again.
+    /// A failure before anything was paused: it costs nothing to try again.
     pub(crate) fn before_a_pause(error: impl Into<FlowError>) -> Self {
         Self { answer: Stop::Failed(error.into()), refusal: None, progressed: false }
     }
@@ -75,7 +75,7 @@ impl From<PortError> for Failure {
     }
 }
 
-/// What the length of a wait depends on besides the tries.
+/// What the length of a wait depends on, besides the number of tries.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
     /// On the poll's clock.
@@ -90,7 +90,7 @@ struct Held {
     subject: Subject,
     refusal: Refusal,
     tries: u32,
-    /// No try before, on the poll's clock.
+    /// No try before this time, on the poll's clock.
     until: Duration,
     answer: Stop,
     /// The version of the node that answered.
@@ -105,12 +105,12 @@ pub(crate) struct Patience {
     version: Option<B256>,
     /// The node could not be reached when it was asked last.
     away: bool,
-    /// No wait ends early before, on the poll's clock.
+    /// No wait ends early before this time, on the poll's clock.
     early_from: Duration,
 }
 
 impl Patience {
-    /// What is answered for `plan` in place of a try; none where it may be tried now.
+    /// The answer for `plan` in place of a try; none if it may be tried now.
     pub(crate) fn answer(&self, plan: &Plan, now: Duration) -> Option<Stop> {
         let held = self.held.as_ref().filter(|held| held.subject.covers(plan) && now < held.until)?;
         Some(held.answer.clone())
@@ -125,7 +125,7 @@ impl Patience {
         }
     }
 
-    /// The node did not answer. That alone says nothing; a node that comes back may be another version of itself.
+    /// The node did not answer. That alone means nothing; a node that comes back may have another version.
     pub(crate) const fn node_is_away(&mut self) {
         self.away = true;
     }
@@ -137,8 +137,8 @@ impl Patience {
         }
     }
 
-    /// The node was restarted, or may have been: what it refused, it may take now. The wait ends, and once it has the
-    /// next one does so no earlier than after [`refusal::ENDED_EARLY_EVERY`]. How often it was tried still counts.
+    /// The node was restarted, or may have been: it may now accept what it refused. The wait ends. The next wait ends
+    /// early no sooner than [`refusal::ENDED_EARLY_EVERY`] after that. The number of tries still counts.
     pub(crate) fn node_changed(&mut self, now: Duration) {
         let at = now.max(self.early_from);
         if let Some(held) = self.held.as_mut().filter(|held| held.refusal.is_of_the_node() && at < held.until) {
@@ -157,7 +157,7 @@ impl Patience {
         self.held.as_ref().filter(|held| held.subject.covers(plan)).map_or(0, |held| held.tries)
     }
 
-    /// Remembers that a plan, tried so many `tries` before, failed again. Gives what is answered for it from now on.
+    /// Remembers that a plan failed again after `tries` earlier tries. Gives the answer for it from now on.
     pub(crate) fn failed(&mut self, failure: Failure, tries: u32, clock: Clock) -> Stop {
         let Failure { answer, refusal, progressed } = failure;
         let Some((refusal, subject)) = refusal else { return answer };
@@ -169,7 +169,7 @@ impl Patience {
     }
 }
 
-/// A refusal that may pass, and does not, is shown as one. It is tried again all the same.
+/// A refusal that may pass, and does not, is shown as a refusal. It is tried again all the same.
 fn shown(answer: Stop, refusal: Refusal, tries: u32) -> Stop {
     match answer {
         Stop::Failed(FlowError::Port(error))

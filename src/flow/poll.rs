@@ -23,7 +23,7 @@ use crate::flow::{BatchReport, Decided, FlowError, PollEnd, PollReport, Ports, S
 use crate::ports::Step;
 use crate::types::{BatchIndex, CommitEvent, Cursor, FinalityMeaning, L1Message, L1Ref, L2Number, L2Ref};
 
-/// The owners of everything that one poll may change, and the order in which it does.
+/// The owners of everything that one poll may change, and the order of the changes.
 pub(crate) struct Poll {
     quiesce: Quiesce,
     ledger: Ledger,
@@ -32,7 +32,7 @@ pub(crate) struct Poll {
     events: Events,
     settlements: Settlements,
     finalizer: Finalizer,
-    /// An operator's word in place of the verdict.
+    /// The operator's verdict in place of the observed one.
     assume: Option<HeadTrend>,
     meaning: FinalityMeaning,
     /// The last poll's verdict.
@@ -82,11 +82,11 @@ impl Poll {
         self.events.batches.writer.pending()
     }
 
-    /// One poll. `now` is a clock that only goes forward, used for the liveness verdict and for how long another verdict
-    /// is kept.
+    /// One poll. `now` is a clock that only goes forward, used for the liveness verdict, for the waits between two
+    /// tries and for how long another verdict is kept.
     ///
     /// # Errors
-    /// When something could not be read or written. What was stored before stays; the next poll goes on from there.
+    /// When something could not be read or written. What was stored before stays; the next poll continues from there.
     pub(crate) async fn run(&mut self, now: Duration) -> Result<PollReport, FlowError> {
         self.events.batches.writer.poll_begins();
         if let Err(error) = self.reload().await {
@@ -140,14 +140,14 @@ impl Poll {
                 PollEnd::Stalled(self.node.local.name_the_missing(error, &self.ledger, node.head.number).await?)
             }
         };
-        // A resume that fails holds up what must be written and nothing else; it is shown where nothing worse is.
+        // A resume that fails holds up writes and nothing else; it is shown if nothing worse is.
         if degraded && matches!(end, PollEnd::CaughtUp | PollEnd::Reached) {
             return Err(FlowError::Stall(Stall::new(Cause::NotResumed)));
         }
         Ok(PollReport { batches, end })
     }
 
-    /// Takes heads and cursor from the database again where a step failed since.
+    /// Reads heads and cursor from the database again if a step failed since.
     async fn reload(&mut self) -> Result<(), FlowError> {
         if let Some(tip) = self.ledger.refresh().await? {
             self.node.local.loaded(&self.ledger, tip.as_ref());
@@ -177,7 +177,7 @@ impl Poll {
             self.node.sync_tags(&self.ledger).await?;
         }
         let mut pause = SharedPause::default();
-        // A batch at which it stands ends nothing early here: what comes after is done all the same.
+        // A batch at which the flow is stalled ends nothing early here: the steps after it run all the same.
         let read = PollEnd::of(self.read(&view, &mut pause, verdict, now, batches).await);
         if read.is_ok() {
             self.events.search.poll_went_well();
@@ -214,7 +214,7 @@ impl Poll {
         end
     }
 
-    /// What the faces show of it.
+    /// Puts into `status` what the faces show of it.
     pub(crate) fn show(&self, status: &mut Status) {
         let (heads, tags) = (self.ledger.heads(), self.node.tags.facts());
         let (events, finality) = (self.events.shown(), self.finalizer.shown());
@@ -248,8 +248,8 @@ impl Poll {
         status.pauses = self.quiesce.pauses();
     }
 
-    /// The last L2 block of the batch `index` that stands on L1; none where no confirmed commit of it was found or
-    /// what was found does not bind.
+    /// The last L2 block of the batch `index` that stands on L1; none if no confirmed commit of it was found or what
+    /// was found does not bind.
     ///
     /// # Errors
     /// When L1 cannot be asked.

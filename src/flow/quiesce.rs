@@ -1,19 +1,19 @@
 //! The guard that pauses the consensus node's reactors while blocks are written (P5).
 //!
-//! Acquiring stores a lease in the database, pauses, and gives the guard. A pause ends exactly once, by whatever comes
-//! first: [`Quiesced::release`], which reports a failure; dropping the guard (panic, cancellation, early return); or its
-//! deadline, for a flow that hangs elsewhere. Each of them only starts the one task that resumes, tries again until that
-//! works, and then drops the lease; shutdown waits for the task. What was given up in the middle may still happen: after
-//! an interrupted write the task waits until the head stands still, after a pause that was not answered it resumes once
-//! more, and after a resume that was not answered it waits until that can land no more (`decide/aftermath.rs`). Until
-//! then the lease stays and no new pause begins.
+//! Acquiring stores a lease in the database (if the reactors can be resumed), pauses, and gives the guard. A pause ends
+//! exactly once, by the first of these: [`Quiesced::release`], which reports a failure; dropping the guard (panic,
+//! cancellation, early return); or its deadline, for a flow that hangs elsewhere. Each of them only starts one task.
+//! The task resumes, tries again until that works, and then drops the lease; shutdown waits for the task. A call that
+//! was given up may still take effect. After an interrupted write the task waits until the head stops moving. After a
+//! pause that was not answered it resumes once more. After a resume that was not answered it waits until that can land
+//! no more (`decide/aftermath.rs`). Until then the lease stays and no new pause begins.
 //!
-//! A lease found at start was left by a process that ended in the middle, and which calls it had under way is not known:
-//! [`Quiesce::recover_lease`] takes all of them for under way. Verifying goes on meanwhile, writing waits. Without reactors that
-//! could be resumed (`--observe`, `reactors.kind = "none"`) such a lease stays stored.
+//! A lease found at start was left by a process that ended inside a pause. Which calls it had under way is not known:
+//! [`Quiesce::recover_lease`] assumes that all of them are. Meanwhile verifying continues and writing waits. Without
+//! reactors that could be resumed (`--observe`, `reactors.kind = "none"`) such a lease stays stored.
 //!
-//! Why not resume in `Drop` itself: resuming is a network call or a process, and a destructor cannot await. Why not in
-//! `release` either: a future that is dropped in the middle of a resume could not tell whether to resume once more.
+//! Why not resume in `Drop` itself? Resuming is a network call or a process, and a destructor cannot await. Why not in
+//! `release` either? A future that is dropped in the middle of a resume could not know whether to resume once more.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -34,15 +34,15 @@ use crate::types::{L2Number, L2Ref, Lease};
 
 /// First wait before a failed resume is tried again; doubled up to [`RESUME_RETRY_CAP`].
 const RESUME_RETRY: Duration = Duration::from_millis(500);
-/// Longest wait between two tries: an operator who repairs the reactors sees them back within it.
+/// Longest wait between two tries: repaired reactors are resumed within it.
 const RESUME_RETRY_CAP: Duration = Duration::from_secs(15);
-/// Longest wait, in times of `head_still`, for a head that goes on moving after an interrupted write, or cannot be read:
-/// ten times what a request of 100 blocks takes. A head that moves for longer is not moved by a write of ours, and then the
-/// reactors are not paused.
+/// Longest wait, in times of `head_still`, for a head that keeps moving after an interrupted write, or cannot be read:
+/// ten times what a request of 100 blocks takes. If a head moves for longer, it is not a write of ours that moves it,
+/// and then the reactors are not paused.
 const HEAD_MOVES: u32 = 10;
-/// How long the head is asked for before the last known height is used instead.
+/// How long the task asks for the head before the last known height is used instead.
 const HEAD_DEADLINE: Duration = Duration::from_secs(3);
-/// The code of a start that found a pause which it cannot resume.
+/// The log code of a start that found a pause which it cannot resume.
 const LEFT_OVER: &str = "pause_left_over";
 /// How long a start waits for the first resume of a pause that another process left.
 const START_PATIENCE: Duration = Duration::from_secs(15);
@@ -53,7 +53,7 @@ pub enum NoPause {
     /// The reactors were not asked: an earlier pause is not over yet, or the lease cannot be stored.
     #[error(transparent)]
     NotAsked(PortError),
-    /// They were asked and did not say that all of them are paused. What was is resumed.
+    /// The reactors were asked and did not confirm that all of them are paused. Those that were are resumed.
     #[error(transparent)]
     Failed(PortError),
 }
@@ -70,11 +70,11 @@ struct Shared {
     head: Arc<dyn HeadReader>,
     tasks: TaskTracker,
     stopping: CancellationToken,
-    /// [`RESUME_RETRY`], but in tests.
+    /// [`RESUME_RETRY`], except in tests.
     retry: Duration,
     /// How long the head must not have moved after an interrupted write.
     head_still: Duration,
-    /// The origin of the times that [`Aftermath`] is told.
+    /// The origin of the times that [`Aftermath`] is given.
     origin: Instant,
     /// A pause is open, or its resume or the end of its lease is still being tried.
     busy: AtomicBool,
@@ -86,10 +86,10 @@ struct Shared {
 
 /// One pause, from its lease to its resume.
 struct Pause {
-    /// Where to resume from should the node not answer then.
+    /// The height to resume from if the node does not answer then.
     height: AtomicU64,
     began: Instant,
-    /// None while the reactors are being paused: that time is the reactors' own limit, not the budget's.
+    /// None while the reactors are being paused: the reactors' own limit bounds that time, not the budget.
     deadline: OnceLock<Instant>,
     ended: AtomicBool,
     /// The pause was begun, and was not answered.
@@ -155,7 +155,7 @@ impl Quiesce {
     /// none begins.
     ///
     /// # Errors
-    /// When the database cannot be read. A resume that fails goes on being tried in the background.
+    /// When the database cannot be read. A failed resume is tried again in the background.
     pub async fn recover_lease(&self) -> PortResult<()> {
         let Some(lease) = self.shared.leases.lease().await? else { return Ok(()) };
         if !self.shared.reactors.can_resume() {
@@ -176,7 +176,7 @@ impl Quiesce {
         );
         self.shared.busy.store(true, Ordering::SeqCst);
         let first_try = self.shared.end(&Pause::found(lease.height));
-        // A failure shows as degraded and is tried again; starting goes on.
+        // A failure shows as degraded and is tried again; the start continues.
         if tokio::time::timeout(START_PATIENCE, told(first_try)).await.is_err() {
             warn!(code = "reactors_degraded", "the reactors are not resumed yet; no block is written until they are");
         }
@@ -225,8 +225,8 @@ impl Quiesce {
         Ok(guard)
     }
 
-    /// Waits for resumes under way, at most `patience`. What is left then keeps its lease in the database and is
-    /// resumed by the next start.
+    /// Waits for resumes under way, at most `patience`. A pause that is left then keeps its lease in the database, and
+    /// the next start resumes it.
     pub async fn shutdown(&self, patience: Duration) {
         self.shared.tasks.close();
         self.shared.stopping.cancel();
@@ -244,7 +244,7 @@ impl Pause {
         Self::with(height, false)
     }
 
-    /// A pause of another process: what of it is under way is not known.
+    /// A pause of another process: which of its calls are under way is not known.
     fn found(height: L2Number) -> Arc<Self> {
         Self::with(height, true)
     }
@@ -264,7 +264,7 @@ impl Pause {
 
 type FirstTry = oneshot::Receiver<PortResult<()>>;
 
-/// What the first try to resume came to. A task that the runtime took away has left its lease in the database.
+/// How the first try to resume ended. A task that the runtime dropped has left its lease in the database.
 async fn told(first_try: Option<FirstTry>) -> PortResult<()> {
     let Some(first_try) = first_try else { return Ok(()) };
     let gone = || PortError::new(Target::Reactors, PortErrorKind::Unreachable, "the resume was cut off");
@@ -272,7 +272,7 @@ async fn told(first_try: Option<FirstTry>) -> PortResult<()> {
 }
 
 impl Shared {
-    /// Ends `pause`, if nobody did before: starts the task that resumes.
+    /// Ends `pause`, unless it was ended before: starts the task that resumes.
     fn end(self: &Arc<Self>, pause: &Arc<Pause>) -> Option<FirstTry> {
         if pause.ended.swap(true, Ordering::SeqCst) {
             return None;
@@ -285,8 +285,9 @@ impl Shared {
         Some(first_try)
     }
 
-    /// Resumes until the pause is over, then drops the lease until that works. The order matters: a crash in between
-    /// resumes once more, never too few. Two loops, because a database that fails is no reason to resume again.
+    /// Resumes until the pause is over, then drops the lease until that works. The order matters: after a crash in
+    /// between there is one resume too many, never one too few. There are two loops, because a failing database is no
+    /// reason to resume again.
     async fn resume(&self, pause: &Pause, tell: oneshot::Sender<PortResult<()>>) {
         let mut tell = Some(tell);
         if !self.resume_until_over(pause, &mut tell).await {
@@ -387,8 +388,8 @@ impl Shared {
     }
 
     /// The head after an interrupted write, once it has not moved for `head_still`: a block that lands later would land
-    /// beside the reactors. Only time in which it could be read counts: a node that does not answer may be at work. None if
-    /// it was never read.
+    /// while the reactors run. Only time in which it could be read counts: a node that does not answer may still be
+    /// writing. None if it was never read.
     async fn stable_head(&self, known: L2Number) -> Option<L2Ref> {
         let began = Instant::now();
         let mut still_since = None;
@@ -420,7 +421,7 @@ impl Shared {
 
 fn first_outcome(tell: &mut Option<oneshot::Sender<PortResult<()>>>, outcome: PortResult<()>) {
     if let Some(tell) = tell.take() {
-        // Nobody listens where a guard was dropped.
+        // Fails if the guard was dropped: then nothing listens.
         let _ = tell.send(outcome);
     }
 }
@@ -447,7 +448,7 @@ impl Quiesced {
         self.watchdog = Some(watchdog.abort_handle());
     }
 
-    /// Time left of the pause's budget. With none left the pause has ended: nothing may be written under it.
+    /// Time left of the pause's budget. If none is left, the pause has ended: nothing may be written under it.
     pub fn remaining(&self) -> Duration {
         if self.pause.ended.load(Ordering::SeqCst) {
             return Duration::ZERO;
@@ -455,13 +456,13 @@ impl Quiesced {
         self.pause.deadline.get().map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()))
     }
 
-    /// Notes the head after a write: the height to resume from should the node not answer then.
+    /// Notes the head after a write: the height to resume from if the node does not answer then.
     pub fn wrote(&self, head: L2Number) {
         self.pause.height.store(head.get(), Ordering::SeqCst);
     }
 
-    /// Notes that a write begins, or that it is over: the node answered. A pause that ends in between waits for the head
-    /// to stand still.
+    /// Notes that a write begins, or that it is over: the node answered. A pause that ends in between waits until the
+    /// head stops moving.
     pub fn writing(&self, begins: bool) {
         self.pause.writing.store(begins, Ordering::SeqCst);
     }
@@ -528,7 +529,7 @@ mod tests {
         pause_fails: Mutex<Option<PortErrorKind>>,
         /// Pausing never answers.
         pause_hangs: AtomicBool,
-        /// How long pausing takes, and how late one may come that nobody waits for, in milliseconds.
+        /// How long pausing takes, and how late a pause may land that is no longer waited for, in milliseconds.
         pause_takes: AtomicU64,
         lateness: AtomicU64,
         /// Blocks that still land, one before each read of the head.
@@ -644,7 +645,7 @@ mod tests {
 
     const BUDGET: Duration = Duration::from_secs(60);
     const PATIENCE: Duration = Duration::from_secs(2);
-    /// How long the head must stand still, and the wait between two tries.
+    /// How long the head must not move, and the wait between two tries.
     const STILL: Duration = Duration::from_millis(20);
     const RETRY: Duration = Duration::from_millis(5);
 
@@ -743,7 +744,7 @@ mod tests {
         quiesce.shutdown(PATIENCE).await;
         assert_eq!(fake.events(), [Event::Lease(100), Event::Pause(100), Event::Resume(100), Event::NoLease]);
 
-        // While they are being resumed: the task that does it goes on, and nobody resumes a second time.
+        // While they are being resumed: the task that does it continues, and there is no second resume.
         let (fake, quiesce) = world();
         let guard = paused(&quiesce).await;
         wrote(&fake, &guard, 112);
@@ -990,7 +991,8 @@ mod tests {
     #[tokio::test]
     async fn m6_time_in_which_the_head_cannot_be_read_is_not_time_in_which_it_stood_still() {
         const AWAY: [Option<u64>; 10] = [None; 10];
-        // Gone from the start; and seen, gone for a while, and back: what it did meanwhile is not known.
+        // The node is away from the start; and it answers, is away for a while, and answers again: what it did
+        // meanwhile is not known.
         let table = [
             ([AWAY.as_slice(), &[Some(101), Some(102), Some(103)]].concat(), 103),
             ([[Some(100)].as_slice(), &AWAY, &[Some(100), Some(101)]].concat(), 101),

@@ -1,8 +1,8 @@
 //! The roots at a batch's last block, against calldata (P1).
 //!
-//! The state root stands in the header. The withdrawal root is asked of the contract's state; where the node has pruned
-//! that, the last AppendMessage log at or below the block carries it. For the first batch of a database that log may lie
-//! anywhere below: it is looked for piece by piece, for a time in every poll, and what was found is kept.
+//! The state root is in the header. The withdrawal root is read from the contract's state; if the node has pruned that,
+//! the last AppendMessage log at or below the block carries it. For the first batch of a database that log may lie
+//! anywhere below: it is looked for piece by piece, for a limited time in every poll, and what was found is kept.
 
 use std::time::Duration;
 
@@ -20,17 +20,17 @@ use crate::types::{B256, BatchIndex, L2Header, L2Number, L2Ref, Outcome};
 
 /// The first piece of a search, in blocks: the last message rarely lies far off.
 const FIRST_PIECE: u64 = 1_000;
-/// Pieces double up to this: what one piece costs, an endpoint's narrow limit included, bounds the time that a search can
-/// overrun.
+/// Pieces double up to this. The cost of one piece, an endpoint's narrow limit included, bounds the time by which a
+/// search can overrun.
 const LARGEST_PIECE: u64 = 16_000;
 
-/// The check of roots, with its search for the last message below a batch, as far as it came.
+/// The check of roots, with the present state of its search for the last message below a batch.
 #[derive(Debug, Default)]
 pub(crate) struct Roots {
     search: Option<Search>,
 }
 
-/// A search is kept while the block that it began at is the one asked about: its hash says which chain was looked at.
+/// A search is kept while the block that it began at is the one asked about: its hash says which chain was searched.
 #[derive(Debug)]
 struct Search {
     below: L2Ref,
@@ -38,7 +38,7 @@ struct Search {
     next: Option<L2Number>,
     piece: u64,
     found: Option<B256>,
-    /// When it came to its end.
+    /// When it reached its end.
     ended: Option<Duration>,
 }
 
@@ -47,8 +47,8 @@ impl Search {
         Self { below, next: Some(below.number), piece: FIRST_PIECE, found: None, ended: None }
     }
 
-    /// Whether it still says something of `below` at `now`. What it came to counts for a while: the node may have left
-    /// out a log.
+    /// Whether it is still valid for `below` at `now`. Its result counts for a limited time: the node may have left out
+    /// a log.
     fn is_good(&self, below: L2Ref, now: Duration) -> bool {
         self.below == below && self.ended.is_none_or(|ended| !recheck::is_due(now.saturating_sub(ended)))
     }
@@ -61,11 +61,11 @@ enum LastMessage {
     Root(B256),
     /// The node has no log of any.
     NoLog,
-    /// It is looked for further in the next poll, from this block down.
+    /// The next poll continues the search, from this block down.
     Searching(L2Number),
 }
 
-/// A batch whose blocks are there, and what L1 says of its roots.
+/// A batch whose blocks the node has, and what L1 says of its roots.
 pub(crate) struct Asked {
     pub(crate) index: BatchIndex,
     /// Its first block.
@@ -78,14 +78,15 @@ pub(crate) struct Asked {
     pub(crate) state_root: B256,
     /// Calldata's `withdrawalRoot`.
     pub(crate) withdrawal_root: B256,
-    /// The withdrawal root at the anchor, where the batch before was verified.
+    /// The withdrawal root at the anchor, if the batch before was verified.
     pub(crate) verified_below: Option<B256>,
     /// What the node says of the withdrawal root in the state of that very last block, if it was asked already.
     pub(crate) known: Option<MessageRoot>,
 }
 
 impl Asked {
-    /// What is asked of `batch`, whose last local block is `last`, with what is `known` of the withdrawal root in its state.
+    /// What is asked of `batch`, whose last local block is `last`, with what is `known` of the withdrawal root in its
+    /// state.
     pub(crate) fn of(batch: &BatchContext<'_>, last: &L2Header, known: Option<MessageRoot>) -> Self {
         let header = &batch.bound.outline.header;
         Self {
@@ -102,8 +103,8 @@ impl Asked {
 }
 
 impl Roots {
-    /// Checks state root and withdrawal root at the batch's last block (P1). What has to be searched for is searched for
-    /// `time` and further at the next call; `now` is the poll's time.
+    /// Checks state root and withdrawal root at the batch's last block (P1). A search that is needed runs for `time`
+    /// and continues at the next call; `now` is the poll's time.
     pub(crate) async fn check(
         &mut self,
         l2: &dyn L2Reader,
@@ -118,7 +119,7 @@ impl Roots {
             actual_withdrawal: WithdrawalRoot::Unknown,
         };
         let mut searching = None;
-        // A state root that differs is told also where the withdrawal root cannot be asked for.
+        // A state root that differs is reported even if the withdrawal root cannot be asked for.
         if roots::compare(&facts) == Verdict::Unknown {
             (facts.actual_withdrawal, searching) = self.withdrawal_root(l2, asked, time, now).await.map_err(gone)?;
         }
@@ -135,9 +136,9 @@ impl Roots {
         Err(Stall::at(asked.index, cause).into())
     }
 
-    /// The withdrawal root at the last block: from the state, or where that is pruned from the logs: the last AppendMessage
-    /// at or below the block carries it, and a batch without one keeps the root below it. With it the block at which a
-    /// search stands that is not done.
+    /// The withdrawal root at the last block: from the state, or, if that is pruned, from the logs: the last
+    /// AppendMessage at or below the block carries it, and a batch without one keeps the root below it. The second
+    /// value is the block that an unfinished search has reached.
     async fn withdrawal_root(
         &mut self,
         l2: &dyn L2Reader,
@@ -165,7 +166,7 @@ impl Roots {
         })
     }
 
-    /// Goes on with the search at or below `below` until `until`, by one piece at least.
+    /// Continues the search at or below `below` until `until`, by one piece at least.
     async fn search(
         &mut self,
         l2: &dyn L2Reader,
@@ -198,7 +199,7 @@ impl Roots {
     }
 }
 
-/// A block that is not there although it was read before: the chain changed under way.
+/// A block is missing although it was read before: the chain changed under way.
 fn gone(error: PortError) -> FlowError {
     match error.kind {
         PortErrorKind::NotFound => FlowError::local_changed(error.to_string()),
@@ -264,7 +265,8 @@ mod tests {
         assert_eq!(cause(&world, &below).await, None);
     }
 
-    /// A node that has no state and one log of a message, in block `at` if any, and notes where it was asked to look.
+    /// A node that has no state and one log of a message, in block `at` if any, and notes the ranges that it was asked
+    /// for.
     struct OneLog {
         at: Option<(u64, B256)>,
         asked: Mutex<Vec<(u64, u64)>>,

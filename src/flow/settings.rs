@@ -1,4 +1,4 @@
-//! What the flow is given: the ports, and what steers it.
+//! What the flow is given: the ports and the settings.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ pub struct Ports {
     pub blobs: Arc<dyn BlobSource>,
     /// The L2 node's reading side.
     pub l2: Arc<dyn L2Reader>,
-    /// The L2 node's engine; none in observe mode, where nothing is written or tagged.
+    /// The L2 node's engine; none in observe mode, which writes and tags nothing.
     pub engine: Option<Arc<dyn L2Engine>>,
     /// The consensus node's reactors.
     pub reactors: Arc<dyn Reactors>,
@@ -39,7 +39,7 @@ pub struct Settings {
     pub fetch_range: u64,
     /// L1 blocks kept to find a reorg's common ancestor.
     pub reorg_window: u64,
-    /// The newest L1 block may be this old by the wall clock; zero asks for nothing.
+    /// The newest L1 block may be this old by the wall clock; zero turns the check off.
     pub l1_max_age: Duration,
     /// What counts as settled.
     pub confirmations: Confirmations,
@@ -49,7 +49,7 @@ pub struct Settings {
     pub switch_ms: u64,
     /// Least time without growth that means *stopped*.
     pub observation_window: Duration,
-    /// An operator's word in place of the verdict (`recover`, `replay --fault`).
+    /// The operator's verdict in place of the observed one (`recover`, `replay --fault`).
     pub assume: Option<HeadTrend>,
     /// Time that one pause of the reactors may last, besides `pause_per_block`.
     pub pause_budget: Duration,
@@ -60,8 +60,8 @@ pub struct Settings {
     /// Blocks per write request.
     pub write_chunk: usize,
     /// Local blocks are read up to this many bytes before L1's content is known, and no further than that content's own
-    /// size after. More than any batch holds, so that it decides nothing but what a node that makes things up can
-    /// have us keep in memory (P7).
+    /// size after that. It is more than any batch holds: it only bounds how much a node that invents blocks can make us
+    /// keep in memory (P7).
     pub local_bytes: usize,
     /// Batches that are gathered ahead of the one that has its turn; 0 gathers each in its turn.
     pub read_ahead: usize,
@@ -73,13 +73,13 @@ pub struct Settings {
     pub poll_interval: Duration,
 }
 
-/// Ten times what a batch of six full blobs holds, L1 messages included; encoding them takes as much again. Where they
-/// are more, the comparison waits for the blob, which decides alike.
+/// Ten times what a batch of six full blobs holds, L1 messages included; encoding them takes as much again. If the
+/// local blocks are larger, the comparison waits for the blob, and the verdict is the same.
 const LOCAL_BYTES: usize = 48 << 20;
 
-/// The slowest part of a batch, its commitments, takes 13 to 42 ms of one core; reading it takes about six round trips, one
-/// after another. Eight batches would keep two cores busy up to some 25 ms a round trip; three times as many make groups of
-/// blobs that are worth being checked together. Each holds a blob or a few meanwhile.
+/// The slowest part of a batch, its commitments, takes 13 to 42 ms of one core; reading it takes about six round trips,
+/// one after another. Eight batches would keep two cores busy up to some 25 ms a round trip; three times as many make
+/// groups of blobs that are worth being checked together. Meanwhile each holds a blob or a few.
 const READ_AHEAD: usize = 24;
 
 impl Default for Settings {

@@ -1,10 +1,10 @@
 //! What L1 took back and what it proved, ahead of the batches.
 //!
 //! A batch is final only if every RevertBatch log up to L1's finalized block was read (M2), and the batches may be far
-//! behind that block. So the RevertBatch and FinalizeBatch logs are read on their own, from where the batches stand up
-//! to the finalized block and no further: nothing below it is reorganised. What a piece gave is stored with how far it
-//! reached, and a poll asks for few pieces. Where the batches have passed the finalized block nothing is asked for: the
-//! ordinary ranges bring the same logs.
+//! below that block. So the RevertBatch and FinalizeBatch logs are read on their own, from the batches' cursor up to
+//! the finalized block and no further: nothing below it is reorganised. The logs of a piece are stored with the block
+//! that it reached, and a poll asks for few pieces. If the batches have passed the finalized block, nothing is asked
+//! for: the ordinary ranges bring the same logs.
 
 use std::sync::Arc;
 
@@ -18,10 +18,10 @@ use crate::flow::{Decided, FlowError};
 use crate::ports::{L1Chain, PortResult, RangeLogs, Rows, Step};
 use crate::types::{B256, BatchIndex, BatchRecord, Cursor, L1Event, L1EventKind, L1Header, L1Number, L1Ref, LogPos};
 
-/// Pieces that one poll asks for. A provider with narrow ranges is caught up with over many polls.
+/// Pieces that one poll asks for. With a provider of narrow ranges the scan catches up over many polls.
 const PIECES: usize = 4;
 
-/// Polls of a catch-up between two pieces where an endpoint answers no more than the batches read by themselves.
+/// Polls of a catch-up between two pieces, if an endpoint answers no more blocks than the batches read by themselves.
 const REST: u32 = 16;
 
 /// Widest piece, in L1 blocks: two weeks.
@@ -30,17 +30,17 @@ const WIDEST: u64 = 100_000;
 /// Blocks with logs that one piece may hold; of a fuller one the beginning is taken. Bounds what is asked about them.
 const BLOCKS_MAX: usize = 256;
 
-/// Known reverts that are held against one range. There is one a month at the most.
+/// Known reverts that are compared with one range. There is one a month at the most.
 const REVERTS_MAX: u32 = 10_000;
 
-/// Reverts that a range lacks, and proofs that a revert contradicts, about which L1 is asked again one by one; of more,
-/// the next poll asks.
+/// Reverts that a range lacks, and proofs that a revert contradicts, about which L1 is asked again one by one; the next
+/// poll asks about the rest.
 const MISSING_MAX: usize = 8;
 
 /// How far the logs are known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Settled {
-    /// Up to this block; none where nothing was read.
+    /// Up to this block; none if nothing was read.
     To(Option<L1Number>),
     /// L1 showed two chains below its finalized block.
     Contradicted,
@@ -50,13 +50,13 @@ pub(crate) enum Settled {
 enum Piece {
     /// Its logs, and the block to which it reaches.
     Read(Vec<L1Event>, L1Ref),
-    /// Its logs and L1's headers do not lie on one chain: it counts for nothing, and what was read before stays.
+    /// Its logs and L1's headers do not lie on one chain: it does not count, and what was read before stays.
     Torn,
-    /// The block to which the scan had come is not on L1's chain: what was read before counts for nothing.
+    /// The block to which the scan had come is not on L1's chain: what was read before does not count.
     OtherBase,
 }
 
-/// The scan of RevertBatch and FinalizeBatch logs. How far it came is stored, and nowhere else.
+/// The scan of RevertBatch and FinalizeBatch logs. How far it got is kept in the database only.
 pub(crate) struct Settlements {
     l1: Arc<dyn L1Chain>,
     rows: Arc<dyn Rows>,
@@ -76,9 +76,9 @@ impl Settlements {
         Self { l1, rows, start, range, width: range.saturating_mul(2).min(WIDEST), rest: 0 }
     }
 
-    /// Reads on, at most up to `finalized`, and says how far all is known. Where the batches
-    /// read `on` at once they come to the same logs by themselves: then only pieces that are wider than theirs are worth
-    /// a request.
+    /// Continues the scan, at most up to `finalized`, and gives the block up to which all is known. If the batches read
+    /// `on` at once, they reach the same logs by themselves: then only pieces that are wider than theirs are worth a
+    /// request.
     pub(crate) async fn read_ahead(
         &mut self,
         ledger: &mut Ledger,
@@ -122,7 +122,7 @@ impl Settlements {
         Ok(Settled::To(known))
     }
 
-    /// The blocks that vouch for what is known: up to them all was read, by the batches or ahead of them.
+    /// The blocks up to which all was read, by the batches or ahead of them: what is known holds only on their chain.
     pub(crate) async fn known_to(&self, cursor: Option<&Cursor>) -> Result<Vec<L1Ref>, FlowError> {
         let stored = self.rows.settled_to().await?;
         Ok(cursor.map(|cursor| cursor.block).into_iter().chain(stored).collect())
@@ -148,7 +148,7 @@ impl Settlements {
         blocks.extend(base);
         let numbers: Vec<_> = blocks.iter().map(|b| b.number).collect();
         let live = self.l1.headers(&numbers).await?;
-        // A header that is missing tells nothing: what is known stays, and the piece is asked for again.
+        // A missing header proves nothing: what is known stays, and the piece is asked for again.
         if live.len() != blocks.len() || live.iter().any(Option::is_none) {
             return Err(FlowError::l1_changed(format!("an L1 endpoint does not know the blocks from {from} to {end}")));
         }
@@ -161,8 +161,9 @@ impl Settlements {
         Ok(if canonical && same_tip { Piece::Read(events, end) } else { Piece::Torn })
     }
 
-    /// A piece from `from` to `to` was answered up to `end`. A width that is asked for costs nothing where less is
-    /// answered: a single answer in part, as after a refusal, does not narrow the ones to come below what is worth it.
+    /// A piece from `from` to `to` was answered up to `end`. Asking for a wide piece costs nothing if less is answered.
+    /// So one partial answer, as after a refusal, does not narrow the next pieces below a width that is worth a
+    /// request.
     fn learn(&mut self, from: L1Number, to: L1Number, end: L1Number, finalized: L1Number) {
         let answered = end.above(from).saturating_add(1);
         if end < to {
@@ -174,8 +175,8 @@ impl Settlements {
     }
 
     /// A range without a revert that is known to lie in it, between the log at `place` and its end block `to`: the
-    /// endpoint left it out, if L1 confirms it. What L1 does not confirm is forgotten: it never was, or its block is not
-    /// there any more (B8).
+    /// endpoint left it out, if L1 confirms it. A revert that L1 does not confirm is forgotten: it never happened, or
+    /// its block is gone (B8).
     pub(crate) async fn left_out(
         &self,
         ledger: &mut Ledger,
@@ -206,8 +207,8 @@ impl Settlements {
         Ok(self.forget_above(ledger, above).await?)
     }
 
-    /// Forgets the reverts and proofs above block `above`, and how far they were read: they came from the same endpoint,
-    /// perhaps.
+    /// Forgets the reverts and proofs above block `above`, and how far they were read: they may come from the same
+    /// endpoint.
     pub(crate) async fn forget_above(&self, ledger: &mut Ledger, above: L1Number) -> Result<(), FlowError> {
         Ok(ledger.commit(&Step { forget_settled_above: Some(above), ..Step::default() }).await?)
     }
@@ -226,8 +227,8 @@ impl Settlements {
         Ok(settlement::is_revert(&RevertFacts { told, before, after }))
     }
 
-    /// Whether the contract denies the `revert` of the batch `standing`; `again` says that its block commits to the same index
-    /// too.
+    /// Whether the contract denies the `revert` of the batch `standing`; `again` says that its block commits to the
+    /// same index too.
     pub(crate) async fn denies_revert(
         &self,
         revert: &L1Event,
@@ -263,7 +264,8 @@ impl Settlements {
         Err(FlowError::l1_changed("L1 does not confirm the proofs that it gave"))
     }
 
-    /// Whether L1 confirms that `proof` proves batch `index` at block `at`. A proof that it does not confirm is forgotten.
+    /// Whether L1 confirms that `proof` proves batch `index` at block `at`. A proof that it does not confirm is
+    /// forgotten.
     pub(crate) async fn holds_proof(
         &self,
         ledger: &mut Ledger,
@@ -291,7 +293,7 @@ impl Settlements {
     }
 }
 
-/// An answer, or none where the endpoint cannot give one at all. A fault that passes is no such answer: nothing follows
+/// An answer, or none if the endpoint cannot give one at all. A fault that passes is no such answer: nothing follows
 /// from it.
 fn answered<T>(answer: PortResult<T>) -> PortResult<Option<T>> {
     match answer {
@@ -301,7 +303,7 @@ fn answered<T>(answer: PortResult<T>) -> PortResult<Option<T>> {
     }
 }
 
-/// The last block of which every log was dealt with.
+/// The last block whose logs were all dealt with.
 fn whole_blocks(cursor: &Cursor) -> Option<L1Number> {
     match cursor.log_index {
         None => Some(cursor.block.number),
@@ -309,7 +311,7 @@ fn whole_blocks(cursor: &Cursor) -> Option<L1Number> {
     }
 }
 
-/// The place behind which nothing was dealt with yet.
+/// The place after which nothing was dealt with yet.
 pub(crate) fn place_of(cursor: Option<&Cursor>) -> LogPos {
     cursor.map(Cursor::pos).unwrap_or_default()
 }

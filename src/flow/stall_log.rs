@@ -1,7 +1,7 @@
-//! What the log says of stalls (P9): each under its reason's code, and its end once.
+//! The log of stalls (P9): each stall under its reason's code, and its end once.
 //!
 //! The log itself leaves out repetitions, by code and entity (`telemetry`). So a stall names its batch as the entity: a
-//! halt at another batch is another fault, and is told at once.
+//! halt at another batch is another fault, and is logged at once.
 
 use std::collections::BTreeSet;
 
@@ -17,20 +17,20 @@ pub enum Doing {
     Waiting,
     /// The poll failed and is repeated.
     TryingAgain,
-    /// L1 changed: it is read again at once.
+    /// L1 changed: it is read again after a second at most.
     ReadingAgain,
     /// L1 or an operator must change something.
     Halted,
 }
 
-/// The stalls that the log was told of, and not the end of: by batch, or about none.
+/// The stalls that were logged and whose end was not: by batch, or about none.
 #[derive(Debug, Default)]
 pub struct StallLog {
     open: BTreeSet<Option<BatchIndex>>,
 }
 
 impl StallLog {
-    /// A poll ended on `stall`. Whoever stands at one batch stands at no other one any more.
+    /// A poll ended on `stall`. A flow that is stalled at one batch is no longer stalled at another.
     pub fn stalled(&mut self, stall: &Stall, doing: Doing) {
         if stall.batch.is_some() {
             let over: Vec<_> = self.open.iter().copied().filter(|b| b.is_some() && *b != stall.batch).collect();

@@ -2,7 +2,7 @@
 //!
 //! A rewrite executes on the state of its parent. A node without archive mode keeps few of them after a restart
 //! (protocol.md, section 7), and refuses a rewrite anywhere else. The way round: begin at the nearest older block whose
-//! state is there, and write the equal blocks above it again. Asked before anything is paused.
+//! state the node has, and write the equal blocks above it again. The node is asked before anything is paused.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ use crate::types::{L2Block, L2Number};
 /// Blocks read at a time.
 const READ_AT_ONCE: u64 = 200;
 
-/// Where the node still has states, and the blocks above them.
+/// Finds the states that the node still has, and the blocks above them.
 pub(crate) struct KeptStates {
     l2: Arc<dyn L2Reader>,
     switch_ms: u64,
@@ -31,9 +31,10 @@ impl KeptStates {
         Self { l2, switch_ms, local_bytes }
     }
 
-    /// `plan`, on a parent whose state the node has: as it is where that is its own, or where the node cannot be asked;
-    /// else with the equal blocks from the nearest older one on. None is looked for below `floor`, the finalized height: the head falls
-    /// while they are written.
+    /// `plan`, on a parent whose state the node has: as it is if the node has the state of its own parent, or cannot
+    /// say whether it has; else with the equal blocks from the nearest older one on. A passing fault of the node is an
+    /// error. Nothing is looked for below `floor`, the finalized height, since the head falls while the blocks are
+    /// written.
     pub(crate) async fn on_kept_state(&self, plan: Plan, floor: L2Number) -> Decided<Plan> {
         let skip = plan.skip.number;
         if !plan.rewrites() {
@@ -41,7 +42,7 @@ impl KeptStates {
         }
         let kept = match self.l2.has_states(&[skip]).await {
             Err(error) if error.is_transient() => return Err(error.into()),
-            // A node that will not tell is tried as it is: it refuses the block where the state is missing.
+            // A node that cannot answer gets the plan as it is: it refuses the block if the state is missing.
             answer => answer.ok().flatten(),
         };
         if kept.as_deref() != Some(&[false]) {
@@ -80,7 +81,7 @@ impl KeptStates {
         Ok(older.into_iter().zip(kept).find(|(_, kept)| *kept).map(|(number, _)| number))
     }
 
-    /// The local blocks above `from` up to `to`; none where they hold more bytes than a batch may.
+    /// The local blocks above `from` up to `to`; none if they hold more than `local_bytes`.
     async fn equal_blocks(&self, from: L2Number, to: L2Number) -> Result<Option<Vec<L2Block>>, FlowError> {
         let mut blocks: Vec<L2Block> = Vec::new();
         let mut held = 0_usize;

@@ -16,7 +16,7 @@ pub struct BatchReport {
     pub index: BatchIndex,
     /// Its case.
     pub case: Case,
-    /// How many blocks it has; zero where that is not known.
+    /// How many blocks it has; zero if that is not known.
     pub blocks: u64,
     /// How many of them were written to the node.
     pub rewritten: u64,
@@ -34,12 +34,12 @@ pub enum PollEnd {
     CaughtUp,
     /// The last batch that was asked for was reached.
     Reached,
-    /// It stands still, for this reason.
+    /// The flow is stalled, for this reason.
     Stalled(Stall),
 }
 
 impl PollEnd {
-    /// How a poll ended that may have ended early: a verdict is an end like any other.
+    /// The end of a poll that may have ended early: a verdict is an end like any other.
     ///
     /// # Errors
     /// What could not be decided.
@@ -55,13 +55,13 @@ impl PollEnd {
 /// What one poll did.
 #[derive(Clone, Debug)]
 pub struct PollReport {
-    /// The batches that were decided, in order; one that is waited for included.
+    /// The batches that were decided, in order, including one that the flow waits for.
     pub batches: Vec<BatchReport>,
     /// How it ended.
     pub end: PollEnd,
 }
 
-/// What the faces show. Written by the flow, read by anybody.
+/// What the faces show. The flow writes it, every face reads it.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Status {
     /// How far L1 was read.
@@ -82,7 +82,7 @@ pub struct Status {
     pub node_finalized: Option<L2Ref>,
     /// The last verified batch.
     pub last_batch: Option<BatchIndex>,
-    /// Why it stands still; none while it goes forward.
+    /// Why the flow is stalled; none while it advances.
     pub stall: Option<Stall>,
     /// The last poll's verdict on the L2 head.
     #[serde(serialize_with = "verdict_name")]
@@ -109,7 +109,7 @@ pub struct Status {
     pub safe_beyond_verified: bool,
     /// Our tags wait: the node's finalized lies above what we verified.
     pub held_by_node_finalized: bool,
-    /// The execution client, as it names itself, and what is known of it; none where it does not tell.
+    /// The execution client, as it names itself, and what is known of it; none if it does not report its version.
     pub execution_client: Option<Client>,
     /// The node marks blocks finalized by itself when they are written.
     pub el_marks_finalized: bool,
@@ -117,7 +117,7 @@ pub struct Status {
     pub finality: FinalityMeaning,
     /// Up to which L1 block every revert and proof is known. Finalized is held until that is L1's finalized block.
     pub settled_to: Option<L1Number>,
-    /// Why finalized is held, where it is.
+    /// Why finalized is held, if it is.
     pub finality_held: Option<Held>,
     /// L1 reverted a batch that is finalized here and has not committed to those blocks again yet.
     pub uncommitted_finalized: bool,

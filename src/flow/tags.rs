@@ -1,8 +1,9 @@
-//! The node's tags: what the node was told, what it showed, whose mark a tag is.
+//! The node's tags: what we set, what the node showed, and which tags it moved by itself.
 //!
 //! Tags follow our heads, one head a call, safe before finalized, and are read back (P2). Right before and right after,
-//! the block that safe stands on is looked at once more: no tag is set on a chain that went away meanwhile. A tag that
-//! the node moved by itself on a write of ours is put back (E12); any other one is somebody else's.
+//! the block that safe stands on is read once more: no tag is set on a chain that went away meanwhile. A tag that the
+//! node moved by itself on a write of ours is put back (E12). A tag that moved in any other way was moved by another
+//! writer or by a restart.
 
 use std::sync::Arc;
 
@@ -34,17 +35,18 @@ pub(crate) struct TagFacts {
     pub(crate) marks_by_itself: bool,
 }
 
-/// The node's tags: what it was told, and what it showed.
+/// The node's tags: what we set, and what it showed.
 pub(crate) struct NodeTags {
     engine: Option<Arc<dyn L2Engine>>,
     l2: Arc<dyn L2Reader>,
-    /// The heads that the node was told in this poll.
+    /// The heads that were set as tags in this poll.
     asserted: Option<Heads>,
     /// The tags as they were read back last.
     read_back: Option<Heads>,
-    /// Where the node's safe tag stood right before our last write; none where no write of this run was made.
+    /// The node's safe tag right before our last write; none if this run has made no write.
     safe_before: Option<L2Ref>,
-    /// The node's own finalized tag. Above a fallen head too: what it stood on may come back, and not another block.
+    /// The node's own finalized tag. It is kept above a fallen head too: the block that it stood on may come back, and
+    /// no other.
     finalized: Option<L2Ref>,
     /// Seen in this poll when the tags were to be set: the reader and the engine are two nodes.
     two_nodes: Option<Stall>,
@@ -52,7 +54,7 @@ pub(crate) struct NodeTags {
 }
 
 impl NodeTags {
-    /// Nothing told, nothing seen. Without an `engine` nothing is ever told.
+    /// Nothing set, nothing seen. Without an `engine` no tag is ever set.
     pub(crate) fn new(engine: Option<Arc<dyn L2Engine>>, l2: Arc<dyn L2Reader>) -> Self {
         let facts = TagFacts::default();
         Self { engine, l2, asserted: None, read_back: None, safe_before: None, finalized: None, two_nodes: None, facts }
@@ -74,8 +76,8 @@ impl NodeTags {
         self.two_nodes = None;
         self.finalized = node.finalized;
         (self.facts.safe, self.facts.finalized) = (node.safe, node.finalized);
-        // Moved without us since they were read back. A node that was restarted has its safe tag on finalized: that is
-        // nobody's doing.
+        // Moved without us since they were read back. A restarted node has its safe tag on finalized: that is no
+        // contention.
         self.facts.contended = self.read_back.is_some_and(|c| c.safe() != node.safe && node.safe != node.finalized);
     }
 
@@ -95,8 +97,8 @@ impl NodeTags {
         self.finalized_height(ledger).is_some_and(|finalized| number <= finalized)
     }
 
-    /// Takes the safe tag of a node that shows `now` down before blocks above `skip` are written, so that nobody ever sees
-    /// it above the head or off the chain (E23).
+    /// Takes the safe tag of a node that shows `now` down before blocks above `skip` are written, so that it never
+    /// shows above the head or off the chain (E23).
     pub(crate) async fn lower(&mut self, ledger: &Ledger, now: &L2Snapshot, skip: L2Ref) -> PortResult<()> {
         let Some(engine) = self.engine.clone() else { return Ok(()) };
         let lower = heads::lowered_safe(&ledger.heads(), now, skip);
@@ -108,8 +110,9 @@ impl NodeTags {
         Ok(())
     }
 
-    /// Brings the node's tags to our heads and reads them back. `node` is what the node showed last, `lost` says that it lost
-    /// verified blocks. The same heads are asserted once a poll: whoever else moves the tags is shown, not fought (E24).
+    /// Brings the node's tags to our heads and reads them back. `node` is what the node showed last, `lost` says that
+    /// it lost verified blocks. The same heads are set once a poll: another writer that moves the tags is shown, not
+    /// fought (E24).
     pub(crate) async fn sync(
         &mut self,
         ledger: &Ledger,
@@ -117,7 +120,7 @@ impl NodeTags {
         node: &L2Snapshot,
     ) -> Result<L2Snapshot, FlowError> {
         let Some(engine) = self.engine.clone() else { return Ok(*node) };
-        // After a failed step nobody knows whether memory or the database is right: no tag follows from either.
+        // After a failed step it is not known whether memory or the database is right: no tag follows from either.
         if ledger.is_unsure() || self.asserted == Some(ledger.heads()) {
             return Ok(*node);
         }
@@ -126,7 +129,8 @@ impl NodeTags {
         if seen.calls.is_empty() && !seen.safe_to_genesis {
             return Ok(*node);
         }
-        // Another writer may have moved the tags since they were shown: our tags are planned on what they are now (M9).
+        // Another writer may have moved the tags since they were shown: our tags are planned on their present state
+        // (M9).
         let Some(now) = self.prove_ground(ledger, engine.as_ref()).await? else { return Ok(*node) };
         self.finalized = now.finalized;
         let mut plan = heads::tag_plan(&ledger.heads(), &now, lost);
@@ -164,7 +168,8 @@ impl NodeTags {
         }
         self.finalized = after.finalized;
         if ledger.heads().safe().is_some_and(|safe| safe.number > after.head.number) {
-            // What was read of it since may be blocks above its head (E19): the next poll finds the ground again.
+            // What was read from it since may be blocks above its head (E19): the next poll looks again for what it
+            // still holds.
             return Err(FlowError::local_changed("the node lost blocks under way"));
         }
         Ok(after)
@@ -175,9 +180,9 @@ impl NodeTags {
         self.facts.held_by_node_finalized = plan.held_by_node_finalized;
     }
 
-    /// The engine that is about to be told of our safe block must be the node that it was read from, and the block still
-    /// be on its chain: it was read a while ago. Finalized is an ancestor of it. Gives the node as it is now; none where
-    /// they are two nodes: then nothing is tagged, and the poll tells it.
+    /// Our safe block is about to be set as a tag. The engine must be the node that the block was read from, and the
+    /// block must still be on its chain: it was read a while ago. Finalized is an ancestor of it. Gives the node as it
+    /// is now; none if [`Self::one_node_at`] gives none: then nothing is tagged.
     async fn prove_ground(&mut self, ledger: &Ledger, engine: &dyn L2Engine) -> Result<Option<L2Snapshot>, FlowError> {
         let number = ledger.heads().safe().map_or(L2Number::new(0), |safe| safe.number);
         let Some((view, now)) = self.one_node_at(engine, number).await? else { return Ok(None) };
@@ -187,8 +192,8 @@ impl NodeTags {
         }
     }
 
-    /// The engine's view of the block at `number`, and the node as the reader shows it now, where both are one node; none
-    /// where they are not or that cannot be told: then it is told nothing, and the poll says so.
+    /// The engine's view of the block at `number`, and the node as the reader shows it now, if both are one node. None
+    /// if they are two nodes, which the poll reports, or if that is not clear yet: then no tag is set.
     async fn one_node_at(
         &mut self,
         engine: &dyn L2Engine,
@@ -197,8 +202,8 @@ impl NodeTags {
         let both = BothSides::read(engine, self.l2.as_ref(), number).await?;
         match both.verdict {
             OneNode::Same => Ok(Some((both.engine, both.node))),
-            // A node that imports fast never shows the same head twice. What is tagged lies far below: it is enough that
-            // both sides hold it.
+            // A node that imports fast never shows the same head twice. The tagged block lies far below: it is enough
+            // that both sides hold it.
             OneNode::Moving => {
                 let reader = self.l2.header(number).await?.map(|header| header.l2_ref());
                 let holds = reader.is_some() && reader == both.engine.at;
@@ -211,8 +216,8 @@ impl NodeTags {
         }
     }
 
-    /// The node after its tags were set. `before` is how it was. A safe tag on a block that left the chain in between is
-    /// taken back at once.
+    /// The node after its tags were set. `before` is how it was. A safe tag on a block that left the chain in between
+    /// is taken back at once.
     async fn look_again(
         &self,
         ledger: &Ledger,
@@ -240,9 +245,9 @@ impl NodeTags {
         Err(left())
     }
 
-    /// L1 took away everything that our safe head stands on. The node's safe tag, where it is ours, goes down to the block
-    /// below `first`, the first block of what is gone (to the genesis block where that is not known), before the loss is
-    /// stored: a crash in between is made good by the next poll. Gives the node as it stands afterwards.
+    /// L1 took away everything that our safe head stands on. The node's safe tag, if it is ours, goes down to the block
+    /// below `first`, the first block that is gone (to the genesis block if `first` is not known). This happens before
+    /// the loss is stored: after a crash in between the next poll repairs it. Gives the node as it stands afterwards.
     pub(crate) async fn abandon_safe(
         &mut self,
         ledger: &Ledger,
@@ -263,7 +268,7 @@ impl NodeTags {
         Ok(after)
     }
 
-    /// The node's finalized tag from before a write that is about to be made: where it belongs should the node move it.
+    /// The node's finalized tag before a write that is about to be made: it is put back there if the node moves it.
     pub(crate) fn finalized_before(ledger: &Ledger, now: &L2Snapshot) -> Option<L2Ref> {
         match ledger.spurious().filter(|mark| now.finalized == Some(mark.tag)) {
             Some(mark) => mark.before,
@@ -271,9 +276,9 @@ impl NodeTags {
         }
     }
 
-    /// Some nodes mark every block written by the engine safe, or safe and finalized, before anything of it was verified
-    /// (E12, L5). Such a mark is nobody's word and is put back to where the tag was before the write, now or after a crash.
-    /// Gives the node as it stands afterwards.
+    /// Some nodes mark every block written by the engine safe, or safe and finalized, before anything of it was
+    /// verified (E12, L5). Such a mark verifies nothing. The tag is put back to its block before the write, now or
+    /// after a crash. Gives the node as it stands afterwards.
     pub(crate) async fn restore_finalized(
         &mut self,
         ledger: &mut Ledger,
@@ -297,7 +302,7 @@ impl NodeTags {
         if now.safe != Some(tag) {
             return Ok(now);
         }
-        // What shows as moved without us is the node's answer to our own write.
+        // The tag that shows as moved without us was moved by the node on our own write.
         self.facts.contended = false;
         let mut back = None;
         for to in heads::below_orphan(tag, [self.safe_before, ledger.heads().safe()], now.finalized) {
@@ -325,7 +330,7 @@ impl NodeTags {
     ) -> Result<L2Snapshot, FlowError> {
         let Some(SpuriousTag { tag, before }) = ledger.spurious() else { return Ok(*node) };
         let Some((_, now)) = self.one_node_at(engine, tag.number).await? else { return Ok(*node) };
-        // Somebody else's word since: the next look tells whether it is a mark still.
+        // Another writer moved it since: the next look shows whether it is still a mark.
         if now.finalized != Some(tag) {
             return Ok(now);
         }
@@ -340,7 +345,8 @@ impl NodeTags {
             finalized = self.l2.header(0.into()).await?.map(|h| h.l2_ref());
         }
         let safe = higher(ledger.heads().safe(), finalized);
-        // Neither goes up. One a call, finalized first: in order at every moment, whichever a node sets first.
+        // Neither tag goes up. One tag a call, finalized first: so the two are in order at every moment, whichever a
+        // node sets first.
         engine.set_tags(None, finalized.map(|f| f.hash)).await?;
         if safe.is_some() {
             engine.set_tags(safe.map(|s| s.hash), None).await?;
@@ -352,8 +358,8 @@ impl NodeTags {
     }
 }
 
-/// Looks at what our writes did to the node's finalized tag, and stores it: once, for each of them. What happens to
-/// the tag later is somebody else's doing.
+/// Looks at what our writes did to the node's finalized tag, and stores it, once for each write. Later moves of the tag
+/// come from another writer.
 async fn look_for_marks(ledger: &mut Ledger, node: &L2Snapshot) -> Result<(), FlowError> {
     let mark = heads::spurious_tag(node.finalized, ledger.heads().finalized(), ledger.spurious(), ledger.intents());
     let seen_to = heads::seen_to(ledger.intents(), node.head.number);

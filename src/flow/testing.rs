@@ -1,4 +1,5 @@
-//! What the owners' tests stand on: the recorded network of `tests/fixtures/devnet-small` behind the ports, without HTTP.
+//! The ground of the owners' tests: the recorded network of `tests/fixtures/devnet-small` behind the ports, without
+//! HTTP.
 //!
 //! Seventy-six L2 blocks, and six batches of twelve: batch `n` ends on block `12 n`. L1 has thirty blocks, and all of
 //! them are final. L1 is a fake with public fields, so that a test can bend it; the execution node is the embedded one.
@@ -31,7 +32,7 @@ use crate::types::{
     L1Transaction, L2Number, L2Ref, L2Snapshot, Outcome, QueueIndex, TracedCall,
 };
 
-/// The verdict at which it stands; none where something else was decided.
+/// The verdict that it ended on; none if something else was decided.
 pub(super) fn stall_of<T>(decided: Decided<T>) -> Option<Stall> {
     match decided {
         Ok(_) => None,
@@ -40,7 +41,7 @@ pub(super) fn stall_of<T>(decided: Decided<T>) -> Option<Stall> {
     }
 }
 
-/// Why it stands; none where something else was decided.
+/// The cause of the stall that it ended on; none if something else was decided.
 pub(super) fn cause_of<T>(decided: Decided<T>) -> Option<Cause> {
     stall_of(decided).map(|stall| stall.cause)
 }
@@ -53,7 +54,7 @@ pub(super) struct L1 {
     pub(super) events: Vec<L1Event>,
     pub(super) transactions: Vec<L1Transaction>,
     pub(super) traces: BTreeMap<B256, Vec<TracedCall>>,
-    /// What the contract holds now, and held ever since.
+    /// What the contract holds now, and held at every block.
     pub(super) committed: BTreeMap<BatchIndex, B256>,
     pub(super) last_committed: BatchIndex,
     /// What its newest state proves, if it can be asked. Its older states cannot.
@@ -71,7 +72,7 @@ impl L1 {
         self.headers[usize::try_from(number).unwrap()].l1_ref()
     }
 
-    /// A log in block `number`, behind the others of it.
+    /// A log in block `number`, after its others.
     pub(super) fn log(&mut self, number: u64, kind: L1EventKind) -> L1Event {
         let block = self.at(number);
         let log_index = self.events.iter().filter(|event| event.block == block).count() as u64;
@@ -81,7 +82,7 @@ impl L1 {
         event
     }
 
-    /// From block `from` on the blocks are others. Their logs go along, in their new blocks.
+    /// Replaces the blocks from `from` on. Their logs move into the new blocks.
     pub(super) fn reorganise(&mut self, from: u64) {
         for header in self.headers.iter_mut().filter(|header| header.number.get() >= from) {
             header.hash.0[0] ^= 0xff;
@@ -113,7 +114,7 @@ impl L1 {
 pub(super) struct FakeL1(Arc<Mutex<L1>>);
 
 impl FakeL1 {
-    /// To look at it or to bend it.
+    /// Locks it, to read or to bend it.
     pub(super) fn now(&self) -> MutexGuard<'_, L1> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -301,7 +302,7 @@ impl World {
         Writer::new(&self.ports, Quiesce::new(reactors, progress, l2, Duration::ZERO), &self.settings)
     }
 
-    /// The execution node's blocks from `from` on are others, up to the same height.
+    /// Replaces the execution node's blocks from `from` on, up to the same height.
     pub(super) fn fork_l2(&self, from: u64) {
         let mut node = self.node.node();
         let head = node.head().number();

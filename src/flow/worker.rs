@@ -1,7 +1,7 @@
 //! The loop: polls, severities, shutdown, status.
 //!
-//! Decided nowhere else: what a severity does. `Temporary` backs off, `Reset` reads again at once, `Halt` stops
-//! advancing and keeps looking (a revert on L1 un-sticks it, P8). A stall never ends the process.
+//! Only this file decides what a severity does. `Temporary` backs off, `Reset` reads again after a second at most,
+//! `Halt` stops advancing and keeps looking (a revert on L1 un-sticks it, P8). A stall never ends the process.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,13 +29,13 @@ const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 /// How long shutdown waits for a resume under way: within the 10 s of P4.
 const SHUTDOWN_PATIENCE: Duration = Duration::from_secs(8);
 
-/// A bug: the worker panicked. What it had paused was resumed, as far as the reactors answered.
+/// A bug: the worker panicked. The reactors that it had paused were resumed, if they answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the worker panicked, which is a bug of this program")]
 pub struct Panicked;
 
-/// Runs `work` as a task of its own, so that a panic in it ends the task and not the runtime: the guard that goes with
-/// it has only begun the resume of the reactors, which is waited for here (P5).
+/// Runs `work` as a task of its own, so that a panic in it ends the task and not the runtime: dropping the guard only
+/// begins the resume of the reactors, and this function waits for it (P5).
 ///
 /// # Errors
 /// When `work` panicked.
@@ -53,12 +53,12 @@ pub async fn contained<T: Send + 'static>(
     }
 }
 
-/// The worker: the loop over its polls, and what it tells of them.
+/// The worker: the loop over its polls, and what it reports of them.
 pub struct Worker {
     poll: Poll,
     poll_interval: Duration,
     quiesce: Quiesce,
-    /// The polls that followed each other at once.
+    /// The polls since the cursor last reached a new place.
     pace: Pace,
     stall_log: StallLog,
     l2: Arc<dyn L2Reader>,
@@ -104,13 +104,13 @@ impl Worker {
         self.poll.heads()
     }
 
-    /// The first write that a worker without an engine would have made, where the last poll ended on one.
+    /// The first write that a worker without an engine would have made, if the last poll ended on one.
     pub const fn pending_write(&self) -> Option<PendingWrite> {
         self.poll.pending()
     }
 
-    /// The last L2 block of the batch `index` that stands on L1; none where no confirmed commit of it was found or
-    /// what was found does not bind.
+    /// The last L2 block of the batch `index` that stands on L1; none if no confirmed commit of it was found or what
+    /// was found does not bind.
     ///
     /// # Errors
     /// When L1 cannot be asked.
@@ -155,7 +155,7 @@ impl Worker {
     /// One poll with its outcome in the status.
     ///
     /// # Errors
-    /// When something could not be read or written. What was stored before stays; the next poll goes on from there.
+    /// When something could not be read or written. What was stored before stays; the next poll continues from there.
     pub async fn poll(&mut self, now: Duration) -> Result<PollReport, FlowError> {
         self.status.polls = self.status.polls.saturating_add(1);
         let before = self.poll.cursor();
@@ -175,7 +175,7 @@ impl Worker {
         outcome
     }
 
-    /// Tells of the execution client when it is first met, and when another one answers in its place.
+    /// Logs the execution client when it first answers, and when another one answers in its place.
     fn meet_client(&mut self) {
         let Some(client) = self.l2.client().filter(|client| self.status.execution_client.as_ref() != Some(client))
         else {
@@ -188,7 +188,7 @@ impl Worker {
         self.status.execution_client = Some(client);
     }
 
-    /// A poll that wants the next one at once and gets nowhere is a stall, and waits like one.
+    /// A poll that asks for the next one at once without progress is a stall, and waits like one.
     fn keep_pace(&mut self, before: Option<&Cursor>, report: &mut PollReport) {
         if report.end != PollEnd::Behind {
             self.pace = Pace::default();
@@ -197,10 +197,10 @@ impl Worker {
         }
     }
 
-    /// Polls until `stop` is cancelled; then lets go of the poll under way and waits for reactors being resumed.
+    /// Polls until `stop` is cancelled; then drops the poll under way and waits for reactors being resumed.
     ///
     /// # Errors
-    /// Never for a passing fault; only where going on would be wrong from the start (wrong network).
+    /// None: a failed poll is repeated, whatever its severity.
     pub async fn run(mut self, stop: CancellationToken) -> Result<(), FlowError> {
         let quiesce = self.quiesce();
         let looped = stop.run_until_cancelled(self.poll_for_ever()).await;

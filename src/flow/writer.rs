@@ -1,8 +1,8 @@
-//! The writer: `derive_force`, the only place that writes blocks. A plan goes in, what was written comes out.
+//! The writer: `derive_force`, the only place that writes blocks. It takes a plan and returns what was written.
 //!
-//! Everything that needs no pause happened before: the plan is complete, its content was checked, what may stay was
-//! compared. Here: refuse what finality forbids, pause, look at the head once more, move safe down, write in chunks
-//! with every reply checked, read back (P1, P2, P5).
+//! Everything that needs no pause happened before: the plan is complete, its content was checked, and the blocks that
+//! may stay were compared. The steps here: refuse what finality forbids, pause, look at the head once more, move safe
+//! down, write in chunks and check every reply, read back (P1, P2, P5).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,16 +39,17 @@ pub struct PendingWrite {
     pub skip: L2Ref,
 }
 
-/// What is written, and for which batch.
+/// What to write, and for which batch.
 struct Job {
     index: BatchIndex,
-    /// Under which batch the writes are noted: this one as a rule, a later one where its writing again was cut off.
+    /// The batch under which the writes are noted: usually this one. If an interrupted write had begun to write this
+    /// batch again for a later one, that later one.
     noted: Noted,
-    /// As it is written: with the equal blocks below it, where the state of its own parent is missing.
+    /// The plan as it is written. If the state of its own parent is missing, it includes the equal blocks below it.
     plan: Plan,
-    /// What differs from L1 begins here.
+    /// The first block that differs from L1.
     first: L2Number,
-    /// The node's finalized tag from before.
+    /// The node's finalized tag before the write.
     finalized: Option<L2Ref>,
 }
 
@@ -66,11 +67,11 @@ impl From<&L2Header> for Below {
     }
 }
 
-/// How far a writing came.
+/// How far a write got.
 struct Sent {
     /// The last block that was asked for.
     to: L2Number,
-    /// Up to here what is to be replaced stands for certain.
+    /// Up to this block, the blocks to be replaced are certain to stand.
     standing: L2Number,
 }
 
@@ -81,8 +82,8 @@ impl Job {
         Sent { to: self.plan.skip.number, standing }
     }
 
-    /// The pause has no room for more, and `at` is the last block that stands as it is to stand. The next try goes on from
-    /// there, at once if this one came further than the block that stays.
+    /// The pause has no room for more. `at` is the last block that stands as the plan wants it. The next try continues
+    /// from there, and does so at once if this try came further than the block that stays.
     fn out_of_budget(&self, at: L2Ref) -> Failure {
         let progressed = at != self.plan.skip;
         let refusal = (!progressed).then_some((Refusal::Passing, Subject::EveryWrite));
@@ -94,8 +95,8 @@ impl Job {
         self.plan.replaces.iter().find(|old| old.number == number).map(|old| old.hash)
     }
 
-    /// What a refusal of `block` on `parent` speaks of. A block that was there already is no part of what is to be
-    /// written: the plan as a whole waits then.
+    /// What a refusal of `block` on `parent` covers. A block below the first difference was on the chain already: then
+    /// the plan as a whole waits.
     fn subject(&self, parent: B256, block: &NewBlock) -> Subject {
         if block.number >= self.first {
             return Subject::block(parent, block);
@@ -108,7 +109,7 @@ impl Job {
     }
 }
 
-/// What the writer is asked for.
+/// What the writer is asked to do.
 pub(crate) struct Order {
     /// The batch.
     pub(crate) index: BatchIndex,
@@ -120,8 +121,8 @@ pub(crate) struct Order {
     pub(crate) plan: Plan,
 }
 
-/// The pause that the batches of one poll share. It belongs to the poll and not to the writer: a poll that is dropped ends
-/// it.
+/// The pause that the batches of one poll share. It belongs to the poll and not to the writer: a poll that is dropped
+/// ends it.
 #[derive(Default)]
 pub(crate) struct SharedPause {
     open: Option<Quiesced>,
@@ -133,7 +134,7 @@ impl SharedPause {
     /// Ends it, if it is open.
     ///
     /// # Errors
-    /// When the reactors could not be resumed; that is tried again in the background.
+    /// When the reactors could not be resumed; the resume is tried again in the background.
     pub(crate) async fn release(&mut self) -> Result<(), FlowError> {
         match self.open.take() {
             Some(pause) => Ok(pause.release().await?),
@@ -141,7 +142,7 @@ impl SharedPause {
         }
     }
 
-    /// Whether the reactors are paused by it.
+    /// Whether it holds the reactors paused.
     pub(crate) const fn is_open(&self) -> bool {
         self.open.is_some()
     }
@@ -226,7 +227,7 @@ impl Writer {
         self.pending
     }
 
-    /// The same as in an earlier poll would have been made.
+    /// The same write as in an earlier poll would have been made.
     pub(crate) const fn still_pending(&mut self, pending: Option<PendingWrite>) {
         self.pending = pending;
     }
@@ -241,7 +242,7 @@ impl Writer {
         self.blocks_written
     }
 
-    /// The node was asked at `now` how it stands, and answered so: none where it did not, and may be gone.
+    /// The node did not answer, and may be gone.
     pub(crate) const fn node_is_away(&mut self) {
         self.patience.node_is_away();
     }
@@ -251,7 +252,7 @@ impl Writer {
         self.patience.node_is_there(now);
     }
 
-    /// The node was seen at `now` to be another one than before.
+    /// At `now` the node was seen to be another one than before.
     pub(crate) fn node_changed(&mut self, now: Duration) {
         self.patience.node_changed(now);
     }
@@ -273,7 +274,8 @@ impl Writer {
         let (first, tries) = (plan.first(), self.patience.tries(&plan));
         let floor = hands.node.tags.finalized_height(hands.ledger).unwrap_or_default();
         let plan = self.states.on_kept_state(plan, floor).await.map_err(|stop| stop.at(index))?;
-        // What an earlier, interrupted write left below is entered in the journal before anything that stands on it (P6).
+        // Blocks that an earlier, interrupted write left below are entered in the journal before anything that stands
+        // on them (P6).
         let noted = match intents::written_again(hands.ledger, self.rows.as_ref(), index, hash).await? {
             Some((_, note)) => note.into(),
             None => Noted { batch: index, hash, case },
@@ -297,8 +299,7 @@ impl Writer {
         }
     }
 
-    /// What is answered for `plan` in place of a try. Before it is, the node is asked for its version: an upgrade ends the
-    /// wait.
+    /// The answer for `plan` in place of a try. The node is asked for its version first: an upgrade ends the wait.
     async fn must_wait(&mut self, engine: &dyn L2Engine, plan: &Plan, now: Duration) -> Option<Stop> {
         self.patience.answer(plan, now)?;
         if let Ok(view) = engine.view(plan.skip.number).await {
@@ -307,7 +308,7 @@ impl Writer {
         self.patience.answer(plan, now)
     }
 
-    /// The node's version, as the engine tells it, else as the reader does: morph-reth tells it on its other port only.
+    /// The node's version: from the engine, else from the reader. morph-reth reports it on its other port only.
     fn version(&self, view: &EngineView) -> Option<B256> {
         view.version.or_else(|| self.l2.client().map(|client| keccak(client.version.as_bytes())))
     }
@@ -320,7 +321,7 @@ impl Writer {
     ) -> Result<L2Header, Failure> {
         let plan = &job.plan;
         // The head is read again inside the pause: a block that was being applied when it began may have landed. The
-        // engine's is read beside it: nothing is told to a node that is not the one that was compared.
+        // engine's is read beside it: nothing is sent to a node that is not the one that was compared.
         let both = BothSides::read(engine, self.l2.as_ref(), plan.skip.number).await?;
         self.patience.saw_version(self.version(&both.engine), hands.now);
         let now = both.node;
@@ -333,7 +334,7 @@ impl Writer {
         if both.engine.at != Some(plan.skip) {
             return Err(no_longer_there(plan.skip).into());
         }
-        // So is finalized: another writer may have moved it since the poll began (E14, E23).
+        // Finalized is read again too: another writer may have moved it since the poll began (E14, E23).
         hands.node.tags.saw(&now);
         if plan.rewrites() && hands.node.tags.is_final(hands.ledger, job.first) {
             return Err(Failure::seen_without_a_pause(below_finalized(job.index, plan)));
@@ -353,8 +354,9 @@ impl Writer {
         );
         job.finalized = NodeTags::finalized_before(hands.ledger, &now);
         let outcome = self.write(engine, &job, hands).await;
-        // Looked at after a failure too: blocks may have landed whose answer was lost, and the node may have moved its
-        // tags by itself. What landed unheard is in the intents, and enters the journal from there.
+        // The node is read after a failure too: blocks may have landed whose answer was lost, and the node may have
+        // moved its tags by itself. Blocks that landed without an answer are in the intents, and enter the journal from
+        // there.
         let after = self.read_back(hands).await;
         let last = outcome?;
         let after = after?;
@@ -364,8 +366,8 @@ impl Writer {
         Ok(last)
     }
 
-    /// Whether the plan still fits a head that moved from `before` to `now`: blocks that landed on top of what is
-    /// replaced change nothing but what is dropped; anything else is decided anew (G5).
+    /// Whether the plan still fits a head that moved from `before` to `now`: blocks that landed on top of the replaced
+    /// ones only add to what is dropped; after any other change the batch is decided anew (G5).
     async fn check_still_holds(&self, plan: &Plan, before: L2Ref, now: L2Ref) -> Result<(), FlowError> {
         let moved = || FlowError::local_changed(format!("the head moved from {before} to {now}"));
         let tell = reconcile::tells_that_it_holds(plan, before, now).ok_or_else(moved)?;
@@ -386,7 +388,7 @@ impl Writer {
                 return Err(error.into());
             }
         };
-        // More may land of a write that was not answered: what it leaves is no growth either.
+        // A write that was not answered may still land more blocks: they are no growth either.
         match hands.pause.is_writing() {
             true => hands.node.local.wrote_unknown(),
             false => hands.node.local.wrote(after.head.number),
@@ -398,9 +400,9 @@ impl Writer {
         Ok(hands.node.shown_head())
     }
 
-    /// A pause with enough budget for the plan: the poll's open one, or a new one. An engine that does not answer, or
-    /// that is another node than the reader, is no reason to pause anything. Only reactors that were asked make a failure
-    /// that is waited for: they may be a service that was stopped and started.
+    /// A pause with enough budget for the plan: the poll's open one, or a new one. If the engine does not answer, or is
+    /// another node than the reader, nothing is paused. A failure leads to a wait only if the reactors were asked: they
+    /// may be a service that was stopped and started.
     async fn pause_for(&self, engine: &dyn L2Engine, plan: &Plan, hands: &mut Hands<'_>) -> Result<(), Failure> {
         let need = self.speed.pause_for(plan.blocks.len());
         if let Some(open) = hands.pause.open.take() {
@@ -425,15 +427,15 @@ impl Writer {
         Ok(())
     }
 
-    /// Whether `left` of a pause is enough to write so many blocks, with a margin: a write that is cut off may land when
+    /// Whether `left` of a pause is enough to write so many blocks, with a margin: an interrupted write may land when
     /// the reactors are back (P5).
     fn has_room(&self, left: Duration, blocks: usize) -> bool {
         room(left, blocks, self.speed.per_block(), self.pause_budget)
     }
 
-    /// Writes the plan's blocks. What was noted and then not sent is noted no more: whatever comes to stand at those
-    /// heights is not our write, and a tag on it not the node's own mark (M9). What left the chain with the first write
-    /// stays noted all the same, for the journal (P6).
+    /// Writes the plan's blocks. The notes of blocks that were not sent are taken back: a block that appears at those
+    /// heights is not our write, and a tag on it is not the node's own mark (M9). Blocks that left the chain with the
+    /// first write stay noted all the same, for the journal (P6).
     async fn write(&mut self, engine: &dyn L2Engine, job: &Job, hands: &mut Hands<'_>) -> Result<L2Header, Failure> {
         let mut sent = job.unsent();
         let outcome = self.write_in_chunks(engine, job, hands, &mut sent).await;
@@ -444,12 +446,12 @@ impl Writer {
         outcome
     }
 
-    /// Writes the plan's blocks chunk by chunk, and keeps in `sent` how far it came.
+    /// Writes the plan's blocks chunk by chunk, and records in `sent` how far it came.
     ///
-    /// A block that rewrites goes alone, and so does the first block on a parent that is not our own write of this pause.
-    /// Only the first block of a request carries its parent's hash; the others follow as head + 1, and the node goes on
-    /// after a refused one. So they may be sent only where nothing but our own block can be the head: behind a refused
-    /// rewrite, head + 1 would be executed on the forked head.
+    /// A block that rewrites goes alone, and so does the first block on a parent that is not our own write of this
+    /// pause. Only the first block of a request carries its parent's hash. The others follow as head + 1, and the node
+    /// continues after a refused one. So they may be sent only if nothing but our own block can be the head: after a
+    /// refused rewrite, head + 1 would be executed on the forked head.
     async fn write_in_chunks(
         &mut self,
         engine: &dyn L2Engine,
@@ -478,8 +480,9 @@ impl Writer {
                 finalized: job.finalized,
                 seen: false,
             };
-            // With the first write everything that it replaces leaves the chain: what stood there is noted before it, as
-            // looked at, since nothing that comes to stand there before it is sent is explained by a write of ours (M9).
+            // With the first write everything that it replaces leaves the chain. What stood there is noted before that
+            // write, and as looked at: a block that appears there before ours is sent does not come from a write of
+            // ours (M9).
             let dropped = after.iter().filter(|block| written.is_none() && job.old_hash(block.number).is_some());
             let dropped: Vec<_> = dropped.map(|block| block.number).collect();
             if !dropped.is_empty() {
@@ -499,8 +502,8 @@ impl Writer {
         written.ok_or_else(|| FlowError::local_changed("nothing was to be written").into())
     }
 
-    /// Sends the first of `blocks`, which are noted, to be built on `below`: one request. Gives the headers of those that
-    /// were made as they were given, and of nothing else.
+    /// Sends the first of `blocks`, which are noted, to be built on `below`, in one request. Gives the headers of the
+    /// blocks that were made as given, and no others.
     async fn send(
         &mut self,
         engine: &dyn L2Engine,
@@ -510,7 +513,8 @@ impl Writer {
         hands: &mut Hands<'_>,
         sent: &mut Sent,
     ) -> Result<Vec<L2Header>, Failure> {
-        // The database and the request before may have taken a while: nothing is sent that could land after the pause (P5).
+        // The database and the request before may have taken a while: nothing is sent that could land after the pause
+        // (P5).
         let left = hands.pause.remaining();
         if !self.has_room(left, blocks.len()) {
             return Err(job.out_of_budget(below.block));
@@ -519,24 +523,24 @@ impl Writer {
             first.parent_hash = Some(below.block.hash);
         }
         hands.pause.writing(true);
-        // From here on all that is to be replaced may be gone with the first block.
+        // From here on the first block may have removed all that is to be replaced.
         *sent = Sent { to: blocks.last().map_or(sent.to, |last| last.number), standing: job.plan.skip.number };
         let asked = Instant::now();
         let (headers, stopped) = match tokio::time::timeout(left, engine.write_blocks(blocks)).await {
             Ok(Ok(headers)) => {
-                // One header for each block that went into the request: nothing behind them was sent.
+                // One header for each block that went into the request: no block after them was sent.
                 let last = headers.len().checked_sub(1).and_then(|at| blocks.get(at));
                 sent.to = last.map_or(sent.to, |last| last.number);
                 (headers, None)
             }
             Ok(Err(WriteStopped { written, error })) => (written, Some(error)),
-            // The node may still be at it; how far it came is read before the next write (G3).
+            // The node may still be writing; how far it came is read before the next write (G3).
             Err(_) => {
                 self.speed.measured(1, asked.elapsed());
                 return Err(job.out_of_budget(below.block));
             }
         };
-        // After an answer the node is done; after a connection that broke it may still be at work.
+        // After an answer the node is done; after a broken connection it may still be writing.
         let answered = |error: &PortError| matches!(error.kind, PortErrorKind::Refused { .. });
         // A request that was not answered took as long as one block may: the next one is small.
         let made = if stopped.as_ref().is_none_or(answered) { headers.len() } else { 1 };
@@ -547,7 +551,7 @@ impl Writer {
             return Err(PortError::malformed(Target::Engine, detail).into());
         }
         let other = reconcile::mismatch(blocks, &headers, below.block.hash, below.next_l1_index, &job.plan.again);
-        // What came of a block whose reply tells nothing of it stays in the notes, and is read from the node.
+        // A block that the reply does not report stays in the notes, and is read from the node.
         let told = other.as_ref().map_or(headers.len(), MadeOtherwise::told);
         self.note_written(job, headers.get(..told).unwrap_or_default(), hands).await?;
         if let Some(other) = other {
@@ -566,8 +570,8 @@ impl Writer {
         Err(write_stopped(job, blocks, &headers, error, !untouched))
     }
 
-    /// The journal, the guard's height and the poll's head follow every write. The liveness baseline follows when the head
-    /// is read back.
+    /// The journal, the guard's height and the poll's head follow every write. The liveness baseline follows when the
+    /// head is read back.
     async fn note_written(&mut self, job: &Job, headers: &[L2Header], hands: &mut Hands<'_>) -> Result<(), FlowError> {
         let Some(last) = headers.last() else { return Ok(()) };
         hands.node.stands_on(last.l2_ref());
@@ -575,7 +579,7 @@ impl Writer {
         hands.pause.wrote(last.number);
         self.blocks_written = self.blocks_written.saturating_add(headers.len() as u64);
         let at = unix_now();
-        // A run before this one may have dropped what stood there: its note tells (P6).
+        // An earlier run may have dropped what stood there: its note says so (P6).
         let batch = job.noted.batch;
         let noted = |number: L2Number| hands.ledger.intents().iter().find(|w| w.number == number && w.batch == batch);
         let entries: Vec<_> = headers
@@ -593,7 +597,7 @@ impl Writer {
     }
 }
 
-/// On one node, whose head both sides show: the chain changed since the comparison.
+/// Both sides show the head of one node, so the chain changed since the comparison.
 fn no_longer_there(skip: L2Ref) -> FlowError {
     FlowError::local_changed(format!("block {skip}, which is to be built on, is no longer there"))
 }
@@ -642,7 +646,7 @@ fn room(left: Duration, blocks: usize, per_block: Duration, budget: Duration) ->
     left > need.saturating_add(budget / 4)
 }
 
-/// The node made `other` of a block: it would make the same of it again.
+/// The node made `other` from a block: it would make the same again.
 fn made_otherwise(job: &Job, other: &MadeOtherwise<'_>) -> Failure {
     let stall = Stall::at(job.index, Cause::OtherBlockMade { number: other.block.number, what: other.what });
     let refusal = Some((Refusal::Permanent, job.subject(other.parent, other.block)));
@@ -675,7 +679,7 @@ mod tests {
         Plan { skip: world.l2(first - 1), blocks, replaces, again: Vec::new() }
     }
 
-    /// Has `plan` written for batch 6 in a poll of its own; `meanwhile` is done after the poll began.
+    /// Has `plan` written for batch 6 in a poll of its own; `meanwhile` runs after the poll began.
     async fn written(world: &mut World, plan: Plan, meanwhile: impl Fn(&World)) -> (Decided<L2Header>, Writer) {
         let (mut node, mut writer) = (world.poll_begins().await, world.writer());
         meanwhile(world);
@@ -765,7 +769,7 @@ mod tests {
             assert_eq!(cause_of(end), cause);
             let firsts: Vec<_> = engine.requests.lock().unwrap().iter().map(|(first, _)| *first).collect();
             assert_eq!(firsts, [61, 62, 64], "nothing after the reply that {what:?} differs in");
-            // Of the block that the reply does not speak of the notes still tell; what was not sent is noted no more.
+            // The block that the reply does not report is still noted; the blocks that were not sent are not.
             let journal = world.ports.progress.journal_tail(20).await.unwrap();
             let journalled: Vec<_> = journal.iter().rev().map(|entry| entry.number.get()).collect();
             assert_eq!(journalled, (61..=told).collect::<Vec<_>>());
