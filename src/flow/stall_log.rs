@@ -39,10 +39,14 @@ impl StallLog {
         let (code, detail) = (stall.reason().code(), stall.detail());
         let (batch, entity) = (stall.batch.map(BatchIndex::get), entity_of(stall.batch));
         match doing {
-            Doing::Waiting => warn!(target: "stall", code, entity, batch, detail, "waiting"),
-            Doing::TryingAgain => warn!(target: "stall", code, entity, batch, detail, "trying again"),
-            Doing::ReadingAgain => warn!(target: "stall", code, entity, batch, detail, "reading again"),
-            Doing::Halted => error!(target: "stall", code, entity, batch, detail, "halted"),
+            Doing::Waiting => warn!(target: "stall", code, entity, batch, detail, "stalled; the next poll looks again"),
+            Doing::TryingAgain => warn!(target: "stall", code, entity, batch, detail, "poll failed; trying again"),
+            Doing::ReadingAgain => {
+                warn!(target: "stall", code, entity, batch, detail, "L1 changed during the poll; reading it again")
+            }
+            Doing::Halted => {
+                error!(target: "stall", code, entity, batch, detail, "halted until L1 or an operator changes something")
+            }
         }
         self.open.insert(stall.batch);
     }
@@ -56,7 +60,7 @@ impl StallLog {
 
     fn over(&mut self, batch: Option<BatchIndex>) {
         self.open.remove(&batch);
-        info!(target: "stall", entity = entity_of(batch), recovered = true, "goes on");
+        info!(target: "stall", entity = entity_of(batch), recovered = true, "stall ended");
     }
 }
 
