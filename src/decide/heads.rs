@@ -236,7 +236,7 @@ pub fn spurious_tag(
 ///
 /// Another writer may put it there too. Nothing is lost if that is taken for a mark: every poll sets our own safe head
 /// on the node anyway, and only this worker checks the block.
-pub fn own_safe_mark(tag: Option<L2Ref>, ours: Option<L2Ref>, writes: &[WriteIntent]) -> Option<L2Ref> {
+pub fn spurious_safe(tag: Option<L2Ref>, ours: Option<L2Ref>, writes: &[WriteIntent]) -> Option<L2Ref> {
     let tag = tag.filter(|tag| ours.is_none_or(|safe| safe.number < tag.number))?;
     let is_made_by = |w: &WriteIntent| match w.new_hash {
         Some(made) => made == tag.hash,
@@ -501,7 +501,7 @@ mod tests {
             ("noted and not sent", o24, None, vec![seen(unheard(wrote(24, None), hash(at(24))))], false),
         ];
         for (name, tag, ours, writes, expected) in table {
-            assert_eq!(own_safe_mark(tag, ours, &writes), tag.filter(|_| expected), "{name}");
+            assert_eq!(spurious_safe(tag, ours, &writes), tag.filter(|_| expected), "{name}");
         }
     }
 

@@ -736,17 +736,10 @@ pub fn made_up(text: &str, number: u64) -> B256 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::devnet::block::empty_message_root;
-    use crate::devnet::chain::{BlockPlan, Sequencer};
-
-    fn node() -> Node {
-        Node::new(53077, StoredBlock::genesis(1_000, made_up("genesis", 1)))
-    }
-
-    fn empty(number: u64) -> SafeL2Data {
-        SafeL2Data {
+impl SafeL2Data {
+    /// An empty block at `number`, on the devnet's times.
+    pub(super) fn empty(number: u64) -> Self {
+        Self {
             number,
             gas_limit: 30_000_000,
             base_fee: Some(1_000_000.into()),
@@ -756,10 +749,21 @@ mod tests {
             parent_hash: None,
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::devnet::block::empty_message_root;
+    use crate::devnet::chain::{BlockPlan, Sequencer};
+
+    fn node() -> Node {
+        Node::new(53077, StoredBlock::genesis(1_000, made_up("genesis", 1)))
+    }
 
     fn grown(last: u64) -> Node {
         let mut node = node();
-        (1..=last).for_each(|number| drop(node.new_safe_l2_block(&empty(number)).unwrap()));
+        (1..=last).for_each(|number| drop(node.new_safe_l2_block(&SafeL2Data::empty(number)).unwrap()));
         node
     }
 
@@ -772,11 +776,17 @@ mod tests {
         let mut node = grown(60);
         let hash = B256::repeat_byte(0x22);
         let table = [
-            (empty(65), "cannot assemble block with discontinuous block number 65, expected number is 61".to_owned()),
-            (SafeL2Data { parent_hash: Some(hash), ..empty(61) }, format!("parent block not found: {hash:?}")),
-            (on(&node, 50, empty(61)), "wrong block number: expected 51, got 61".to_owned()),
             (
-                SafeL2Data { transactions: vec![vec![0x55, 0xc0].into()], ..empty(61) },
+                SafeL2Data::empty(65),
+                "cannot assemble block with discontinuous block number 65, expected number is 61".to_owned(),
+            ),
+            (
+                SafeL2Data { parent_hash: Some(hash), ..SafeL2Data::empty(61) },
+                format!("parent block not found: {hash:?}"),
+            ),
+            (on(&node, 50, SafeL2Data::empty(61)), "wrong block number: expected 51, got 61".to_owned()),
+            (
+                SafeL2Data { transactions: vec![vec![0x55, 0xc0].into()], ..SafeL2Data::empty(61) },
                 "invalid transaction 0: transaction type not supported".to_owned(),
             ),
         ];
@@ -791,9 +801,9 @@ mod tests {
     fn nearly_anything_is_executed() {
         let mut node = grown(5);
         let odd = [
-            SafeL2Data { base_fee: Some(5.into()), ..empty(6) },
-            SafeL2Data { gas_limit: 1, ..empty(6) },
-            SafeL2Data { timestamp: 1, ..empty(6) },
+            SafeL2Data { base_fee: Some(5.into()), ..SafeL2Data::empty(6) },
+            SafeL2Data { gas_limit: 1, ..SafeL2Data::empty(6) },
+            SafeL2Data { timestamp: 1, ..SafeL2Data::empty(6) },
         ];
         let state = node.head().header.state_root;
         for block in odd {
@@ -810,7 +820,7 @@ mod tests {
         let mut node = grown(10);
         let (safe, finalized) = (node.at(9).unwrap().hash(), node.at(8).unwrap().hash());
         node.set_block_tags(safe, finalized).unwrap();
-        let equal = on(&node, 4, empty(5));
+        let equal = on(&node, 4, SafeL2Data::empty(5));
         assert_eq!(node.new_safe_l2_block(&equal).unwrap().hash(), node.at(5).unwrap().hash());
         assert_eq!(node.head().number(), 5);
         assert!(node.at(6).is_none());
@@ -824,9 +834,9 @@ mod tests {
     fn a_write_on_an_orphan_brings_its_chain_back() {
         let mut node = grown(10);
         let old = node.head();
-        let fork = on(&node, 5, SafeL2Data { timestamp: 7, ..empty(6) });
+        let fork = on(&node, 5, SafeL2Data { timestamp: 7, ..SafeL2Data::empty(6) });
         node.new_safe_l2_block(&fork).unwrap();
-        let back = SafeL2Data { parent_hash: Some(old.hash()), ..empty(11) };
+        let back = SafeL2Data { parent_hash: Some(old.hash()), ..SafeL2Data::empty(11) };
         node.new_safe_l2_block(&back).unwrap();
         assert_eq!(node.at(10).unwrap().hash(), old.hash());
         assert_eq!(node.at(6).unwrap().header.timestamp, 1_012);
@@ -857,9 +867,9 @@ mod tests {
         assert_eq!(node.by_hash(ten.hash()), Some(ten.clone()));
         assert_eq!(node.safe(), node.finalized());
         // Their states are gone: nothing can be built on them.
-        let above = SafeL2Data { parent_hash: Some(ten.hash()), ..empty(11) };
+        let above = SafeL2Data { parent_hash: Some(ten.hash()), ..SafeL2Data::empty(11) };
         assert!(node.new_safe_l2_block(&above).unwrap_err().message.starts_with("missing trie node"));
-        node.new_safe_l2_block(&empty(4)).unwrap();
+        node.new_safe_l2_block(&SafeL2Data::empty(4)).unwrap();
         assert_eq!(node.head().number(), 4);
         assert_eq!(node.at(10), Some(ten));
     }
@@ -868,10 +878,10 @@ mod tests {
     fn e12_and_e13_moods_of_morph_reth() {
         let mut node = grown(10);
         node.moods.refuses_rewrites = true;
-        let rewrite = on(&node, 4, empty(5));
+        let rewrite = on(&node, 4, SafeL2Data::empty(5));
         assert!(node.new_safe_l2_block(&rewrite).unwrap_err().message.contains("discontinuous"));
         node.moods.tags_what_it_writes = true;
-        let written = node.new_safe_l2_block(&empty(11)).unwrap();
+        let written = node.new_safe_l2_block(&SafeL2Data::empty(11)).unwrap();
         assert_eq!(node.safe(), Some(written.l2_ref()));
         assert_eq!(node.finalized(), Some(written.l2_ref()));
     }
@@ -886,12 +896,12 @@ mod tests {
         let left: Vec<u64> = (0..=200).filter(|number| kept(&node, *number)).collect();
         assert_eq!(left, [0, 73, 74, 199, 200]);
         // A block is executed only on a state that the node has; its own state exists from then on.
-        let on_a_gone_state = on(&node, 80, SafeL2Data { timestamp: 7, ..empty(81) });
+        let on_a_gone_state = on(&node, 80, SafeL2Data { timestamp: 7, ..SafeL2Data::empty(81) });
         assert!(node.new_safe_l2_block(&on_a_gone_state).unwrap_err().message.starts_with("missing trie node"));
         let before: Vec<_> = (75..=81).map(|number| node.at(number).unwrap().l2_ref()).collect();
         for had in before {
             let number = had.number.get();
-            let block = on(&node, number - 1, empty(number));
+            let block = on(&node, number - 1, SafeL2Data::empty(number));
             assert_eq!(node.new_safe_l2_block(&block).unwrap().l2_ref(), had);
         }
         assert!(kept(&node, 81));

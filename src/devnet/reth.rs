@@ -251,21 +251,9 @@ mod tests {
         node
     }
 
-    fn empty(number: u64) -> SafeL2Data {
-        SafeL2Data {
-            number,
-            gas_limit: 30_000_000,
-            base_fee: Some(1_000_000.into()),
-            timestamp: 1_000 + 2 * number,
-            transactions: Vec::new(),
-            batch_hash: None,
-            parent_hash: None,
-        }
-    }
-
     fn grown(generation: Generation, last: u64) -> Node {
         let mut node = node(generation);
-        (1..=last).for_each(|number| drop(node.new_safe_l2_block(&empty(number)).unwrap()));
+        (1..=last).for_each(|number| drop(node.new_safe_l2_block(&SafeL2Data::empty(number)).unwrap()));
         node
     }
 
@@ -280,14 +268,14 @@ mod tests {
     #[test]
     fn the_first_generation_takes_head_plus_one_whatever_parent_it_is_given() {
         let mut node = grown(Generation::A, 10);
-        let rewrite = on(&node, 4, empty(5));
+        let rewrite = on(&node, 4, SafeL2Data::empty(5));
         assert_eq!(node.new_safe_l2_block(&rewrite), Err(discontinuous(5, 11)));
         for generation in [Generation::B, Generation::C] {
             let mut node = grown(generation, 10);
-            let other = on(&node, 4, SafeL2Data { timestamp: 1_009, ..empty(5) });
+            let other = on(&node, 4, SafeL2Data { timestamp: 1_009, ..SafeL2Data::empty(5) });
             let made = node.new_safe_l2_block(&other).unwrap();
             assert_eq!((node.head().hash(), node.at(6)), (made.hash(), None), "a shorter chain too");
-            let wrong = on(&node, 4, empty(7));
+            let wrong = on(&node, 4, SafeL2Data::empty(7));
             assert_eq!(node.new_safe_l2_block(&wrong), Err(discontinuous(7, 5)));
         }
     }
@@ -296,7 +284,7 @@ mod tests {
     fn an_equal_block_below_the_head_moves_nothing() {
         let mut node = grown(Generation::C, 10);
         let five = node.at(5).unwrap();
-        let again = on(&node, 4, empty(5));
+        let again = on(&node, 4, SafeL2Data::empty(5));
         assert_eq!(node.new_safe_l2_block(&again).unwrap().hash(), five.hash());
         assert_eq!((node.head().number(), number(node.safe())), (10, Some(10)));
     }
@@ -331,10 +319,10 @@ mod tests {
         let mut node = grown(Generation::C, 10);
         let nine = node.at(9).unwrap().hash();
         node.set_block_tags(nine, nine).unwrap();
-        let other = on(&node, 6, SafeL2Data { timestamp: 1_013, ..empty(7) });
+        let other = on(&node, 6, SafeL2Data { timestamp: 1_013, ..SafeL2Data::empty(7) });
         let error = node.new_safe_l2_block(&other).unwrap_err();
         assert_eq!((error.code, node.head().number()), (-32005, 7));
-        assert_eq!(node.new_safe_l2_block(&empty(8)).unwrap_err().code, -32005);
+        assert_eq!(node.new_safe_l2_block(&SafeL2Data::empty(8)).unwrap_err().code, -32005);
         assert_eq!(node.head().number(), 8);
     }
 
@@ -355,12 +343,12 @@ mod tests {
     fn it_checks_what_it_is_given() {
         let base = grown(Generation::C, 5);
         let refused = [
-            (SafeL2Data { timestamp: 1_009, ..empty(6) }, -32004),
-            (SafeL2Data { gas_limit: 29_000_000, ..empty(6) }, -32004),
-            (SafeL2Data { base_fee: Some(20_000_000_000_u64.into()), ..empty(6) }, -32004),
-            (SafeL2Data { transactions: vec![vec![0x55, 0xc0].into()], ..empty(6) }, -32003),
-            (empty(9), -32001),
-            (SafeL2Data { parent_hash: Some(B256::repeat_byte(1)), ..empty(6) }, -32099),
+            (SafeL2Data { timestamp: 1_009, ..SafeL2Data::empty(6) }, -32004),
+            (SafeL2Data { gas_limit: 29_000_000, ..SafeL2Data::empty(6) }, -32004),
+            (SafeL2Data { base_fee: Some(20_000_000_000_u64.into()), ..SafeL2Data::empty(6) }, -32004),
+            (SafeL2Data { transactions: vec![vec![0x55, 0xc0].into()], ..SafeL2Data::empty(6) }, -32003),
+            (SafeL2Data::empty(9), -32001),
+            (SafeL2Data { parent_hash: Some(B256::repeat_byte(1)), ..SafeL2Data::empty(6) }, -32099),
         ];
         for (block, code) in refused {
             let mut node = base.clone();
@@ -369,13 +357,13 @@ mod tests {
         }
         let mut node = base.clone();
         node.moods.clock = Some(1_011);
-        assert!(node.new_safe_l2_block(&empty(6)).unwrap_err().message.contains("future"));
+        assert!(node.new_safe_l2_block(&SafeL2Data::empty(6)).unwrap_err().message.contains("future"));
         // Without a base fee it takes its own, and what was judged invalid once stays so.
-        let made = base.clone().new_safe_l2_block(&SafeL2Data { base_fee: None, ..empty(6) }).unwrap();
+        let made = base.clone().new_safe_l2_block(&SafeL2Data { base_fee: None, ..SafeL2Data::empty(6) }).unwrap();
         assert_eq!(made.header.base_fee, 1_000_000.into());
         let mut node = base;
         node.judge_invalid(made.hash());
-        assert_eq!(node.new_safe_l2_block(&empty(6)).unwrap_err().code, -32004);
+        assert_eq!(node.new_safe_l2_block(&SafeL2Data::empty(6)).unwrap_err().code, -32004);
     }
 
     #[test]

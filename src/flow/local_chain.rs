@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::decide::dispatch::is_present;
@@ -33,8 +34,8 @@ pub(crate) struct LocalChain {
     at_safe: Option<L2Ref>,
     /// Polls in a row that ended because a block was missing that should exist.
     unread: u32,
-    /// The height at which it was found missing.
-    hole: Option<L2Number>,
+    /// How far the missing block was looked for, or the height at which it was found missing.
+    looked_to: Option<L2Number>,
 }
 
 /// After so many such polls in a row the missing block is looked for: a single one may only mean that the chain changed
@@ -44,10 +45,13 @@ const HOLE_POLLS: u32 = 3;
 /// How many blocks above our safe head are looked at for it: a batch has as many at most.
 const HOLE_WITHIN: u64 = 1_000;
 
+/// Time that one poll may spend on it; the next one continues (P4).
+const HOLE_TIME: Duration = Duration::from_secs(5);
+
 impl LocalChain {
     /// Nothing seen yet. `window` is the least time without growth that means *stopped*.
     pub(crate) const fn new(l1: Arc<dyn L1Chain>, l2: Arc<dyn L2Reader>, window: Duration) -> Self {
-        Self { l1, l2, liveness: Liveness::new(window), lost: None, at_safe: None, unread: 0, hole: None }
+        Self { l1, l2, liveness: Liveness::new(window), lost: None, at_safe: None, unread: 0, looked_to: None }
     }
 
     /// The ledger was read from the database: the lost blocks follow from it. `tip` is the standing batch with the
@@ -226,20 +230,30 @@ impl LocalChain {
             return Err(error);
         }
         let safe = ledger.heads().safe().map_or(L2Number::new(0), |safe| safe.number);
-        let mut number = self.hole.take().unwrap_or(safe);
+        let (mut number, until) = (self.looked_to.take().unwrap_or(safe).max(safe), Instant::now() + HOLE_TIME);
         while number <= head && number.above(safe) <= HOLE_WITHIN {
             if self.l2.header(number).await?.is_none() {
-                self.hole = Some(number);
-                return Ok(Stall::new(Cause::BlockMissing { number, head }));
+                self.looked_to = Some(number);
+                // The head may have fallen since the poll began: a block above it is gone, and no hole.
+                let head = self.l2.snapshot().await?.head.number;
+                return if is_present(number, head) {
+                    Ok(Stall::new(Cause::BlockMissing { number, head }))
+                } else {
+                    Err(error)
+                };
             }
             number = number.plus(1);
+            if Instant::now() >= until {
+                self.looked_to = Some(number);
+                break;
+            }
         }
         Err(error)
     }
 
     /// A poll read all that it asked for.
     pub(crate) const fn nothing_is_missing(&mut self) {
-        (self.unread, self.hole) = (0, None);
+        (self.unread, self.looked_to) = (0, None);
     }
 
     /// Whether the node has `block` on its chain.

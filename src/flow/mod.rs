@@ -6,7 +6,7 @@
 //! | what | owner | its doors | only it uses |
 //! | --- | --- | --- | --- |
 //! | heads, cursor, write intents, a spurious mark of the node | [`ledger`] | `commit`, `begin_writes`, `withdraw_writes`, `journal`, `looked`, `prune` | `Progress` |
-//! | the node's tags | [`tags`] | `sync`, `lower`, `restore_finalized`, `abandon_safe` | `set_tags` |
+//! | the node's tags | [`tags`] | `sync`, `lower`, `restore`, `abandon_safe` | `set_tags` |
 //! | the node's blocks | [`writer`] | `derive_force` | `write_blocks` |
 //! | when a write is tried again | [`patience`] | `failed`, `succeeded`, `node_changed` | |
 //! | pauses of the reactors, their lease | [`quiesce`] | `acquire`, `release`, `recover_lease` | `LeaseStore` |

@@ -105,8 +105,8 @@ impl Node {
     }
 
     /// Puts back a finalized tag that it moved by itself.
-    pub(crate) async fn restore_finalized(&mut self, ledger: &mut Ledger) -> Result<(), FlowError> {
-        self.shown = self.tags.restore_finalized(ledger, &self.shown).await?;
+    pub(crate) async fn restore(&mut self, ledger: &mut Ledger) -> Result<(), FlowError> {
+        self.shown = self.tags.restore(ledger, &self.shown).await?;
         Ok(())
     }
 

@@ -163,8 +163,8 @@ impl Poll {
     ) -> Decided<PollEnd> {
         self.node.check_safe(&mut self.ledger).await?;
         // Tags first: a node that restarted has them right again even while L1 cannot be asked (E10, E20).
-        if let Err(error) = self.node.restore_finalized(&mut self.ledger).await {
-            warn!(code = "own_mark_left", %error, "cannot restore the finalized tag that the execution node moved by itself; will try again");
+        if let Err(error) = self.node.restore(&mut self.ledger).await {
+            warn!(code = "own_mark_left", %error, "cannot restore a tag that the execution node moved by itself; will try again");
         }
         self.node.sync_tags(&self.ledger).await?;
         let view = self.l1.look(&mut self.ledger, &mut self.node).await?;

@@ -102,7 +102,9 @@ impl NodeTags {
     pub(crate) async fn lower(&mut self, ledger: &Ledger, now: &L2Snapshot, skip: L2Ref) -> PortResult<()> {
         let Some(engine) = self.engine.clone() else { return Ok(()) };
         let lower = heads::lowered_safe(&ledger.heads(), now, skip);
-        self.safe_before = lower.or(now.safe);
+        // A mark of the node's own making that could not be put back yet is no place to go back to (L5).
+        let spurious = heads::spurious_safe(now.safe, ledger.heads().safe(), ledger.intents()).is_some();
+        self.safe_before = lower.or(if spurious { self.safe_before } else { now.safe });
         if let Some(lower) = lower {
             self.asserted = None;
             engine.set_tags(Some(lower.hash), None).await?;
@@ -279,24 +281,20 @@ impl NodeTags {
     /// Some nodes mark every block written by the engine safe, or safe and finalized, before anything of it was
     /// verified (E12, L5). Such a mark verifies nothing. The tag is put back to its block before the write, now or
     /// after a crash. Gives the node as it stands afterwards.
-    pub(crate) async fn restore_finalized(
-        &mut self,
-        ledger: &mut Ledger,
-        node: &L2Snapshot,
-    ) -> Result<L2Snapshot, FlowError> {
+    pub(crate) async fn restore(&mut self, ledger: &mut Ledger, node: &L2Snapshot) -> Result<L2Snapshot, FlowError> {
         let Some(engine) = self.engine.clone() else { return Ok(*node) };
         look_for_marks(ledger, node).await?;
-        let node = self.unmark_finalized(engine.as_ref(), ledger, node).await?;
-        self.unmark_safe(engine.as_ref(), ledger, &node).await
+        let node = self.restore_finalized(engine.as_ref(), ledger, node).await?;
+        self.restore_safe(engine.as_ref(), ledger, &node).await
     }
 
-    async fn unmark_safe(
+    async fn restore_safe(
         &mut self,
         engine: &dyn L2Engine,
         ledger: &Ledger,
         node: &L2Snapshot,
     ) -> Result<L2Snapshot, FlowError> {
-        let mark = |node: &L2Snapshot| heads::own_safe_mark(node.safe, ledger.heads().safe(), ledger.intents());
+        let mark = |node: &L2Snapshot| heads::spurious_safe(node.safe, ledger.heads().safe(), ledger.intents());
         let Some(tag) = mark(node) else { return Ok(*node) };
         let Some((_, now)) = self.one_node_at(engine, tag.number).await? else { return Ok(*node) };
         if now.safe != Some(tag) {
@@ -322,7 +320,7 @@ impl NodeTags {
         Ok(after)
     }
 
-    async fn unmark_finalized(
+    async fn restore_finalized(
         &mut self,
         engine: &dyn L2Engine,
         ledger: &mut Ledger,
@@ -424,10 +422,35 @@ mod tests {
         world.ledger.begin_writes(&[write]).await.unwrap();
         world.node.node().set_block_tags(world.l2(25).hash, world.l2(25).hash).unwrap();
         let node = world.shown().await;
-        let after = tags.restore_finalized(&mut world.ledger, &node).await.unwrap();
+        let after = tags.restore(&mut world.ledger, &node).await.unwrap();
         assert_eq!((after.safe, after.finalized), (Some(world.l2(24)), Some(world.l2(12))));
         assert!(tags.facts().marks_by_itself);
         assert_eq!(world.ledger.spurious(), None);
+    }
+
+    #[tokio::test]
+    async fn l5_p1_a_mark_that_was_not_put_back_is_no_place_to_go_back_to() {
+        let (mut world, mut tags) = with_heads(24, None).await;
+        let write = |number: u64, world: &World| WriteIntent {
+            number: number.into(),
+            batch: 3.into(),
+            batch_hash: B256::repeat_byte(3),
+            case: Case::FillGap,
+            old_hash: None,
+            new_hash: Some(world.l2(number).hash),
+            finalized: None,
+            seen: false,
+        };
+        world.node.node().set_block_tags(world.l2(24).hash, B256::zero()).unwrap();
+        // The node marks 25 safe, which is not put back; the next write begins, and the node marks 26 safe.
+        let (first, second) = (write(25, &world), write(26, &world));
+        world.ledger.begin_writes(&[first]).await.unwrap();
+        world.node.node().set_block_tags(world.l2(25).hash, B256::zero()).unwrap();
+        tags.lower(&world.ledger, &world.shown().await, world.l2(25)).await.unwrap();
+        world.ledger.begin_writes(&[second]).await.unwrap();
+        world.node.node().set_block_tags(world.l2(26).hash, B256::zero()).unwrap();
+        let node = world.shown().await;
+        assert_eq!(tags.restore(&mut world.ledger, &node).await.unwrap().safe, Some(world.l2(24)));
     }
 
     #[tokio::test]

@@ -396,7 +396,7 @@ impl Writer {
         hands.node.stands_on(after.head);
         hands.pause.wrote(after.head.number);
         hands.node.shows(after);
-        hands.node.restore_finalized(hands.ledger).await?;
+        hands.node.restore(hands.ledger).await?;
         Ok(hands.node.shown_head())
     }
 

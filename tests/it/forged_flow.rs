@@ -9,7 +9,7 @@ use morph_deriver::decide::stall::Reason;
 use morph_deriver::devnet::Devnet;
 use morph_deriver::flow::PollEnd;
 use morph_deriver::flow::{FinalityMeaning, Settings};
-use morph_deriver::types::{B256, Case, L1Event, L1EventKind, L1Number, L1Ref};
+use morph_deriver::types::{B256, Case, L1Event, L1EventKind, L1Number, L1Ref, LogPos};
 
 use crate::finality_flow::{commit_block, network};
 use crate::support::lying_l1::{In, Lies, LyingL1, forged_commit, forged_proof, forged_revert};
@@ -46,16 +46,17 @@ fn is_revert(event: &L1Event) -> bool {
     matches!(event.kind, L1EventKind::Revert { .. })
 }
 
+/// The stored reverts.
+async fn known_reverts(rig: &Rig) -> Vec<L1Event> {
+    let progress = &rig.ports.progress;
+    progress.reverts_within(LogPos::default(), L1Number::new(u64::MAX), 10).await.unwrap()
+}
+
 /// Polls until the scan ahead has stored a revert.
 async fn until_read_ahead(rig: &mut Rig) {
     for _ in 0..20 {
         rig.poll().await.unwrap();
-        let known = rig
-            .ports
-            .progress
-            .reverts_within(morph_deriver::types::LogPos::default(), L1Number::new(u64::MAX), 10)
-            .await
-            .unwrap();
+        let known = known_reverts(rig).await;
         if !known.is_empty() {
             return;
         }
@@ -426,12 +427,7 @@ async fn read_ahead_to_the_end(fetch_range: u64) -> (Devnet, Rig, Arc<LyingL1>) 
 }
 
 async fn known(rig: &Rig) -> (Option<L1Ref>, usize) {
-    let reverts = rig
-        .ports
-        .progress
-        .reverts_within(morph_deriver::types::LogPos::default(), L1Number::new(u64::MAX), 10)
-        .await
-        .unwrap();
+    let reverts = known_reverts(rig).await;
     (rig.ports.progress.settled_to().await.unwrap(), reverts.len())
 }
 
@@ -491,12 +487,7 @@ async fn m2_b8_a_missing_header_forgets_no_revert() {
     let at = loop {
         rig.poll().await.unwrap();
         let next = rig.worker.status().borrow().l1_cursor.map_or(0, L1Number::get) + 1;
-        let known = rig
-            .ports
-            .progress
-            .reverts_within(morph_deriver::types::LogPos::default(), L1Number::new(u64::MAX), 10)
-            .await
-            .unwrap();
+        let known = known_reverts(&rig).await;
         if let Some(revert) = known.first()
             && (next + 1..next + 5).contains(&revert.block.number.get())
         {
