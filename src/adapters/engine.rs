@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn j9_a_node_that_takes_smaller_batches_gets_one_that_it_takes_and_no_second() {
+    async fn j9_a_node_that_takes_smaller_batches_is_asked_in_smaller_ones() {
         let blocks = recorded();
         let server = http(move |hit| {
             let blocks = blocks.clone();

@@ -971,7 +971,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a1_the_endpoint_that_gave_the_logs_is_distrusted_and_not_one_that_named_a_block_since() {
+    async fn a1_the_endpoint_that_gave_the_logs_is_set_aside_not_the_one_asked_last() {
         let answer = |method: &str, params: &Value| chain_answer(1000, u64::MAX, method, params);
         let first = rpc(move |method, params| match (method, params.get(0)) {
             ("eth_getBlockByNumber", Some(tag)) if tag == "finalized" => Err((-32603, "internal error")),

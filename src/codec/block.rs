@@ -655,7 +655,7 @@ mod tests {
     }
 
     #[test]
-    fn l2_block_zero_is_taken_at_its_word_where_the_word_is_the_configured_hash() {
+    fn l2_the_genesis_block_may_have_a_hash_that_is_configured() {
         let zero = FullHeader { number: 0, ..fork(1) };
         let configured = B256::repeat_byte(7);
         let mut shown = zero.to_json();

@@ -598,7 +598,7 @@ mod tests {
     }
 
     #[test]
-    fn f10_a_last_block_that_saves_nothing_goes_the_slow_way() {
+    fn f10_an_incompressible_last_block_takes_the_slow_path() {
         // 60 bytes whose one repeat saves three: as long as its content once the header is counted.
         let mut seen = 0;
         for seed in 0..3000u32 {

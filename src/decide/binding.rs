@@ -459,7 +459,7 @@ mod tests {
     }
 
     #[test]
-    fn the_field_at_fault_is_named_where_somebody_knows_better() {
+    fn the_wrong_field_is_named_where_another_source_proves_it() {
         type Tamper = fn(&mut CommitCalldata);
         let table: [(Tamper, Option<&str>); 8] = [
             (|c| c.parent_header[200] ^= 1, Some("parentBatchHeader")),

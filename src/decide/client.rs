@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn l16_what_every_version_tells() {
+    fn l16_what_is_known_of_every_client_version() {
         let table = [
             ("Geth/v2.2.4-mainnet/linux-amd64/go1.26.8", Some(Capabilities::ALL), false),
             ("morph-reth/v0.2.0-0f1e2d3c/x86_64-unknown-linux-gnu", Some(Capabilities::FIRST_RETH), true),

@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a1_p3_what_was_taken_back_last_tells_which_batch_comes_next() {
+    fn a1_p3_the_last_revert_determines_the_next_batch() {
         let revert = |index: u64, block: u64, log_index: u64, call: u8| L1Event {
             block: L1Ref { number: L1Number::new(block), hash: B256::from_low_u64_be(block) },
             tx_hash: B256::repeat_byte(call),
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn m16_a_walk_goes_on_from_where_a_window_was_left() {
+    fn m16_a_search_continues_where_a_window_was_left() {
         for (upwards, far) in [(true, 1_000), (false, 0)] {
             let mut walk = Walk::new(0.into(), 1_000.into(), upwards, 4);
             let mut seen = Vec::new();

@@ -506,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn m9_a_look_tells_of_every_write_that_has_happened_and_of_no_other() {
+    fn m9_a_snapshot_settles_the_writes_that_happened_and_no_others() {
         let seen = |n| WriteIntent { seen: true, ..wrote(n, None) };
         let unheard = |n| WriteIntent { new_hash: None, ..wrote(n, None) };
         let over = |n| WriteIntent { old_hash: Some(other(n).hash), ..unheard(n) };

@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn e19_e20_m3_where_safe_goes_when_the_node_no_longer_holds_it() {
+    fn e19_e20_m3_the_new_safe_head_when_the_node_lost_the_old_one() {
         use Held::{Back, DivergesBelowFinalized};
         // heads, end of the highest batch held, is finalized held, head → heads
         let table = [

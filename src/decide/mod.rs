@@ -21,6 +21,7 @@
 //! | Do the logs of an L1 range lie on one chain that builds on what is recorded? | [`range`] |
 //! | Which batches does L1 hold again after a reorg? | [`rebind`] |
 //! | Does reading on at once still get anywhere? | [`pace`] |
+//! | Which of several endpoints is asked, and how long is a faulty one left alone? | [`endpoints`] |
 //! | Must a batch that could not be passed be judged again? | [`recheck`] |
 //! | Is a pause of the reactors over? | [`aftermath`] |
 //! | What would `recover` write, replace and lose? | [`recovery`] |
@@ -37,6 +38,7 @@ pub mod client;
 pub mod content;
 pub mod cursor;
 pub mod dispatch;
+pub mod endpoints;
 pub mod finality;
 pub mod heads;
 pub mod liveness;

@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn m17_b2_nothing_is_taken_over_ahead_of_a_revert() {
+    fn m17_b2_no_batch_is_rebound_past_a_revert() {
         let revert = event(21, L1EventKind::Revert { index: BatchIndex::new(5), hash: B256::zero() });
         let events = vec![commit(4, 4, 20), revert];
         assert_eq!(rebound(&[record(4, 10)], events, vec![block(20)]), Rebound::default());

@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a1_c1_a_revert_is_one_by_its_log_or_by_what_the_contract_lost_there() {
+    fn a1_c1_a_revert_is_known_by_its_log_or_by_a_batch_that_left_the_contract() {
         let (none, some) = (Some(B256::zero()), Some(B256::repeat_byte(1)));
         let shown = |before, after| is_revert(&RevertFacts { told: false, before, after });
         for (before, after) in [(None, None), (some, None), (None, none), (none, none), (some, some), (none, some)] {

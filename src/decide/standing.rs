@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn c4_c5_m17_every_way_in_which_a_commit_stands_or_does_not() {
+    fn c4_c5_m17_every_case_of_a_standing_or_reverted_commit() {
         use Standing::*;
         let (own, other, none) = (B256::repeat_byte(1), B256::repeat_byte(2), B256::zero());
         let at = L1Number::new(9);

@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_missing_or_other_than_l1s_gives_no_segment() {
+    async fn blocks_that_are_missing_or_differ_from_l1_give_no_segment() {
         let world = World::recorded().await;
         world.fork_l2(15);
         world.node.node().truncate(34);

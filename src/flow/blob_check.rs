@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_batch_whose_task_went_away_holds_no_other_up() {
+    async fn a_batch_whose_task_was_cancelled_does_not_delay_the_others() {
         let (_, checks) = checks(Says::Right((0..12).map(filled).collect()));
         let (header, wanted) = (header(), hashes(&[filled(1)]));
         let cores = checks.cores.clone().acquire_many_owned(2).await.unwrap();

@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn p3_what_does_not_hash_to_the_event_is_a_verdict_and_a_transaction_that_is_gone_an_l1_that_changed() {
+    async fn p3_calldata_with_another_hash_is_a_verdict_and_a_missing_transaction_a_changed_l1() {
         let world = World::recorded().await;
         let commit = CommitEvent { hash: B256::repeat_byte(7), ..world.commit(2) };
         let stall = stall_of(bound(&world, &commit).await).unwrap();

@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn older_l1_messages_are_stored_and_the_scan_stops_behind_the_first_one() {
+    async fn older_l1_messages_are_stored_and_the_scan_stops_below_the_first_one() {
         let (mut world, mut search) = narrow(Duration::from_secs(20)).await;
         let block = world.l1.now().at(30);
         let cursor = Some(crate::types::Cursor { block, log_index: None });

@@ -829,7 +829,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn g3_g4_behind_a_pause_that_was_cut_off_the_reactors_are_resumed_once_more() {
+    async fn g3_g4_after_a_cancelled_pause_the_reactors_are_resumed_once_more() {
         let (fake, quiesce) = world();
         fake.pause_hangs.store(true, Ordering::SeqCst);
         fake.lateness.store(40, Ordering::SeqCst);
@@ -843,7 +843,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn g3_g5_behind_a_write_that_was_cut_off_the_resume_waits_for_the_head() {
+    async fn g3_g5_after_a_cancelled_write_the_resume_waits_for_the_head() {
         let (fake, quiesce) = world();
         let guard = paused(&quiesce).await;
         guard.writing(true);
@@ -944,7 +944,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn m5_told_to_stop_before_that_the_lease_stays_for_the_next_start() {
+    async fn m5_stopped_before_that_it_keeps_the_lease_for_the_next_start() {
         let (fake, quiesce) = world();
         left_paused(&fake);
         fake.lateness.store(60_000, Ordering::SeqCst);
@@ -980,7 +980,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn m6_a_head_that_never_stands_still_does_not_hold_the_resume_for_ever() {
+    async fn m6_a_head_that_never_stops_delays_the_resume_only_so_long() {
         let (fake, quiesce) = world();
         left_paused(&fake);
         fake.landing.store(u64::MAX, Ordering::SeqCst);

@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn p1_where_the_state_is_pruned_logs_that_say_otherwise_tell_nothing() {
+    async fn p1_with_pruned_state_contradicting_logs_prove_nothing() {
         let world = World::recorded().await;
         world.node.node().moods.archive = false;
         world.node.node().restart();

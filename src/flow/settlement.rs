@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn a8_a_fault_that_passes_is_no_answer_and_one_that_lasts_is_none() {
+    fn a8_a_passing_fault_is_an_error_and_a_lasting_one_means_no_answer() {
         let fails = |kind| answered::<u8>(Err(PortError::new(Target::L1, kind, "")));
         let passing =
             [PortErrorKind::Timeout, PortErrorKind::Unreachable, PortErrorKind::RateLimited { retry_after: None }];

@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn p2_e24_safe_is_told_before_finalized_and_the_same_heads_once_a_poll() {
+    async fn p2_e24_safe_is_set_before_finalized_and_the_same_heads_once_a_poll() {
         let (world, mut tags) = with_heads(24, Some(12)).await;
         let after = tags.sync(&world.ledger, false, &world.shown().await).await.unwrap();
         assert_eq!((after.safe, after.finalized), (Some(world.l2(24)), Some(world.l2(12))));

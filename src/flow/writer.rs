@@ -811,7 +811,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn without_an_engine_the_write_is_told_and_not_made() {
+    async fn without_an_engine_the_write_is_reported_and_not_made() {
         let mut world = World::recorded().await;
         world.ports.engine = None;
         world.node.node().truncate(60);

@@ -742,7 +742,7 @@ async fn f3_local_blocks_are_not_read_further_than_content_can_reach() {
 }
 
 #[tokio::test]
-async fn f3_a_bound_on_reading_decides_nothing_about_equal_blocks() {
+async fn f3_the_read_limit_does_not_change_the_verdict_on_equal_blocks() {
     let devnet = guarded_devnet().await;
     let batches = devnet.with(|w| {
         let batches = [w.produce(8).unwrap(), w.produce(8).unwrap(), w.produce(8).unwrap()];

@@ -67,7 +67,7 @@ async fn never_above(rig: &mut Rig, most: u64) -> PollEnd {
 }
 
 /// Batch 3 was verified; then L1 reverts it and makes all of that final before the worker looks again.
-async fn reverted_behind_its_back(w: &Devnet) {
+async fn reverted_unnoticed(w: &Devnet) {
     w.with(|w| {
         w.mine(5);
         w.revert(3).unwrap();
@@ -83,7 +83,7 @@ async fn m2_a_final_revert_beyond_the_range_that_was_read_holds_its_batch_back()
         let mut rig = Rig::on(&devnet).await;
         rig.settle().await;
         assert_eq!(rig.safe(), Some(24));
-        reverted_behind_its_back(&devnet).await;
+        reverted_unnoticed(&devnet).await;
         rig.settings.fetch_range = width;
         rig.restart().await;
         assert_eq!(never_above(&mut rig, 16).await, PollEnd::CaughtUp, "width {width}");
@@ -98,7 +98,7 @@ async fn m2_nothing_is_final_while_logs_fail_and_headers_work() {
     let devnet = network(3).await;
     let mut rig = Rig::on(&devnet).await;
     rig.settle().await;
-    reverted_behind_its_back(&devnet).await;
+    reverted_unnoticed(&devnet).await;
     devnet.fault(Server::L1(0), no_logs());
     for _ in 0..3 {
         assert_eq!(rig.poll().await.unwrap_err().stall().reason(), Reason::L1Unavailable);
@@ -119,7 +119,7 @@ async fn m2_nothing_is_final_over_a_revert_that_was_read_and_could_not_be_stored
     settings.rollup = devnet.rollup();
     let mut rig = Rig::start(ports, settings).await;
     rig.settle().await;
-    reverted_behind_its_back(&devnet).await;
+    reverted_unnoticed(&devnet).await;
     store.refuse_reverts(true);
     for _ in 0..3 {
         assert_eq!(rig.poll().await.unwrap_err().stall().reason(), Reason::StoreUnavailable);
@@ -237,7 +237,7 @@ async fn m17_two_identical_recommits_and_a_loss_before_the_second_was_read() {
 /// L1 changes in the middle of a poll, and the new chain reverts the batch that would be final: what is known of reverts
 /// up to a block of the old chain vouches for nothing.
 #[tokio::test]
-async fn m2_b1_reverts_that_were_read_on_another_chain_vouch_for_nothing() {
+async fn m2_b1_reverts_read_on_another_chain_prove_nothing() {
     for nth in 1..=6 {
         let devnet = network(3).await;
         devnet.with(|w| w.mine(6));

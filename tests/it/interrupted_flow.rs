@@ -12,7 +12,7 @@ use morph_deriver::types::{B256, BatchRecord, Case};
 
 use super::CLIENT;
 use super::node_flow::{assert_chain, assert_promises, heights, network, stall_of, synced};
-use super::writer_flow::{cannot_rewrite, forked_behind_a_restart, steady};
+use super::writer_flow::{cannot_rewrite, forked_after_a_restart, steady};
 use crate::support::late_store::LateStore;
 use crate::support::rig::{Rig, cases, devnet_ports, reason, settings};
 use crate::support::standing;
@@ -213,7 +213,7 @@ async fn m30_p6_interrupted_in_the_middle_it_ends_in_the_same_rows_and_the_same_
         return;
     }
     let undisturbed = {
-        let devnet = forked_behind_a_restart().await;
+        let devnet = forked_after_a_restart().await;
         let mut rig = Rig::on(&devnet).await;
         rig.settle_stopped().await;
         assert_chain(&devnet, &rig, 200);
@@ -222,7 +222,7 @@ async fn m30_p6_interrupted_in_the_middle_it_ends_in_the_same_rows_and_the_same_
     assert_eq!(undisturbed.1.len(), 126, "75 to 200");
     let cuts = [(0, Fault::Drop), (0, Fault::DropAfter), (2, Fault::Drop), (2, Fault::DropAfter), (8, Fault::Drop)];
     for (nth, fault) in cuts.into_iter().chain([(25, Fault::Drop), (60, Fault::DropAfter), (80, Fault::Drop)]) {
-        let devnet = forked_behind_a_restart().await;
+        let devnet = forked_after_a_restart().await;
         let mut rig = Rig::on(&devnet).await;
         devnet.fault(Server::Engine, Rule::on("engine_newSafe", fault.clone()).after(nth).times(1));
         while rig.poll().await.is_ok() {}
@@ -247,7 +247,7 @@ async fn m30_a_node_that_does_not_show_its_states_is_tried_as_it_is() {
         // A restart of morph-reth loses no state.
         return;
     }
-    let devnet = forked_behind_a_restart().await;
+    let devnet = forked_after_a_restart().await;
     let deaf = Fault::Error(RpcError::server("in no mood"));
     devnet.fault(Server::L2, Rule::on("eth_getBalance", deaf));
     let mut rig = steady(&devnet, true).await;
@@ -256,7 +256,7 @@ async fn m30_a_node_that_does_not_show_its_states_is_tried_as_it_is() {
     let numbers: Vec<_> = devnet.writes().iter().map(|w| w.number).collect();
     assert_eq!(numbers, [150]);
     // If it cannot be asked for the moment, it is asked again.
-    let devnet = forked_behind_a_restart().await;
+    let devnet = forked_after_a_restart().await;
     devnet.fault(Server::L2, Rule::on("eth_getBalance", Fault::Status(503, String::new())));
     let mut rig = steady(&devnet, true).await;
     while rig.poll().await.is_ok() {}

@@ -873,7 +873,7 @@ async fn e20_three_lost_batches_are_waited_for_if_the_head_grows() {
 }
 
 #[tokio::test]
-async fn e20_a_loss_below_finalized_moves_safe_down_and_finalized_nowhere() {
+async fn e20_a_loss_below_finalized_lowers_safe_and_leaves_finalized() {
     for stopped in [true, false] {
         let (devnet, mut rig) = killed(11).await;
         rig.poll().await.unwrap();

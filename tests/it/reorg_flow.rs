@@ -639,7 +639,7 @@ async fn m4_b3_a_cursor_on_a_block_of_another_fork_goes_back_to_one_that_there_i
 }
 
 #[tokio::test]
-async fn a_chain_that_is_shorter_for_a_while_proves_nothing() {
+async fn an_l1_chain_that_is_briefly_shorter_is_no_reorg() {
     let devnet = with_batch_at_depth(3).await;
     let mut rig = Rig::on(&devnet).await;
     rig.settle().await;

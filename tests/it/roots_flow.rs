@@ -81,7 +81,7 @@ async fn c11_p1_a_commit_that_does_not_continue_the_batch_before_moves_no_head()
 }
 
 /// Batch 1 is verified. Batch 2, with a withdrawal, was added between two polls, and the node has pruned its state.
-async fn pruned_behind_a_verified_batch() -> (Devnet, Rig) {
+async fn pruned_below_a_verified_batch() -> (Devnet, Rig) {
     let devnet = synced(1).await;
     let mut rig = Rig::on(&devnet).await;
     rig.settle().await;
@@ -98,14 +98,14 @@ async fn pruned_behind_a_verified_batch() -> (Devnet, Rig) {
 
 #[tokio::test]
 async fn m19_e1_logs_give_the_withdrawal_root_of_a_pruned_state() {
-    let (_devnet, mut rig) = pruned_behind_a_verified_batch().await;
+    let (_devnet, mut rig) = pruned_below_a_verified_batch().await;
     assert_eq!(cases(&rig.settle().await), [(2, Case::Consistent)]);
     assert_eq!(rig.safe(), Some(16));
 }
 
 #[tokio::test]
 async fn m19_p1_logs_that_are_pruned_to_nothing_are_no_other_root() {
-    let (devnet, mut rig) = pruned_behind_a_verified_batch().await;
+    let (devnet, mut rig) = pruned_below_a_verified_batch().await;
     devnet.with(|w| w.node.moods.logs_from = 100);
     for _ in 0..2 {
         assert_eq!(reason(&rig.settle().await), Some(Reason::RootsUnavailable));
@@ -119,7 +119,7 @@ async fn m19_p1_logs_that_are_pruned_to_nothing_are_no_other_root() {
 async fn m19_p1_logs_of_a_chain_that_was_swapped_meanwhile_are_no_other_root() {
     for method in ["eth_getLogs", "eth_call"] {
         for nth in 1..=2 {
-            let (devnet, mut rig) = pruned_behind_a_verified_batch().await;
+            let (devnet, mut rig) = pruned_below_a_verified_batch().await;
             // The other chain has no withdrawal in batch 2.
             devnet.on_call(Server::L2, method, nth, |w| {
                 w.truncate_to(16);

@@ -422,7 +422,7 @@ async fn g10_m8_if_the_head_cannot_be_read_after_a_write_there_is_no_verdict() {
 }
 
 #[tokio::test]
-async fn m9_h6_another_writers_finalized_below_a_rewrite_is_where_it_was() {
+async fn m9_h6_another_writers_finalized_below_a_rewrite_is_left_alone() {
     // A node that marks, a tag of another writer's on the verified part, a heal above it.
     let devnet = synced(2).await;
     finalize_l1(&devnet);

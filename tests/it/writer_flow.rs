@@ -330,7 +330,7 @@ async fn m15_p2_a_finalized_tag_above_a_fallen_head_forbids_rewriting_and_not_fi
 
 /// Twenty-five batches of eight blocks, nothing final on L1, and a node without archive mode that has all of them and was
 /// restarted: it has the states of 0, 73, 74, 199 and 200. Then its chain forks at 150.
-pub async fn forked_behind_a_restart() -> Devnet {
+pub async fn forked_after_a_restart() -> Devnet {
     let world = WorldOptions { finalized_depth: 1_000_000, ..world_options(CLIENT) };
     let options = DevnetOptions { world, refuse_unpaused_writes: true, ..options(CLIENT) };
     let devnet = Devnet::start(options).await.unwrap();
@@ -359,7 +359,7 @@ async fn m30_a_fork_on_a_state_that_is_gone_is_healed_from_the_nearest_older_one
         // A restart of morph-reth loses no state.
         return;
     }
-    let devnet = forked_behind_a_restart().await;
+    let devnet = forked_after_a_restart().await;
     marked(&devnet, 60);
     let mut rig = Rig::with(&devnet, |s| s.assume = Some(HeadTrend::Stopped)).await;
     let report = rig.settle().await;
@@ -382,7 +382,7 @@ async fn m30_if_no_state_above_finalized_is_left_it_halts_and_looks_again() {
         // A restart of morph-reth loses no state.
         return;
     }
-    let devnet = forked_behind_a_restart().await;
+    let devnet = forked_after_a_restart().await;
     marked(&devnet, 75);
     let mut rig = Rig::on(&devnet).await;
     for _ in 0..3 {
@@ -406,7 +406,7 @@ async fn m30_nothing_before_the_switch_is_written_again() {
         // A restart of morph-reth loses no state.
         return;
     }
-    let devnet = forked_behind_a_restart().await;
+    let devnet = forked_after_a_restart().await;
     let switch = devnet.with(|w| w.node.at(100).unwrap().header.timestamp) * 1000;
     let mut rig = Rig::with(&devnet, |s| s.switch_ms = switch).await;
     assert_eq!(reason(&rig.settle_stopped().await), Some(Reason::StateMissing));
@@ -420,7 +420,7 @@ async fn m30_a_node_that_cannot_be_asked_for_its_states_is_tried_as_it_is() {
         // A restart of morph-reth loses no state.
         return;
     }
-    let devnet = forked_behind_a_restart().await;
+    let devnet = forked_after_a_restart().await;
     let deaf = Fault::Error(RpcError::no_method("eth_getBalance"));
     devnet.fault(Server::L2, Rule::on("eth_getBalance", deaf));
     let mut rig = Rig::with(&devnet, |s| s.poll_interval = STEP).await;
@@ -439,7 +439,7 @@ async fn m30_p6_interrupted_in_the_middle_it_is_a_node_that_lost_blocks() {
         return;
     }
     for nth in [1, 2, 30, 80, 100] {
-        let devnet = forked_behind_a_restart().await;
+        let devnet = forked_after_a_restart().await;
         let mut rig = Rig::on(&devnet).await;
         devnet.fault(Server::Engine, Rule::on("engine_newSafe", Fault::Drop).after(nth).times(1));
         while rig.poll().await.is_ok() {}
@@ -460,7 +460,7 @@ async fn m30_an_equal_block_that_gets_another_hash_stops_it() {
         // A restart of morph-reth loses no state.
         return;
     }
-    let devnet = forked_behind_a_restart().await;
+    let devnet = forked_after_a_restart().await;
     devnet.with(|w| w.node.moods.wrong_state_from = Some(75));
     let mut rig = Rig::on(&devnet).await;
     let report = rig.settle().await;

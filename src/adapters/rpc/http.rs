@@ -240,8 +240,8 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
-    use super::super::pool::{Check, Pool, PoolConfig};
     use super::*;
+    use crate::adapters::rpc::{Check, Pool, PoolConfig};
     use crate::adapters::testing::{self, black_hole, config, dead, http, pool, rpc};
     use crate::redact::SHOWN;
 

@@ -1,7 +1,7 @@
-//! The endpoints of one port, in order of preference.
+//! The endpoints of one port, in order of preference, and how each has been doing.
 //!
-//! Decided here: which endpoint is asked, when one is set aside and for how long, and what is repeated. Repeats happen in
-//! [`retry`] only, for transport faults only, and never without a pause. Not decided here: how an endpoint is asked.
+//! Which of them is asked and how long a faulty one is left alone is decided in `decide/endpoints.rs`; how often a call is
+//! repeated in `retry`; whether an endpoint belongs to the right network in `network`.
 
 use std::fmt;
 use std::future::Future;
@@ -9,36 +9,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use backoff::ExponentialBackoff;
-use backoff::backoff::Backoff;
-use futures::future::join_all;
 use rand::Rng;
-use serde::Deserialize;
 use serde_json::Value;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::http::{Deadlines, ERROR_PAGE, Http, HttpReply, TokenSource};
+use super::http::{Deadlines, Http, HttpReply, TokenSource};
 use super::jsonrpc::{Call, Json, JsonRpc, Limits, Posted};
+use super::network::Check;
+use super::retry::{Failed, retry};
+use crate::decide::endpoints::{self, Choice, CoolDown, Standing};
 use crate::error::{PortError, PortErrorKind, Target};
 use crate::ports::PortResult;
-
-/// The longest that a server's Retry-After is obeyed.
-const RETRY_AFTER_CAP: Duration = Duration::from_secs(300);
-
-/// At most this many rounds over the endpoints in one call.
-const ROUNDS: u32 = 3;
-
-/// What an endpoint must say before it is used, asked at its first use and after every fault.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Check {
-    /// Nothing.
-    None,
-    /// `eth_chainId` is this.
-    ChainId(u64),
-    /// The beacon chain's genesis time is this, in seconds since the Unix epoch.
-    BeaconGenesis(u64),
-}
 
 /// Deadlines, limits and tempers of a [`Pool`].
 #[derive(Clone, Copy, Debug)]
@@ -82,15 +64,16 @@ impl Default for PoolConfig {
     }
 }
 
+impl PoolConfig {
+    fn rules(&self) -> CoolDown {
+        CoolDown { first: self.cool_down.max(self.connect_timeout), cap: self.cool_down_cap, ask_again: self.ask_again }
+    }
+}
+
 /// How an endpoint has been doing.
 #[derive(Debug, Default)]
 struct Health {
-    /// Faults in a row.
-    strikes: u32,
-    /// Set aside until then.
-    until: Option<Instant>,
-    /// Asked again from then on if no endpoint is in good standing; never later than `until`.
-    again: Option<Instant>,
+    standing: Standing,
     /// The network check passed since the last fault.
     checked: bool,
     /// A probe is under way.
@@ -124,6 +107,8 @@ struct Inner {
     config: PoolConfig,
     /// The beacon chain's genesis time, if it was learnt and not configured.
     genesis: OnceLock<u64>,
+    /// The origin of [`Pool::now`].
+    made: Instant,
 }
 
 /// The endpoints of one port in order of preference. Cheap to clone; clones share health and figures.
@@ -175,7 +160,9 @@ impl Pool {
         if endpoints.is_empty() {
             return Err(PortError::malformed(target, "no endpoint is configured"));
         }
-        Ok(Self { inner: Arc::new(Inner { target, endpoints, config, genesis: OnceLock::new() }) })
+        Ok(Self {
+            inner: Arc::new(Inner { target, endpoints, config, genesis: OnceLock::new(), made: Instant::now() }),
+        })
     }
 
     /// Who the endpoints are.
@@ -210,12 +197,12 @@ impl Pool {
 
     /// Figures of every endpoint, in order.
     pub fn stats(&self) -> Vec<EndpointStats> {
-        let now = Instant::now();
+        let now = self.now();
         let figures = |endpoint: &Endpoint| EndpointStats {
             name: endpoint.name().to_owned(),
             requests: endpoint.rpc.http.requests(),
             faults: endpoint.faults.load(Ordering::Relaxed),
-            cooling: endpoint.health().until.is_some_and(|until| until > now),
+            cooling: endpoint.health().standing.is_cooling(now),
         };
         self.inner.endpoints.iter().map(figures).collect()
     }
@@ -257,7 +244,7 @@ impl Pool {
     /// As [`Pool::demote`], but only while another endpoint is in good standing; whether one is.
     pub fn set_aside(&self, at: usize, error: &PortError) -> bool {
         let mut others = self.inner.endpoints.iter().enumerate().filter(|(other, _)| *other != at);
-        let another = others.any(|(_, endpoint)| endpoint.health().until.is_none());
+        let another = others.any(|(_, endpoint)| endpoint.health().standing.is_good());
         if another {
             self.fault(at, error);
         }
@@ -269,20 +256,18 @@ impl Pool {
         F: Fn(usize) -> Fut,
         Fut: Future<Output = PortResult<T>>,
     {
-        let mut worst: Option<PortError> = None;
-        for at in self.eligible(Instant::now()) {
-            let error = match self.attempt(at, op).await {
+        let mut failures = Vec::new();
+        for at in self.eligible() {
+            match self.attempt(at, op).await {
                 Ok(value) => return Ok(value),
-                Err(error) => error,
-            };
-            debug!(endpoint = self.name(at), %error, "endpoint failed");
-            worst = Some(match worst {
-                Some(earlier) if telling(&earlier) > telling(&error) => earlier,
-                _ => error,
-            });
+                Err(error) => {
+                    debug!(endpoint = self.name(at), %error, "endpoint failed");
+                    failures.push(error);
+                }
+            }
         }
         let (wait, cooling) = self.earliest();
-        let error = match worst {
+        let error = match endpoints::most_telling(failures) {
             None => cooling,
             // Whoever is set aside and was not asked now may well be of the right network.
             Some(error) if error.kind == PortErrorKind::WrongNetwork => self.not_of_another_network().unwrap_or(error),
@@ -294,7 +279,7 @@ impl Pool {
     /// The last fault of an endpoint that did not fail for its network.
     fn not_of_another_network(&self) -> Option<PortError> {
         let faults = self.inner.endpoints.iter().filter_map(|endpoint| endpoint.health().last.clone());
-        faults.max_by_key(telling).filter(|error| error.kind != PortErrorKind::WrongNetwork)
+        endpoints::most_telling(faults).filter(|error| error.kind != PortErrorKind::WrongNetwork)
     }
 
     async fn attempt<T, F, Fut>(&self, at: usize, op: &F) -> PortResult<T>
@@ -309,124 +294,82 @@ impl Pool {
         match &result {
             Ok(_) => self.success(at),
             Err(error) if error.is_transient() => self.fault(at, error),
-            Err(error) if is_unfit(&error.kind) => self.demote(at, error),
+            Err(error) if endpoints::is_unfit(&error.kind) => self.demote(at, error),
             Err(_) => self.answered(at),
         }
         result
     }
 
-    /// The endpoints that may be asked now, in order: those in good standing; if there is none, those whose cool-down
-    /// has passed; if there is none of these either, those that were left alone for `ask_again`. While others are in
-    /// good standing, a passed cool-down is followed by a probe off the data path, so that a dead endpoint costs no call
-    /// its connect timeout.
-    fn eligible(&self, now: Instant) -> Vec<usize> {
-        let (mut good, mut due, mut left_alone) = (Vec::new(), Vec::new(), Vec::new());
-        for (at, endpoint) in self.inner.endpoints.iter().enumerate() {
-            let health = endpoint.health();
-            match health.until {
-                None => good.push(at),
-                Some(until) if until <= now => due.push(at),
-                Some(_) if health.again.is_none_or(|again| again <= now) => left_alone.push(at),
-                Some(_) => {}
-            }
-        }
-        if good.is_empty() {
-            return if due.is_empty() { left_alone } else { due };
-        }
-        for at in due {
+    /// The endpoints that may be asked now, in order. The others whose cool-down has passed are probed beside.
+    pub(super) fn eligible(&self) -> Vec<usize> {
+        let standings: Vec<Standing> = self.inner.endpoints.iter().map(|one| one.health().standing).collect();
+        let Choice { ask, probe } = endpoints::choose(&standings, self.now());
+        for at in probe {
             self.probe(at);
         }
-        good
+        ask
     }
 
-    /// Time until one of the endpoints is asked again, and the error to report while all of them are set aside: that
-    /// of the one that is asked first, but for those of another network.
+    /// Time until one of the endpoints is asked again, and the error to report while all of them are left alone.
     fn earliest(&self) -> (Duration, PortError) {
-        let now = Instant::now();
-        let mut waits: Vec<(Duration, Option<PortError>)> = Vec::new();
-        for endpoint in &self.inner.endpoints {
-            let health = endpoint.health();
-            let wait = health.again.map_or(Duration::ZERO, |again| again.saturating_duration_since(now));
-            waits.push((wait, health.last.clone()));
-        }
-        waits.sort_by_key(|(wait, _)| *wait);
-        let Some((wait, _)) = waits.first() else {
+        let known: Vec<(Standing, Option<PortError>)> = self
+            .inner
+            .endpoints
+            .iter()
+            .map(|one| one.health())
+            .map(|health| (health.standing, health.last.clone()))
+            .collect();
+        let Some((wait, last)) = endpoints::first_wait(&known, self.now()) else {
             return (Duration::ZERO, PortError::malformed(self.target(), "no endpoint is configured"));
         };
-        let elsewhere =
-            |error: &Option<PortError>| error.as_ref().is_some_and(|error| error.kind == PortErrorKind::WrongNetwork);
-        let last = waits.iter().find(|(_, last)| !elsewhere(last)).or(waits.first()).and_then(|(_, last)| last.clone());
         let (kind, cause) = match last {
-            Some(error) => (error.kind, error.detail),
-            None => (PortErrorKind::Unreachable, String::from("unknown fault")),
+            Some(error) => (error.kind.clone(), error.detail.as_str()),
+            None => (PortErrorKind::Unreachable, "unknown fault"),
         };
         let detail = format!("every endpoint is set aside, the first for {:.1} s more: {cause}", wait.as_secs_f64());
-        (*wait, PortError::new(self.target(), kind, detail))
+        (wait, PortError::new(self.target(), kind, detail))
     }
 
     fn success(&self, at: usize) {
-        if let Some(endpoint) = self.inner.endpoints.get(at) {
+        let Some(endpoint) = self.inner.endpoints.get(at) else { return };
+        let was_aside = {
             let mut health = endpoint.health();
-            let was_aside = health.until.is_some();
-            health.strikes = 0;
-            health.until = None;
-            health.again = None;
             health.last = None;
-            drop(health);
-            if was_aside {
-                info!(target: "morph_deriver::rpc", recovered = true, entity = %endpoint.name(), "endpoint answers again");
-            }
+            health.standing.succeeded()
+        };
+        if was_aside {
+            info!(target: "morph_deriver::rpc", recovered = true, entity = %endpoint.name(), "endpoint answers again");
         }
     }
 
     /// It answered, if only with an error: alive. A cool-down that is still running stays.
     fn answered(&self, at: usize) {
-        let cooling = |endpoint: &Endpoint| endpoint.health().until.is_some_and(|until| until > Instant::now());
-        if !self.inner.endpoints.get(at).is_some_and(cooling) {
+        let cools = self.inner.endpoints.get(at).is_some_and(|one| one.health().standing.is_cooling(self.now()));
+        if !cools {
             self.success(at);
         }
     }
 
-    fn fault(&self, at: usize, error: &PortError) {
-        self.fault_at(at, error, Instant::now());
-    }
-
-    fn fault_at(&self, at: usize, error: &PortError, now: Instant) {
+    pub(super) fn fault(&self, at: usize, error: &PortError) {
         let Some(endpoint) = self.inner.endpoints.get(at) else { return };
-        let mut health = endpoint.health();
-        health.checked = false;
-        if health.again.is_some_and(|again| again > now) {
-            return; // calls that were under way together count as one fault
-        }
-        let pause = self.cool_down(health.strikes, &error.kind);
-        health.strikes = health.strikes.saturating_add(1);
-        health.until = Some(now + pause);
-        health.again = Some(now + self.left_alone(pause, &error.kind));
-        health.last = Some(error.clone());
-        drop(health);
+        let jitter = rand::thread_rng().gen_range(1.0..1.2);
+        let pause = {
+            let mut health = endpoint.health();
+            health.checked = false;
+            let pause = health.standing.faulted(&self.inner.config.rules(), &error.kind, jitter, self.now());
+            if pause.is_some() {
+                health.last = Some(error.clone());
+            }
+            pause
+        };
+        let Some(pause) = pause else { return };
         endpoint.faults.fetch_add(1, Ordering::Relaxed);
         warn!(target: "morph_deriver::rpc", code = error.code(), entity = %endpoint.name(), seconds = pause.as_secs_f64(), "endpoint set aside");
     }
 
-    /// How long a faulty endpoint is left alone if there is no other one to ask. What a server asked for by Retry-After
-    /// is kept to.
-    fn left_alone(&self, pause: Duration, kind: &PortErrorKind) -> Duration {
-        match kind {
-            PortErrorKind::RateLimited { retry_after: Some(_) } => pause,
-            _ => pause.min(self.inner.config.ask_again),
-        }
-    }
-
-    fn cool_down(&self, strikes: u32, kind: &PortErrorKind) -> Duration {
-        let config = &self.inner.config;
-        let first = config.cool_down.max(config.connect_timeout);
-        let doubled = first.saturating_mul(1_u32.checked_shl(strikes.min(16)).unwrap_or(u32::MAX));
-        let plain = doubled.min(config.cool_down_cap.max(first));
-        let jittered = plain.mul_f64(rand::thread_rng().gen_range(1.0..1.2));
-        match kind {
-            PortErrorKind::RateLimited { retry_after: Some(asked) } => jittered.max((*asked).min(RETRY_AFTER_CAP)),
-            _ => jittered,
-        }
+    /// Time since the pool was made.
+    fn now(&self) -> Duration {
+        self.inner.made.elapsed()
     }
 
     fn probe(&self, at: usize) {
@@ -448,59 +391,14 @@ impl Pool {
         });
     }
 
-    /// The cheapest question that shows an endpoint alive. The network check, if there is one, was asked before.
-    async fn greet(&self, at: usize) -> PortResult<()> {
-        match self.check() {
-            Check::None if self.target() != Target::Beacon => {
-                self.call_on(at, Call::new("eth_chainId", Value::Array(Vec::new()))).await.map(drop)
-            }
-            Check::None => self.get_on(at, "/eth/v1/beacon/genesis", &[], ERROR_PAGE).await.map(drop),
-            Check::ChainId(_) | Check::BeaconGenesis(_) => Ok(()),
-        }
+    /// Where the beacon chain's genesis time is kept, if it was learnt and not configured.
+    pub(super) fn genesis(&self) -> &OnceLock<u64> {
+        &self.inner.genesis
     }
 
-    /// Which network the endpoints must belong to, as configured or learnt since.
-    fn check(&self) -> Check {
-        match (self.inner.config.check, self.inner.genesis.get()) {
-            (Check::None, Some(genesis)) => Check::BeaconGenesis(*genesis),
-            (configured, _) => configured,
-        }
-    }
-
-    /// Every endpoint must say this genesis time from now on, if no check is configured. The first value stays.
-    pub fn learn_genesis(&self, genesis: u64) {
-        let _ = self.inner.genesis.set(genesis);
-    }
-
-    /// What was learnt by [`Pool::learn_genesis`].
-    pub fn learnt_genesis(&self) -> Option<u64> {
-        self.inner.genesis.get().copied()
-    }
-
-    /// As [`Pool::genesis_on`], of every endpoint at once, in order. An endpoint that is set aside counts with its last
-    /// fault; one that does not answer within the time for a connection is set aside.
-    pub async fn genesis_of_all(&self) -> Vec<PortResult<Option<u64>>> {
-        let may_be_asked = self.eligible(Instant::now());
-        let ask = |at: usize| {
-            let asked = may_be_asked.contains(&at);
-            async move {
-                if !asked && let Some(fault) = self.inner.endpoints.get(at).and_then(|one| one.health().last.clone()) {
-                    return Err(fault);
-                }
-                let limit = self.inner.config.connect_timeout;
-                let answer = tokio::time::timeout(limit, self.genesis_on(at)).await.unwrap_or_else(|_| {
-                    let detail =
-                        format!("{}: beacon/genesis: no answer in {:.1} s", self.name(at), limit.as_secs_f64());
-                    Err(PortError::new(self.target(), PortErrorKind::Timeout, detail))
-                });
-                match &answer {
-                    Err(error) if error.is_transient() => self.fault(at, error),
-                    _ => {}
-                }
-                answer
-            }
-        };
-        join_all((0..self.size()).map(ask)).await
+    /// The last fault of endpoint `at` since it answered.
+    pub(super) fn last_fault(&self, at: usize) -> Option<PortError> {
+        self.inner.endpoints.get(at).and_then(|endpoint| endpoint.health().last.clone())
     }
 
     /// Endpoint `at` has just said that it belongs to the right network.
@@ -510,51 +408,9 @@ impl Pool {
         }
     }
 
-    async fn ensure_checked(&self, at: usize) -> PortResult<()> {
-        let Some(endpoint) = self.inner.endpoints.get(at) else {
-            return Err(PortError::malformed(self.target(), "no such endpoint"));
-        };
-        if endpoint.health().checked {
-            return Ok(());
-        }
-        let (said, expected, name) = match self.check() {
-            Check::None => (None, 0, ""),
-            Check::ChainId(expected) => {
-                let answer = self.call_on(at, Call::new("eth_chainId", Value::Array(Vec::new()))).await?;
-                (Some(answer.quantity()?), expected, "chain id")
-            }
-            Check::BeaconGenesis(expected) => (self.genesis_on(at).await?, expected, "genesis time"),
-        };
-        if let Some(said) = said
-            && said != expected
-        {
-            let detail = format!("{}: {name} is {said}, configured is {expected}", endpoint.name());
-            return Err(PortError::new(self.target(), PortErrorKind::WrongNetwork, detail));
-        }
-        endpoint.health().checked = true;
-        Ok(())
-    }
-
-    /// The beacon chain's genesis time as endpoint `at` says it; none if it does not say (a bare blob archive).
-    pub async fn genesis_on(&self, at: usize) -> PortResult<Option<u64>> {
-        #[derive(Deserialize)]
-        struct Reply {
-            data: Genesis,
-        }
-        #[derive(Deserialize)]
-        struct Genesis {
-            genesis_time: String,
-        }
-        let reply = self.get_on(at, "/eth/v1/beacon/genesis", &[], ERROR_PAGE).await?;
-        if matches!(reply.status, 400 | 404 | 405 | 410 | 501) {
-            return Ok(None);
-        }
-        if reply.status != 200 {
-            return Err(self.status_error(at, "beacon/genesis", &reply));
-        }
-        let malformed = || PortError::malformed(self.target(), format!("{}: beacon/genesis: no time", self.name(at)));
-        let parsed: Reply = serde_json::from_slice(&reply.body).map_err(|_| malformed())?;
-        parsed.data.genesis_time.parse().map(Some).map_err(|_| malformed())
+    /// Whether endpoint `at` said so since its last fault.
+    pub(super) fn is_vouched_for(&self, at: usize) -> bool {
+        self.inner.endpoints.get(at).is_some_and(|endpoint| endpoint.health().checked)
     }
 
     /// How long one call may take.
@@ -633,59 +489,6 @@ impl Endpoint {
     }
 }
 
-/// Which of several endpoints' errors is reported: one that may pass before one that does not, both before "has no such
-/// method", and all before "belongs to another network".
-fn telling(error: &PortError) -> u8 {
-    match error.kind {
-        _ if error.is_transient() => 3,
-        PortErrorKind::WrongNetwork => 0,
-        PortErrorKind::Unsupported => 1,
-        _ => 2,
-    }
-}
-
-/// An answer that shows its endpoint unfit: another one is asked instead for a while, if there is one.
-const fn is_unfit(kind: &PortErrorKind) -> bool {
-    matches!(kind, PortErrorKind::Malformed | PortErrorKind::Unauthorized | PortErrorKind::WrongNetwork)
-}
-
-struct Failed {
-    error: PortError,
-    /// Time to the end of the earliest cool-down.
-    wait: Duration,
-}
-
-/// The one place where a call is repeated: transport faults only, at most [`ROUNDS`] times and `retry_for` long, with
-/// a jittered pause that reaches at least to the end of the earliest cool-down.
-async fn retry<T, F, Fut>(retry_for: Duration, mut round: F) -> PortResult<T>
-where
-    F: FnMut() -> Fut,
-    Fut: Future<Output = Result<T, Failed>>,
-{
-    let started = Instant::now();
-    let mut pauses = ExponentialBackoff {
-        initial_interval: Duration::from_millis(200),
-        max_interval: Duration::from_secs(2),
-        max_elapsed_time: None,
-        ..ExponentialBackoff::default()
-    };
-    pauses.reset();
-    let mut rounds = 1_u32;
-    loop {
-        let Failed { error, wait } = match round().await {
-            Ok(value) => return Ok(value),
-            Err(failed) => failed,
-        };
-        let pause = pauses.next_backoff().unwrap_or(retry_for).max(wait);
-        let spent = rounds >= ROUNDS || started.elapsed().saturating_add(pause) > retry_for;
-        if spent || !error.is_transient() {
-            return Err(error);
-        }
-        tokio::time::sleep(pause).await;
-        rounds = rounds.saturating_add(1);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicU32;
@@ -754,81 +557,6 @@ mod tests {
         assert_eq!((first.hits().len(), second.hits().len()), (1, 1));
     }
 
-    #[tokio::test]
-    async fn j3_cool_down_is_at_least_the_connect_timeout_grows_and_is_capped() {
-        let urls = [String::from("http://127.0.0.1:1")];
-        let settings = PoolConfig {
-            connect_timeout: Duration::from_secs(5),
-            cool_down: Duration::from_secs(1),
-            cool_down_cap: Duration::from_secs(15),
-            ..config()
-        };
-        let pool = Pool::new(Target::L1, &urls, settings).unwrap();
-        let within = |pause: Duration, from: u64, to: u64| {
-            assert!(pause >= Duration::from_secs(from) && pause <= Duration::from_secs(to), "{pause:?}");
-        };
-        within(pool.cool_down(0, &PortErrorKind::Timeout), 5, 6);
-        within(pool.cool_down(1, &PortErrorKind::Timeout), 10, 12);
-        within(pool.cool_down(40, &PortErrorKind::Timeout), 15, 18);
-        let asked = PortErrorKind::RateLimited { retry_after: Some(Duration::from_secs(60)) };
-        within(pool.cool_down(0, &asked), 60, 60);
-        let absurd = PortErrorKind::RateLimited { retry_after: Some(Duration::from_secs(1 << 40)) };
-        within(pool.cool_down(0, &absurd), 300, 300);
-    }
-
-    #[tokio::test]
-    async fn m29_the_only_endpoint_is_asked_again_within_a_poll_interval_however_often_it_failed() {
-        let urls = [String::from("http://127.0.0.1:1")];
-        let pool = Pool::new(Target::L2, &urls, PoolConfig::default()).unwrap();
-        let ask_again = PoolConfig::default().ask_again;
-        let error = PortError::new(Target::L2, PortErrorKind::Unreachable, "restarting");
-        let mut now = Instant::now();
-        for _ in 0..20 {
-            assert_eq!(pool.eligible(now), [0]);
-            pool.fault_at(0, &error, now);
-            for part in 0..10 {
-                assert_eq!(pool.eligible(now + ask_again * part / 10), [0; 0], "nothing spins");
-            }
-            now += ask_again;
-        }
-        // The pauses between two polls: doubled up to the interval. Whenever the node returns, it is asked in time.
-        let interval = Duration::from_secs(15);
-        let (mut pause, mut asked) = (Duration::from_secs(1), now);
-        for _ in 0..20 {
-            if !pool.eligible(now).is_empty() {
-                assert!(now - asked <= interval, "{:?}", now - asked);
-                asked = now;
-                pool.fault_at(0, &error, now);
-            }
-            now += pause;
-            pause = (pause * 2).min(interval);
-        }
-        let asked_to_wait = PortErrorKind::RateLimited { retry_after: Some(Duration::from_secs(60)) };
-        now += Duration::from_secs(600);
-        pool.fault_at(0, &PortError::new(Target::L2, asked_to_wait, ""), now);
-        assert!(pool.eligible(now + Duration::from_secs(59)).is_empty(), "a server's own word is kept to");
-        assert_eq!(pool.eligible(now + Duration::from_secs(60)), [0]);
-    }
-
-    #[tokio::test]
-    async fn m29_a_cool_down_chooses_among_several_and_the_last_one_left_is_asked_sooner() {
-        let urls = [String::from("http://127.0.0.1:1"), String::from("http://127.0.0.1:2")];
-        let pool = Pool::new(Target::L1, &urls, PoolConfig::default()).unwrap();
-        let PoolConfig { ask_again, cool_down_cap, .. } = PoolConfig::default();
-        let error = PortError::new(Target::L1, PortErrorKind::Timeout, "");
-        let mut now = Instant::now();
-        for _ in 0..5 {
-            pool.fault_at(0, &error, now);
-            now += ask_again;
-        }
-        pool.fault_at(0, &error, now);
-        assert_eq!(pool.eligible(now + ask_again), [1], "there is another one: the faulty one rests");
-        pool.fault_at(1, &error, now + ask_again);
-        assert_eq!(pool.eligible(now + ask_again), [0], "none is left: the one that rested longest");
-        assert_eq!(pool.earliest().1.kind, PortErrorKind::Timeout);
-        assert!(ask_again < cool_down_cap);
-    }
-
     /// A service that is down for long, then back, on the same port.
     #[tokio::test]
     async fn m29_a_restarted_node_is_asked_long_before_its_cool_down_ends() {
@@ -850,38 +578,6 @@ mod tests {
             }
         };
         tokio::time::timeout(Duration::from_secs(60), answered).await.expect("it is not asked before its hour ends");
-    }
-
-    #[tokio::test]
-    async fn m23_a11_one_endpoint_of_another_network_is_set_aside_and_only_all_of_them_are_a_wrong_network() {
-        let foreign = rpc(|_, _| Ok(json!("0x5"))).await;
-        let right = rpc(|_, _| Ok(json!("0x1"))).await;
-        let dead = dead().await;
-        let build = |urls: [&str; 2]| {
-            let settings = PoolConfig { check: Check::ChainId(1), ..config() };
-            Pool::new(Target::L1, &urls.map(str::to_owned), settings).unwrap()
-        };
-        let pool = build([&foreign.url, &right.url]);
-        for _ in 0..3 {
-            assert_eq!(pool.call("eth_blockNumber", json!([])).await.unwrap().quantity().unwrap(), 1);
-        }
-        assert_eq!(foreign.calls().len(), 1, "its network was asked, and nothing else");
-        assert!(pool.stats()[0].cooling && !pool.stats()[1].cooling);
-
-        for urls in [[&foreign.url, &dead], [&dead, &foreign.url]] {
-            let pool = build(urls.map(String::as_str));
-            for _ in 0..4 {
-                let error = pool.call("eth_blockNumber", json!([])).await.unwrap_err();
-                assert_eq!(error.kind, PortErrorKind::Unreachable, "the other one may come back: {error}");
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
-        }
-        let another = rpc(|_, _| Ok(json!("0x6"))).await;
-        let pool = build([&foreign.url, &another.url]);
-        for _ in 0..2 {
-            let error = pool.call("eth_blockNumber", json!([])).await.unwrap_err();
-            assert_eq!(error.kind, PortErrorKind::WrongNetwork, "{error}");
-        }
     }
 
     #[tokio::test]
@@ -909,60 +605,6 @@ mod tests {
         tokio::time::sleep(Duration::from_millis(200)).await;
         assert_eq!(ask().await, 1);
         assert_eq!(first.calls_of("eth_chainId").len(), 1);
-    }
-
-    #[tokio::test]
-    async fn a3_retry_after_is_honoured() {
-        let count = Arc::new(AtomicU32::new(0));
-        let seen = count.clone();
-        let server = http(move |hit| {
-            let n = seen.fetch_add(1, Ordering::SeqCst);
-            async move {
-                match n {
-                    0 => (429, vec![("retry-after", String::from("1"))], String::from("slow down")),
-                    _ => (200, vec![], reply(&hit.body, Ok(json!("0x1"))).to_string()),
-                }
-            }
-        })
-        .await;
-        let urls = [server.url.clone()];
-        let pool = Pool::new(Target::L1, &urls, PoolConfig { retry_for: Duration::from_secs(3), ..config() }).unwrap();
-        let started = std::time::Instant::now();
-        pool.call("eth_blockNumber", json!([])).await.unwrap();
-        assert!(started.elapsed() >= Duration::from_secs(1));
-        assert_eq!(server.hits().len(), 2, "one refusal, one repeat, none in between");
-    }
-
-    #[tokio::test]
-    async fn e17_an_answer_is_never_repeated() {
-        let server = rpc(|_, _| Err((3, "execution reverted"))).await;
-        let urls = [server.url.clone()];
-        let pool = Pool::new(Target::L1, &urls, PoolConfig { retry_for: Duration::from_secs(5), ..config() }).unwrap();
-        let error = pool.call("eth_call", json!([])).await.unwrap_err();
-        assert_eq!(error.kind, PortErrorKind::Refused { code: 3, message: "execution reverted".to_owned() });
-        assert_eq!(server.hits().len(), 1);
-    }
-
-    #[tokio::test]
-    async fn a11_a_wrong_network_is_named_and_checked_again_after_a_fault() {
-        let right = rpc(|_, _| Ok(json!("0x1"))).await;
-        let settings = PoolConfig { check: Check::ChainId(1), ..config() };
-        let pool = Pool::new(Target::L1, std::slice::from_ref(&right.url), settings).unwrap();
-        for _ in 0..3 {
-            pool.call("eth_blockNumber", json!([])).await.unwrap();
-        }
-        assert_eq!(right.calls_of("eth_chainId").len(), 1, "once for an endpoint in good standing");
-        let error = PortError::new(Target::L1, PortErrorKind::Timeout, "");
-        pool.fault(0, &error);
-        tokio::time::sleep(Duration::from_millis(400)).await;
-        pool.call("eth_blockNumber", json!([])).await.unwrap();
-        assert_eq!(right.calls_of("eth_chainId").len(), 2, "and again after a fault");
-
-        let settings = PoolConfig { check: Check::ChainId(560_048), ..config() };
-        let pool = Pool::new(Target::L1, std::slice::from_ref(&right.url), settings).unwrap();
-        let error = pool.call("eth_blockNumber", json!([])).await.unwrap_err();
-        assert_eq!(error.kind, PortErrorKind::WrongNetwork);
-        assert!(error.detail.contains("chain id is 1, configured is 560048"), "{error}");
     }
 
     #[tokio::test]
