@@ -196,7 +196,7 @@ fn read(folder: &Path) -> Option<Vec<u8>> {
 
 fn read_blob(file: &Path) -> Option<Blob> {
     let text = fs::read_to_string(file).ok()?;
-    Blob::new(hex::decode(text.trim().trim_start_matches("0x")).ok()?)
+    Blob::new(const_hex::decode(text.trim().trim_start_matches("0x")).ok()?)
 }
 
 fn stock_frame(payload: &[u8]) -> std::io::Result<Vec<u8>> {

@@ -24,7 +24,7 @@ pub mod hex_bytes {
     /// # Errors
     /// The serializer's.
     pub fn serialize<S: Serializer>(bytes: &bytes::Bytes, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&format!("0x{}", hex::encode(bytes)))
+        serializer.serialize_str(&format!("0x{}", const_hex::encode(bytes)))
     }
 
     /// From `"0x…"`.
@@ -33,7 +33,7 @@ pub mod hex_bytes {
     /// Text that is not hex.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bytes::Bytes, D::Error> {
         let text = String::deserialize(deserializer)?;
-        hex::decode(text.trim_start_matches("0x")).map(bytes::Bytes::from).map_err(D::Error::custom)
+        const_hex::decode(text.trim_start_matches("0x")).map(bytes::Bytes::from).map_err(D::Error::custom)
     }
 }
 
@@ -76,7 +76,7 @@ pub mod hex_list {
     /// # Errors
     /// The serializer's.
     pub fn serialize<S: Serializer>(list: &[bytes::Bytes], serializer: S) -> Result<S::Ok, S::Error> {
-        list.iter().map(|b| format!("0x{}", hex::encode(b))).collect::<Vec<_>>().serialize(serializer)
+        list.iter().map(|b| format!("0x{}", const_hex::encode(b))).collect::<Vec<_>>().serialize(serializer)
     }
 
     /// From `["0x…", …]`.
@@ -85,7 +85,7 @@ pub mod hex_list {
     /// Text that is not hex.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<bytes::Bytes>, D::Error> {
         let list = Vec::<String>::deserialize(deserializer)?;
-        let decode = |text: String| hex::decode(text.trim_start_matches("0x")).map(bytes::Bytes::from);
+        let decode = |text: String| const_hex::decode(text.trim_start_matches("0x")).map(bytes::Bytes::from);
         list.into_iter().map(decode).collect::<Result<_, _>>().map_err(D::Error::custom)
     }
 }

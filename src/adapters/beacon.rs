@@ -374,7 +374,8 @@ impl BeaconClient {
         let hinted = |sidecar: &Sidecar<'_>| {
             let mut commitment = [0; 48];
             let text = sidecar.kzg_commitment.and_then(|text| text.strip_prefix("0x")).unwrap_or_default();
-            hex::decode_to_slice(text, &mut commitment).is_ok() && wanted.contains(&blob::versioned_hash(&commitment))
+            const_hex::decode_to_slice(text, &mut commitment).is_ok()
+                && wanted.contains(&blob::versioned_hash(&commitment))
         };
         sidecars.sort_by_cached_key(|sidecar| !hinted(sidecar));
         let candidates: Vec<Blob> = sidecars.iter().filter_map(|sidecar| read_blob(sidecar.blob)).collect();

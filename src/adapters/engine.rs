@@ -119,7 +119,9 @@ pub fn load_jwt_secret(path: &Path) -> Result<JwtSecret, JwtError> {
     let blanks = content.trim_ascii();
     let digits = blanks.strip_prefix(b"0x").or_else(|| blanks.strip_prefix(b"0X")).unwrap_or(blanks);
     let mut secret = Zeroizing::new([0_u8; 32]);
-    hex::decode_to_slice(digits, secret.as_mut_slice()).map_err(|_| JwtError::Format { path: owned() })?;
+    if digits.len() != 64 || const_hex::decode_to_slice(digits, secret.as_mut_slice()).is_err() {
+        return Err(JwtError::Format { path: owned() });
+    }
     Ok(JwtSecret::new(*secret))
 }
 

@@ -246,7 +246,8 @@ impl L2Client {
         for (number, reply) in numbers(first, last).zip(replies) {
             let json = reply?;
             let text: &str = json.parse::<Option<&str>>()?.ok_or_else(|| self.missing(at, number))?;
-            let raw = hex::decode(text.strip_prefix("0x").unwrap_or(text)).map_err(|_| json.malformed("not hex"))?;
+            let raw =
+                const_hex::decode(text.strip_prefix("0x").unwrap_or(text)).map_err(|_| json.malformed("not hex"))?;
             blocks.push(block::decode_rlp(&raw).map_err(|error| json.malformed(error))?);
         }
         Ok(blocks)

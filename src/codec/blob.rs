@@ -216,7 +216,7 @@ mod tests {
         infinity[0] = 0xc0;
         assert_eq!(commitment(&empty), Ok(infinity));
         let expected = "010657f37554c781402a22917dee2f75def7ab966d7b770905398eba3c444014";
-        assert_eq!(blob_hash(&empty).map(|hash| hex::encode(hash.0)), Ok(expected.to_owned()));
+        assert_eq!(blob_hash(&empty).map(|hash| const_hex::encode(hash.0)), Ok(expected.to_owned()));
     }
 
     #[test]

@@ -33,7 +33,7 @@ pub enum CalldataError {
     #[error("calldata of {0} bytes holds no selector")]
     TooShort(usize),
     /// None of the five commit functions.
-    #[error("unknown selector 0x{}", hex::encode(.0))]
+    #[error("unknown selector 0x{}", const_hex::encode(.0))]
     UnknownSelector([u8; 4]),
     /// An argument is missing, too wide, or points past the end.
     #[error("malformed commit calldata: {what}")]

@@ -48,7 +48,7 @@ pub(super) struct Damaged;
 static POINTS: LazyLock<Result<Vec<Point>, Damaged>> = LazyLock::new(|| read_points(POINTS_FILE));
 
 fn read_points(file: &[u8]) -> Result<Vec<Point>, Damaged> {
-    if hex::encode(Sha256::digest(file)) != POINTS_DIGEST {
+    if const_hex::encode(Sha256::digest(file)) != POINTS_DIGEST {
         return Err(Damaged);
     }
     let (points, _) = file.as_chunks::<POINT_BYTES>();
@@ -198,7 +198,7 @@ mod tests {
             let asked = |place| reference(&blob_of([(place, one())])).unwrap();
             let file: Vec<u8> =
                 (0..FIELD_ELEMENTS).flat_map(|place| point(&asked(place)).unwrap().unwrap().serialize()).collect();
-            println!("POINTS_DIGEST: {}", hex::encode(Sha256::digest(&file)));
+            println!("POINTS_DIGEST: {}", const_hex::encode(Sha256::digest(&file)));
             std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/src/codec/points.bin"), file).unwrap();
             return;
         }

@@ -15,7 +15,7 @@ pub fn json(path: &str) -> Value {
 /// Bytes of a hex text, with or without 0x, white space at the ends ignored.
 pub fn unhex(text: &str) -> Vec<u8> {
     let text = text.trim();
-    hex::decode(text.strip_prefix("0x").unwrap_or(text)).unwrap()
+    const_hex::decode(text.strip_prefix("0x").unwrap_or(text)).unwrap()
 }
 
 /// Bytes of a JSON string of hex.

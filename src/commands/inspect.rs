@@ -64,7 +64,7 @@ pub struct Args {
 }
 
 fn parse_hash(text: &str) -> Result<B256, String> {
-    let bytes = hex::decode(text.strip_prefix("0x").unwrap_or(text)).map_err(|e| e.to_string())?;
+    let bytes = const_hex::decode(text.strip_prefix("0x").unwrap_or(text)).map_err(|e| e.to_string())?;
     let bytes: [u8; 32] = bytes.try_into().map_err(|_| "a hash has 32 bytes".to_owned())?;
     Ok(B256(bytes))
 }
@@ -130,7 +130,7 @@ fn read_blob(path: &Path) -> anyhow::Result<Blob> {
         let text = bytes.trim_ascii();
         let digits = text.strip_prefix(b"0x").unwrap_or(text);
         let neither = || format!("{} is neither {BLOB_BYTES} bytes nor the same in hex", path.display());
-        hex::decode(digits).with_context(neither)?
+        const_hex::decode(digits).with_context(neither)?
     };
     let length = bytes.len();
     Blob::new(bytes).with_context(|| format!("{}: a blob has {BLOB_BYTES} bytes, not {length}", path.display()))
@@ -181,7 +181,7 @@ fn of_blobs(blobs: &[Blob], contexts: Contexts<'_>) -> anyhow::Result<BlobReport
     Ok(BlobReport {
         blobs: blobs.len(),
         block_contexts_in_payload: in_payload,
-        commitments: commitments.iter().map(|commitment| format!("0x{}", hex::encode(commitment))).collect(),
+        commitments: commitments.iter().map(|commitment| format!("0x{}", const_hex::encode(commitment))).collect(),
         first_block: first.context.number.get(),
         first_timestamp: first.context.timestamp,
         frame_bytes: decoded.frame_bytes,
@@ -215,7 +215,7 @@ struct PayloadReport {
 }
 
 fn of_payload(bytes: &[u8]) -> anyhow::Result<(PayloadReport, Vec<u8>)> {
-    let sha256 = |bytes: &[u8]| hex::encode(Sha256::digest(bytes));
+    let sha256 = |bytes: &[u8]| const_hex::encode(Sha256::digest(bytes));
     let Closed { frame, blobs } = batch::close(bytes)?;
     let report = PayloadReport {
         payload_bytes: bytes.len(),

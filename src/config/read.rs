@@ -319,9 +319,9 @@ fn within(text: &str, least: u64, most: u64) -> Result<u64, String> {
 
 fn fixed_hex<const N: usize>(text: &str, what: &str) -> Result<[u8; N], String> {
     let wrong = || format!("must be {what}: 0x and {} hex digits", N * 2);
-    let digits = text.strip_prefix("0x").ok_or_else(wrong)?;
+    let digits = text.strip_prefix("0x").filter(|digits| digits.len() == N * 2).ok_or_else(wrong)?;
     let mut bytes = [0; N];
-    hex::decode_to_slice(digits, &mut bytes).map_err(|_| wrong())?;
+    const_hex::decode_to_slice(digits, &mut bytes).map_err(|_| wrong())?;
     if bytes == [0; N] {
         return Err(format!("must not be zero: that is no {what}"));
     }

@@ -124,10 +124,10 @@ pub fn choose(standings: &[Standing], now: Duration) -> Choice {
 
 /// Time until one of the endpoints is asked, and the last fault to report while all of them are left alone: that of the
 /// one that is asked first, but for those of another network. None if there is no endpoint.
-pub fn first_wait<'a>(
-    endpoints: &'a [(Standing, Option<PortError>)],
+pub fn first_wait(
+    endpoints: &[(Standing, Option<PortError>)],
     now: Duration,
-) -> Option<(Duration, Option<&'a PortError>)> {
+) -> Option<(Duration, Option<&PortError>)> {
     let mut waits: Vec<_> = endpoints.iter().map(|(standing, last)| (standing.wait(now), last.as_ref())).collect();
     waits.sort_by_key(|(wait, _)| *wait);
     let (wait, first) = *waits.first()?;

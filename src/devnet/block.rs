@@ -25,7 +25,8 @@ pub fn append_message_topic() -> B256 {
 
 /// The passer's root before the first message: that of an empty 32-level tree, as recorded.
 pub fn empty_message_root() -> B256 {
-    let bytes = hex::decode("27ae5ba08d7291c96c8cbddcc148bf48a6d68c7974b94356f53754ef6171d757").unwrap_or_default();
+    let bytes =
+        const_hex::decode("27ae5ba08d7291c96c8cbddcc148bf48a6d68c7974b94356f53754ef6171d757").unwrap_or_default();
     if bytes.len() == 32 { B256::from_slice(&bytes) } else { B256::zero() }
 }
 

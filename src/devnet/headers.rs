@@ -14,7 +14,7 @@ const NO_UNCLES: &str = "1dcc4de8dec75d7aab85b567b6ccd41ad312451b948a7413f0a142f
 const EMPTY_ROOT: &str = "56e81f171bcc55a6ff8345e692c0f86e5b48e01b996cadc001622fb5e363b421";
 
 fn constant(text: &str) -> B256 {
-    hex::decode(text).map(|bytes| B256::from_slice(&bytes)).unwrap_or_default()
+    const_hex::decode(text).map(|bytes| B256::from_slice(&bytes)).unwrap_or_default()
 }
 
 /// A header with what the simulation varies; miner, difficulty, nonce and uncles are those of an empty proof of work.

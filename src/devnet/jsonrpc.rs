@@ -50,7 +50,7 @@ pub fn big(number: U256) -> Value {
 
 /// `0x`-hex of bytes.
 pub fn data(bytes: &[u8]) -> Value {
-    Value::String(format!("0x{}", hex::encode(bytes)))
+    Value::String(format!("0x{}", const_hex::encode(bytes)))
 }
 
 /// `0x`-hex of a hash.
@@ -65,7 +65,7 @@ pub fn address(address: Address) -> Value {
 
 /// Bytes of a `0x`-hex string.
 pub fn parse_data(value: &Value) -> Option<Vec<u8>> {
-    hex::decode(value.as_str()?.strip_prefix("0x")?).ok()
+    const_hex::decode(value.as_str()?.strip_prefix("0x")?).ok()
 }
 
 /// A 32 byte hash.

@@ -727,7 +727,7 @@ impl Node {
 
 /// The real node's words for a state that is gone.
 pub(super) fn missing_state(block: &StoredBlock) -> RpcError {
-    RpcError::server(format!("missing trie node {} (path )", hex::encode(block.header.state_root.as_bytes())))
+    RpcError::server(format!("missing trie node {} (path )", const_hex::encode(block.header.state_root.as_bytes())))
 }
 
 /// A deterministic hash for made-up values.

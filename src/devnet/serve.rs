@@ -136,7 +136,7 @@ impl Drop for Devnet {
 fn write_secret(dir: &Path, secret: &[u8; 32]) -> anyhow::Result<PathBuf> {
     std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
     let path = dir.join("jwt.hex");
-    std::fs::write(&path, hex::encode(secret)).with_context(|| format!("write {}", path.display()))?;
+    std::fs::write(&path, const_hex::encode(secret)).with_context(|| format!("write {}", path.display()))?;
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;

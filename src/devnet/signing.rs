@@ -594,7 +594,7 @@ mod tests {
                 .unwrap();
         for block in &blocks {
             for (i, tx) in block["transactions"].as_array().unwrap().iter().enumerate() {
-                let raw = hex::decode(&raws[tx["hash"].as_str().unwrap()][2..]).unwrap();
+                let raw = const_hex::decode(&raws[tx["hash"].as_str().unwrap()][2..]).unwrap();
                 let place = Place {
                     block_hash: super::super::jsonrpc::parse_hash(&block["hash"]).unwrap(),
                     number: super::super::jsonrpc::parse_quantity(&block["number"]).unwrap(),

@@ -33,7 +33,7 @@ fn json(path: &Path) -> Value {
 }
 
 fn unhex(text: &str) -> Vec<u8> {
-    hex::decode(text.trim().trim_start_matches("0x")).unwrap()
+    const_hex::decode(text.trim().trim_start_matches("0x")).unwrap()
 }
 
 fn real_batch(folder: &Path) -> Vec<Blob> {
@@ -62,7 +62,7 @@ fn f10_the_sequencers_frames_come_out_bit_for_bit() {
         let name = one["name"].as_str().unwrap();
         let payload = fs::read(folder.join(format!("encoder/{name}.payload"))).unwrap();
         let frame = fs::read(folder.join(format!("encoder/{name}.frame"))).unwrap();
-        assert_eq!(hex::encode(Sha256::digest(&frame)), one["frame_sha256"].as_str().unwrap(), "{name}");
+        assert_eq!(const_hex::encode(Sha256::digest(&frame)), one["frame_sha256"].as_str().unwrap(), "{name}");
         let made = frame::encode(&payload).unwrap();
         assert!(made.bytes == frame, "{name}: other bytes ({})", one["why"]);
         assert!(frame::encode_slow(&payload).unwrap() == frame, "{name}: the slow way gives other bytes");
@@ -88,7 +88,7 @@ fn f10_real_blobs_come_out_bit_for_bit() {
         assert_eq!(format!("{:?}", keccak(&payload)), one["payload_keccak"].as_str().unwrap(), "{name}");
         for (place, blob) in blobs.iter().enumerate() {
             let commitment = blob::commitment(blob).unwrap();
-            assert_eq!(format!("0x{}", hex::encode(commitment)), one["commitments"][place].as_str().unwrap());
+            assert_eq!(format!("0x{}", const_hex::encode(commitment)), one["commitments"][place].as_str().unwrap());
             let hash = format!("{:?}", blob::versioned_hash(&commitment));
             assert_eq!(hash, one["versioned_hashes"][place].as_str().unwrap());
             assert_eq!(format!("{:?}", blob::blob_hash(blob).unwrap()), hash);

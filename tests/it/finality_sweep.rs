@@ -1,5 +1,5 @@
 //! Finality over whole histories with reverts and recommits, at every width of a range and every depth of L1's finalized
-//! block, in both meanings (M2, M3; issue "It holds when contradicted"). The network is played back in process and held
+//! block, in both meanings (M2, M3). The network is played back in process and held
 //! against a model of the rules that shares nothing with the worker.
 //!
 //! What a run can show depends on where ranges are cut, and on which logs are final. So the devnet's history, whose

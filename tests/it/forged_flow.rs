@@ -1,6 +1,6 @@
 //! One false answer of L1 is no halt for ever: a log in a canonical block that was never emitted, a proof that is gone, a
-//! header that is missing once (issue "It holds when contradicted"). What L1 does not confirm when it is asked for that
-//! very log is forgotten; what it confirms counts.
+//! header that is missing once. What L1 does not confirm when it is asked for that very log is forgotten; what it
+//! confirms counts.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -57,7 +57,7 @@ fn real_blobs_hold_what_an_independent_decoder_found() {
         for (place, file) in files.iter().enumerate() {
             let text = std::fs::read_to_string(file).unwrap();
             let path = folder.path().join(format!("{place}.bin"));
-            std::fs::write(&path, hex::decode(text.trim().trim_start_matches("0x")).unwrap()).unwrap();
+            std::fs::write(&path, const_hex::decode(text.trim().trim_start_matches("0x")).unwrap()).unwrap();
             binary.arg("--blob").arg(path);
         }
         let report = json_of(&binary.output().unwrap());
@@ -127,7 +127,9 @@ fn a_batchs_payload_gives_its_own_versioned_hashes() {
     for name in ["batch-54334", "batch-55157"] {
         let blobs: Vec<Blob> = blob_files(&vectors.join("blobs").join(name))
             .iter()
-            .map(|path| Blob::new(hex::decode(&std::fs::read_to_string(path).unwrap().trim()[2..]).unwrap()).unwrap())
+            .map(|path| {
+                Blob::new(const_hex::decode(&std::fs::read_to_string(path).unwrap().trim()[2..]).unwrap()).unwrap()
+            })
             .collect();
         let data = morph_deriver::codec::blob::unpack(&blobs).unwrap();
         let payload = morph_deriver::codec::frame::decode(&data, 1 << 24).unwrap().payload;

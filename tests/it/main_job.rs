@@ -1,4 +1,4 @@
-//! The main job on whole flows over HTTP: the case table, the recorded network, a real batch (issue "The main job").
+//! The main job on whole flows over HTTP: the case table, the recorded network, a real batch.
 
 use morph_deriver::decide::stall::Reason;
 use morph_deriver::devnet::chain::{BatchSpec, BlockPlan, Compression, decode_contents};

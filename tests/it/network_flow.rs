@@ -1,7 +1,7 @@
 //! Servers that refuse, lie, belong elsewhere or come back (groups J and M), seen from whole flows and the real program.
 
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -24,7 +24,7 @@ use crate::support::hostile::Hostile;
 use crate::support::program::{self, Signal, Site};
 use crate::support::rig::{Rig, reason};
 use crate::support::server::FakeServer;
-use crate::support::{hex_bytes, hex_quantity, quantity};
+use crate::support::{hex_bytes, quantity};
 
 /// A devnet with a batch of 8 blocks, and one on it that is committed through another contract.
 async fn with_a_forwarded_commit() -> Devnet {
@@ -212,22 +212,30 @@ type L1Answer = Box<dyn Fn(&str, &Value) -> Option<Bytes> + Send + Sync>;
 
 /// One message of the longest answer's size in every block.
 fn large_message(devnet: &Devnet, params: &Value) -> Option<Bytes> {
+    // Encoded once: 16 MiB take an unoptimised build a second.
+    static TEXT: OnceLock<String> = OnceLock::new();
+    const INDEX: u64 = 0xdead_beef_dead_beef;
     let number = quantity(&params[0]["fromBlock"])?;
     let hash = devnet.with(|w| w.l1.block(number).map(|block| block.hash))?;
-    let message = encode_l1_message(&L1MessageFields {
-        queue_index: number,
-        gas_limit: U256::zero(),
-        to: Address::zero(),
-        value: U256::zero(),
-        data: vec![0; LONG / 2 - 2048].into(),
-        sender: Address::zero(),
+    let text = TEXT.get_or_init(|| {
+        let message = encode_l1_message(&L1MessageFields {
+            queue_index: INDEX,
+            gas_limit: U256::zero(),
+            to: Address::zero(),
+            value: U256::zero(),
+            data: vec![0; LONG / 2 - 2048].into(),
+            sender: Address::zero(),
+        });
+        let (topics, data) = encode_event(&L1EventKind::Message(message));
+        let log = json!({
+            "address": devnet.queue(), "topics": topics, "data": hex_bytes(data), "blockNumber": "NUMBER",
+            "blockHash": "HASH", "logIndex": "0x384", "transactionHash": "HASH", "transactionIndex": "0x0",
+            "removed": false,
+        });
+        Value::from(vec![log]).to_string()
     });
-    let (topics, data) = encode_event(&L1EventKind::Message(message));
-    let log = json!({
-        "address": devnet.queue(), "topics": topics, "data": hex_bytes(data), "blockNumber": hex_quantity(number),
-        "blockHash": hash, "logIndex": "0x384", "transactionHash": hash, "transactionIndex": "0x0", "removed": false,
-    });
-    Some(Value::from(vec![log]).to_string().into())
+    let index = text.replace(&format!("{INDEX:016x}"), &format!("{number:016x}"));
+    Some(index.replace("NUMBER", &format!("{number:#x}")).replace("HASH", &format!("{hash:?}")).into())
 }
 
 /// Answers of an L1 node: each row says which, and how many requests must have met one before the peak is read.

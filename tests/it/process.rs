@@ -1,8 +1,8 @@
 //! The whole program as a process: `run` through a restart, `record` and `replay` with their reports and exit codes,
-//! and the end on SIGTERM whatever hangs (issue "The main job"; P4).
+//! and the end on SIGTERM whatever hangs (P4).
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use morph_deriver::adapters::fixture::Fixture;
@@ -357,21 +357,23 @@ fn g6_sigterm_while_the_pause_command_hangs_undoes_the_pause_and_keeps_its_lease
 }
 
 /// Commands for the reactors: the pause survives its caller and takes effect `late` seconds after it began.
-fn late_commands(site: &mut Site, late: u32) -> (std::path::PathBuf, std::path::PathBuf) {
+/// Gives the files that exist once it began, while it is paused, and ever since the pause took effect.
+fn late_commands(site: &mut Site, late: u32) -> (PathBuf, PathBuf, PathBuf) {
     let file = |name: &str| site.path().join(name);
-    let (began, paused) = (file("began"), file("PAUSED"));
+    let (began, paused, landed) = (file("began"), file("PAUSED"), file("landed"));
     let table = format!(
         "kind = \"command\"\ntimeout = \"{}s\"\nhead_still = \"100ms\"\n\
-         pause_command = [\"sh\", \"-c\", \"touch {}; (sleep {late}; touch {}) & sleep 60\"]\n\
+         pause_command = [\"sh\", \"-c\", \"touch {}; (sleep {late}; touch {} {}) & sleep 60\"]\n\
          resume_command = [\"sh\", \"-c\", \"rm -f {}; echo x >> {}\"]\n",
         late + 2,
         began.display(),
         paused.display(),
+        landed.display(),
         paused.display(),
         file("resumed").display(),
     );
     site.replace("reactors", &table);
-    (began, paused)
+    (began, paused, landed)
 }
 
 #[test]
@@ -381,7 +383,7 @@ fn m5_p5_a_pause_that_lands_after_the_process_was_ended_and_restarted_does_not_s
             scope.spawn(move || {
                 let devnet = forked();
                 let mut site = Site::new(&devnet);
-                let (began, paused) = late_commands(&mut site, 3);
+                let (began, paused, landed) = late_commands(&mut site, 3);
                 let mut run = site.run();
                 run.until(|| began.exists());
                 run.signal(signal);
@@ -389,8 +391,8 @@ fn m5_p5_a_pause_that_lands_after_the_process_was_ended_and_restarted_does_not_s
                 devnet.with(morph_deriver::devnet::world::World::sync);
                 // Restarted at once, with nothing left to write.
                 let mut run = site.run();
-                run.until(|| paused.exists() || site.stored().lease.is_none());
-                assert!(site.stored().lease.is_some(), "{signal:?}: the lease went before the pause landed");
+                run.until(|| landed.exists() || site.stored().lease.is_none());
+                assert!(landed.exists(), "{signal:?}: the lease went before the pause landed");
                 run.until(|| site.stored().lease.is_none());
                 run.stop();
                 assert!(!paused.exists(), "{signal:?}: paused for ever\n{}", run.log());

@@ -1,5 +1,4 @@
-//! The recorded network through the whole flow: every batch bound to L1, none skipped, nothing tampered accepted
-//! (issue "Bound to L1").
+//! The recorded network through the whole flow: every batch bound to L1, none skipped, nothing tampered accepted.
 
 use morph_deriver::codec::calldata::{CommitCalldata, decode_commit, encode_commit};
 use morph_deriver::decide::binding::{BindingFault, CommitFault};

@@ -1,5 +1,4 @@
-//! `record` through the command line: what a fixture holds, what it never holds, and that it is whole (issue "one fixture
-//! serves every case"; P6, P7, P10).
+//! `record` through the command line: what a fixture holds, what it never holds, and that it is whole (P6, P7, P10).
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -201,7 +200,7 @@ fn p10_no_url_and_no_credential_is_recorded() {
     site.set("l2.eth", with(devnet.l2_url()));
     let (out, mut all) = record(&site, 0, 20);
     everything(&out, &mut all);
-    let secret = hex::encode(devnet.jwt_secret());
+    let secret = const_hex::encode(devnet.jwt_secret());
     let port = devnet.l1_url().rsplit(':').next().unwrap().trim_end_matches('/').to_owned();
     let host = format!("127.0.0.1:{port}");
     for word in ["canary", "u5er", "http", secret.as_str(), host.as_str()] {

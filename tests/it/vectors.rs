@@ -15,7 +15,7 @@ fn digests(folder: &Path, prefix: &str, found: &mut BTreeMap<String, String>) {
         if entry.file_type().unwrap().is_dir() {
             digests(&entry.path(), &format!("{name}/"), found);
         } else {
-            found.insert(name, hex::encode(Sha256::digest(std::fs::read(entry.path()).unwrap())));
+            found.insert(name, const_hex::encode(Sha256::digest(std::fs::read(entry.path()).unwrap())));
         }
     }
 }

@@ -27,7 +27,7 @@ pub fn vectors() -> PathBuf {
 fn unpacked(room: &Path) -> PathBuf {
     let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/vectors.tar.zst");
     let packed = must(fs::read(&archive), &archive);
-    let folder = room.join(format!("vectors-{}", hex::encode(&Sha256::digest(&packed)[..8])));
+    let folder = room.join(format!("vectors-{}", const_hex::encode(&Sha256::digest(&packed)[..8])));
     if folder.is_dir() {
         return folder;
     }

@@ -1,15 +1,13 @@
-//! Whether an endpoint belongs to the network that is configured, or that the others belong to.
+//! Which network an endpoint belongs to.
 //!
 //! It is asked before the first use of an endpoint and after every fault: what answers at an address may be another node
 //! than before.
 
-use futures::future::join_all;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::http::ERROR_PAGE;
-use super::jsonrpc::Call;
-use super::pool::Pool;
+use super::http::{ERROR_PAGE, Http};
+use super::jsonrpc::{Call, Json, JsonRpc};
 use crate::error::{PortError, PortErrorKind, Target};
 use crate::ports::PortResult;
 
@@ -24,106 +22,56 @@ pub enum Check {
     BeaconGenesis(u64),
 }
 
-impl Pool {
-    /// The cheapest question that shows an endpoint alive. The network check, if there is one, was asked before.
-    pub(super) async fn greet(&self, at: usize) -> PortResult<()> {
-        match self.check() {
-            Check::None if self.target() != Target::Beacon => {
-                self.call_on(at, Call::new("eth_chainId", Value::Array(Vec::new()))).await.map(drop)
-            }
-            Check::None => self.get_on(at, "/eth/v1/beacon/genesis", &[], ERROR_PAGE).await.map(drop),
-            Check::ChainId(_) | Check::BeaconGenesis(_) => Ok(()),
+/// Asks the endpoint for its network; `WrongNetwork` if that is another one than `check` says.
+pub(super) async fn verify(endpoint: &JsonRpc, check: Check) -> PortResult<()> {
+    let (said, expected, name) = match check {
+        Check::None => return Ok(()),
+        Check::ChainId(expected) => (Some(chain_id(endpoint).await?.quantity()?), expected, "chain id"),
+        Check::BeaconGenesis(expected) => (beacon_genesis(&endpoint.http).await?, expected, "genesis time"),
+    };
+    match said.filter(|said| *said != expected) {
+        Some(said) => {
+            let detail = format!("{}: {name} is {said}, configured is {expected}", endpoint.http.name);
+            Err(PortError::new(endpoint.http.target, PortErrorKind::WrongNetwork, detail))
         }
+        None => Ok(()),
     }
+}
 
-    /// Which network the endpoints must belong to, as configured or learnt since.
-    fn check(&self) -> Check {
-        match (self.config().check, self.genesis().get()) {
-            (Check::None, Some(genesis)) => Check::BeaconGenesis(*genesis),
-            (configured, _) => configured,
-        }
+/// The cheapest question that shows an endpoint alive.
+pub(super) async fn greet(endpoint: &JsonRpc) -> PortResult<()> {
+    match endpoint.http.target {
+        Target::Beacon => endpoint.http.get(GENESIS, &[], ERROR_PAGE).await.map(drop),
+        _ => chain_id(endpoint).await.map(drop),
     }
+}
 
-    /// Every endpoint must say this genesis time from now on, if no check is configured. The first value stays.
-    pub fn learn_genesis(&self, genesis: u64) {
-        let _ = self.genesis().set(genesis);
-    }
+async fn chain_id(endpoint: &JsonRpc) -> PortResult<Json> {
+    endpoint.call(Call::new("eth_chainId", Value::Array(Vec::new()))).await
+}
 
-    /// What was learnt by [`Pool::learn_genesis`].
-    pub fn learnt_genesis(&self) -> Option<u64> {
-        self.genesis().get().copied()
-    }
+const GENESIS: &str = "/eth/v1/beacon/genesis";
 
-    /// As [`Pool::genesis_on`], of every endpoint at once, in order. An endpoint that is set aside counts with its last
-    /// fault; one that does not answer within the time for a connection is set aside.
-    pub async fn genesis_of_all(&self) -> Vec<PortResult<Option<u64>>> {
-        let may_be_asked = self.eligible();
-        let ask = |at: usize| {
-            let asked = may_be_asked.contains(&at);
-            async move {
-                if !asked && let Some(fault) = self.last_fault(at) {
-                    return Err(fault);
-                }
-                let limit = self.config().connect_timeout;
-                let answer = tokio::time::timeout(limit, self.genesis_on(at)).await.unwrap_or_else(|_| {
-                    let detail =
-                        format!("{}: beacon/genesis: no answer in {:.1} s", self.name(at), limit.as_secs_f64());
-                    Err(PortError::new(self.target(), PortErrorKind::Timeout, detail))
-                });
-                match &answer {
-                    Err(error) if error.is_transient() => self.fault(at, error),
-                    _ => {}
-                }
-                answer
-            }
-        };
-        join_all((0..self.size()).map(ask)).await
+/// The beacon chain's genesis time as the endpoint says it; none if it does not say (a bare blob archive).
+pub(super) async fn beacon_genesis(endpoint: &Http) -> PortResult<Option<u64>> {
+    #[derive(Deserialize)]
+    struct Reply {
+        data: Genesis,
     }
-
-    /// Asks for its network if that was not asked since its last fault.
-    pub(super) async fn ensure_checked(&self, at: usize) -> PortResult<()> {
-        if self.is_vouched_for(at) {
-            return Ok(());
-        }
-        let (said, expected, name) = match self.check() {
-            Check::None => (None, 0, ""),
-            Check::ChainId(expected) => {
-                let answer = self.call_on(at, Call::new("eth_chainId", Value::Array(Vec::new()))).await?;
-                (Some(answer.quantity()?), expected, "chain id")
-            }
-            Check::BeaconGenesis(expected) => (self.genesis_on(at).await?, expected, "genesis time"),
-        };
-        if let Some(said) = said
-            && said != expected
-        {
-            let detail = format!("{}: {name} is {said}, configured is {expected}", self.name(at));
-            return Err(PortError::new(self.target(), PortErrorKind::WrongNetwork, detail));
-        }
-        self.vouch_for(at);
-        Ok(())
+    #[derive(Deserialize)]
+    struct Genesis {
+        genesis_time: String,
     }
-
-    /// The beacon chain's genesis time as endpoint `at` says it; none if it does not say (a bare blob archive).
-    pub async fn genesis_on(&self, at: usize) -> PortResult<Option<u64>> {
-        #[derive(Deserialize)]
-        struct Reply {
-            data: Genesis,
-        }
-        #[derive(Deserialize)]
-        struct Genesis {
-            genesis_time: String,
-        }
-        let reply = self.get_on(at, "/eth/v1/beacon/genesis", &[], ERROR_PAGE).await?;
-        if matches!(reply.status, 400 | 404 | 405 | 410 | 501) {
-            return Ok(None);
-        }
-        if reply.status != 200 {
-            return Err(self.status_error(at, "beacon/genesis", &reply));
-        }
-        let malformed = || PortError::malformed(self.target(), format!("{}: beacon/genesis: no time", self.name(at)));
-        let parsed: Reply = serde_json::from_slice(&reply.body).map_err(|_| malformed())?;
-        parsed.data.genesis_time.parse().map(Some).map_err(|_| malformed())
+    let reply = endpoint.get(GENESIS, &[], ERROR_PAGE).await?;
+    if matches!(reply.status, 400 | 404 | 405 | 410 | 501) {
+        return Ok(None);
     }
+    if reply.status != 200 {
+        return Err(endpoint.status_error("beacon/genesis", &reply));
+    }
+    let malformed = || PortError::malformed(endpoint.target, format!("{}: beacon/genesis: no time", endpoint.name));
+    let parsed: Reply = serde_json::from_slice(&reply.body).map_err(|_| malformed())?;
+    parsed.data.genesis_time.parse().map(Some).map_err(|_| malformed())
 }
 
 #[cfg(test)]
@@ -133,7 +81,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::adapters::rpc::PoolConfig;
+    use crate::adapters::rpc::{Pool, PoolConfig};
     use crate::adapters::testing::{config, dead, rpc};
 
     #[tokio::test]

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use futures::future::join_all;
 use rand::Rng;
 use serde_json::Value;
 use tokio::time::Instant;
@@ -16,7 +17,7 @@ use tracing::{debug, info, warn};
 
 use super::http::{Deadlines, Http, HttpReply, TokenSource};
 use super::jsonrpc::{Call, Json, JsonRpc, Limits, Posted};
-use super::network::Check;
+use super::network::{self, Check};
 use super::retry::{Failed, retry};
 use crate::decide::endpoints::{self, Choice, CoolDown, Standing};
 use crate::error::{PortError, PortErrorKind, Target};
@@ -301,7 +302,7 @@ impl Pool {
     }
 
     /// The endpoints that may be asked now, in order. The others whose cool-down has passed are probed beside.
-    pub(super) fn eligible(&self) -> Vec<usize> {
+    fn eligible(&self) -> Vec<usize> {
         let standings: Vec<Standing> = self.inner.endpoints.iter().map(|one| one.health().standing).collect();
         let Choice { ask, probe } = endpoints::choose(&standings, self.now());
         for at in probe {
@@ -391,14 +392,54 @@ impl Pool {
         });
     }
 
-    /// Where the beacon chain's genesis time is kept, if it was learnt and not configured.
-    pub(super) fn genesis(&self) -> &OnceLock<u64> {
-        &self.inner.genesis
+    /// Which network the endpoints must belong to, as configured or learnt since.
+    fn check(&self) -> Check {
+        match (self.inner.config.check, self.inner.genesis.get()) {
+            (Check::None, Some(genesis)) => Check::BeaconGenesis(*genesis),
+            (configured, _) => configured,
+        }
     }
 
-    /// The last fault of endpoint `at` since it answered.
-    pub(super) fn last_fault(&self, at: usize) -> Option<PortError> {
-        self.inner.endpoints.get(at).and_then(|endpoint| endpoint.health().last.clone())
+    /// Every endpoint must say this genesis time from now on, if no check is configured. The first value stays.
+    pub fn learn_genesis(&self, genesis: u64) {
+        let _ = self.inner.genesis.set(genesis);
+    }
+
+    /// What was learnt by [`Pool::learn_genesis`].
+    pub fn learnt_genesis(&self) -> Option<u64> {
+        self.inner.genesis.get().copied()
+    }
+
+    /// The beacon chain's genesis time as endpoint `at` says it; none if it does not say (a bare blob archive).
+    pub async fn genesis_on(&self, at: usize) -> PortResult<Option<u64>> {
+        network::beacon_genesis(&self.endpoint(at)?.rpc.http).await
+    }
+
+    /// As [`Pool::genesis_on`], of every endpoint at once, in order. An endpoint that is set aside counts with its last
+    /// fault; one that does not answer within the time for a connection is set aside.
+    pub async fn genesis_of_all(&self) -> Vec<PortResult<Option<u64>>> {
+        let may_be_asked = self.eligible();
+        let ask = |at: usize| {
+            let asked = may_be_asked.contains(&at);
+            async move {
+                let fault = || self.inner.endpoints.get(at).and_then(|endpoint| endpoint.health().last.clone());
+                if !asked && let Some(fault) = fault() {
+                    return Err(fault);
+                }
+                let limit = self.inner.config.connect_timeout;
+                let answer = tokio::time::timeout(limit, self.genesis_on(at)).await.unwrap_or_else(|_| {
+                    let detail =
+                        format!("{}: beacon/genesis: no answer in {:.1} s", self.name(at), limit.as_secs_f64());
+                    Err(PortError::new(self.target(), PortErrorKind::Timeout, detail))
+                });
+                match &answer {
+                    Err(error) if error.is_transient() => self.fault(at, error),
+                    _ => {}
+                }
+                answer
+            }
+        };
+        join_all((0..self.size()).map(ask)).await
     }
 
     /// Endpoint `at` has just said that it belongs to the right network.
@@ -408,9 +449,22 @@ impl Pool {
         }
     }
 
-    /// Whether endpoint `at` said so since its last fault.
-    pub(super) fn is_vouched_for(&self, at: usize) -> bool {
-        self.inner.endpoints.get(at).is_some_and(|endpoint| endpoint.health().checked)
+    /// Asks for its network if that was not asked since its last fault.
+    async fn ensure_checked(&self, at: usize) -> PortResult<()> {
+        let endpoint = self.endpoint(at)?;
+        if !endpoint.health().checked {
+            network::verify(&endpoint.rpc, self.check()).await?;
+            self.vouch_for(at);
+        }
+        Ok(())
+    }
+
+    /// The cheapest question that shows an endpoint alive. The network check, if there is one, was asked before.
+    async fn greet(&self, at: usize) -> PortResult<()> {
+        match self.check() {
+            Check::None => network::greet(&self.endpoint(at)?.rpc).await,
+            Check::ChainId(_) | Check::BeaconGenesis(_) => Ok(()),
+        }
     }
 
     /// How long one call may take.

@@ -62,16 +62,16 @@ pub fn hex_quantity(number: u64) -> String {
 /// # Panics
 /// When `text` is not that: for recorded data and for what a test wrote itself.
 pub fn bytes(text: &str) -> Vec<u8> {
-    hex::decode(text.strip_prefix("0x").expect("0x")).expect("hex digits")
+    const_hex::decode(text.strip_prefix("0x").expect("0x")).expect("hex digits")
 }
 
 /// `bytes` as `"0x…"`.
 pub fn hex_bytes(bytes: impl AsRef<[u8]>) -> String {
     let bytes = bytes.as_ref();
-    // Blobs pass here: an unoptimised `hex::encode` would be a third of what some tests take.
+    // Blobs pass here: an unoptimised `const_hex::encode` would be a third of what some tests take.
     let mut text = vec![0; bytes.len() * 2 + 2];
     text[..2].copy_from_slice(b"0x");
-    hex::encode_to_slice(bytes, &mut text[2..]).expect("twice as long");
+    const_hex::encode_to_slice(bytes, &mut text[2..]).expect("twice as long");
     String::from_utf8(text).expect("hex digits")
 }
 

@@ -551,7 +551,7 @@ impl State {
         if to != self.recording.rollup && to != self.recording.queue {
             return Ok(json!("0x"));
         }
-        let selector = input.get(..4).map(hex::encode).unwrap_or_default();
+        let selector = input.get(..4).map(const_hex::encode).unwrap_or_default();
         let argument = input.get(28..36).map_or(0, |word| u64::from_be_bytes(word.try_into().expect("eight bytes")));
         let state = self.recording.state_at(number);
         let at_end = number == L1_END;

@@ -28,7 +28,7 @@ pub fn integer(big_endian: &[u8]) -> Vec<u8> {
 pub fn quantity(value: &Value) -> Vec<u8> {
     let digits = value.as_str().and_then(|text| text.strip_prefix("0x")).expect("a quantity");
     let even = if digits.len().is_multiple_of(2) { digits.to_owned() } else { format!("0{digits}") };
-    integer(&hex::decode(even).expect("hex digits"))
+    integer(&const_hex::decode(even).expect("hex digits"))
 }
 
 /// JSON-RPC data.
