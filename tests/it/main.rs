@@ -14,6 +14,7 @@ mod citations;
 mod cli;
 mod contradiction;
 mod contradiction_devnet;
+mod deploy;
 mod devnet;
 mod docs;
 mod finality_flow;

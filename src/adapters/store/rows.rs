@@ -1,5 +1,8 @@
 //! Rows as they come back: each column checked, each enum through one `TryFrom`.
 
+use serde::Deserialize as _;
+use serde::de::IntoDeserializer as _;
+use serde::de::value::StrDeserializer;
 use sqlx::Row;
 use sqlx::sqlite::SqliteRow;
 
@@ -67,10 +70,8 @@ impl TryFrom<&str> for Case {
     type Error = UnknownName;
 
     fn try_from(name: &str) -> Result<Self, UnknownName> {
-        [Self::Consistent, Self::SelfHeal, Self::FillGap, Self::Wait]
-            .into_iter()
-            .find(|case| case.as_str() == name)
-            .ok_or_else(|| UnknownName(name.to_owned()))
+        let reader: StrDeserializer<'_, serde::de::value::Error> = name.into_deserializer();
+        Self::deserialize(reader).map_err(|_| UnknownName(name.to_owned()))
     }
 }
 
