@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
+use crate::decide::audit::{AuditRange, Counts, Divergence};
 use crate::decide::client::Client;
 use crate::decide::cursor::Walk;
 use crate::error::{PortError, PortErrorKind, Target};
@@ -440,4 +441,21 @@ pub trait Progress: Rows + LeaseStore {
     /// Drops what is no longer needed: L1 blocks below `l1`, L1 messages below queue index `queue`, batch rows below
     /// index `batch`, reverts below `l1` that no row needs, proofs below index `batch`.
     async fn prune(&self, l1: L1Number, queue: QueueIndex, batch: BatchIndex) -> PortResult<()>;
+}
+
+/// What an audit keeps besides the rows of its batches. Survives kill -9 at any point.
+#[async_trait]
+pub trait AuditLog: Send + Sync {
+    /// Binds a new database to `range`, judged by the L1 blocks that `settled` names; `StoreRefused` if it is bound to
+    /// another one, or if a worker has used it.
+    async fn claim_range(&self, range: &AuditRange, settled: &str) -> PortResult<()>;
+
+    /// Stores that the local chain contradicts the batch with this hash.
+    async fn put_divergence(&self, hash: B256, divergence: &Divergence) -> PortResult<()>;
+
+    /// The stored divergences of batches that still stand with the hash that they had, by batch.
+    async fn divergences(&self) -> PortResult<Vec<Divergence>>;
+
+    /// How many of the standing batches from `from` on are verified, and what they hold.
+    async fn counts(&self, from: BatchIndex) -> PortResult<Counts>;
 }

@@ -592,6 +592,8 @@ pub struct BatchRecord {
     pub rewritten: u64,
     /// The blobs' bytes differed, but the content was equal.
     pub encoder_drift: bool,
+    /// How many blobs it has; zero if that is not known.
+    pub blobs: u64,
 }
 
 impl BatchRecord {

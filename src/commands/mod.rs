@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 use crate::config::ConfigError;
 use crate::decide::stall::Reason;
 
+pub mod audit;
 pub mod completions;
 pub mod config;
 pub mod devnet;
@@ -37,6 +38,8 @@ pub enum Command {
     Run(run::Args),
     /// Rebuild from L1 what a stopped sequencer left missing
     Recover(recover::Args),
+    /// Verify the whole history, or a range of batches, once and without an engine
+    Audit(audit::Args),
     /// Run the worker's flow over a range of L1, writing nothing to the node, and keep every answer in a folder
     Record(record::Args),
     /// Run the worker's flow on a recorded folder
@@ -121,6 +124,7 @@ async fn execute(cli: Cli) -> Exit {
     let outcome = match cli.command {
         Command::Run(args) => run::execute(args).await,
         Command::Recover(args) => recover::execute(args).await,
+        Command::Audit(args) => audit::execute(args).await,
         Command::Record(args) => record::execute(args).await,
         Command::Replay(args) => replay::execute(args).await,
         Command::Devnet(args) => devnet::execute(args).await,

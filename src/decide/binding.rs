@@ -418,6 +418,7 @@ mod tests {
             total_l1_popped: 40,
             rewritten: 0,
             encoder_drift: false,
+            blobs: 0,
         }
     }
 

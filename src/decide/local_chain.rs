@@ -132,6 +132,7 @@ mod tests {
             total_l1_popped: 0,
             rewritten: 0,
             encoder_drift: false,
+            blobs: 0,
         };
         let lost = |from: u64, to: u64| Some(Lost { from: from.into(), to: to.into() });
         assert_eq!(Lost::stored(&heads(Some(20), Some(10)), Some(&record(20))), None);

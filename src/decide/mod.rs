@@ -25,6 +25,7 @@
 //! | Must a batch that could not be passed be judged again? | [`recheck`] |
 //! | Is a pause of the reactors over? | [`aftermath`] |
 //! | What would `recover` write, replace and lose? | [`recovery`] |
+//! | What does an audit do next, and do the reports of its ranges join? | [`audit`] |
 //! | Why is the worker stalled? | [`stall`], its codes in [`reason`] |
 //!
 //! No async, no clock, no log, no node: times and heights are arguments.
@@ -33,6 +34,7 @@
 #![cfg_attr(test, allow(clippy::arithmetic_side_effects, clippy::indexing_slicing))]
 
 pub mod aftermath;
+pub mod audit;
 pub mod binding;
 pub mod client;
 pub mod content;

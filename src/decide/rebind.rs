@@ -77,6 +77,7 @@ mod tests {
             total_l1_popped: 0,
             rewritten: 3,
             encoder_drift: false,
+            blobs: 0,
         }
     }
 

@@ -367,7 +367,7 @@ impl fmt::Display for Cause {
             Self::Discontinued(fault) => fault.fmt(f),
             Self::Content(fault) => fault.fmt(f),
             Self::PrevStateRoot { expected, actual } => {
-                write!(f, "prevStateRoot: {expected:?}, the verified parent block has {actual:?}")
+                write!(f, "prevStateRoot: {expected:?}, the block below has {actual:?}")
             }
             Self::StateRoot { number, expected, actual } => {
                 write!(f, "postStateRoot: L1 says {expected:?}, block {number} has {actual:?}")

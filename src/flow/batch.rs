@@ -249,6 +249,7 @@ impl Batches {
             total_l1_popped: header.total_l1_message_popped,
             rewritten: resolved.rewritten,
             encoder_drift: resolved.drift,
+            blobs: bound.outline.versioned_hashes.len() as u64,
         })))
     }
 

@@ -636,6 +636,7 @@ pub(super) fn bare_record(commit: &CommitEvent, outcome: Outcome) -> BatchRecord
         total_l1_popped: 0,
         rewritten: 0,
         encoder_drift: false,
+        blobs: 0,
     }
 }
 

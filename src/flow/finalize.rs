@@ -14,9 +14,6 @@ use crate::flow::{FlowError, Ports, Settings};
 use crate::ports::{L1Chain, L2Reader, Rows, Step};
 use crate::types::{BatchIndex, BatchRecord, FinalityMeaning, L1Event, L1Header, L1Number, L1Ref, L1Tag};
 
-/// Rows of this many batches below the finalized one are kept for questions.
-const KEEP_BATCHES: u64 = 64;
-
 /// Log target and code of the alert for a revert of a finalized batch.
 const UNCOMMITTED: &str = "uncommitted_finalized";
 
@@ -53,6 +50,7 @@ pub(crate) struct Finalizer {
     rows: Arc<dyn Rows>,
     meaning: FinalityMeaning,
     reorg_window: u64,
+    keep_batches: u64,
     shown: FinalityShown,
     /// The batch about which L1 contradicted itself at the last look.
     contradicted: Option<BatchIndex>,
@@ -67,6 +65,7 @@ impl Finalizer {
             rows: ports.progress.clone(),
             meaning: settings.finality,
             reorg_window: settings.reorg_window,
+            keep_batches: settings.keep_batches,
             shown: FinalityShown::default(),
             contradicted: None,
         }
@@ -252,7 +251,7 @@ impl Finalizer {
         let Some(cursor) = ledger.cursor() else { return Ok(()) };
         let l1 = cursor.block.number.minus(self.reorg_window).min(finalized.l1.number);
         let queue = finalized.total_l1_popped.into();
-        let batch = BatchIndex::new(finalized.index.get()).minus(KEEP_BATCHES);
+        let batch = BatchIndex::new(finalized.index.get()).minus(self.keep_batches);
         ledger.prune(l1, queue, batch).await?;
         Ok(())
     }

@@ -19,7 +19,7 @@ use crate::flow::FlowError;
 use crate::flow::ledger::Ledger;
 use crate::flow::{Ports, Settings};
 use crate::ports::{FoundLogs, L1Chain, Rows, Step};
-use crate::types::{BatchIndex, CommitEvent, L1Event, L1Number, LogPos, QueueIndex};
+use crate::types::{B256, BatchIndex, CommitEvent, L1Event, L1Number, LogPos, QueueIndex};
 
 /// What is looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -306,6 +306,46 @@ impl L1Search {
             nth += 1;
         }
         Ok(None)
+    }
+
+    /// A commit of `index` with `hash`, which the contract holds at block `high`, found by halving: at every block in
+    /// between the contract says whether it held the batch by then. It takes one request for each halving of
+    /// `low..=high`, and one for the log. None if the endpoints do not keep the contract's old states, or if the log
+    /// is not where these say.
+    ///
+    /// # Errors
+    /// When L1 cannot be asked for now.
+    pub(crate) async fn commit_by_state(
+        &self,
+        (index, hash): (BatchIndex, B256),
+        (mut low, mut high): (L1Number, L1Number),
+    ) -> Result<Option<CommitEvent>, FlowError> {
+        while low < high {
+            let middle = low.plus(high.above(low) / 2);
+            match self.l1.committed_hashes(&[index], Some(middle)).await {
+                Ok(hashes) if hashes.first() == Some(&hash) => high = middle,
+                Ok(_) => low = middle.plus(1),
+                Err(error) if error.is_transient() => return Err(error.into()),
+                Err(error) => {
+                    debug!(%error, "L1 keeps no old state of the contract; looking through the logs");
+                    return Ok(None);
+                }
+            }
+        }
+        self.commit_within((index, hash), (high, high)).await
+    }
+
+    /// The last commit of `index` with `hash` in the part of `low..=high` that one request reaches from above.
+    ///
+    /// # Errors
+    /// When L1 cannot be asked.
+    pub(crate) async fn commit_within(
+        &self,
+        (index, hash): (BatchIndex, B256),
+        (low, high): (L1Number, L1Number),
+    ) -> Result<Option<CommitEvent>, FlowError> {
+        let found = self.l1.commits_of(index, low, high).await?;
+        Ok(found.events.iter().rev().filter_map(L1Event::as_commit).find(|commit| commit.hash == hash))
     }
 
     /// The `nth` commit of the same batch before `commit`, the newest one counted as zero.

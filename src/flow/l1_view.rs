@@ -32,6 +32,25 @@ pub(crate) struct L1View {
     pub(crate) reorged: bool,
 }
 
+/// L1's newest block, and the newest one that is settled enough to read.
+///
+/// # Errors
+/// When L1 cannot be asked.
+pub(crate) async fn newest_blocks(
+    l1: &dyn L1Chain,
+    confirmations: Confirmations,
+) -> Result<(Option<L1Header>, Option<L1Number>), FlowError> {
+    let (latest, tagged) = match confirmations {
+        Confirmations::Depth(depth) => {
+            let latest = l1.tagged(L1Tag::Latest).await?;
+            return Ok((latest, latest.map(|h| h.number.minus(depth))));
+        }
+        Confirmations::Safe => l1.latest_and(L1Tag::Safe).await?,
+        Confirmations::Finalized => l1.latest_and(L1Tag::Finalized).await?,
+    };
+    Ok((latest, tagged.map(|h| h.number)))
+}
+
 /// L1, as it is looked at once a poll.
 pub(crate) struct L1Watch {
     l1: Arc<dyn L1Chain>,
@@ -116,16 +135,7 @@ impl L1Watch {
     }
 
     async fn newest_blocks(&self) -> Result<(Option<L1Header>, Option<L1Number>), FlowError> {
-        let l1 = &self.l1;
-        let (latest, tagged) = match self.confirmations {
-            Confirmations::Depth(depth) => {
-                let latest = l1.tagged(L1Tag::Latest).await?;
-                return Ok((latest, latest.map(|h| h.number.minus(depth))));
-            }
-            Confirmations::Safe => l1.latest_and(L1Tag::Safe).await?,
-            Confirmations::Finalized => l1.latest_and(L1Tag::Finalized).await?,
-        };
-        Ok((latest, tagged.map(|h| h.number)))
+        newest_blocks(self.l1.as_ref(), self.confirmations).await
     }
 
     fn is_stale(&self, latest: &L1Header) -> bool {

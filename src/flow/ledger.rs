@@ -294,6 +294,7 @@ mod tests {
             total_l1_popped: 0,
             rewritten: 0,
             encoder_drift: false,
+            blobs: 0,
         }
     }
 

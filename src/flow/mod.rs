@@ -1,7 +1,7 @@
 //! Ask, decide, act: by owners under one loop.
 //!
-//! [`worker`] is the loop, [`poll`] the order of one poll; nothing else here knows them. Below them every fact has one
-//! owner, and only the owner changes it:
+//! [`worker`] is the loop, [`poll`] the order of one poll; only [`audit`], which drives the loop over a range of
+//! batches, knows them. Below them every fact has one owner, and only the owner changes it:
 //!
 //! | what | owner | its doors | only it uses |
 //! | --- | --- | --- | --- |
@@ -20,6 +20,7 @@
 //! | why finalized is held | [`finalize`] | `advance` | `StandingFacts` |
 //! | what is gathered of the batches that come next | [`ahead`] | `top_up`, `take`, `settle`, `forget` | |
 //! | which blobs are checked together | [`blob_check`] | `one_by_one`, `together` | `aggregate` |
+//! | the batch before an audited range, taken on L1's word | [`audit`] | `run`, `report` | `AuditLog` |
 //! | a search for a withdrawal root | [`roots`] | `check` | `last_appended_root` |
 //! | what the faces show | [`worker`] | `poll` | `Pace` |
 //!
@@ -37,6 +38,7 @@ pub use self::status::{BatchReport, PollEnd, PollReport, Status};
 pub use crate::types::{Confirmations, FinalityMeaning, Mode};
 
 pub(crate) mod ahead;
+pub mod audit;
 pub(crate) mod batch;
 pub(crate) mod blob_check;
 mod clock;

@@ -65,6 +65,8 @@ pub struct Settings {
     pub local_bytes: usize,
     /// Batches that are gathered ahead of the one that has its turn; 0 gathers each in its turn.
     pub read_ahead: usize,
+    /// Rows of this many batches below the finalized one are kept.
+    pub keep_batches: u64,
     /// Time that one poll may spend on looking through L1's history.
     pub search_time: Duration,
     /// Stop after this batch.
@@ -81,6 +83,9 @@ const LOCAL_BYTES: usize = 48 << 20;
 /// one after another. Eight batches would keep two cores busy up to some 25 ms a round trip; three times as many make
 /// groups of blobs that are worth being checked together. Meanwhile each holds a blob or a few.
 const READ_AHEAD: usize = 24;
+
+/// For questions about the newest batches.
+const KEEP_BATCHES: u64 = 64;
 
 impl Default for Settings {
     fn default() -> Self {
@@ -103,6 +108,7 @@ impl Default for Settings {
             write_chunk: 100,
             local_bytes: LOCAL_BYTES,
             read_ahead: READ_AHEAD,
+            keep_batches: KEEP_BATCHES,
             search_time: Duration::from_secs(20),
             to_batch: None,
             poll_interval: Duration::from_secs(15),

@@ -7,6 +7,7 @@
 mod adapters_recorded;
 mod ahead_flow;
 mod architecture;
+mod audit_flow;
 mod beside_geth;
 mod beside_reth;
 mod blobs_flow;

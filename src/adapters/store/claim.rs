@@ -2,6 +2,7 @@
 
 use sqlx::sqlite::SqlitePool;
 
+use super::audit::refuse_audit;
 use super::rows;
 use super::sql::{refused, sql_number};
 use crate::error::PortError;
@@ -47,6 +48,7 @@ fn identity_difference(stored: &Identity, configured: &Identity) -> Option<(&'st
 
 /// Binds a database to the first L1 block that is read, and refuses one that began at another.
 pub(super) async fn start(pool: SqlitePool, configured: L1Number) -> PortResult<()> {
+    refuse_audit(&pool).await?;
     let stored: Option<Option<i64>> = sqlx::query_scalar("SELECT l1_start FROM identity").fetch_optional(&pool).await?;
     let wanted = sql_number(configured.get())?;
     match stored {

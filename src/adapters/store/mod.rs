@@ -11,6 +11,7 @@
 //! cut may undo the newest steps as a whole, which are then verified again. The lease of a pause must survive a power
 //! cut too (the paused service may not start by itself), so it is written with `synchronous = FULL`.
 
+mod audit;
 mod claim;
 mod file;
 mod reads;
@@ -100,7 +101,7 @@ impl SqliteStore {
     ///
     /// # Errors
     ///
-    /// `StoreRefused` naming both blocks if they differ.
+    /// `StoreRefused` naming both blocks if they differ, and if the database is an audit's.
     pub async fn claim_start(&self, configured: L1Number) -> PortResult<()> {
         bounded(claim::start(self.pool.clone(), configured)).await
     }

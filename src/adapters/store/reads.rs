@@ -15,8 +15,8 @@ macro_rules! batch_columns {
     ($($rest:tt)*) => {
         concat!(
             "SELECT batch_index, hash, l1_number, l1_hash, log_index, tx_hash, outcome, handling, first_block, ",
-            "last_number, last_hash, post_state_root, withdrawal_root, total_l1_popped, rewritten, encoder_drift ",
-            "FROM batches ",
+            "last_number, last_hash, post_state_root, withdrawal_root, total_l1_popped, rewritten, encoder_drift, ",
+            "blobs FROM batches ",
             $($rest)*
         )
     };

@@ -18,12 +18,12 @@ fn broken(column: &str) -> PortError {
     refused(format!("the database holds a value in {column} that no version wrote"))
 }
 
-fn number(row: &SqliteRow, column: &str) -> PortResult<u64> {
+pub(super) fn number(row: &SqliteRow, column: &str) -> PortResult<u64> {
     let value: i64 = row.try_get(column)?;
     u64::try_from(value).map_err(|_| broken(column))
 }
 
-fn optional_number(row: &SqliteRow, column: &str) -> PortResult<Option<u64>> {
+pub(super) fn optional_number(row: &SqliteRow, column: &str) -> PortResult<Option<u64>> {
     let value: Option<i64> = row.try_get(column)?;
     value.map(|value| u64::try_from(value).map_err(|_| broken(column))).transpose()
 }
@@ -46,7 +46,7 @@ fn address(row: &SqliteRow, column: &str) -> PortResult<Address> {
     <[u8; 20]>::try_from(bytes).map(ethers_core::types::H160).map_err(|_| broken(column))
 }
 
-fn text<'r>(row: &'r SqliteRow, column: &str) -> PortResult<&'r str> {
+pub(super) fn text<'r>(row: &'r SqliteRow, column: &str) -> PortResult<&'r str> {
     row.try_get(column).map_err(PortError::from)
 }
 
@@ -97,6 +97,7 @@ pub(super) fn batch_record(row: &SqliteRow) -> PortResult<BatchRecord> {
         total_l1_popped: number(row, "total_l1_popped")?,
         rewritten: number(row, "rewritten")?,
         encoder_drift: number(row, "encoder_drift")? != 0,
+        blobs: optional_number(row, "blobs")?.unwrap_or(0),
     })
 }
 

@@ -35,6 +35,7 @@ pub(super) fn record(index: u64, l1_number: u64) -> BatchRecord {
         total_l1_popped: index,
         rewritten: 0,
         encoder_drift: false,
+        blobs: 0,
     }
 }
 

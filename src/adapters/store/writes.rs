@@ -399,14 +399,14 @@ async fn put_batch(db: &mut SqliteConnection, batch: &BatchRecord, reverted_by: 
     sqlx::query(
         "INSERT INTO batches (l1_number, log_index, l1_hash, tx_hash, batch_index, hash, outcome, handling, \
          first_block, last_number, last_hash, post_state_root, withdrawal_root, total_l1_popped, rewritten, \
-         encoder_drift, reverted_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
+         encoder_drift, reverted_at, blobs) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) \
          ON CONFLICT (l1_number, log_index) DO UPDATE SET l1_hash = excluded.l1_hash, tx_hash = excluded.tx_hash, \
          batch_index = excluded.batch_index, hash = excluded.hash, outcome = excluded.outcome, \
          handling = excluded.handling, first_block = excluded.first_block, last_number = excluded.last_number, \
          last_hash = excluded.last_hash, post_state_root = excluded.post_state_root, \
          withdrawal_root = excluded.withdrawal_root, total_l1_popped = excluded.total_l1_popped, \
          rewritten = excluded.rewritten, encoder_drift = excluded.encoder_drift, \
-         reverted_at = excluded.reverted_at, \
+         reverted_at = excluded.reverted_at, blobs = excluded.blobs, \
          reverted_was = NULL",
     )
     .bind(sql_number(batch.l1.number.get())?)
@@ -426,6 +426,7 @@ async fn put_batch(db: &mut SqliteConnection, batch: &BatchRecord, reverted_by: 
     .bind(sql_number(batch.rewritten)?)
     .bind(batch.encoder_drift)
     .bind(reverted_by.map(|block| sql_number(block.get())).transpose()?)
+    .bind(sql_number(batch.blobs)?)
     .execute(db)
     .await?;
     Ok(())
