@@ -13,8 +13,8 @@ use tracing::info;
 use super::{Exit, run, terminal, wiring};
 use crate::adapters::store::SqliteStore;
 use crate::config::{Config, ConfigArgs};
-use crate::decide::audit::{self, AuditRange, AuditReport, Base, BatchEdge, Verdict};
-use crate::flow::audit::{Audit, AuditEnd, AuditStep};
+use crate::decide::audit::{self, AuditEnd, AuditRange, AuditReport, Base, BatchEdge, Verdict};
+use crate::flow::audit::{Audit, AuditStep};
 use crate::ports::{L1Chain as _, Progress as _};
 use crate::types::BatchIndex;
 
@@ -103,8 +103,8 @@ async fn audit_range(args: &Args) -> anyhow::Result<(AuditReport, Option<AuditEn
     crate::codec::blob::warm_up()?;
     let ports = wiring::ports(&config, &clients, store.clone())?;
     let mut settings = wiring::settings(&config);
-    // A history begins where the network does, wherever a worker is configured to start.
-    settings.start = settings.origin;
+    // With a preset, the history begins where the network does, wherever a worker is configured to start.
+    settings.start = config.network.map_or(settings.start, crate::config::Network::first_block);
     let audit = Audit::new(ports, settings, store.clone(), identity, range);
     let committed = match range.to {
         Some(_) => None,

@@ -171,6 +171,36 @@ pub fn settled_by(confirmations: Confirmations) -> String {
     }
 }
 
+/// How an audit ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AuditEnd {
+    /// Every batch of the range was judged.
+    Done,
+    /// L1 has not settled this batch of the range yet.
+    NotCommitted(BatchIndex),
+    /// It ended early.
+    Stopped(Stall),
+    /// A signal ended it.
+    Interrupted,
+}
+
+/// The verdict on an audit that ended so; `diverged` says that it listed a divergence, which outweighs all else.
+pub fn verdict(end: &AuditEnd, diverged: bool) -> Verdict {
+    match end {
+        _ if diverged => Verdict::Diverged,
+        AuditEnd::Done => Verdict::Verified,
+        AuditEnd::NotCommitted(_) => Verdict::Unavailable,
+        AuditEnd::Interrupted => Verdict::Interrupted,
+        AuditEnd::Stopped(stall) => match stall.reason() {
+            // The local blocks are missing: there is nothing to audit.
+            Reason::WouldFillGap => Verdict::Unavailable,
+            reason if reason.is_divergence() => Verdict::Diverged,
+            reason if reason.is_undecidable() => Verdict::Unavailable,
+            _ => Verdict::Failed,
+        },
+    }
+}
+
 /// What an audit does after a poll that ended on a stall.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
@@ -622,6 +652,25 @@ mod tests {
         ];
         for (row, (cause, again, faults, watched, expected)) in table.into_iter().enumerate() {
             assert_eq!(decide(&cause, again, faults, watched), expected, "row {row}: {cause}");
+        }
+    }
+
+    #[test]
+    fn the_verdict_follows_from_the_end_and_from_what_was_listed() {
+        let stopped = |cause| AuditEnd::Stopped(Stall::at(5.into(), cause));
+        let would = |case| Cause::WouldWrite { case, blocks: 1, first: 50.into() };
+        let table = [
+            (AuditEnd::Done, Verdict::Verified),
+            (AuditEnd::NotCommitted(5.into()), Verdict::Unavailable),
+            (AuditEnd::Interrupted, Verdict::Interrupted),
+            (stopped(would(Case::FillGap)), Verdict::Unavailable),
+            (stopped(would(Case::SelfHeal)), Verdict::Diverged),
+            (stopped(Cause::RootUnknown(9.into())), Verdict::Unavailable),
+            (stopped(Cause::L1Stale), Verdict::Failed),
+        ];
+        for (end, expected) in table {
+            assert_eq!(verdict(&end, false), expected, "{end:?}");
+            assert_eq!(verdict(&end, true), Verdict::Diverged, "{end:?}");
         }
     }
 

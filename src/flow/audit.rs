@@ -17,8 +17,7 @@ use tracing::{info, warn};
 use crate::codec::calldata;
 use crate::codec::header::BatchHeader;
 use crate::decide::audit::{
-    self, AuditRange, AuditReport, Base, BatchEdge, Counts, DIVERGENCES_MAX, FORMAT, Next, PATIENCE, StallFacts,
-    Verdict,
+    self, AuditEnd, AuditRange, AuditReport, Base, BatchEdge, Counts, DIVERGENCES_MAX, FORMAT, Next, PATIENCE, StallFacts,
 };
 use crate::decide::dispatch::is_present;
 use crate::decide::stall::{Cause, Gap, Reason, Stall};
@@ -40,19 +39,6 @@ const RETRY: Duration = Duration::from_secs(2);
 /// The most requests for one search of a commit through the logs of L1 are bounded by L1's length; it is asked for in
 /// turns of this many polls' worth before a line says that it goes on.
 const SEARCH_TURNS: u32 = 3;
-
-/// How an audit ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AuditEnd {
-    /// Every batch of the range was judged.
-    Done,
-    /// L1 has not settled this batch of the range yet.
-    NotCommitted(BatchIndex),
-    /// It ended early.
-    Stopped(Stall),
-    /// A signal ended it.
-    Interrupted,
-}
 
 /// What an audit shows of its progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -228,6 +214,11 @@ impl Audit {
     async fn ended(&self) -> PortResult<AuditEnd> {
         let tip = self.ports.progress.load().await?.tip.map(|tip| tip.index);
         let reached = tip.filter(|tip| *tip >= self.range.from);
+        let before = self.range.from.minus(1);
+        if reached.is_some() && self.ports.progress.batch(before).await?.is_none() {
+            // The history does not begin at its beginning: L1 was not read from there on.
+            return Ok(AuditEnd::Stopped(Stall::at(before, Cause::Gap(Gap::Commit(before)))));
+        }
         Ok(match (self.range.to, reached) {
             (None, Some(_)) => AuditEnd::Done,
             (Some(to), Some(reached)) if reached >= to => AuditEnd::Done,
@@ -390,15 +381,7 @@ impl Audit {
             let batch = stall.batch.or(last.map(|last| last.batch)).unwrap_or(range.from);
             divergences.push(audit::divergence(batch, stall, last.map(|last| last.block.number)));
         }
-        let verdict = match end {
-            _ if !divergences.is_empty() => Verdict::Diverged,
-            AuditEnd::Done => Verdict::Verified,
-            AuditEnd::NotCommitted(_) => Verdict::Unavailable,
-            AuditEnd::Interrupted => Verdict::Interrupted,
-            AuditEnd::Stopped(stall) if stall.reason().is_undecidable() => Verdict::Unavailable,
-            AuditEnd::Stopped(stall) if stall.reason() == Reason::WouldFillGap => Verdict::Unavailable,
-            AuditEnd::Stopped(_) => Verdict::Failed,
-        };
+        let verdict = audit::verdict(end, !divergences.is_empty());
         let healing = divergences.iter().filter(|d| d.reason == Reason::WouldSelfHeal.code()).count();
         let missing = matches!(end, AuditEnd::Stopped(stall) if stall.reason() == Reason::WouldFillGap);
         Ok(AuditReport {
@@ -406,8 +389,7 @@ impl Audit {
             identity: identity.clone(),
             settled: audit::settled_by(settings.confirmations),
             verdict,
-            // Without the batch before it the range joins nothing, and the whole history did not begin at its beginning.
-            finished: *end == AuditEnd::Done && before.is_some(),
+            finished: *end == AuditEnd::Done,
             base: if range.from.get() <= 1 { Base::Genesis } else { Base::L1 },
             before,
             last,

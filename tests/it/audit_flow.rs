@@ -7,12 +7,12 @@ use std::time::Duration;
 use morph_deriver::adapters::reactors::NoReactors;
 use morph_deriver::adapters::store::SqliteStore;
 use morph_deriver::codec::calldata::{decode_commit, encode_commit};
-use morph_deriver::decide::audit::{self, AuditRange, AuditReport, Base, Verdict};
+use morph_deriver::decide::audit::{self, AuditEnd, AuditRange, AuditReport, Base, Verdict};
 use morph_deriver::decide::stall::Reason;
 use morph_deriver::devnet::Devnet;
 use morph_deriver::devnet::faults::Server;
 use morph_deriver::devnet::world::ForkShape;
-use morph_deriver::flow::audit::{Audit, AuditEnd, AuditStep};
+use morph_deriver::flow::audit::{Audit, AuditStep};
 use morph_deriver::flow::{Ports, Settings};
 use morph_deriver::types::{B256, BatchIndex, Identity};
 use serde_json::{Value, json};
@@ -233,6 +233,11 @@ async fn what_l1_or_the_node_does_not_have_is_data_unavailable() {
         assert_eq!(end, AuditEnd::NotCommitted(missing.into()), "{from}..{to:?}");
         assert_eq!((report.verdict, report.finished), (Verdict::Unavailable, false));
     }
+    // L1 is read from a block on that lies above the first commits: not the whole history.
+    let recorded = Recorded { change: |settings| settings.start = 16.into(), ..Recorded::new(126) };
+    let (end, report) = recorded.report(1, None).await;
+    let AuditEnd::Stopped(stall) = end else { panic!("{end:?}") };
+    assert_eq!((stall.reason(), report.verdict, report.finished), (Reason::Gap, Verdict::Unavailable, false));
     // The node ends in the middle of batch 6, and stands still.
     let recorded = Recorded::new(100);
     let (end, report) = recorded.report(1, None).await;
