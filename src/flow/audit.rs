@@ -17,7 +17,8 @@ use tracing::{info, warn};
 use crate::codec::calldata;
 use crate::codec::header::BatchHeader;
 use crate::decide::audit::{
-    self, AuditEnd, AuditRange, AuditReport, Base, BatchEdge, Counts, DIVERGENCES_MAX, FORMAT, Next, PATIENCE, StallFacts,
+    self, AuditEnd, AuditRange, AuditReport, Base, BatchEdge, Counts, DIVERGENCES_MAX, FORMAT, Next, PATIENCE,
+    StallFacts,
 };
 use crate::decide::dispatch::is_present;
 use crate::decide::stall::{Cause, Gap, Reason, Stall};
