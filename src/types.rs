@@ -490,6 +490,40 @@ pub struct L2Snapshot {
     pub syncing: bool,
 }
 
+/// An L2 block with its place on L1, as op-node's `optimism_syncStatus` describes one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct L2Place {
+    /// Number and hash.
+    pub block: L2Ref,
+    /// The parent's hash.
+    pub parent_hash: B256,
+    /// Seconds since the Unix epoch.
+    pub timestamp: u64,
+    /// Its L1 origin. For a `morph-deriver` the L1 block that holds the commit of its batch.
+    pub origin: L1Ref,
+    /// How many blocks before it have the same origin.
+    pub sequence: u64,
+}
+
+/// The heads of a node as its `optimism_syncStatus` shows them, all of one moment. What is not known is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SyncStatus {
+    /// The L1 block up to which L1 was read.
+    pub current_l1: Option<L1Header>,
+    /// The newest L1 block.
+    pub head_l1: Option<L1Header>,
+    /// L1's safe block.
+    pub safe_l1: Option<L1Header>,
+    /// L1's finalized block.
+    pub finalized_l1: Option<L1Header>,
+    /// The L2 head.
+    pub unsafe_l2: Option<L2Place>,
+    /// The safe head.
+    pub safe_l2: Option<L2Place>,
+    /// The finalized head.
+    pub finalized_l2: Option<L2Place>,
+}
+
 /// A block to be written by `engine_newSafeL2Block`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewBlock {

@@ -24,6 +24,7 @@
 //! | Which of several endpoints is asked, and how long is a faulty one left alone? | [`endpoints`] |
 //! | Must a batch that could not be passed be judged again? | [`recheck`] |
 //! | Is a pause of the reactors over? | [`aftermath`] |
+//! | May a reply of a follow source be believed, and what follows from it for our heads? | [`follow`] |
 //! | What would `recover` write, replace and lose? | [`recovery`] |
 //! | What does an audit do next, and do the reports of its ranges join? | [`audit`] |
 //! | Why is the worker stalled? | [`stall`], its codes in [`reason`] |
@@ -42,6 +43,7 @@ pub mod cursor;
 pub mod dispatch;
 pub mod endpoints;
 pub mod finality;
+pub mod follow;
 pub mod heads;
 pub mod liveness;
 pub mod local_chain;
