@@ -30,6 +30,8 @@ pub enum Target {
     Engine,
     /// The consensus node's reactors.
     Reactors,
+    /// Another node whose heads are followed.
+    Source,
     /// The database.
     Store,
     /// A recorded fixture.
@@ -45,6 +47,7 @@ impl Target {
             Self::L2 => "l2",
             Self::Engine => "engine",
             Self::Reactors => "reactors",
+            Self::Source => "source",
             Self::Store => "store",
             Self::Fixture => "fixture",
         }

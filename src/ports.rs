@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use crate::decide::audit::{AuditRange, Counts, Divergence};
 use crate::decide::client::Client;
 use crate::decide::cursor::Walk;
+use crate::decide::follow::Reply;
 use crate::error::{PortError, PortErrorKind, Target};
 use crate::types::{
     B256, BatchIndex, BatchRecord, Blob, Cursor, Identity, JournalEntry, L1Event, L1Header, L1Message, L1Number, L1Ref,
@@ -260,6 +261,16 @@ pub trait L2Engine: Send + Sync {
     async fn set_tags(&self, safe: Option<B256>, finalized: Option<B256>) -> PortResult<()>;
 }
 
+/// Another node whose safe and finalized heads may be followed.
+#[async_trait]
+pub trait HeadSource: Send + Sync {
+    /// Its heads and networks, all of one exchange. Nothing in it is checked.
+    async fn reply(&self) -> PortResult<Reply>;
+
+    /// Host and port, for logs and status.
+    fn name(&self) -> &str;
+}
+
 /// The consensus node's reactors, which must not write while we do.
 #[async_trait]
 pub trait Reactors: Send + Sync {
@@ -373,6 +384,9 @@ pub trait Rows: Send + Sync {
 
     /// The standing batch (verified or genesis) with the highest index whose commit lies at or below L1 block `number`.
     async fn newest_at_or_below(&self, number: L1Number) -> PortResult<Option<BatchRecord>>;
+
+    /// The batch whose last block is `block`: the standing one, else the one whose commit lies highest on L1.
+    async fn batch_ending_on(&self, block: L2Ref) -> PortResult<Option<BatchRecord>>;
 
     /// The first batch, by its place on L1, that lies at or below L1 block `number` and was skipped because of a revert
     /// above that block.

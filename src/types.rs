@@ -482,6 +482,10 @@ pub fn is_l1_message(raw: &[u8]) -> bool {
 pub struct L2Snapshot {
     /// The newest block.
     pub head: L2Ref,
+    /// Hash of its parent.
+    pub head_parent: B256,
+    /// Its time in seconds since the Unix epoch.
+    pub head_time: u64,
     /// The node's `safe` tag; none if never set.
     pub safe: Option<L2Ref>,
     /// The node's `finalized` tag; none if never set.

@@ -281,6 +281,7 @@ watched!(Rows of Progress {
     reads async fn newest_l1_block(&self) -> PortResult<Option<L1Ref>>;
     reads async fn batch(&self, index: BatchIndex) -> PortResult<Option<BatchRecord>>;
     reads async fn newest_at_or_below(&self, number: L1Number) -> PortResult<Option<BatchRecord>>;
+    reads async fn batch_ending_on(&self, block: L2Ref) -> PortResult<Option<BatchRecord>>;
     reads async fn reverted_above(&self, number: L1Number) -> PortResult<Option<BatchRecord>>;
     reads async fn settled_to(&self) -> PortResult<Option<L1Ref>>;
     reads async fn revert_after(&self, index: BatchIndex, place: LogPos) -> PortResult<Option<L1Event>>;

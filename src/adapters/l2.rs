@@ -112,7 +112,14 @@ impl L2Client {
             Err(error) => return Err(error),
         };
         let tag = |reply| PortResult::Ok(self.read_header(reply)?.map(|header| header.l2_ref()));
-        Ok(L2Snapshot { head: head.l2_ref(), safe: tag(safe)?, finalized: tag(finalized)?, syncing })
+        Ok(L2Snapshot {
+            head: head.l2_ref(),
+            head_parent: head.parent_hash,
+            head_time: head.timestamp,
+            safe: tag(safe)?,
+            finalized: tag(finalized)?,
+            syncing,
+        })
     }
 
     /// Another client, or another version of it, is asked anew what it offers.

@@ -692,7 +692,9 @@ mod tests {
     #[async_trait]
     impl L2Reader for Everything {
         async fn snapshot(&self) -> PortResult<L2Snapshot> {
-            Ok(L2Snapshot { head: l2_header(70).l2_ref(), safe: None, finalized: None, syncing: false })
+            let L2Header { parent_hash: head_parent, timestamp: head_time, .. } = l2_header(70);
+            let head = l2_header(70).l2_ref();
+            Ok(L2Snapshot { head, head_parent, head_time, safe: None, finalized: None, syncing: false })
         }
 
         async fn header(&self, number: L2Number) -> PortResult<Option<L2Header>> {

@@ -120,6 +120,7 @@ type Alone = (&'static str, SecretUrl, Config);
 fn endpoints(config: &Config) -> Vec<Alone> {
     let mut base = config.clone();
     (base.l1.beacon, base.l1.beacon_archive, base.l2.eth, base.l2.engine) = (Vec::new(), Vec::new(), None, None);
+    base.follow.sources = Vec::new();
     let mut all: Vec<Alone> = Vec::new();
     let mut add = |key, url: &SecretUrl, put: &dyn Fn(&mut Config, SecretUrl)| {
         let mut alone = base.clone();
@@ -141,6 +142,9 @@ fn endpoints(config: &Config) -> Vec<Alone> {
     if let Some(url) = config.l2.engine.as_ref().filter(|_| !config.observe) {
         add("l2.engine", url, &|alone, url| alone.l2.engine = Some(url));
     }
+    for url in &config.follow.sources {
+        add("follow.source", url, &|alone, url| alone.follow.sources = vec![url]);
+    }
     all
 }
 
@@ -160,6 +164,10 @@ async fn probe_one((key, url, alone): Alone, identity: &Identity) -> Probe {
 /// Asks the one endpoint of `config`: L1 if there is no other. The execution client names itself.
 async fn ask(config: &Config, identity: &Identity) -> anyhow::Result<Option<Client>> {
     let clients = wiring::clients(config)?;
+    if let Some(source) = clients.sources.first() {
+        wiring::check_source(source, identity).await?;
+        return Ok(None);
+    }
     match (&clients.beacon, &clients.l2, &clients.engine) {
         (Some(beacon), ..) => wiring::check_beacon(beacon, config.l1.beacon_genesis_time).await?,
         (_, Some(l2), _) => {

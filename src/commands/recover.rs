@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Exit, run, terminal, wiring};
 use crate::adapters::store::SqliteStore;
-use crate::config::{Config, ConfigArgs};
+use crate::config::{Config, ConfigArgs, ConfigError};
 use crate::decide::liveness::HeadTrend;
 use crate::decide::recovery::{self, RecoveryExtent, RecoveryFacts};
 use crate::decide::stall::{Cause, Reason, Stall};
@@ -99,6 +99,10 @@ struct Summary {
 /// Configuration that cannot be used, parties that cannot be asked.
 pub async fn execute(args: Args) -> anyhow::Result<Exit> {
     let config = Config::load(&args.config)?;
+    if config.follows() {
+        let what = "recover derives from L1, which is off while follow.source is set: leave it out";
+        return Err(ConfigError::Conflict(what.to_owned()).into());
+    }
     config.require(&config.run_needs())?;
     if config.observe {
         bail!("recover writes blocks and --observe forbids it; use --dry-run to see the plan");
@@ -109,6 +113,7 @@ pub async fn execute(args: Args) -> anyhow::Result<Exit> {
     wiring::check_identity(&clients, &identity).await?;
     let store = Arc::new(SqliteStore::open(&config.store).await.context("the database")?);
     store.claim(&identity).await.context("the database")?;
+    store.claim_use(false).await.context("the database")?;
     store.claim_start(wiring::settings(&config).start).await.context("the database")?;
     let ports = wiring::ports(&config, &clients, store.clone())?;
     let settings = Settings {

@@ -8,12 +8,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::{Exit, wiring};
+use crate::adapters::reactors::NoReactors;
 use crate::adapters::store::SqliteStore;
 use crate::config::{Config, ConfigArgs, ConfigError, ReactorControl};
 use crate::error::{PortErrorKind, Severity};
+use crate::flow::follow::Follower;
+use crate::flow::quiesce::Quiesce;
 use crate::flow::worker::{Worker, contained};
 use crate::ports::{LeaseStore as _, PortResult, Progress as _};
-use crate::types::Identity;
+use crate::server::About;
+use crate::types::{B256, Identity};
 
 /// Wait between two rounds of asking all parties for their network.
 const IDENTITY_RETRY: Duration = Duration::from_secs(5);
@@ -43,6 +47,9 @@ pub async fn execute(args: Args) -> anyhow::Result<Exit> {
     let stop = stop_on_signal();
     let identity = config.identity()?;
     let clients = wiring::clients(&config)?;
+    if config.follows() {
+        return follow(&config, &identity, clients, stop).await;
+    }
     let opening = open(&config, &identity, args.forget_pause);
     let Some(store) = stop.run_until_cancelled(opening).await else { return Ok(Exit::Done) };
     let store = store.context("the database")?;
@@ -61,7 +68,8 @@ pub async fn execute(args: Args) -> anyhow::Result<Exit> {
     if let Some(address) = config.listen {
         let listener = tokio::net::TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))?;
         info!(%address, "status, health and metrics");
-        tokio::spawn(crate::server::serve(listener, worker.status(), stop.clone()));
+        let about = About { identity: identity.clone(), instance: B256(rand::random()) };
+        tokio::spawn(crate::server::serve(listener, worker.status(), Some(about), stop.clone()));
     }
     let ended = match stop.run_until_cancelled(identity_gate(&clients, &identity)).await {
         None => Ok(()),
@@ -79,10 +87,45 @@ pub async fn execute(args: Args) -> anyhow::Result<Exit> {
     ended.map(|()| Exit::Done)
 }
 
+/// Follows another node until a signal stops it. Nothing is derived, written or paused.
+async fn follow(
+    config: &Config,
+    identity: &Identity,
+    clients: wiring::Clients,
+    stop: CancellationToken,
+) -> anyhow::Result<Exit> {
+    let instance = B256(rand::random());
+    let store = Arc::new(SqliteStore::open(&config.store).await.context("the database")?);
+    store.claim(identity).await.context("the database")?;
+    store.claim_use(true).await.context("the database")?;
+    // No blob is asked for: a beacon node that is configured and does not answer holds up nothing.
+    let clients = wiring::Clients { beacon: None, ..clients };
+    let ports = wiring::follow_ports(config, &clients, store.clone())?;
+    let quiesce = Quiesce::new(Arc::new(NoReactors), store.clone(), ports.l2.clone(), Duration::ZERO);
+    let follower = Follower::start(ports, wiring::follow_settings(config, identity, instance)).await?;
+    if let Some(address) = config.listen {
+        let listener = tokio::net::TcpListener::bind(address).await.with_context(|| format!("listen on {address}"))?;
+        info!(%address, "status, health and metrics");
+        let about = About { identity: identity.clone(), instance };
+        tokio::spawn(crate::server::serve(listener, follower.status(), Some(about), stop.clone()));
+    }
+    let ended = match stop.run_until_cancelled(identity_gate(&clients, identity)).await {
+        None => Ok(()),
+        Some(Err(error)) => Err(error.context("refused to start")),
+        Some(Ok(())) => {
+            info!(observe = config.observe, sources = config.follow.sources.len(), "started; following");
+            contained(&quiesce, follower.run(stop)).await.map_err(anyhow::Error::from)
+        }
+    };
+    store.close().await;
+    ended.map(|()| Exit::Done)
+}
+
 /// Opens the database of this network.
 async fn open(config: &Config, identity: &Identity, forget: bool) -> PortResult<Arc<SqliteStore>> {
     let store = SqliteStore::open(&config.store).await?;
     store.claim(identity).await?;
+    store.claim_use(false).await?;
     store.claim_start(wiring::settings(config).start).await?;
     if forget {
         forget_pause(&store).await?;

@@ -8,17 +8,20 @@ use anyhow::Context as _;
 
 use crate::adapters::beacon::{BeaconClient, BeaconConfig};
 use crate::adapters::engine::{EngineClient, load_jwt_secret};
+use crate::adapters::head_source::SourceClient;
 use crate::adapters::l1::L1Client;
 use crate::adapters::l2::{L2Client, L2Config};
 use crate::adapters::reactors::{CommandReactors, JsonRpcReactors, NoReactors};
 use crate::adapters::rpc::{Check, Pool, PoolConfig};
 use crate::adapters::store::SqliteStore;
-use crate::config::{Config, ReactorControl};
+use crate::config::{Config, FollowConfig, ReactorControl};
+use crate::decide::follow::{self, Dropped, Expected, SourceNetwork};
 use crate::error::{PortError, PortErrorKind, Target};
+use crate::flow::follow::{FollowPorts, FollowSettings};
 use crate::flow::{Ports, Settings};
-use crate::ports::{L2Engine, L2Reader as _, PortResult, Reactors};
+use crate::ports::{HeadSource, L2Engine, L2Reader as _, PortResult, Reactors};
 use crate::redact::SecretUrl;
-use crate::types::{Identity, L2Number};
+use crate::types::{B256, Identity, L2Number};
 
 /// The clients behind the ports, for start-up and figures.
 #[derive(Clone)]
@@ -31,6 +34,8 @@ pub struct Clients {
     pub l2: Option<Arc<L2Client>>,
     /// Its engine.
     pub engine: Option<Arc<EngineClient>>,
+    /// The nodes that are followed.
+    pub sources: Vec<Arc<SourceClient>>,
 }
 
 fn urls(list: &[SecretUrl]) -> Vec<String> {
@@ -89,7 +94,25 @@ pub fn clients(config: &Config) -> anyhow::Result<Clients> {
         }
         _ => None,
     };
-    Ok(Clients { l1, beacon, l2, engine })
+    let sources = config.follow.sources.iter().map(|url| source(config, url)).collect::<PortResult<Vec<_>>>()?;
+    Ok(Clients { l1, beacon, l2, engine, sources })
+}
+
+/// One source: a pool of its own, so that its replies stay its own. The flow chooses among the sources.
+fn source(config: &Config, url: &SecretUrl) -> PortResult<Arc<SourceClient>> {
+    let FollowConfig { timeout, poll_interval, .. } = config.follow;
+    let defaults = PoolConfig::default();
+    let pool = PoolConfig {
+        call_timeout: timeout,
+        connect_timeout: defaults.connect_timeout.min(timeout),
+        // A status and a configuration take a few kilobytes.
+        max_body: 256 * 1024,
+        ask_again: poll_interval,
+        // The next poll asks again soon enough.
+        retry_for: Duration::ZERO,
+        ..defaults
+    };
+    Ok(Arc::new(SourceClient::new(Pool::new(Target::Source, &urls(std::slice::from_ref(url)), pool)?)))
 }
 
 /// The reactor control that `config` names.
@@ -141,6 +164,58 @@ pub fn ports(config: &Config, clients: &Clients, store: Arc<SqliteStore>) -> any
         None => ports,
     };
     Ok(ports)
+}
+
+/// The ports of a follower.
+///
+/// # Errors
+/// A setting that `run` needs is missing.
+pub fn follow_ports(config: &Config, clients: &Clients, store: Arc<SqliteStore>) -> anyhow::Result<FollowPorts> {
+    let l2 = clients.l2.clone().context("no L2 endpoint is configured")?;
+    anyhow::ensure!(config.follows(), "no follow source is configured");
+    Ok(FollowPorts {
+        l1: clients.l1.clone(),
+        l2,
+        engine: clients.engine.clone().map(|e| e as Arc<dyn L2Engine>),
+        progress: store,
+        sources: clients.sources.iter().map(|source| source.clone() as Arc<dyn HeadSource>).collect(),
+    })
+}
+
+/// The follower's settings. `instance` is the mark by which it knows its own server.
+pub fn follow_settings(config: &Config, identity: &Identity, instance: B256) -> FollowSettings {
+    FollowSettings {
+        network: network_of(identity),
+        instance,
+        poll_interval: config.follow.poll_interval,
+        max_age: config.follow.max_age,
+        agreement: config.follow.agreement,
+        alarm_after: config.follow.alarm_after,
+    }
+}
+
+fn network_of(identity: &Identity) -> SourceNetwork {
+    SourceNetwork {
+        l1_chain_id: identity.l1_chain_id,
+        l2_chain_id: identity.l2_chain_id,
+        l2_genesis: Some(identity.l2_genesis),
+    }
+}
+
+/// That a follow source answers and works for our networks.
+///
+/// # Errors
+/// As [`check_identity`].
+pub async fn check_source(source: &SourceClient, identity: &Identity) -> PortResult<()> {
+    let reply = source.reply().await?;
+    let expected = Expected { network: network_of(identity), instance: B256::zero(), finalized: None };
+    match follow::read(&reply, &expected) {
+        Ok(_) => Ok(()),
+        Err(dropped @ (Dropped::OtherNetwork { .. } | Dropped::Unidentified)) => {
+            Err(PortError::new(Target::Source, PortErrorKind::WrongNetwork, dropped.to_string()))
+        }
+        Err(dropped) => Err(PortError::malformed(Target::Source, dropped.to_string())),
+    }
 }
 
 /// The flow's settings.

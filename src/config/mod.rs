@@ -25,7 +25,8 @@ pub use layers::ConfigArgs;
 pub use network::Network;
 pub use settings::{ENV_PREFIX, Kind, MORPH_ENV_PREFIX, SETTINGS, Setting};
 pub use values::{
-    Config, L1Config, L2Config, LogConfig, LogFormat, Need, ReactorControl, ReactorsConfig, Shown, ShownValue,
+    Config, FollowConfig, L1Config, L2Config, LogConfig, LogFormat, Need, ReactorControl, ReactorsConfig, Shown,
+    ShownValue,
 };
 
 impl Config {
@@ -93,8 +94,41 @@ impl Config {
         Ok(config)
     }
 
-    /// A preset names one network; another chain id under it is a mix-up.
+    /// Nothing is derived from L1 while another node is followed: settings of deriving that are not at their defaults
+    /// show that something else was meant.
+    fn check_follow(&self, values: &Values) -> Result<(), ConfigError> {
+        for key in ["mode", "finality", "reactors.kind"] {
+            let default = SETTINGS.iter().find(|setting| setting.key == key).and_then(|setting| setting.default);
+            let Some(Set { raw: Raw::One(value), source }) = values.get(key) else { continue };
+            if Some(value.as_str()) != default {
+                return Err(ConfigError::Conflict(format!(
+                    "{key} = {value} (from {source}) is about deriving from L1, which is off while follow.source is \
+                     set: leave out one of them"
+                )));
+            }
+        }
+        let is_ours = |url: &url::Url| {
+            let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+            let port = url.port_or_known_default();
+            self.listen.is_some_and(|listen| {
+                let ip: Option<std::net::IpAddr> = host.parse().ok();
+                let loopback = host == "localhost" || ip.is_some_and(|ip| ip.is_loopback());
+                port == Some(listen.port()) && (loopback || ip == Some(listen.ip()))
+            })
+        };
+        match self.follow.sources.iter().find(|source| is_ours(source.expose())) {
+            Some(source) => Err(ConfigError::Conflict(format!(
+                "follow.source {source} is this program's own server.listen: it would follow itself"
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// A preset names one network; another chain id under it is a mix-up. So is deriving and following at once (I13).
     fn check_conflicts(&self, values: &Values) -> Result<(), ConfigError> {
+        if self.follows() {
+            self.check_follow(values)?;
+        }
         let Some(network) = self.network else { return Ok(()) };
         for key in ["l1.chain_id", "l2.chain_id", "l2.genesis_hash"] {
             let preset = network.preset().into_iter().find(|(k, _)| *k == key).map(|(_, value)| value);
@@ -365,6 +399,17 @@ mod tests {
             ("reactors.already_resumed", "running, "),
             ("reactors.already_resumed", "[1]"),
             ("server.listen", "9545"),
+            ("follow.source", "localhost:9545"),
+            ("follow.poll_interval", "0s"),
+            ("follow.max_age", "-1s"),
+            ("follow.timeout", "0s"),
+            ("follow.agreement", "0"),
+            ("follow.agreement", "17"),
+            ("follow.alarm_after", "0"),
+            ("follow.engine", "forkchoice"),
+            ("follow.engine", "geth"),
+            ("follow.import", "true"),
+            ("follow.import", "yes"),
             ("log.format", "xml"),
             ("log.filter", "a=b=c"),
         ];
@@ -384,6 +429,33 @@ mod tests {
         ] {
             from_toml(text).expect_err(text);
         }
+    }
+
+    #[test]
+    fn i13_following_and_deriving_at_once_is_refused() {
+        let follow = "--follow.source=http://h:1";
+        let config = from_flags(&[follow, "--mode=local", "--observe"]).unwrap();
+        assert!(config.follows() && !config.run_needs().contains(&Need::Beacon));
+        assert_eq!(from_flags(&["--l2.follow.source=http://h:1"]).unwrap().follow.sources.len(), 1);
+        assert!(!from_flags(&["--follow.agreement=2"]).unwrap().follows());
+        let conflicts: [&[&str]; 8] = [
+            &["--mode=blob"],
+            &["--derivation.verify-mode=pathA"],
+            &["--finality=proven"],
+            &["--reactors.kind=command", "--reactors.pause-command=a", "--reactors.resume-command=b"],
+            &["--follow.source=http://127.0.0.1:9545/"],
+            &["--follow.source=http://localhost:9545/key"],
+            &["--follow.source=http://[::1]:7", "--server.listen=127.0.0.1:7"],
+            &["--follow.source=http://10.0.0.5:7", "--server.listen=10.0.0.5:7"],
+        ];
+        for words in conflicts {
+            let words: Vec<&str> = std::iter::once(follow).chain(words.iter().copied()).collect();
+            let error = from_flags(&words).expect_err(&words.join(" "));
+            assert!(matches!(&error, ConfigError::Conflict(_)), "{words:?}: {error}");
+            assert!(!error.to_string().contains("/key"), "{error}");
+        }
+        let few = from_flags(&[follow, "--follow.agreement=2"]).unwrap_err();
+        assert!(matches!(few, ConfigError::Value { key: "follow.agreement", .. }), "{few}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::error::ConfigError;
 use super::layers::{Raw, Set, Values};
 use super::settings::{ENV_PREFIX, Kind, MORPH_ENV_PREFIX, SETTINGS, Setting, missing_text};
 use super::values::{
-    Config, L1Config, L2Config, LogConfig, LogFormat, ReactorControl, ReactorsConfig, Shown, ShownValue,
+    Config, FollowConfig, L1Config, L2Config, LogConfig, LogFormat, ReactorControl, ReactorsConfig, Shown, ShownValue,
 };
 use crate::redact::SecretUrl;
 use crate::types::{Address, B256, Confirmations, HeightParam, L1Number, Mode};
@@ -34,6 +34,7 @@ impl Reader<'_> {
             poll_interval: self.duration("poll_interval")?,
             observation_window: self.duration("observation_window")?,
             reactors: self.reactors()?,
+            follow: self.follow()?,
             store: self.required("store.path", path)?,
             listen: self.required("server.listen", |text| match text {
                 "none" => Ok(None),
@@ -90,6 +91,35 @@ impl Reader<'_> {
             switch_time_ms: self.map("l2.switch_time_ms", integer)?.unwrap_or(0),
             timeout: self.duration("l2.timeout")?,
             engine_timeout: self.duration("l2.engine_timeout")?,
+        })
+    }
+
+    fn follow(&self) -> Result<FollowConfig, ConfigError> {
+        self.required("follow.engine", |text| match text {
+            "morph" => Ok(()),
+            "forkchoice" => Err("cannot be forkchoice in this version: only morph (engine_setBlockTags)".to_owned()),
+            _ => Err("must be morph".to_owned()),
+        })?;
+        self.required("follow.import", |text| match text {
+            "false" => Ok(()),
+            "true" => Err("cannot be true in this version: blocks are never imported from a source".to_owned()),
+            _ => Err("must be true or false".to_owned()),
+        })?;
+        let sources = self.urls("follow.source")?;
+        let narrow = |number: u64| u32::try_from(number).map_err(|_| "is too large a number".to_owned());
+        let agreement = self.required("follow.agreement", |text| within(text, 1, 16).and_then(narrow))?;
+        let agreement = usize::try_from(agreement).unwrap_or(usize::MAX);
+        if !sources.is_empty() && agreement > sources.len() {
+            let reason = format!("is more than there are sources ({})", sources.len());
+            return Err(self.wrong("follow.agreement", reason));
+        }
+        Ok(FollowConfig {
+            sources,
+            poll_interval: self.duration("follow.poll_interval")?,
+            max_age: self.duration_or_zero("follow.max_age")?,
+            timeout: self.duration("follow.timeout")?,
+            agreement,
+            alarm_after: self.required("follow.alarm_after", |text| within(text, 1, 1_000_000).and_then(narrow))?,
         })
     }
 

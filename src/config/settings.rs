@@ -123,6 +123,16 @@ pub const SETTINGS: &[Setting] = &[
     Setting::of("reactors.pause_budget", Kind::Text, "Longest pause, without the time for each block").default("60s"),
     Setting::of("reactors.pause_budget_per_block", Kind::Text, "Time that each block to be written adds to the longest pause").default("50ms"),
 
+    Setting::of("follow.source", Kind::Urls, "Nodes whose safe and finalized heads are followed, the most trusted first; nothing is derived from L1 then")
+        .morph(&["l2.follow.source"], &[]),
+    Setting::of("follow.poll_interval", Kind::Text, "Time between two polls of a follow source").default("2s"),
+    Setting::of("follow.max_age", Kind::Text, "Age of the L1 block up to which a source has read at which it counts as stale; 0s turns this off").default("30m"),
+    Setting::of("follow.timeout", Kind::Text, "Deadline of one call to a follow source").default("5s"),
+    Setting::of("follow.agreement", Kind::Integer, "How many sources must show the same safe head").default("1"),
+    Setting::of("follow.alarm_after", Kind::Integer, "Polls in a row without anything taken over after which there is an alarm").default("30"),
+    Setting::of("follow.engine", Kind::Text, "How the node is told: morph (engine_setBlockTags)").default("morph"),
+    Setting::of("follow.import", Kind::Switch, "Import missing blocks from the source; this version cannot").default("false"),
+
     Setting::of("store.path", Kind::Text, "Database file").default("morph-deriver.sqlite"),
     Setting::of("server.listen", Kind::Text, "Address of status, health and metrics; none: no server").default("127.0.0.1:9545"),
     Setting::of("log.format", Kind::Text, "Log lines: text or json").default("text").morph(&[], &["LOG_FORMAT"]),

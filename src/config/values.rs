@@ -112,6 +112,23 @@ pub struct L2Config {
     pub engine_timeout: Duration,
 }
 
+/// Following another node instead of deriving from L1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FollowConfig {
+    /// The nodes that are followed, the most trusted first; none: batches are derived from L1.
+    pub sources: Vec<SecretUrl>,
+    /// Time between two polls.
+    pub poll_interval: Duration,
+    /// Age of the L1 block up to which a source has read at which it counts as stale; zero: never.
+    pub max_age: Duration,
+    /// Deadline of one call to a source.
+    pub timeout: Duration,
+    /// How many sources must show the same safe head.
+    pub agreement: usize,
+    /// Polls in a row without anything taken over after which there is an alarm.
+    pub alarm_after: u32,
+}
+
 /// Log output.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogConfig {
@@ -176,6 +193,8 @@ pub struct Config {
     pub observation_window: Duration,
     /// The consensus node's reactors.
     pub reactors: ReactorsConfig,
+    /// Following.
+    pub follow: FollowConfig,
     /// The database.
     pub store: PathBuf,
     /// Address of status and metrics; none: no server.
@@ -242,9 +261,17 @@ impl Config {
         }
     }
 
-    /// What `run` needs with this configuration: no engine if it only watches.
+    /// Whether another node is followed instead of deriving batches from L1.
+    pub fn follows(&self) -> bool {
+        !self.follow.sources.is_empty()
+    }
+
+    /// What `run` needs with this configuration: no engine if it only watches, no beacon node if it follows.
     pub fn run_needs(&self) -> Vec<Need> {
         let mut needs = vec![Need::L1, Need::Beacon, Need::L2];
+        if self.follows() {
+            needs.retain(|need| *need != Need::Beacon);
+        }
         if !self.observe {
             needs.push(Need::Engine);
         }

@@ -702,18 +702,15 @@ mod tests {
     /// Whatever a source says and the node holds: finalized never moves back or sideways, and never lies above safe.
     #[test]
     fn i2_p2_no_reply_puts_our_heads_out_of_order() {
-        let (numbers, sets) = ([1_u64, 2, 3], [at as fn(u64) -> L2Ref, other]);
-        for (safe, of_safe) in numbers.iter().flat_map(|n| sets.iter().map(move |set| (*n, set))) {
-            for (finalized, of_finalized) in numbers.iter().flat_map(|n| sets.iter().map(move |set| (*n, set))) {
+        let all: Vec<(u64, L2Ref)> = (1..=3).flat_map(|n| [(n, at(n)), (n, other(n))]).collect();
+        for (_, safe) in &all {
+            for (height, finalized) in &all {
                 for (our_safe, our_finalized) in [(1, 1), (2, 1), (3, 1), (2, 2), (3, 2), (3, 3)] {
-                    let snapshot = Snapshot {
-                        safe: place(of_safe(safe), 40),
-                        finalized: Some(place(of_finalized(finalized), 30)),
-                        current_l1: l1(50),
-                    };
+                    let snapshot =
+                        Snapshot { safe: place(*safe, 40), finalized: Some(place(*finalized, 30)), current_l1: l1(50) };
                     let ours = heads(our_safe, our_finalized);
                     let Ok(read) = read(&reply(snapshot), &expected(ours.finalized())) else { continue };
-                    for local in [Local::Found(at(finalized)), Local::Missing, Local::NotAsked] {
+                    for local in [Local::Found(at(*height)), Local::Missing, Local::NotAsked] {
                         let Labels::Set(after) = labels(&ours, &read, local, LOWER_AFTER) else { continue };
                         let (was, is) = (ours.finalized().unwrap(), after.finalized().unwrap());
                         assert!(is.number > was.number || is == was, "{ours:?} {snapshot:?} {after:?}");

@@ -274,7 +274,7 @@ mod tests {
     }
 
     fn node(head: u64, safe: Option<L2Ref>, finalized: Option<L2Ref>) -> L2Snapshot {
-        L2Snapshot { head: at(head), safe, finalized, syncing: false }
+        L2Snapshot { head: at(head), head_parent: B256::zero(), head_time: 0, safe, finalized, syncing: false }
     }
 
     #[test]

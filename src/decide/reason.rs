@@ -74,6 +74,14 @@ reasons! {
     ReactorsDegraded = "reactors_degraded", false;
     /// The pause's budget was used up; the rest is written in the next poll.
     PauseBudget = "pause_budget", false;
+    /// Following: no source could be asked.
+    SourceUnavailable = "source_unavailable", false;
+    /// Following: what the sources say is not taken over; the text gives the reason.
+    SourceRefused = "source_refused", false;
+    /// Following: the source has read L1 up to a block that is too old.
+    SourceStale = "source_stale", false;
+    /// Following: the local chain has another block at the height of the source's safe head.
+    SourceDiffers = "source_differs", false;
     /// The database cannot be written.
     StoreUnavailable = "store_unavailable", false;
     /// A batch was reverted on L1, in a block that is not confirmed yet.
@@ -135,6 +143,7 @@ impl Reason {
             (_, Target::L2) => Self::L2Unavailable,
             (_, Target::Engine) => Self::EngineUnavailable,
             (_, Target::Reactors) => Self::ReactorsDegraded,
+            (_, Target::Source) => Self::SourceUnavailable,
             (_, Target::Store) => Self::StoreUnavailable,
         }
     }
@@ -193,6 +202,7 @@ mod tests {
             (Target::L2, Reason::L2Unavailable),
             (Target::Engine, Reason::EngineUnavailable),
             (Target::Reactors, Reason::ReactorsDegraded),
+            (Target::Source, Reason::SourceUnavailable),
             (Target::Store, Reason::StoreUnavailable),
             (Target::Fixture, Reason::FixtureIncomplete),
         ];

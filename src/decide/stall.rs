@@ -9,6 +9,7 @@ use serde::ser::{Serialize, SerializeStruct, Serializer};
 
 use crate::decide::binding::{BindingFault, CommitFault};
 use crate::decide::content::ContentFault;
+use crate::decide::follow::Dropped;
 pub use crate::decide::reason::Reason;
 use crate::decide::reconcile::{Difference, Otherwise};
 use crate::error::PortError;
@@ -21,6 +22,27 @@ pub enum Cause {
     Port(PortError),
     /// The execution node says that it is syncing.
     NodeSyncing,
+    /// Following has not begun: the node is syncing, or has no block above block 0 yet.
+    FirstSync {
+        /// Whether the node says that it is syncing.
+        syncing: bool,
+    },
+    /// Following: the source's safe head is not on the node yet.
+    TargetMissing {
+        /// The local head.
+        head: L2Number,
+        /// The source's safe head.
+        target: L2Ref,
+    },
+    /// Following: what the sources say is not taken over.
+    SourceDropped(Dropped),
+    /// Following: the local chain has another block at the height of the source's safe head.
+    SourceDiffers {
+        /// The source's safe head.
+        source: L2Ref,
+        /// The local block there.
+        local: L2Ref,
+    },
     /// The batch's blocks are missing.
     BlocksMissing {
         /// The local head.
@@ -297,6 +319,13 @@ impl Cause {
             Self::ReorgTooDeep { .. } => Reason::ReorgTooDeep,
             Self::Searching(_) => Reason::SearchingL1,
             Self::NoProgress => Reason::NoProgress,
+            Self::FirstSync { .. } => Reason::NodeSyncing,
+            Self::TargetMissing { .. } => Reason::WaitingForBlocks,
+            Self::SourceDropped(Dropped::L1NotAsked) => Reason::L1Unavailable,
+            Self::SourceDropped(Dropped::L1Behind { .. }) => Reason::L1Behind,
+            Self::SourceDropped(Dropped::Stale { .. }) => Reason::SourceStale,
+            Self::SourceDropped(_) => Reason::SourceRefused,
+            Self::SourceDiffers { .. } => Reason::SourceDiffers,
             Self::Gap(_) => Reason::Gap,
             Self::RevertPending => Reason::RevertPending,
             Self::RevertOfProved => Reason::RevertBelowFinalized,
@@ -333,6 +362,19 @@ impl fmt::Display for Cause {
         match self {
             Self::Port(error) | Self::Refused(error) => error.fmt(f),
             Self::NodeSyncing => f.write_str("the execution node says that it is syncing"),
+            Self::FirstSync { syncing: true } => {
+                f.write_str("following begins after the execution node's first sync, which is under way")
+            }
+            Self::FirstSync { syncing: false } => {
+                f.write_str("following begins after the execution node's first sync; it has no block above block 0 yet")
+            }
+            Self::TargetMissing { head, target } => {
+                write!(f, "the source's safe head is {target}, the local head {head}")
+            }
+            Self::SourceDropped(dropped) => dropped.fmt(f),
+            Self::SourceDiffers { source, local } => {
+                write!(f, "the source's safe head is {source}, the local block there {local}; nothing is changed")
+            }
             Self::BlocksMissing { head, last } => write!(f, "the local head is {head}, the batch ends on {last}"),
             Self::BlocksLost { from, head, last } => {
                 write!(f, "the node lost its blocks from {from} on; its head is {head}, the batch ends on {last}")

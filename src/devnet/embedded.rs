@@ -43,8 +43,11 @@ impl Embedded {
 impl L2Reader for Embedded {
     async fn snapshot(&self) -> PortResult<L2Snapshot> {
         let node = self.node();
+        let head = node.head().header;
         Ok(L2Snapshot {
-            head: node.head().header.l2_ref(),
+            head: head.l2_ref(),
+            head_parent: head.parent_hash,
+            head_time: head.timestamp,
             safe: node.safe(),
             finalized: node.finalized(),
             syncing: node.moods.syncing,

@@ -24,7 +24,7 @@ const CONTRADICTED: &str = "l1_finality_contradicted";
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FinalityShown {
     /// L1's finalized block.
-    pub(crate) l1_finalized: Option<L1Number>,
+    pub(crate) l1_finalized: Option<L1Header>,
     /// Up to which L1 block every revert and proof is known.
     pub(crate) settled_to: Option<L1Number>,
     /// Why finalized is held.
@@ -90,7 +90,7 @@ impl Finalizer {
         }
         self.note_uncommitted(ledger).await?;
         let Some(l1_finalized) = self.l1.tagged(L1Tag::Finalized).await? else { return Ok(()) };
-        self.shown.l1_finalized = Some(l1_finalized.number);
+        self.shown.l1_finalized = Some(l1_finalized);
         let settled = settlements.read_ahead(ledger, &l1_finalized.l1_ref(), on).await?;
         let settled_to = match settled {
             Settled::To(to) => to,

@@ -65,6 +65,8 @@ pub(crate) struct L1Watch {
     reorgs: u64,
     /// The newest block that is settled enough to read, as it was seen last.
     confirmed: Option<L1Number>,
+    /// The newest block, as it was seen last.
+    newest: Option<L1Header>,
 }
 
 impl L1Watch {
@@ -80,12 +82,18 @@ impl L1Watch {
             max_age: settings.l1_max_age,
             reorgs: 0,
             confirmed: None,
+            newest: None,
         }
     }
 
     /// The newest block that is settled enough to read, as it was seen last.
     pub(crate) const fn confirmed(&self) -> Option<L1Number> {
         self.confirmed
+    }
+
+    /// The newest block, as it was seen last.
+    pub(crate) const fn newest(&self) -> Option<L1Header> {
+        self.newest
     }
 
     /// Reorgs dealt with.
@@ -103,7 +111,7 @@ impl L1Watch {
         };
         let view = L1View { confirmed, stale: self.is_stale(&latest), reorged: false };
         let after_reorg = L1View { reorged: true, ..view };
-        self.confirmed = Some(confirmed);
+        (self.confirmed, self.newest) = (Some(confirmed), Some(latest));
         match self.find_reorg(ledger).await? {
             Reorg::None => Ok(view),
             Reorg::StrayCursor => {

@@ -22,6 +22,8 @@
 //! | which blobs are checked together | [`blob_check`] | `one_by_one`, `together` | `aggregate` |
 //! | the batch before an audited range, taken on L1's word | [`audit`] | `run`, `report` | `AuditLog` |
 //! | a search for a withdrawal root | [`roots`] | `check` | `last_appended_root` |
+//! | what is taken over from a follow source | [`follow`] | `poll`, `run` | `HeadSource` |
+//! | where our heads stand on L1 | [`places`] | `look_up`, `show` | `batch_ending_on` |
 //! | what the faces show | [`worker`] | `poll` | `Pace` |
 //!
 //! The other files own nothing: [`commit`] (from an event to a bound commit), [`gather`] (what a batch is judged by;
@@ -47,6 +49,7 @@ pub(crate) mod continuity;
 mod error;
 pub(crate) mod events;
 pub(crate) mod finalize;
+pub mod follow;
 pub(crate) mod gather;
 pub(crate) mod intents;
 pub(crate) mod l1_range;
@@ -57,6 +60,7 @@ pub(crate) mod local_chain;
 pub(crate) mod node;
 pub(crate) mod one_node;
 pub(crate) mod patience;
+pub(crate) mod places;
 pub(crate) mod poll;
 pub mod quiesce;
 pub(crate) mod roots;

@@ -10,7 +10,7 @@ use crate::flow::local_chain::LocalChain;
 use crate::flow::tags::NodeTags;
 use crate::flow::{Decided, FlowError};
 use crate::ports::{L1Chain, L2Engine, L2Reader};
-use crate::types::{L2Number, L2Ref, L2Snapshot};
+use crate::types::{B256, L2Number, L2Ref, L2Snapshot};
 
 /// Tags follow verified batches at most this often: setting them takes five requests, and a worker that catches up
 /// verifies dozens of batches a second.
@@ -45,7 +45,14 @@ impl Node {
             local,
             tags,
             head,
-            shown: L2Snapshot { head, safe: None, finalized: None, syncing: false },
+            shown: L2Snapshot {
+                head,
+                head_parent: B256::zero(),
+                head_time: 0,
+                safe: None,
+                finalized: None,
+                syncing: false,
+            },
             tagged: None,
         }
     }
@@ -74,6 +81,11 @@ impl Node {
     /// The head that it showed last.
     pub(crate) const fn shown_head(&self) -> L2Ref {
         self.shown.head
+    }
+
+    /// What it showed last.
+    pub(crate) const fn shown(&self) -> &L2Snapshot {
+        &self.shown
     }
 
     /// It shows the snapshot `node` in the middle of the poll.

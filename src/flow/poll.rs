@@ -16,6 +16,7 @@ use crate::flow::finalize::Finalizer;
 use crate::flow::l1_view::{L1View, L1Watch};
 use crate::flow::ledger::Ledger;
 use crate::flow::node::Node;
+use crate::flow::places::{Places, Seen};
 use crate::flow::quiesce::Quiesce;
 use crate::flow::settlement::Settlements;
 use crate::flow::writer::{PendingWrite, SharedPause, Writer};
@@ -32,6 +33,7 @@ pub(crate) struct Poll {
     events: Events,
     settlements: Settlements,
     finalizer: Finalizer,
+    places: Places,
     /// The operator's verdict in place of the observed one.
     assume: Option<HeadTrend>,
     meaning: FinalityMeaning,
@@ -60,6 +62,7 @@ impl Poll {
             events: Events::new(ports, writer, settings, tip.map(|t| t.index)),
             settlements: Settlements::new(l1, ports.progress.clone(), settings.start, settings.fetch_range),
             finalizer: Finalizer::new(ports, settings),
+            places: Places::new(ports),
             assume: settings.assume,
             meaning: settings.finality,
             verdict: None,
@@ -222,7 +225,7 @@ impl Poll {
         status.finalized = heads.finalized();
         status.l1_cursor = self.ledger.cursor().map(|c| c.block.number);
         status.l1_confirmed = self.l1.confirmed();
-        status.l1_finalized = finality.l1_finalized;
+        status.l1_finalized = finality.l1_finalized.map(|block| block.number);
         status.l2_head = self.l2_head;
         status.node_safe = tags.safe;
         status.node_finalized = tags.finalized;
@@ -246,6 +249,19 @@ impl Poll {
         status.reactors_degraded = self.quiesce.is_degraded();
         status.pause_left_over = self.quiesce.has_left_over();
         status.pauses = self.quiesce.pauses();
+        status.sync = self.places.show(&Seen {
+            heads,
+            cursor: self.ledger.cursor().map(|cursor| cursor.block),
+            node: self.l2_head.map(|_| *self.node.shown()),
+            newest_l1: self.l1.newest(),
+            finalized_l1: finality.l1_finalized,
+        });
+    }
+
+    /// Looks up where our heads stand on L1, for the faces.
+    pub(crate) async fn look_up_places(&mut self) {
+        let cursor = self.ledger.cursor().map(|cursor| cursor.block);
+        self.places.look_up(self.ledger.heads(), cursor).await;
     }
 
     /// The last L2 block of the batch `index` that stands on L1; none if no confirmed commit of it was found or what

@@ -7,7 +7,8 @@ use crate::decide::finality::Held;
 use crate::decide::liveness::HeadTrend;
 use crate::decide::stall::Stall;
 use crate::flow::error::{Decided, FlowError, Stop};
-use crate::types::{BatchIndex, Case, FinalityMeaning, L1Number, L2Ref};
+use crate::flow::follow::FollowStatus;
+use crate::types::{BatchIndex, Case, FinalityMeaning, L1Number, L2Ref, SyncStatus};
 
 /// What was done about one batch, for reports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -128,6 +129,12 @@ pub struct Status {
     pub last_commit_at: Option<u64>,
     /// Polls since the start.
     pub polls: u64,
+    /// What is followed, and how; none while batches are derived from L1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub follow: Option<FollowStatus>,
+    /// The heads as `optimism_syncStatus` shows them.
+    #[serde(skip)]
+    pub sync: SyncStatus,
 }
 
 fn verdict_name<S: serde::Serializer>(verdict: &Option<HeadTrend>, serializer: S) -> Result<S::Ok, S::Error> {

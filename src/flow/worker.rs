@@ -164,6 +164,10 @@ impl Worker {
             self.keep_pace(before.as_ref(), report);
         }
         self.meet_client();
+        // A face that shows them, or nobody asks.
+        if outcome.is_ok() && self.publish.receiver_count() > 0 {
+            self.poll.look_up_places().await;
+        }
         self.status.stall = match &outcome {
             Ok(report) => match &report.end {
                 PollEnd::Stalled(stall) => Some(stall.clone()),

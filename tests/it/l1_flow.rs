@@ -465,6 +465,8 @@ async fn a3_an_idle_poll_costs_four_requests_with_safe_below_the_head() {
             w.sync();
         });
         let mut rig = Rig::with(&devnet, |s| s.confirmations = confirmations).await;
+        // With a face, which shows where the heads stand on L1.
+        let face = rig.worker.status();
         rig.settle().await;
         rig.settle().await;
         assert!(rig.safe().is_some_and(|safe| safe > 0), "{confirmations:?}");
@@ -472,5 +474,11 @@ async fn a3_an_idle_poll_costs_four_requests_with_safe_below_the_head() {
         devnet.clear_counts();
         assert_eq!(rig.poll().await.unwrap().end, PollEnd::CaughtUp);
         assert!(devnet.all_http_requests() <= 4, "{confirmations:?}: {} requests", devnet.all_http_requests());
+        let sync = face.borrow().sync;
+        let (Some(current), Some(safe)) = (sync.current_l1, sync.safe_l2) else { panic!("{sync:?}") };
+        for block in [current.l1_ref(), safe.origin] {
+            assert_eq!(devnet.with(|w| w.l1.block(block.number.get()).map(|b| b.l1_ref())), Some(block));
+        }
+        assert_eq!(Some(safe.block), rig.worker.heads().safe());
     }
 }

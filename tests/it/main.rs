@@ -20,6 +20,7 @@ mod devnet;
 mod docs;
 mod finality_flow;
 mod finality_sweep;
+mod follow_flow;
 mod forged_flow;
 mod inspect;
 mod l1_flow;

@@ -105,6 +105,10 @@ fn kind(cause: &Cause) -> usize {
         Cause::NotWritten => 36,
         Cause::WouldWrite { .. } => 37,
         Cause::FinalizedElsewhere(_) => 38,
+        Cause::FirstSync { .. } => 40,
+        Cause::TargetMissing { .. } => 41,
+        Cause::SourceDropped(_) => 42,
+        Cause::SourceDiffers { .. } => 43,
     }
 }
 
@@ -116,7 +120,7 @@ fn p9_every_cause_has_its_code_and_every_code_a_cause() {
         assert!(!cause.to_string().is_empty(), "{cause:?}");
     }
     let kinds: BTreeSet<_> = table.iter().map(|(cause, _)| kind(cause)).collect();
-    assert_eq!(kinds, (0..=39).collect());
+    assert_eq!(kinds, (0..=43).collect());
     for reason in Reason::ALL {
         assert!(table.iter().any(|(_, has)| has == reason), "nothing causes {reason}");
     }

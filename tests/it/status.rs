@@ -20,7 +20,7 @@ async fn a_running_worker_is_asked() {
     let address = listener.local_addr().unwrap();
     let (sender, receiver) = watch::channel(Status { verified: 12, polls: 1, ..Status::default() });
     let stop = CancellationToken::new();
-    let served = tokio::spawn(server::serve(listener, receiver, stop.clone()));
+    let served = tokio::spawn(server::serve(listener, receiver, None, stop.clone()));
     let at = format!("--at={address}");
     let listen = format!("--server.listen={address}");
 

@@ -81,6 +81,37 @@ pub(super) async fn start(pool: SqlitePool, configured: L1Number) -> PortResult<
     }
 }
 
+/// Binds a database to following or to deriving, and refuses one that was used for the other.
+pub(super) async fn usage(pool: SqlitePool, follows: bool) -> PortResult<()> {
+    let stored: Option<Option<i64>> = sqlx::query_scalar("SELECT follows FROM identity").fetch_optional(&pool).await?;
+    let followed = match stored {
+        None => return Err(refused("the database is bound to no network yet")),
+        Some(Some(stored)) => stored != 0,
+        // A database of an older version derives if it holds anything.
+        Some(None) => {
+            let heads: i64 = sqlx::query_scalar(
+                "SELECT (SELECT count(*) FROM heads) + (SELECT count(*) FROM cursor) + (SELECT count(*) FROM lease)",
+            )
+            .fetch_one(&pool)
+            .await?;
+            if heads == 0 { follows } else { false }
+        }
+    };
+    if followed != follows {
+        let (was, now) =
+            if followed { ("followed another node", "derives from L1") } else { ("derived from L1", "follows") };
+        return Err(refused(format!(
+            "the database holds the heads of a run that {was}, and this run {now}; give it a store.path of its own"
+        )));
+    }
+    sqlx::query("UPDATE identity SET follows = ?")
+        .bind(i64::from(follows))
+        .execute(&pool)
+        .await
+        .map(|_| ())
+        .map_err(PortError::from)
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::SqliteStore;
@@ -107,6 +138,25 @@ mod tests {
             assert_eq!(error.kind, PortErrorKind::StoreRefused);
             assert!(error.detail.contains(field), "{field}: {error}");
         }
+    }
+
+    #[tokio::test]
+    async fn i13_h7_a_database_is_for_following_or_for_deriving() {
+        for follows in [true, false] {
+            let store = SqliteStore::in_memory().await.unwrap();
+            assert!(store.claim_use(follows).await.is_err(), "the networks first");
+            store.claim(&network()).await.unwrap();
+            for _ in 0..2 {
+                store.claim_use(follows).await.unwrap();
+                assert_eq!(store.claim_use(!follows).await.unwrap_err().kind, PortErrorKind::StoreRefused);
+            }
+        }
+        // What a database of an older version holds was derived.
+        let store = SqliteStore::in_memory().await.unwrap();
+        store.claim(&network()).await.unwrap();
+        store.apply(&Step { cursor: Some(cursor_at(12)), ..Step::default() }).await.unwrap();
+        assert!(store.claim_use(true).await.is_err());
+        store.claim_use(false).await.unwrap();
     }
 
     #[tokio::test]

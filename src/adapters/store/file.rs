@@ -16,13 +16,14 @@ use crate::ports::PortResult;
 
 /// The schema's changes, embedded: no start needs the folder. Version, name and SQL of each, as the file's name says them.
 /// Listed by hand because `sqlx::migrate!` needs a procedural macro that builds SQLite and sqlx a second time.
-const SCHEMA: [(i64, &str, &str); 6] = [
+const SCHEMA: [(i64, &str, &str); 7] = [
     (1, "progress", include_str!("../../../migrations/0001_progress.sql")),
     (2, "open writes", include_str!("../../../migrations/0002_open_writes.sql")),
     (3, "settlements", include_str!("../../../migrations/0003_settlements.sql")),
     (4, "start block", include_str!("../../../migrations/0004_start_block.sql")),
     (6, "own mark", include_str!("../../../migrations/0006_own_mark.sql")),
     (7, "audit", include_str!("../../../migrations/0007_audit.sql")),
+    (8, "follow", include_str!("../../../migrations/0008_follow.sql")),
 ];
 
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {

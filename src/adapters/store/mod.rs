@@ -32,8 +32,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqlitePool};
 
 use crate::ports::{LeaseStore, PortResult, Progress, Rows, Step, Stored};
 use crate::types::{
-    BatchIndex, BatchRecord, Identity, JournalEntry, L1Event, L1Message, L1Number, L1Ref, L2Number, Lease, LogPos,
-    QueueIndex, SpuriousTag, WriteIntent,
+    BatchIndex, BatchRecord, Identity, JournalEntry, L1Event, L1Message, L1Number, L1Ref, L2Number, L2Ref, Lease,
+    LogPos, QueueIndex, SpuriousTag, WriteIntent,
 };
 use sql::{bounded, storage, transaction};
 
@@ -106,6 +106,16 @@ impl SqliteStore {
         bounded(claim::start(self.pool.clone(), configured)).await
     }
 
+    /// Binds the database to following another node, or to deriving from L1, after [`Progress::claim`]. Heads that were
+    /// taken over were never verified here, and must not be taken for verified ones.
+    ///
+    /// # Errors
+    ///
+    /// `StoreRefused` if it was used for the other.
+    pub async fn claim_use(&self, follows: bool) -> PortResult<()> {
+        bounded(claim::usage(self.pool.clone(), follows)).await
+    }
+
     /// Closes the file in good order: the WAL is folded into the database. Not needed for safety, and given up after
     /// [`CLOSE_DEADLINE`]: a disk that hangs must not hold up the end of the program (P4).
     pub async fn close(&self) {
@@ -130,6 +140,10 @@ impl Rows for SqliteStore {
 
     async fn newest_at_or_below(&self, number: L1Number) -> PortResult<Option<BatchRecord>> {
         bounded(reads::newest_at_or_below(self.pool.clone(), number)).await
+    }
+
+    async fn batch_ending_on(&self, block: L2Ref) -> PortResult<Option<BatchRecord>> {
+        bounded(reads::batch_ending_on(self.pool.clone(), block)).await
     }
 
     async fn reverted_above(&self, number: L1Number) -> PortResult<Option<BatchRecord>> {
@@ -231,7 +245,7 @@ mod tests {
     use super::testing::*;
     use super::*;
     use crate::error::PortErrorKind;
-    use crate::types::{Case, Cursor, L1Event, L1EventKind, L2Ref, Outcome};
+    use crate::types::{Case, Cursor, L1Event, L1EventKind, Outcome};
 
     #[tokio::test]
     async fn what_is_stored_comes_back() {
@@ -269,6 +283,27 @@ mod tests {
         for (number, expected) in [(0, Some(0)), (1, Some(1)), (2, Some(2)), (99, Some(3)), (u64::MAX, Some(3))] {
             let found = store.newest_at_or_below(L1Number::new(number)).await.unwrap();
             assert_eq!(found.map(|row| row.index.get()), expected, "at {number}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_batch_is_found_by_its_last_block_and_the_standing_one_counts() {
+        let store = store_with(3).await;
+        let last = record(2, 2).last.unwrap();
+        assert_eq!(store.batch_ending_on(last).await.unwrap(), Some(record(2, 2)));
+        assert_eq!(store.batch_ending_on(L2Ref { hash: h(9), ..last }).await.unwrap(), None);
+        let step = Step { revert_from: Some(2.into()), revert: Some(revert(2, 10)), ..Step::default() };
+        store.apply(&step).await.unwrap();
+        let reverted = store.batch_ending_on(last).await.unwrap().unwrap();
+        assert_eq!((reverted.l1, reverted.outcome), (l1(2), Outcome::Reverted));
+        // Committed again over the same blocks, and reverted again: the newer commit counts.
+        for (block, revert_at) in [(11, 12), (13, 14)] {
+            let again = BatchRecord { last: Some(last), ..record(2, block) };
+            store.apply(&Step { batch: Some(again.clone()), ..Step::default() }).await.unwrap();
+            assert_eq!(store.batch_ending_on(last).await.unwrap(), Some(again));
+            let event = Some(revert(2, revert_at));
+            store.apply(&Step { revert_from: Some(2.into()), revert: event, ..Step::default() }).await.unwrap();
+            assert_eq!(store.batch_ending_on(last).await.unwrap().map(|row| row.l1), Some(l1(block)));
         }
     }
 

@@ -63,6 +63,19 @@ pub(super) async fn newest_at_or_below(pool: SqlitePool, number: L1Number) -> Po
     row.as_ref().map(rows::batch_record).transpose()
 }
 
+pub(super) async fn batch_ending_on(pool: SqlitePool, block: L2Ref) -> PortResult<Option<BatchRecord>> {
+    let row = sqlx::query(batch_columns!(
+        "WHERE last_number = ? AND last_hash = ? ORDER BY ",
+        standing!(),
+        " DESC, l1_number DESC, log_index DESC LIMIT 1"
+    ))
+    .bind(sql_bound(block.number.get()))
+    .bind(block.hash.as_bytes())
+    .fetch_optional(&pool)
+    .await?;
+    row.as_ref().map(rows::batch_record).transpose()
+}
+
 pub(super) async fn reverted_above(pool: SqlitePool, number: L1Number) -> PortResult<Option<BatchRecord>> {
     let row = sqlx::query(batch_columns!(
         "WHERE reverted_at > ?1 AND reverted_was IS NULL AND l1_number <= ?1 ORDER BY l1_number, log_index LIMIT 1"

@@ -3,6 +3,7 @@
 use morph_deriver::codec::calldata::CalldataError;
 use morph_deriver::decide::binding::{BindingFault, CommitFault};
 use morph_deriver::decide::content::ContentFault;
+use morph_deriver::decide::follow::{Cited, Dropped};
 use morph_deriver::decide::reconcile::{Difference, Field, Otherwise};
 use morph_deriver::decide::stall::{Cause, Final, Gap, Reason, SearchAt, StateMissing};
 use morph_deriver::error::{PortError, PortErrorKind, Target};
@@ -30,6 +31,7 @@ fn ports() -> Vec<(Cause, Reason)> {
         (Target::L2, Timeout, Reason::L2Unavailable),
         (Target::Engine, Timeout, Reason::EngineUnavailable),
         (Target::Reactors, Timeout, Reason::ReactorsDegraded),
+        (Target::Source, Timeout, Reason::SourceUnavailable),
         (Target::Store, Timeout, Reason::StoreUnavailable),
         (Target::Fixture, NotFound, Reason::FixtureIncomplete),
         (Target::L1, WrongNetwork, Reason::WrongNetwork),
@@ -126,7 +128,24 @@ fn of_the_node() -> Vec<(Cause, Reason)> {
     all
 }
 
+fn of_following() -> Vec<(Cause, Reason)> {
+    let block = L2Ref::default();
+    let (cited, said) = (Cited::SafeOrigin, L1Ref { number: 80.into(), hash: B256::zero() });
+    let behind = Dropped::L1Behind { cited, number: said.number };
+    let differs = Dropped::CitedDiffers { cited, said, ours: B256::repeat_byte(1) };
+    vec![
+        (Cause::FirstSync { syncing: true }, Reason::NodeSyncing),
+        (Cause::FirstSync { syncing: false }, Reason::NodeSyncing),
+        (Cause::TargetMissing { head: 9.into(), target: block }, Reason::WaitingForBlocks),
+        (Cause::SourceDropped(Dropped::L1NotAsked), Reason::L1Unavailable),
+        (Cause::SourceDropped(behind), Reason::L1Behind),
+        (Cause::SourceDropped(Dropped::Stale { age: 9 }), Reason::SourceStale),
+        (Cause::SourceDropped(differs), Reason::SourceRefused),
+        (Cause::SourceDiffers { source: block, local: block }, Reason::SourceDiffers),
+    ]
+}
+
 /// Every cause that the flow can give, with its code.
 pub fn one_of_each() -> Vec<(Cause, Reason)> {
-    [ports(), of_l1(), of_the_node()].concat()
+    [ports(), of_l1(), of_the_node(), of_following()].concat()
 }

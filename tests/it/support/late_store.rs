@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use morph_deriver::error::{PortError, PortErrorKind, Target};
 use morph_deriver::ports::{LeaseStore, PortResult, Progress, Rows, Step, Stored};
 use morph_deriver::types::{
-    BatchIndex, BatchRecord, Identity, JournalEntry, L1Event, L1Message, L1Number, L1Ref, L2Number, Lease, LogPos,
-    QueueIndex, SpuriousTag, WriteIntent,
+    BatchIndex, BatchRecord, Identity, JournalEntry, L1Event, L1Message, L1Number, L1Ref, L2Number, L2Ref, Lease,
+    LogPos, QueueIndex, SpuriousTag, WriteIntent,
 };
 
 /// A database with one step that times out after it was stored.
@@ -64,6 +64,10 @@ impl Rows for LateStore {
 
     async fn newest_at_or_below(&self, number: L1Number) -> PortResult<Option<BatchRecord>> {
         self.inner.newest_at_or_below(number).await
+    }
+
+    async fn batch_ending_on(&self, block: L2Ref) -> PortResult<Option<BatchRecord>> {
+        self.inner.batch_ending_on(block).await
     }
 
     async fn reverted_above(&self, number: L1Number) -> PortResult<Option<BatchRecord>> {
