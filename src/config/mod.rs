@@ -221,10 +221,11 @@ mod tests {
         }
         for kind in ["json-rpc", "command"] {
             let open = open.replace("kind = \"none\"", &format!("kind = \"{kind}\""));
+            // Nothing is paused while another node is followed.
             let unused = if kind == "command" {
-                ["url", "pause_method", "resume_method"]
+                ["source", "url", "pause_method", "resume_method"]
             } else {
-                ["", "pause_command", "resume_command"]
+                ["source", "", "pause_command", "resume_command"]
             };
             let text: String = open
                 .lines()
@@ -234,6 +235,10 @@ mod tests {
             let config = from_toml(&text).unwrap_or_else(|e| panic!("{kind}: {e}"));
             assert_eq!(config.require(&config.run_needs()), Ok(()));
         }
+        let without = |line: &&str| !["url", "pause_", "resume_"].iter().any(|key| line.starts_with(key));
+        let text: String = open.lines().filter(without).map(|line| format!("{line}\n")).collect();
+        let config = from_toml(&text).unwrap();
+        assert!(config.follows() && config.require(&config.run_needs()) == Ok(()));
     }
 
     #[test]
@@ -545,7 +550,7 @@ mod tests {
         let url = "https://user:canary@h.example:8443/canary?key=canary#canary";
         let argv = "[\"program\", \"--token=canary\"]";
         let mut pairs = vec![("MORPH_DERIVER_REACTORS_KIND".to_owned(), "command".to_owned())];
-        for setting in SETTINGS.iter().filter(|setting| setting.key != "reactors.url") {
+        for setting in SETTINGS.iter().filter(|setting| !["reactors.url", "follow.source"].contains(&setting.key)) {
             match setting.kind {
                 Kind::Url | Kind::Urls => pairs.push((setting.env(), url.to_owned())),
                 Kind::Argv => pairs.push((setting.env(), argv.to_owned())),
@@ -560,6 +565,12 @@ mod tests {
         assert_eq!(config.l1.rpc[0].expose().as_str(), url);
         let args = flags(&["--l1.rpc", url]);
         assert!(!format!("{args:?}").contains("canary"));
+        let config = from_flags(&["--follow.source", url]).unwrap();
+        let shown = serde_json::to_string(config.shown()).unwrap();
+        assert!(
+            shown.contains("https://h.example:8443") && !format!("{shown}{config:?}").contains("canary"),
+            "{shown}"
+        );
         // Errors do not repeat the text either.
         let broken = [
             from_toml("[l1]\nrpc = 'https://canary@h:99999/canary'"),

@@ -18,9 +18,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
-use crate::decide::follow::{
-    self, Age, Dropped, Expected, FollowCase, Labels, Local, Snapshot, SourceNetwork, case, is_lower,
-};
+use crate::decide::follow::{self, Age, Dropped, Expected, FollowCase, Labels, Local, Snapshot, case, is_lower};
 use crate::decide::heads::Heads;
 use crate::decide::stall::Cause;
 use crate::error::PortError;
@@ -28,41 +26,9 @@ use crate::flow::ledger::Ledger;
 use crate::flow::node::Node;
 use crate::flow::places;
 use crate::flow::stall_log::{Doing, StallLog};
-use crate::flow::{Decided, FlowError, PollEnd, Status, unix_now};
-use crate::ports::{HeadSource, L1Chain, L2Engine, L2Reader, PortResult, Progress, Step};
-use crate::types::{B256, L1Ref, L2Header, L2Number, L2Place, L2Ref, L2Snapshot, SyncStatus};
-
-/// The world of a follower. Cheap to clone.
-#[derive(Clone)]
-pub struct FollowPorts {
-    /// L1 execution chain.
-    pub l1: Arc<dyn L1Chain>,
-    /// The L2 node's reading side.
-    pub l2: Arc<dyn L2Reader>,
-    /// The L2 node's engine; none in observe mode, which sets no tag.
-    pub engine: Option<Arc<dyn L2Engine>>,
-    /// The database.
-    pub progress: Arc<dyn Progress>,
-    /// The sources, the most trusted first.
-    pub sources: Vec<Arc<dyn HeadSource>>,
-}
-
-/// What steers a follower and is not a port.
-#[derive(Clone, Debug)]
-pub struct FollowSettings {
-    /// Our own networks.
-    pub network: SourceNetwork,
-    /// The random mark of this process.
-    pub instance: B256,
-    /// Time between two polls.
-    pub poll_interval: Duration,
-    /// How old the L1 block may be up to which a source has read; zero turns the check off.
-    pub max_age: Duration,
-    /// How many sources must show the same safe head.
-    pub agreement: usize,
-    /// After so many polls in a row without a reply that is taken over there is an alarm.
-    pub alarm_after: u32,
-}
+use crate::flow::{Decided, FlowError, FollowPorts, FollowSettings, PollEnd, Status, unix_now};
+use crate::ports::{HeadSource, L1Chain, L2Reader, PortResult, Step};
+use crate::types::{L1Ref, L2Header, L2Number, L2Place, L2Ref, L2Snapshot, SyncStatus};
 
 /// What the status shows of following.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -331,10 +297,7 @@ impl Follower {
             }
         }
         match (follow::agreed(&snapshots, self.settings.agreement), worst) {
-            (Ok(snapshot), _) => {
-                self.reply_was_taken();
-                Ok(snapshot)
-            }
+            (Ok(snapshot), _) => Ok(snapshot),
             (Err(_), Some(worst)) if snapshots.is_empty() => Err(self.nothing_taken(worst.cause())),
             (Err(dropped), _) => {
                 self.count_dropped(dropped.code());
@@ -428,7 +391,10 @@ impl Follower {
         self.lower = if is_lower(&ours, snapshot) { self.lower.saturating_add(1) } else { 0 };
         let heads = match follow::labels(&ours, snapshot, local_of(&local), self.lower) {
             Labels::Set(heads) => heads,
-            Labels::Lower => return Ok(PollEnd::CaughtUp),
+            Labels::Lower => {
+                self.reply_was_taken();
+                return Ok(PollEnd::CaughtUp);
+            }
             Labels::Dropped(dropped) => {
                 self.count_dropped(dropped.code());
                 return Err(self.nothing_taken(Cause::SourceDropped(dropped)));
@@ -439,6 +405,7 @@ impl Follower {
             self.ledger.commit(&step).await?;
         }
         self.lower = 0;
+        self.reply_was_taken();
         if heads.safe() == Some(snapshot.safe.block) {
             self.places[0] = Some(with_local(snapshot.safe, header));
             self.taken = Some(*snapshot);
@@ -475,6 +442,7 @@ impl Follower {
                 self.label(&target, &header).await?;
             }
         }
+        self.reply_was_taken();
         let waits_for = self.target.get_or_insert(snapshot).safe.block;
         Err(Cause::TargetMissing { head, target: waits_for }.into())
     }

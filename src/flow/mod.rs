@@ -35,7 +35,7 @@
 
 pub(crate) use self::clock::unix_now;
 pub use self::error::{Decided, FlowError, Stop};
-pub use self::settings::{Ports, Settings};
+pub use self::settings::{FollowPorts, FollowSettings, Ports, Settings};
 pub use self::status::{BatchReport, PollEnd, PollReport, Status};
 pub use crate::types::{Confirmations, FinalityMeaning, Mode};
 

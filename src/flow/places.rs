@@ -164,7 +164,7 @@ mod tests {
         let l1 = |number: usize| world.l1.now().headers[number];
         assert_eq!(
             (status.current_l1, status.head_l1, status.finalized_l1),
-            (Some(l1(14)), Some(l1(29)), Some(l1(29)))
+            (Some(l1(14)), Some(l1(30)), Some(l1(30)))
         );
         let place = |number: u64, origin: usize, sequence| {
             let header = world.recorded.at(number).unwrap().header;

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::decide::follow::SourceNetwork;
 use crate::decide::liveness::HeadTrend;
-use crate::ports::{BlobSource, L1Chain, L2Engine, L2Reader, Progress, Reactors};
-use crate::types::{Address, BatchIndex, Confirmations, FinalityMeaning, L1Number, Mode};
+use crate::ports::{BlobSource, HeadSource, L1Chain, L2Engine, L2Reader, Progress, Reactors};
+use crate::types::{Address, B256, BatchIndex, Confirmations, FinalityMeaning, L1Number, Mode};
 
 /// The world, as the flow sees it. Cheap to clone.
 #[derive(Clone)]
@@ -114,4 +115,36 @@ impl Default for Settings {
             poll_interval: Duration::from_secs(15),
         }
     }
+}
+
+/// The world of a follower. Cheap to clone.
+#[derive(Clone)]
+pub struct FollowPorts {
+    /// L1 execution chain.
+    pub l1: Arc<dyn L1Chain>,
+    /// The L2 node's reading side.
+    pub l2: Arc<dyn L2Reader>,
+    /// The L2 node's engine; none in observe mode, which sets no tag.
+    pub engine: Option<Arc<dyn L2Engine>>,
+    /// The database.
+    pub progress: Arc<dyn Progress>,
+    /// The sources, the most trusted first.
+    pub sources: Vec<Arc<dyn HeadSource>>,
+}
+
+/// What steers a follower and is not a port.
+#[derive(Clone, Debug)]
+pub struct FollowSettings {
+    /// Our own networks.
+    pub network: SourceNetwork,
+    /// The random mark of this process.
+    pub instance: B256,
+    /// Time between two polls.
+    pub poll_interval: Duration,
+    /// How old the L1 block may be up to which a source has read; zero turns the check off.
+    pub max_age: Duration,
+    /// How many sources must show the same safe head.
+    pub agreement: usize,
+    /// After so many polls in a row without a reply that is taken over there is an alarm.
+    pub alarm_after: u32,
 }

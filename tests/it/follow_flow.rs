@@ -16,8 +16,8 @@ use morph_deriver::devnet::node::Moment;
 use morph_deriver::devnet::world::{ForkShape, World, WorldOptions};
 use morph_deriver::devnet::{Devnet, DevnetOptions};
 use morph_deriver::error::Target;
-use morph_deriver::flow::follow::{FollowPorts, FollowSettings, FollowStatus, Follower};
-use morph_deriver::flow::{FlowError, PollEnd, Ports};
+use morph_deriver::flow::follow::{FollowStatus, Follower};
+use morph_deriver::flow::{FlowError, FollowPorts, FollowSettings, PollEnd, Ports};
 use morph_deriver::ports::HeadSource;
 use morph_deriver::server::{self, About};
 use morph_deriver::types::{Address, B256, Identity};
@@ -405,7 +405,7 @@ async fn i4_i6_a_target_that_l1_has_left_is_not_taken_over() {
     assert_eq!(f.reason().await, Some(Reason::WaitingForBlocks));
     // L1 reorganises the newest commit away; the source has not noticed more than a higher head.
     f.devnet.with(|w| {
-        w.reorg(3);
+        w.reorg(1);
         w.mine(6);
         w.build(4).unwrap();
         w.sync_to(26);
@@ -735,9 +735,14 @@ async fn i8_i12_p2_one_worker_follows_another_through_a_reorg_and_a_restart() {
         w.mine(1);
     });
     source.rig.settle().await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    follower.poll().await.unwrap();
     assert_eq!(source.rig.safe(), Some(40));
+    // A source that did not answer is left alone for a moment.
+    for _ in 0..100 {
+        match follower.poll().await {
+            Ok(PollEnd::CaughtUp) => break,
+            _ => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
     assert_eq!(follower.heads(), source.rig.worker.heads());
     devnet.with(|w| {
         assert_eq!((w.node.safe(), w.node.finalized()), (follower.heads().safe(), follower.heads().finalized()));
