@@ -83,6 +83,8 @@ async fn audit_range(args: &Args) -> anyhow::Result<(AuditReport, Option<AuditEn
     let mut config = Config::load(&args.config)?;
     // No engine and no reactors: nothing can be written, tagged or paused.
     config.observe = true;
+    // An audit derives, whatever this configuration's worker does.
+    config.follow.sources.clear();
     config.require(&config.run_needs())?;
     let range = AuditRange { from: args.from_batch.into(), to: args.to_batch.map(BatchIndex::new) };
     if let Some(to) = range.to

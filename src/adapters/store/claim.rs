@@ -83,6 +83,7 @@ pub(super) async fn start(pool: SqlitePool, configured: L1Number) -> PortResult<
 
 /// Binds a database to following or to deriving, and refuses one that was used for the other.
 pub(super) async fn usage(pool: SqlitePool, follows: bool) -> PortResult<()> {
+    refuse_audit(&pool).await?;
     let stored: Option<Option<i64>> = sqlx::query_scalar("SELECT follows FROM identity").fetch_optional(&pool).await?;
     let followed = match stored {
         None => return Err(refused("the database is bound to no network yet")),
