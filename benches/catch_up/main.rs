@@ -37,13 +37,19 @@ struct Row {
     requests_per_batch: f64,
     requests_per_idle_poll: u64,
     peak_rss_mib: u64,
-    network_cpu_share: f64,
+    /// CPU time that a batch took here and in the network's process, and the bare time of its commitments on one core.
+    own_cpu_ms: f64,
+    network_cpu_ms: f64,
+    kzg_cpu_ms: f64,
 }
 
 struct Options {
     json: bool,
     shape: Shape,
     rtts: Vec<u64>,
+    /// Which rows are measured.
+    kzg: Vec<String>,
+    form: Vec<String>,
     /// Longest time for one measurement of the reference's pattern.
     patience: Duration,
     recover: bool,
@@ -54,6 +60,8 @@ fn options() -> anyhow::Result<Options> {
         json: false,
         shape: Shape { batches: 200, blocks: 600, noise: 110, l1_blocks: 25 },
         rtts: vec![0, 5, 50],
+        kzg: vec!["one-by-one".to_owned(), "aggregated".to_owned()],
+        form: vec!["raw".to_owned(), "json".to_owned()],
         patience: Duration::from_secs(20),
         recover: true,
     };
@@ -69,6 +77,8 @@ fn options() -> anyhow::Result<Options> {
             "--patience" => options.patience = humantime::parse_duration(&value()?)?,
             "--no-recover" => options.recover = false,
             "--rtt" => options.rtts = value()?.split(',').map(str::parse).collect::<Result<_, _>>()?,
+            "--kzg" => options.kzg = value()?.split(',').map(str::to_owned).collect(),
+            "--form" => options.form = value()?.split(',').map(str::to_owned).collect(),
             // What cargo passes to every benchmark.
             "--bench" => {}
             other => anyhow::bail!("unknown argument {other}"),
@@ -97,13 +107,18 @@ fn measure(options: &Options) -> anyhow::Result<()> {
         let sequential = runtime.block_on(reference::catch_up(&child.urls, &options.shape, options.patience))?;
         let kzg = bare_commitments(&sequential.blobs, sequential.blobs_per_batch)?;
         for (raw, blocks) in [(true, "raw"), (false, "json")] {
+            if !options.form.iter().any(|form| form == blocks) {
+                continue;
+            }
+            child.raw_blocks(raw)?;
             for (beacon_blocks, kzg_way) in [(false, "one-by-one"), (true, "aggregated")] {
-                child.raw_blocks(raw)?;
+                if !options.kzg.iter().any(|kzg| kzg == kzg_way) {
+                    continue;
+                }
                 child.beacon_blocks(beacon_blocks)?;
                 child.reset()?;
-                let before = child.cpu()?;
                 let run = runtime.block_on(ours::catch_up(&mut child, &options.shape))?;
-                let network_cpu = child.cpu()?.saturating_sub(before);
+                let per_batch = |cpu: Duration| cpu.as_secs_f64() * 1000.0 / run.batches as f64;
                 let row = Row {
                     what: "catch-up",
                     rtt_ms: rtt,
@@ -116,7 +131,9 @@ fn measure(options: &Options) -> anyhow::Result<()> {
                     requests_per_batch: run.requests_per_batch,
                     requests_per_idle_poll: run.requests_per_idle_poll,
                     peak_rss_mib: run.peak_rss_mib,
-                    network_cpu_share: share(network_cpu, run.elapsed),
+                    own_cpu_ms: per_batch(run.own_cpu),
+                    network_cpu_ms: per_batch(run.network_cpu),
+                    kzg_cpu_ms: kzg.as_secs_f64() * 1000.0 * cores() as f64,
                 };
                 print(options, &row)?;
                 rows.push(row);
@@ -153,16 +170,15 @@ fn measure(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn share(part: Duration, wall: Duration) -> f64 {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    part.as_secs_f64() / (wall.as_secs_f64() * cores as f64)
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// What the commitments of one batch take on all cores, with nothing else.
 fn bare_commitments(blobs: &[Blob], per_batch: f64) -> anyhow::Result<Duration> {
     anyhow::ensure!(!blobs.is_empty(), "no blob to commit to");
     blob::warm_up()?;
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let cores = cores();
     let rounds = 60_usize.div_ceil(cores);
     let begin = Instant::now();
     std::thread::scope(|scope| {
@@ -184,7 +200,7 @@ fn print(options: &Options, row: &Row) -> anyhow::Result<()> {
     }
     println!(
         "rtt {:>2} ms  {:<10}  {:<4}  {:>4} batches  {:>7.2} ms/batch  {:>6.1} x sequential  {:>5.2} x bare KZG  {:>5.1} requests/batch  \
-         {} per idle poll  {:>4} MiB  network {:>3.0} % of CPU",
+         {} per idle poll  {:>4} MiB  CPU of a batch: {:.1} ms, the network's {:.1} ms, bare KZG {:.1} ms",
         row.rtt_ms,
         row.kzg,
         row.blocks,
@@ -195,7 +211,9 @@ fn print(options: &Options, row: &Row) -> anyhow::Result<()> {
         row.requests_per_batch,
         row.requests_per_idle_poll,
         row.peak_rss_mib,
-        row.network_cpu_share * 100.0
+        row.own_cpu_ms,
+        row.network_cpu_ms,
+        row.kzg_cpu_ms
     );
     Ok(())
 }

@@ -43,11 +43,11 @@ pub struct Urls {
     pub commits: Vec<u64>,
 }
 
-/// HTTP requests since the last reset.
+/// HTTP requests since the last reset, and the process's CPU time since its start.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Facts {
     requests: u64,
-    cpu_ms: u64,
+    cpu: Duration,
 }
 
 fn world(shape: &Shape) -> anyhow::Result<World> {
@@ -99,6 +99,7 @@ pub fn serve() -> anyhow::Result<()> {
             }
             ("raw-blocks", on) => devnet.with(|w| {
                 w.node.moods.debug_closed = on != "true";
+                w.node.keep_answers();
             }),
             ("beacon-blocks", on) => {
                 let route = if on == "true" { Route::default() } else { Route::Fail(404, "no such route".to_owned()) };
@@ -119,7 +120,7 @@ pub fn serve() -> anyhow::Result<()> {
             ("facts", _) => {}
             (other, _) => anyhow::bail!("unknown order {other}"),
         }
-        say(&Facts { requests: devnet.all_http_requests(), cpu_ms: cpu_ms()? })?;
+        say(&Facts { requests: devnet.all_http_requests(), cpu: cpu()? })?;
     }
     Ok(())
 }
@@ -130,12 +131,12 @@ fn say(value: &impl Serialize) -> anyhow::Result<()> {
     Ok(out.flush()?)
 }
 
-/// CPU time of this process in milliseconds, by the kernel's ticks of 10 ms.
-fn cpu_ms() -> anyhow::Result<u64> {
+/// CPU time of the process that asks, by the kernel's ticks of 10 ms.
+pub fn cpu() -> anyhow::Result<Duration> {
     let stat = std::fs::read_to_string("/proc/self/stat")?;
     let fields: Vec<&str> = stat.rsplit_once(')').context("no name in /proc/self/stat")?.1.split_whitespace().collect();
     let field = |at: usize| fields.get(at).and_then(|text| text.parse::<u64>().ok()).context("/proc/self/stat");
-    Ok((field(11)? + field(12)?) * 10)
+    Ok(Duration::from_millis((field(11)? + field(12)?) * 10))
 }
 
 /// The network's process, from outside.
@@ -176,6 +177,7 @@ impl Child {
         self.order(&format!("latency {ms}")).map(|_| ())
     }
 
+    /// Whether the node serves raw blocks. It renders all of its blocks in that form now, so that serving them is cheap.
     pub fn raw_blocks(&mut self, on: bool) -> anyhow::Result<()> {
         self.order(&format!("raw-blocks {on}")).map(|_| ())
     }
@@ -196,7 +198,7 @@ impl Child {
     }
 
     pub fn cpu(&mut self) -> anyhow::Result<Duration> {
-        Ok(Duration::from_millis(self.order("facts")?.cpu_ms))
+        Ok(self.order("facts")?.cpu)
     }
 
     pub fn requests(&mut self) -> anyhow::Result<u64> {

@@ -20,7 +20,7 @@ use morph_deriver::ports::{L2Engine as _, L2Reader as _};
 use morph_deriver::types::{BatchIndex, Case, L2Number, NewBlock};
 use serde::Serialize;
 
-use crate::network::{Child, Shape, Urls};
+use crate::network::{self, Child, Shape, Urls};
 
 /// First argument of the process that measures a start.
 pub const FIRST: &str = "--first-batch";
@@ -29,7 +29,9 @@ pub const FIRST: &str = "--first-batch";
 pub struct Run {
     pub batches: u64,
     pub per_batch: Duration,
-    pub elapsed: Duration,
+    /// CPU time of this process, and of the network's.
+    pub own_cpu: Duration,
+    pub network_cpu: Duration,
     pub requests_per_batch: f64,
     pub requests_per_idle_poll: u64,
     pub peak_rss_mib: u64,
@@ -72,6 +74,7 @@ async fn worker(
 pub async fn catch_up(child: &mut Child, shape: &Shape) -> anyhow::Result<Run> {
     forget_peak();
     let (mut worker, _folder) = worker(&child.urls, None, None).await?;
+    let (own, other) = (network::cpu()?, child.cpu()?);
     let begin = Instant::now();
     let mut batches = 0_u64;
     loop {
@@ -85,6 +88,7 @@ pub async fn catch_up(child: &mut Child, shape: &Shape) -> anyhow::Result<Run> {
         }
     }
     let elapsed = begin.elapsed();
+    let (own_cpu, network_cpu) = (network::cpu()?.saturating_sub(own), child.cpu()?.saturating_sub(other));
     anyhow::ensure!(batches == shape.batches, "{batches} of {} batches", shape.batches);
     let requests = child.requests()?;
     worker.poll(begin.elapsed()).await?;
@@ -92,7 +96,8 @@ pub async fn catch_up(child: &mut Child, shape: &Shape) -> anyhow::Result<Run> {
     Ok(Run {
         batches,
         per_batch: elapsed.div_f64(batches as f64),
-        elapsed,
+        own_cpu,
+        network_cpu,
         requests_per_batch: requests as f64 / batches as f64,
         requests_per_idle_poll: idle,
         peak_rss_mib: peak_rss_mib()?,

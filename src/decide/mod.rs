@@ -22,6 +22,7 @@
 //! | Which batches does L1 hold again after a reorg? | [`rebind`] |
 //! | Does reading on at once still get anywhere? | [`pace`] |
 //! | Which of several endpoints is asked, and how long is a faulty one left alone? | [`endpoints`] |
+//! | How fast does a worker that is behind get on? | [`catch_up`] |
 //! | Must a batch that could not be passed be judged again? | [`recheck`] |
 //! | Is a pause of the reactors over? | [`aftermath`] |
 //! | May a reply of a follow source be believed, and what follows from it for our heads? | [`follow`] |
@@ -37,6 +38,7 @@
 pub mod aftermath;
 pub mod audit;
 pub mod binding;
+pub mod catch_up;
 pub mod client;
 pub mod content;
 pub mod cursor;

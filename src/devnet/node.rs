@@ -13,6 +13,8 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use serde_json::json;
+
 use super::block::{Appended, Content, StoredBlock, message_passer};
 use super::client::{Client, RethState};
 use super::headers::Header;
@@ -212,7 +214,12 @@ pub struct Node {
     writes: Vec<Write>,
     tag_calls: Vec<TagCall>,
     moments: Vec<Moment>,
+    /// Whole blocks as they were answered before, if they are kept.
+    pub(super) kept: Option<KeptAnswers>,
 }
+
+/// Answers about whole blocks, by the block, the method and the client.
+pub(super) type KeptAnswers = HashMap<(B256, &'static str, Client), Arc<str>>;
 
 impl Node {
     /// A fresh node with only `genesis`, tags never set.
@@ -236,6 +243,7 @@ impl Node {
             writes: Vec::new(),
             tag_calls: Vec::new(),
             moments: Vec::new(),
+            kept: None,
         };
         node.import(genesis);
         node
@@ -292,6 +300,27 @@ impl Node {
     /// Chain id.
     pub const fn chain_id(&self) -> u64 {
         self.chain_id
+    }
+
+    /// Whole blocks are rendered once from now on, and the text is kept; those that it has, at once. A real node takes
+    /// their bytes from its database. What a simulated one spends on making them would be measured by a benchmark as if
+    /// it were the worker's time.
+    pub fn keep_answers(&mut self) {
+        self.kept.get_or_insert_default();
+        for number in 1..=self.head.number() {
+            let hex = format!("{number:#x}");
+            let (method, params) = match (self.moods.debug_closed, self.client) {
+                (true, _) => ("eth_getBlockByNumber", json!([hex, true])),
+                (false, Client::Geth) => ("debug_getBlockRlp", json!([number])),
+                (false, Client::Reth(_)) => ("debug_getRawBlock", json!([hex])),
+            };
+            self.kept_answer(method, params.as_array().map(Vec::as_slice).unwrap_or_default());
+        }
+    }
+
+    /// The hash of the block at `number`.
+    pub(super) fn hash_at(&self, number: u64) -> Option<B256> {
+        self.canonical.get(&number).copied()
     }
 
     /// The newest block.

@@ -119,6 +119,31 @@ impl Node {
         }
     }
 
+    /// The kept answer to a question for a whole block, or the one that is kept from now on; none if answers are not
+    /// kept, or if it is another question or no block.
+    pub(super) fn kept_answer(&mut self, method: &str, params: &[Value]) -> Option<Arc<str>> {
+        let asked = params.first()?;
+        let (method, number) = match method {
+            "debug_getBlockRlp" => ("debug_getBlockRlp", asked.as_u64()?),
+            "debug_getRawBlock" if asked.is_string() => ("debug_getRawBlock", parse_quantity(asked)?),
+            "eth_getBlockByNumber" if asked.is_string() && params.get(1) == Some(&Value::Bool(true)) => {
+                ("eth_getBlockByNumber", parse_quantity(asked)?)
+            }
+            _ => return None,
+        };
+        let closed = self.moods.debug_closed && method.starts_with("debug_");
+        if self.kept.is_none() || number == 0 || closed || self.moods.holes.contains(&number) {
+            return None;
+        }
+        let of = (self.hash_at(number)?, method, self.client());
+        if let Some(text) = self.kept.as_ref().and_then(|kept| kept.get(&of)) {
+            return Some(Arc::clone(text));
+        }
+        let text: Arc<str> = self.read(method, params).ok()?.to_string().into();
+        self.kept.as_mut()?.insert(of, Arc::clone(&text));
+        Some(text)
+    }
+
     fn read(&self, method: &str, params: &[Value]) -> RpcResult {
         let flag = |place: usize| params.get(place).and_then(Value::as_bool).unwrap_or(false);
         match method {

@@ -16,7 +16,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::task::JoinHandle;
 
 use super::beacon::{self, BeaconKnobs};
@@ -584,16 +584,27 @@ async fn answer_beacon(endpoint: &Endpoint, n: usize, uri: &Uri) -> Response {
     (status, [("content-type", "application/json")], body).into_response()
 }
 
-fn reply(id: &Value, result: RpcResult) -> Value {
-    match result {
-        Ok(result) => json!({ "jsonrpc": "2.0", "id": id, "result": result }),
-        Err(error) => json!({ "jsonrpc": "2.0", "id": id, "error": error.to_json() }),
+/// What a method gives back: a value, or the text of one that was rendered before.
+enum Answer {
+    Result(RpcResult),
+    Text(Arc<str>),
+}
+
+fn reply(id: &Value, answer: Answer) -> String {
+    match answer {
+        Answer::Text(result) => format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#),
+        Answer::Result(Ok(result)) => format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#),
+        Answer::Result(Err(error)) => format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{}}}"#, error.to_json()),
     }
+}
+
+fn refusal(id: &Value, code: i64, message: &str) -> String {
+    reply(id, Answer::Result(Err(RpcError { code, message: message.to_owned() })))
 }
 
 async fn answer_json_rpc(endpoint: &Endpoint, body: &[u8]) -> Response {
     let Ok(request) = serde_json::from_slice::<Value>(body) else {
-        return json_response(&reply(&Value::Null, Err(RpcError { code: -32700, message: "parse error".to_owned() })));
+        return json_response(refusal(&Value::Null, -32700, "parse error"));
     };
     let single = !request.is_array();
     let calls = match request {
@@ -602,8 +613,7 @@ async fn answer_json_rpc(endpoint: &Endpoint, body: &[u8]) -> Response {
     };
     if calls.len() > batch_limit(endpoint) {
         let id = calls.first().map(|call| call["id"].clone()).unwrap_or_default();
-        let error = RpcError { code: -32600, message: "batch too large".to_owned() };
-        return json_response(&Value::Array(vec![reply(&id, Err(error))]));
+        return json_response(format!("[{}]", refusal(&id, -32600, "batch too large")));
     }
     let mut replies = Vec::with_capacity(calls.len());
     let mut break_after = false;
@@ -616,29 +626,29 @@ async fn answer_json_rpc(endpoint: &Endpoint, body: &[u8]) -> Response {
         {
             return response;
         }
-        let result = match fault {
-            Some(Fault::Error(error)) => Err(error),
+        let answer = match fault {
+            Some(Fault::Error(error)) => Answer::Result(Err(error)),
             other => {
                 break_after |= other == Some(Fault::DropAfter);
                 dispatch(endpoint, method, &call["params"])
             }
         };
-        replies.push(reply(&call["id"], result));
+        replies.push(reply(&call["id"], answer));
     }
     if break_after {
         return broken();
     }
     match replies.pop() {
-        Some(only) if single => json_response(&only),
+        Some(only) if single => json_response(only),
         last => {
             replies.extend(last);
-            json_response(&Value::Array(replies))
+            json_response(format!("[{}]", replies.join(",")))
         }
     }
 }
 
-fn json_response(value: &Value) -> Response {
-    ([("content-type", "application/json")], value.to_string()).into_response()
+fn json_response(body: String) -> Response {
+    ([("content-type", "application/json")], body).into_response()
 }
 
 fn batch_limit(endpoint: &Endpoint) -> usize {
@@ -648,10 +658,10 @@ fn batch_limit(endpoint: &Endpoint) -> usize {
     }
 }
 
-fn dispatch(endpoint: &Endpoint, method: &str, params: &Value) -> RpcResult {
+fn dispatch(endpoint: &Endpoint, method: &str, params: &Value) -> Answer {
     let shared = &endpoint.shared;
     let list = params.as_array().map(Vec::as_slice).unwrap_or_default();
-    match endpoint.server {
+    Answer::Result(match endpoint.server {
         Server::L1(n) => {
             let knobs = shared.control().l1_knobs.get(n).cloned().unwrap_or_default();
             let world = shared.world();
@@ -659,12 +669,21 @@ fn dispatch(endpoint: &Endpoint, method: &str, params: &Value) -> RpcResult {
         }
         Server::L2 => {
             let replica = shared.control().reader.as_mut().map(|replica| replica.call(Side::Eth, method, list));
-            replica.unwrap_or_else(|| shared.world().node.call(Side::Eth, method, list))
+            match replica {
+                Some(result) => result,
+                None => {
+                    let mut world = shared.world();
+                    if let Some(text) = world.node.kept_answer(method, list) {
+                        return Answer::Text(text);
+                    }
+                    world.node.call(Side::Eth, method, list)
+                }
+            }
         }
         Server::Engine => engine(shared, method, list),
         Server::Reactors => reactors(shared, method, params),
         Server::Beacon(_) => Err(RpcError::no_method(method)),
-    }
+    })
 }
 
 fn engine(shared: &Shared, method: &str, params: &[Value]) -> RpcResult {

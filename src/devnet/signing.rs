@@ -3,7 +3,7 @@
 //! there does not cancel out here.
 
 use std::collections::HashMap;
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use ethers_core::k256::ecdsa::{RecoveryId, Signature, SigningKey, VerifyingKey};
 use ethers_core::utils::rlp::{DecoderError, Rlp, RlpStream};
@@ -124,9 +124,15 @@ fn append_access_list(stream: &mut RlpStream, entries: &[(Address, Vec<B256>)]) 
 pub fn sign(account: &mut Account, form: &Form, body: &Body) -> RawTx {
     let nonce = account.nonce;
     account.nonce += 1;
-    if *form == Form::Legacy {
-        return sign_legacy(account, nonce, body);
-    }
+    let raw = match form {
+        Form::Legacy => sign_legacy(account, nonce, body),
+        _ => sign_typed(account, nonce, form, body),
+    };
+    known_senders().insert(keccak(&raw), account.address);
+    raw
+}
+
+fn sign_typed(account: &Account, nonce: u64, form: &Form, body: &Body) -> RawTx {
     let (prefix, fields, count) = typed_fields(account, nonce, form, body);
     let preimage = signing_preimage(&prefix, &Rlp::new(&in_list(&fields, count)), count);
     let (parity, r, s) = account.sign(keccak(&preimage));
@@ -418,14 +424,14 @@ pub fn sender(raw: &[u8]) -> Option<Address> {
     Some(address_of(&key))
 }
 
-/// The sender, remembered: a real node recovers it once, and serving a block must not cost a curve operation each time.
-fn known_sender(id: B256, raw: &[u8]) -> Address {
+/// Senders by transaction: a real node recovers each once, and serving a block must not cost a curve operation each time.
+fn known_senders() -> MutexGuard<'static, HashMap<B256, Address>> {
     static KNOWN: LazyLock<Mutex<HashMap<B256, Address>>> = LazyLock::new(Mutex::default);
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     if known.len() > 1_000_000 {
         known.clear();
     }
-    *known.entry(id).or_insert_with(|| sender(raw).unwrap_or_default())
+    known
 }
 
 /// The place of a mined transaction.
@@ -476,7 +482,7 @@ pub fn to_json(raw: &[u8], place: &Place) -> Value {
     };
     let at = parsed.to_place();
     let id = keccak(raw);
-    let from = known_sender(id, raw);
+    let from = *known_senders().entry(id).or_insert_with(|| sender(raw).unwrap_or_default());
     set("blockHash", hash(place.block_hash));
     set("blockNumber", quantity(place.number));
     set("blockTimestamp", quantity(place.timestamp));

@@ -161,9 +161,11 @@ impl Ahead {
     /// block `first`.
     pub(crate) fn top_up(&mut self, next: &[CommitEvent], first: L2Number, given: &Given) {
         let next = next.get(..self.at_once).unwrap_or(next);
-        if self.tasks.len() > next.len() || self.tasks.iter().zip(next).any(|(task, commit)| task.commit != *commit) {
+        if self.tasks.iter().zip(next).any(|(task, commit)| task.commit != *commit) {
             self.forget();
         }
+        // Those of ranges that were read ahead, and are not any more.
+        self.tasks.truncate(next.len());
         for commit in next.iter().skip(self.tasks.len()) {
             let first = match self.tasks.back_mut() {
                 None => First::Known(first),
@@ -254,6 +256,7 @@ impl Asks {
     async fn segment(&self, bound: &BoundCommit, first: L2Number, given: &Given) -> Result<Option<Segment>, FlowError> {
         let last = bound.outline.last;
         let Ok(blocks) = content::extent(first, last) else { return Ok(None) };
+        let mut coming = self.gatherer.coming(bound).await;
         let place = self.reading.acquire().await;
         let Some(anchor) = self.l2.header(first.minus(1)).await? else { return Ok(None) };
         let batch = BatchContext { bound, before: None, first, blocks, anchor };
@@ -266,8 +269,10 @@ impl Asks {
         drop(local);
         drop(place);
         let l1 = given.headers.get(&bound.blob_block.number);
-        let (equal, root) =
-            futures::join!(self.gatherer.are_committed(bound, blobs, l1), self.l2.message_root(header.l2_ref()));
+        let (equal, root) = futures::join!(
+            self.gatherer.are_committed(bound, blobs, l1, &mut coming),
+            self.l2.message_root(header.l2_ref())
+        );
         let withdrawal_root = root.ok();
         Ok(equal?.then_some(Segment { anchor, last: header, withdrawal_root }))
     }

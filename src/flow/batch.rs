@@ -29,7 +29,7 @@ use crate::flow::{Decided, FlowError, Mode, Ports, Settings, Stop, intents};
 use crate::ports::{L1Chain, L2Reader, Rows};
 use crate::types::{
     Address, B256, BatchIndex, BatchRecord, Case, CommitEvent, L1Header, L1Message, L1Number, L2Header, L2Number,
-    NewBlock, Outcome, QueueIndex,
+    LogPos, NewBlock, Outcome, QueueIndex,
 };
 
 /// How a decided batch ended. If the flow stalls at it, the cursor stays before it.
@@ -72,27 +72,45 @@ pub(crate) struct Turn<'a> {
     pub(crate) upcoming: &'a Upcoming,
 }
 
-/// What a range holds for the batches of it that are to be verified.
+/// What a range holds for the batches of it that are to be verified, and the ranges after it, as far as they are read.
 #[derive(Debug, Default)]
 pub(crate) struct Upcoming {
+    /// How many ranges.
+    ranges: usize,
     commits: Vec<CommitEvent>,
-    /// Hashes of the range's own L1 messages.
+    /// Hashes of the ranges' own L1 messages.
     messages: Arc<BTreeMap<QueueIndex, B256>>,
     /// The headers of the L1 blocks that hold its logs.
     headers: Arc<BTreeMap<L1Number, L1Header>>,
 }
 
 impl Upcoming {
-    /// Of a range: its `commits` in order, without those that are not to be verified, its `messages`, and the `headers`
-    /// of their L1 blocks.
-    pub(crate) fn new(
-        commits: impl IntoIterator<Item = CommitEvent>,
-        messages: impl IntoIterator<Item = (QueueIndex, B256)>,
-        headers: impl IntoIterator<Item = L1Header>,
-    ) -> Self {
-        let messages = Arc::new(messages.into_iter().collect());
-        let headers = Arc::new(headers.into_iter().map(|header| (header.number, header)).collect());
-        Self { commits: commits.into_iter().collect(), messages, headers }
+    /// Adds a range: its commits in order, without those that are not to be verified, the hashes of its L1 messages, and
+    /// the headers of their L1 blocks.
+    pub(crate) fn add(
+        &mut self,
+        (commits, messages): (Vec<CommitEvent>, Vec<(QueueIndex, B256)>),
+        headers: &[L1Header],
+    ) {
+        self.ranges = self.ranges.saturating_add(1);
+        self.commits.extend(commits);
+        Arc::make_mut(&mut self.messages).extend(messages);
+        Arc::make_mut(&mut self.headers).extend(headers.iter().map(|header| (header.number, *header)));
+    }
+
+    /// How many ranges it knows.
+    pub(crate) const fn ranges(&self) -> usize {
+        self.ranges
+    }
+
+    /// The last commit that it knows.
+    pub(crate) fn last(&self) -> Option<&CommitEvent> {
+        self.commits.last()
+    }
+
+    /// How many commits come after the log at `pos`.
+    pub(crate) fn count_after(&self, pos: LogPos) -> usize {
+        self.commits.len().saturating_sub(self.commits.partition_point(|other| other.pos() <= pos))
     }
 
     /// The commits after `commit`.
@@ -533,7 +551,8 @@ mod tests {
         let hashes: Vec<_> = messages.iter().map(|(_, message)| (message.index, message.hash)).collect();
         world.store(Step { messages, ..Step::default() }).await;
         let commits: Vec<_> = (1..=6).map(|index| world.commit(index)).collect();
-        let upcoming = Upcoming::new(commits.iter().copied(), hashes, []);
+        let mut upcoming = Upcoming::default();
+        upcoming.add((commits.clone(), hashes), &[]);
         let mut batches = Batches::new(&world.ports, world.writer(), &world.settings);
         let mut search = L1Search::new(&world.ports, &world.settings);
         let (mut node, mut pause) = (world.poll_begins().await, SharedPause::default());

@@ -1,7 +1,8 @@
 //! Rebuilt blobs against L1's versioned hashes: one by one, or several batches' blobs with one commitment.
 //!
-//! Decided here: which blobs are checked together, and when a beacon node is asked for commitments. No group waits to
-//! be filled: it holds what came in while the cores were busy, so a worker that has caught up never waits.
+//! Decided here: which blobs are checked together, and when a beacon node is asked for commitments. A group costs little
+//! more than one blob, so it waits while more are coming, for a moment at most, and no longer than until it is worth it.
+//! Only what is gathered ahead is ever in a group: a batch in its turn, and so a worker that has caught up, never waits.
 //! `codec/aggregate.rs` decides whether a group is equal. A group that is not, for any reason, is checked blob by blob,
 //! so that no verdict is weaker than that check (docs/aggregated-check.md).
 
@@ -11,8 +12,7 @@ use std::time::Duration;
 
 use rand::RngCore;
 use rand::rngs::OsRng;
-use tokio::sync::oneshot::error::TryRecvError;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::Instant;
 use tracing::debug;
 
@@ -25,6 +25,17 @@ use crate::types::{B256, Blob, L1Header};
 /// Blobs of a group at most: 8 MiB of them. A larger one saves little: at 64 the one commitment of the group is a fifth
 /// of its cost.
 const GROUP_MAX: usize = 64;
+
+/// Blobs of a group that waits for no more: then its one commitment is a third of its cost, and two such groups fit the
+/// blobs that are held.
+const GROUP_ENOUGH: usize = 32;
+
+/// The longest time that a group waits for blobs that are coming.
+const GROUP_WAIT: Duration = Duration::from_millis(300);
+
+/// Blobs that are held at once for batches ahead of their turn, 12 MiB (P7): three groups, one that is checked, one
+/// that waits, and one that is coming.
+const HELD_MAX: usize = 96;
 
 /// If no beacon node had commitments, they are asked for again after this time.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
@@ -40,7 +51,7 @@ const BLOCKS_AT_ONCE: usize = 4;
 enum Offer {
     /// One had them when it was asked last.
     Made,
-    /// None had them then, or the first question is under way.
+    /// None had them then, or it is asked again just now.
     NotSince(Instant),
 }
 
@@ -49,29 +60,115 @@ struct Waiting {
     blobs: Vec<Blob>,
     wanted: Vec<B256>,
     commitments: Vec<[u8; 48]>,
+    since: Instant,
     /// Gets the blobs back if the group is not equal.
     answer: oneshot::Sender<Result<(), Vec<Blob>>>,
+}
+
+/// The batches that wait to be checked together.
+#[derive(Default)]
+struct Queue {
+    waiting: Vec<Waiting>,
+    /// How many batches are on their way here.
+    coming: usize,
+    /// A check of the next group waits for a core.
+    called: bool,
+}
+
+impl Queue {
+    /// Whether a group is to be checked at `now`: it is worth it, no more blobs are coming, or it waited long enough.
+    fn is_due(&self, now: Instant) -> bool {
+        let blobs: usize = self.waiting.iter().map(|waiting| waiting.blobs.len()).sum();
+        let late = |waiting: &Waiting| now.saturating_duration_since(waiting.since) >= GROUP_WAIT;
+        blobs > 0 && (blobs >= GROUP_ENOUGH || self.coming == 0 || self.waiting.first().is_some_and(late))
+    }
+}
+
+/// What the checks under way share.
+struct Shared {
+    queue: Mutex<Queue>,
+    /// Told whenever the queue or what is coming changes.
+    changed: Notify,
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next group, if one is due.
+    fn take_due(&self) -> Option<Vec<Waiting>> {
+        let mut queue = self.queue();
+        queue.called = false;
+        queue.waiting.retain(|waiting| !waiting.answer.is_closed());
+        queue.is_due(Instant::now()).then(|| take_group(&mut queue.waiting))
+    }
+}
+
+/// A batch whose blobs are on their way: a group may wait for them.
+pub(crate) struct Coming {
+    /// None once they are there.
+    shared: Option<Arc<Shared>>,
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl Coming {
+    /// They are there, or do not come.
+    fn ends(&mut self) {
+        if let Some(shared) = self.shared.take() {
+            let mut queue = shared.queue();
+            queue.coming = queue.coming.saturating_sub(1);
+            drop(queue);
+            shared.changed.notify_waiters();
+        }
+    }
+}
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        self.ends();
+    }
 }
 
 /// The cores on which blobs are made and checked, and the batches that wait to be checked together.
 pub(crate) struct BlobCheck {
     source: Arc<dyn BlobSource>,
-    /// One permit for each core: the first request is served first.
+    /// One permit for each core, and one more: a core has work while the next piece of it is handed over. The first
+    /// request is served first.
     cores: Arc<Semaphore>,
-    waiting: Mutex<Vec<Waiting>>,
+    shared: Arc<Shared>,
+    /// One permit for each blob that may be held.
+    room: Arc<Semaphore>,
     asking: Semaphore,
     offer: Mutex<Option<Offer>>,
+    /// Held while the first question is under way.
+    first_question: tokio::sync::Mutex<()>,
 }
 
 impl BlobCheck {
     /// Commitments come from `source`.
     pub(crate) fn new(source: Arc<dyn BlobSource>) -> Self {
-        Self::with_cores(source, std::thread::available_parallelism().map_or(1, usize::from))
+        Self::with_permits(source, std::thread::available_parallelism().map_or(1, usize::from).saturating_add(1))
     }
 
-    fn with_cores(source: Arc<dyn BlobSource>, cores: usize) -> Self {
-        let (cores, asking) = (Arc::new(Semaphore::new(cores)), Semaphore::new(BLOCKS_AT_ONCE));
-        Self { source, cores, waiting: Mutex::default(), asking, offer: Mutex::default() }
+    fn with_permits(source: Arc<dyn BlobSource>, permits: usize) -> Self {
+        Self {
+            source,
+            cores: Arc::new(Semaphore::new(permits)),
+            shared: Arc::new(Shared { queue: Mutex::default(), changed: Notify::new() }),
+            room: Arc::new(Semaphore::new(HELD_MAX)),
+            asking: Semaphore::new(BLOCKS_AT_ONCE),
+            offer: Mutex::default(),
+            first_question: tokio::sync::Mutex::default(),
+        }
+    }
+
+    /// Says that `blobs` blobs will be made to be checked together, when there is room for them.
+    pub(crate) async fn coming(&self, blobs: usize) -> Coming {
+        let room = u32::try_from(blobs.clamp(1, HELD_MAX)).unwrap_or(1);
+        let room = self.room.clone().acquire_many_owned(room).await.ok();
+        self.shared.queue().coming += 1;
+        Coming { shared: Some(self.shared.clone()), _room: room }
     }
 
     /// Does `work` off the async threads, when a core is free.
@@ -101,7 +198,7 @@ impl BlobCheck {
     }
 
     /// The same, together with the blobs of other batches if there are any, by the commitments that the beacon block of
-    /// the L1 block `header` holds.
+    /// the L1 block `header` holds. `coming` announced these blobs.
     ///
     /// # Errors
     /// When it was interrupted.
@@ -110,30 +207,34 @@ impl BlobCheck {
         blobs: Vec<Blob>,
         wanted: Vec<B256>,
         header: &L1Header,
+        coming: &mut Coming,
     ) -> Result<bool, FlowError> {
         if blobs.len() != wanted.len() || blobs.is_empty() || blobs.len() > GROUP_MAX {
+            coming.ends();
             return self.one_by_one(blobs, wanted).await;
         }
         let Some(commitments) = self.commitments(header, &wanted).await else {
+            coming.ends();
             return self.one_by_one(blobs, wanted).await;
         };
         let (answer, mut answered) = oneshot::channel();
-        self.queue().push(Waiting { blobs, wanted: wanted.clone(), commitments, answer });
-        // Groups are taken until ours was among them; another batch's task may have taken it along.
+        let since = Instant::now();
+        let waiting = Waiting { blobs, wanted: wanted.clone(), commitments, since, answer };
+        self.shared.queue().waiting.push(waiting);
+        coming.ends();
+        let late = tokio::time::sleep_until(since + GROUP_WAIT);
+        tokio::pin!(late);
+        let mut waits = true;
         let outcome = loop {
-            match answered.try_recv() {
-                Err(TryRecvError::Empty) if self.queue().is_empty() => break answered.await.ok(),
-                Err(TryRecvError::Empty) => {}
-                Err(TryRecvError::Closed) => break None,
-                Ok(outcome) => break Some(outcome),
+            let changed = self.shared.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            self.check_next();
+            tokio::select! {
+                outcome = &mut answered => break outcome.ok(),
+                () = changed => {}
+                () = &mut late, if waits => waits = false,
             }
-            let core = self.cores.clone().acquire_owned().await;
-            let group = take_group(&mut self.queue());
-            let work = move || {
-                check_group(group);
-                drop(core);
-            };
-            interrupted(tokio::task::spawn_blocking(work).await)?;
         };
         match outcome {
             Some(Ok(())) => Ok(true),
@@ -142,19 +243,43 @@ impl BlobCheck {
         }
     }
 
-    fn queue(&self) -> MutexGuard<'_, Vec<Waiting>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Checks the next group when a core is free, if one is due and still is then. In a task of its own: the batch that
+    /// begins it may be dropped, and those of the others not.
+    fn check_next(&self) {
+        {
+            let mut queue = self.shared.queue();
+            if queue.called || !queue.is_due(Instant::now()) {
+                return;
+            }
+            queue.called = true;
+        }
+        let (cores, shared) = (self.cores.clone(), self.shared.clone());
+        tokio::spawn(async move {
+            let core = cores.acquire_owned().await;
+            let Some(group) = shared.take_due() else { return };
+            let work = move || {
+                check_group(group);
+                drop(core);
+            };
+            // If it panics, the answers are dropped, and each batch is judged in its turn.
+            let _ended = tokio::task::spawn_blocking(work).await;
+        });
     }
 
-    /// Commitments from the beacon block; none if no beacon node offers them, which is no error. While that is not
-    /// known, one batch's task asks and the others check by themselves.
+    /// Commitments from the beacon block; none if no beacon node offers them, which is no error. The first question is
+    /// waited for. If they are asked for once more later, one batch's task asks, and the others check by themselves.
     async fn commitments(&self, header: &L1Header, wanted: &[B256]) -> Option<Vec<[u8; 48]>> {
+        let mut first = None;
+        if self.offer().is_none() {
+            first = Some(self.first_question.lock().await);
+        }
         {
             let mut offer = self.offer();
             match *offer {
                 Some(Offer::Made) => {}
                 Some(Offer::NotSince(at)) if at.elapsed() < ASK_AGAIN => return None,
-                Some(Offer::NotSince(_)) | None => *offer = Some(Offer::NotSince(Instant::now())),
+                Some(Offer::NotSince(_)) => *offer = Some(Offer::NotSince(Instant::now())),
+                None => {}
             }
         }
         let _place = self.asking.acquire().await;
@@ -171,6 +296,7 @@ impl BlobCheck {
             }
         };
         *self.offer() = Some(if found.is_some() { Offer::Made } else { Offer::NotSince(Instant::now()) });
+        drop(first);
         found
     }
 
@@ -183,9 +309,8 @@ fn interrupted<T>(outcome: Result<T, tokio::task::JoinError>) -> Result<T, FlowE
     outcome.map_err(|e| FlowError::local_changed(format!("re-encoding was interrupted: {e}")))
 }
 
-/// The first batches of the queue, as many as a group holds. Those whose task went away are dropped.
+/// The first batches of the queue, as many as a group holds.
 fn take_group(queue: &mut Vec<Waiting>) -> Vec<Waiting> {
-    queue.retain(|waiting| !waiting.answer.is_closed());
     let mut blobs = 0_usize;
     let fits = |waiting: &&Waiting| {
         blobs = blobs.saturating_add(waiting.blobs.len());
@@ -258,6 +383,12 @@ mod tests {
 
     struct Beacon(Says, AtomicUsize);
 
+    /// One blob, announced and checked.
+    async fn together(checks: &BlobCheck, blob: Blob, wanted: Vec<B256>, header: &L1Header) -> Result<bool, FlowError> {
+        let mut coming = checks.coming(1).await;
+        checks.together(vec![blob], wanted, header, &mut coming).await
+    }
+
     #[async_trait]
     impl BlobSource for Beacon {
         async fn blobs(&self, _: &L1Header, _: &[B256]) -> PortResult<Vec<Blob>> {
@@ -293,7 +424,7 @@ mod tests {
 
     fn checks(says: Says) -> (Arc<Beacon>, BlobCheck) {
         let beacon = Arc::new(Beacon(says, AtomicUsize::new(0)));
-        let checks = BlobCheck::with_cores(beacon.clone(), 2);
+        let checks = BlobCheck::with_permits(beacon.clone(), 2);
         *checks.offer() = Some(Offer::Made);
         (beacon, checks)
     }
@@ -304,7 +435,7 @@ mod tests {
         let (header, cores) = (header(), checks.cores.clone().acquire_many_owned(2).await.unwrap());
         let all = (0..12_u8).map(|n| {
             let wanted = hashes(&[filled(if wrong == Some(n) { 99 } else { n })]);
-            checks.together(vec![filled(n)], wanted, &header)
+            together(checks, filled(n), wanted, &header)
         });
         let mut all = std::pin::pin!(futures::future::join_all(all));
         assert!(futures::poll!(&mut all).is_pending());
@@ -329,10 +460,10 @@ mod tests {
         let (_, checks) = checks(Says::Right((0..12).map(filled).collect()));
         let cores = checks.cores.clone().acquire_many_owned(2).await.unwrap();
         let header = header();
-        let all = (0..12_u8).map(|n| checks.together(vec![filled(n)], hashes(&[filled(n)]), &header));
+        let all = (0..12_u8).map(|n| together(&checks, filled(n), hashes(&[filled(n)]), &header));
         let mut all = std::pin::pin!(futures::future::join_all(all));
         assert!(futures::poll!(&mut all).is_pending());
-        assert_eq!(checks.queue().len(), 12);
+        assert_eq!(checks.shared.queue().waiting.len(), 12);
         drop(cores);
         assert_eq!(all.await.into_iter().map(Result::unwrap).collect::<Vec<_>>(), [true; 12]);
     }
@@ -354,12 +485,42 @@ mod tests {
         let (_, checks) = checks(Says::Right((0..12).map(filled).collect()));
         let (header, wanted) = (header(), hashes(&[filled(1)]));
         let cores = checks.cores.clone().acquire_many_owned(2).await.unwrap();
-        let gone = checks.together(vec![filled(1)], wanted.clone(), &header);
+        let gone = together(&checks, filled(1), wanted.clone(), &header);
         assert!(tokio::time::timeout(Duration::from_millis(50), gone).await.is_err());
-        assert_eq!(checks.queue().len(), 1);
+        assert_eq!(checks.shared.queue().waiting.len(), 1);
         drop(cores);
-        assert!(checks.together(vec![filled(1)], wanted, &header).await.unwrap());
-        assert!(checks.queue().is_empty());
+        assert!(together(&checks, filled(1), wanted, &header).await.unwrap());
+        assert!(checks.shared.queue().waiting.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_group_waits_while_more_are_coming_until_it_is_worth_it_and_for_a_moment_at_most() {
+        let now = Instant::now();
+        let due = |blobs: usize, coming: usize, age: Duration| {
+            let (answer, _answered) = oneshot::channel();
+            let (wanted, commitments) = (Vec::new(), Vec::new());
+            let waiting = vec![Waiting { blobs: vec![filled(1); blobs], wanted, commitments, since: now, answer }];
+            Queue { waiting, coming, called: false }.is_due(now + age)
+        };
+        let soon = GROUP_WAIT - Duration::from_millis(1);
+        assert!(due(1, 0, Duration::ZERO), "alone");
+        assert!(!due(1, 1, soon), "another one is coming");
+        assert!(due(1, 1, GROUP_WAIT), "and does not come");
+        assert!(!due(GROUP_ENOUGH - 1, 5, soon) && due(GROUP_ENOUGH, 5, Duration::ZERO));
+        assert!(!due(0, 0, GROUP_WAIT), "there is none");
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_does_not_come_ends_the_wait_and_gives_its_room_back() {
+        let (_, checks) = checks(Says::Right((0..12).map(filled).collect()));
+        let (header, wanted) = (header(), hashes(&[filled(1)]));
+        let other = checks.coming(HELD_MAX - 1).await;
+        let mut waits = std::pin::pin!(together(&checks, filled(1), wanted, &header));
+        assert!(futures::poll!(&mut waits).is_pending());
+        assert!(futures::poll!(std::pin::pin!(checks.coming(1))).is_pending(), "no room");
+        drop(other);
+        assert!(waits.await.unwrap());
+        assert_eq!((checks.room.available_permits(), checks.shared.queue().coming), (HELD_MAX, 0));
     }
 
     #[test]
@@ -367,7 +528,10 @@ mod tests {
         let waiting = |blobs: usize| {
             let (answer, answered) = oneshot::channel();
             let of = vec![filled(1); blobs];
-            (Waiting { blobs: of, wanted: Vec::new(), commitments: Vec::new(), answer }, answered)
+            (
+                Waiting { blobs: of, wanted: Vec::new(), commitments: Vec::new(), since: Instant::now(), answer },
+                answered,
+            )
         };
         let (mut queue, _answers): (Vec<_>, Vec<_>) = [6; 12].into_iter().map(waiting).unzip();
         assert_eq!(take_group(&mut queue).len(), 10, "60 blobs of 64");

@@ -14,6 +14,7 @@ use crate::decide::standing::{self, CommitFacts, Standing};
 use crate::error::{PortError, PortErrorKind, Target};
 use crate::flow::batch::{BatchEnd, Batches, Turn, Upcoming};
 use crate::flow::continuity::{Before, Continuity, GoneBack, LeftOut};
+use crate::flow::l1_ahead::RangesAhead;
 use crate::flow::l1_range::{self, Reading};
 use crate::flow::l1_search::L1Search;
 use crate::flow::l1_view::L1View;
@@ -25,7 +26,7 @@ use crate::flow::{BatchReport, Decided, FlowError, PollEnd, Ports, Settings, Sto
 use crate::ports::{L1Chain, L2Reader, Rows, Step, Suspect};
 use crate::types::{
     B256, BatchIndex, BatchRecord, Case, CommitEvent, Cursor, L1Event, L1EventKind, L1Message, L1Number, L1Ref,
-    L2Number, L2Ref, Outcome,
+    L2Number, L2Ref, LogPos, Outcome, QueueIndex,
 };
 
 /// At most so many further endpoints are asked about a hole in one poll.
@@ -99,6 +100,10 @@ pub(crate) struct Events {
     /// L1's history.
     pub(crate) search: L1Search,
     continuity: Continuity,
+    /// The ranges after the one that is read.
+    ranges: RangesAhead,
+    /// Batches that are gathered ahead.
+    read_ahead: usize,
     /// The verdict on the batch at which the flow is stalled, while it need not be given again.
     kept: Option<Kept>,
     last_batch: Option<BatchIndex>,
@@ -121,6 +126,8 @@ impl Events {
             batches: Batches::new(ports, writer, settings),
             search: L1Search::new(ports, settings),
             continuity: Continuity::new(ports, settings),
+            ranges: RangesAhead::new(ports, settings),
+            read_ahead: settings.read_ahead,
             kept: None,
             last_batch,
             verified: 0,
@@ -133,6 +140,13 @@ impl Events {
     pub(crate) const fn shown(&self) -> EventsShown {
         let Self { last_batch, verified, reverted, last_commit_at, .. } = *self;
         EventsShown { last_batch, verified, reverted, last_commit_at }
+    }
+
+    /// L1 reorganised: what was read or gathered ahead is useless.
+    pub(crate) fn chain_changed(&mut self) {
+        self.search.forget();
+        self.ranges.forget();
+        self.batches.chain_changed();
     }
 
     /// Reads the next range. A hole in it may come from one endpoint alone: the others are asked at once, and only then
@@ -152,7 +166,12 @@ impl Events {
             }
             warn!(code = reason.code(), detail, "asking another L1 endpoint");
             self.search.forget();
+            self.ranges.forget();
             end = self.read_range_once(view, settlements, round).await;
+        }
+        if !matches!(end, Ok(PollEnd::Behind)) {
+            // What a later poll needs is read then: nobody knows when that is.
+            self.ranges.forget();
         }
         let end = end?;
         if end == PollEnd::CaughtUp && view.stale {
@@ -172,7 +191,10 @@ impl Events {
             return Ok(PollEnd::CaughtUp);
         };
         let known = self.known_blocks(round.ledger, &range).await?;
-        let reading = l1_range::read(self.l1.as_ref(), range, &known, self.reorg_window).await?;
+        let reading = match self.ranges.take(range, &known).await {
+            Some(reading) => *reading,
+            None => l1_range::read(self.l1.as_ref(), range, &known, self.reorg_window).await?,
+        };
         round.blocks.clone_from(&reading.blocks);
         if let Some(end) = self.process(&reading, view, settlements, round).await? {
             return Ok(end);
@@ -204,7 +226,10 @@ impl Events {
         let begun = settlement::place_of(round.ledger.cursor().as_ref());
         settlements.left_out(round.ledger, &reading.events, begun, reading.end.number).await?;
         let hashes = self.standing_hashes(round.ledger, &reading.events).await;
-        let upcoming = self.upcoming(reading, &hashes);
+        let mut upcoming = Upcoming::default();
+        upcoming.add(contents_of(reading, &hashes, self.to_batch), &reading.headers);
+        // A batch at which every poll stalls is no reason to read more each time.
+        let mut goes_on = upcoming.last().is_none();
         let mut messages: Vec<(L1Ref, L1Message)> = Vec::new();
         let mut proofs: Vec<L1Event> = Vec::new();
         for (at, event) in reading.events.iter().enumerate() {
@@ -212,6 +237,7 @@ impl Events {
                 continue;
             }
             self.continuity.reads(event.block, event.log_index);
+            self.look_further(&mut upcoming, event.pos(), reading.end, view.confirmed, goes_on);
             match &event.kind {
                 L1EventKind::Message(message) => messages.push((event.block, message.clone())),
                 L1EventKind::Finalize { .. } => proofs.push(event.clone()),
@@ -235,9 +261,11 @@ impl Events {
                     if let Some(end) = self.on_commit(&commit, reverted, &upcoming, round).await? {
                         return Ok(Some(end));
                     }
+                    goes_on = true;
                 }
             }
         }
+        self.look_further(&mut upcoming, LogPos::end_of(reading.end.number), reading.end, view.confirmed, goes_on);
         let hidden = self.continuity.hidden_logs(reading.end.number, view, &mut self.search, round.ledger).await;
         if matches!(hidden, Ok(Some(GoneBack)) | Err(Stop::Stands(_))) {
             store_messages(round.ledger, &mut messages).await?;
@@ -261,20 +289,20 @@ impl Events {
         Ok(None)
     }
 
-    /// What a range holds for the batches of it that are to be verified; `hashes` says which the contract holds.
-    fn upcoming(&self, reading: &Reading, hashes: &[(BatchIndex, B256)]) -> Upcoming {
-        let events = reading.events.as_slice();
-        let commits = events.iter().enumerate().filter_map(|(at, event)| {
-            let commit = event.as_commit().filter(|commit| commit.index.get() > 0)?;
-            let wanted = self.to_batch.is_none_or(|to| commit.index <= to);
-            let stands = hashes.iter().all(|(index, hash)| *index != commit.index || *hash == commit.hash);
-            (wanted && stands && cursor::reverted_later(events, at, commit.index).is_none()).then_some(commit)
-        });
-        let messages = events.iter().filter_map(|event| match &event.kind {
-            L1EventKind::Message(message) => Some((message.index, message.hash)),
-            L1EventKind::Commit { .. } | L1EventKind::Revert { .. } | L1EventKind::Finalize { .. } => None,
-        });
-        Upcoming::new(commits, messages, reading.headers.iter().copied())
+    /// Adds to `upcoming` the ranges that were read meanwhile, and begins with the next one if few batches come after
+    /// `pos` and the flow `goes_on`.
+    fn look_further(&mut self, upcoming: &mut Upcoming, pos: LogPos, end: L1Ref, confirmed: L1Number, goes_on: bool) {
+        if self.read_ahead == 0 {
+            return;
+        }
+        let Self { ranges, to_batch, .. } = self;
+        for reading in ranges.readings().skip(upcoming.ranges().saturating_sub(1)) {
+            upcoming.add(contents_of(reading, &[], *to_batch), &reading.headers);
+        }
+        let reached = upcoming.last().is_some_and(|last| to_batch.is_some_and(|to| last.index >= to));
+        if goes_on && !reached && upcoming.count_after(pos) < self.read_ahead {
+            self.ranges.begin(end, confirmed);
+        }
     }
 
     /// `committedBatches` of every index that the range commits to, in one request. A batch whose hash differs from its
@@ -601,6 +629,26 @@ impl Events {
         record.post_state_root = header.state_root;
         Ok(record)
     }
+}
+
+/// The commits of a range that are to be verified, as far as that is known, and the hashes of its L1 messages.
+fn contents_of(
+    reading: &Reading,
+    hashes: &[(BatchIndex, B256)],
+    to_batch: Option<BatchIndex>,
+) -> (Vec<CommitEvent>, Vec<(QueueIndex, B256)>) {
+    let events = reading.events.as_slice();
+    let commits = events.iter().enumerate().filter_map(|(at, event)| {
+        let commit = event.as_commit().filter(|commit| commit.index.get() > 0)?;
+        let wanted = to_batch.is_none_or(|to| commit.index <= to);
+        let stands = hashes.iter().all(|(index, hash)| *index != commit.index || *hash == commit.hash);
+        (wanted && stands && cursor::reverted_later(events, at, commit.index).is_none()).then_some(commit)
+    });
+    let messages = events.iter().filter_map(|event| match &event.kind {
+        L1EventKind::Message(message) => Some((message.index, message.hash)),
+        L1EventKind::Commit { .. } | L1EventKind::Revert { .. } | L1EventKind::Finalize { .. } => None,
+    });
+    (commits.collect(), messages.collect())
 }
 
 async fn store_messages(ledger: &mut Ledger, messages: &mut Vec<(L1Ref, L1Message)>) -> Result<(), FlowError> {

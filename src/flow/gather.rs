@@ -15,7 +15,7 @@ use crate::decide::content::{self, ContentFault, Demands};
 use crate::decide::reconcile::held_bytes;
 use crate::decide::stall::{Cause, Stall};
 use crate::error::PortError;
-use crate::flow::blob_check::BlobCheck;
+use crate::flow::blob_check::{BlobCheck, Coming};
 use crate::flow::{Decided, FlowError};
 use crate::ports::{BlobSource, L1Chain, L2Reader};
 use crate::types::{B256, BatchIndex, BatchRecord, Blob, BlockContent, L1Header, L2Block, L2Header, L2Number};
@@ -158,8 +158,13 @@ impl Gatherer {
         self.checks.on_a_core(move || batch::rebuilt(&contents, contexts.as_deref())).await
     }
 
+    /// Says that the blobs of this commit will be made ahead of their turn, when there is room for them.
+    pub(crate) async fn coming(&self, bound: &BoundCommit) -> Coming {
+        self.checks.coming(bound.outline.versioned_hashes.len()).await
+    }
+
     /// Whether rebuilt `blobs` are those that L1 committed to, checked together with other batches' if that can be.
-    /// `header` is that of the L1 block whose beacon block holds their commitments.
+    /// `header` is that of the L1 block whose beacon block holds their commitments; `coming` announced them.
     ///
     /// # Errors
     /// As [`Gatherer::same_bytes`].
@@ -168,10 +173,11 @@ impl Gatherer {
         bound: &BoundCommit,
         blobs: Vec<Blob>,
         header: Option<&L1Header>,
+        coming: &mut Coming,
     ) -> Result<bool, FlowError> {
         let wanted = bound.outline.versioned_hashes.clone();
         match header.filter(|header| header.l1_ref() == bound.blob_block) {
-            Some(header) => self.checks.together(blobs, wanted, header).await,
+            Some(header) => self.checks.together(blobs, wanted, header, coming).await,
             None => self.checks.one_by_one(blobs, wanted).await,
         }
     }

@@ -19,6 +19,7 @@
 //! | how far reverts and proofs are known | [`settlement`] | `read_ahead`, `left_out`, `holds_proof` | `BLOCKS_MAX` |
 //! | why finalized is held | [`finalize`] | `advance` | `StandingFacts` |
 //! | what is gathered of the batches that come next | [`ahead`] | `top_up`, `take`, `settle`, `forget` | |
+//! | which ranges of L1 were read before their turn | [`l1_ahead`] | `begin`, `readings`, `take`, `forget` | |
 //! | which blobs are checked together | [`blob_check`] | `one_by_one`, `together` | `aggregate` |
 //! | the batch before an audited range, taken on L1's word | [`audit`] | `run`, `report` | `AuditLog` |
 //! | a search for a withdrawal root | [`roots`] | `check` | `last_appended_root` |
@@ -52,6 +53,7 @@ pub(crate) mod finalize;
 pub mod follow;
 pub(crate) mod gather;
 pub(crate) mod intents;
+pub(crate) mod l1_ahead;
 pub(crate) mod l1_range;
 pub(crate) mod l1_search;
 pub(crate) mod l1_view;

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tracing::warn;
 
 use crate::decide::finality::Held;
@@ -24,6 +25,10 @@ use crate::flow::{BatchReport, Decided, FlowError, PollEnd, PollReport, Ports, S
 use crate::ports::Step;
 use crate::types::{BatchIndex, CommitEvent, Cursor, FinalityMeaning, L1Message, L1Ref, L2Number, L2Ref};
 
+/// How often a worker that is behind advances finality and the node's tags between two polls, which then follow each other
+/// many times a second: as often as between two batches of one poll.
+const SETTLE_EVERY: Duration = Duration::from_secs(1);
+
 /// The owners of everything that one poll may change, and the order of the changes.
 pub(crate) struct Poll {
     quiesce: Quiesce,
@@ -41,6 +46,8 @@ pub(crate) struct Poll {
     verdict: Option<HeadTrend>,
     /// The head at the last poll.
     l2_head: Option<L2Ref>,
+    /// When a poll last ended with finality and tags, if all polls since asked for the next one at once.
+    settled: Option<Instant>,
 }
 
 impl Poll {
@@ -67,6 +74,7 @@ impl Poll {
             meaning: settings.finality,
             verdict: None,
             l2_head: None,
+            settled: None,
         })
     }
 
@@ -164,17 +172,19 @@ impl Poll {
         now: Duration,
         batches: &mut Vec<BatchReport>,
     ) -> Decided<PollEnd> {
+        let before = self.ledger.heads();
         self.node.check_safe(&mut self.ledger).await?;
         // Tags first: a node that restarted has them right again even while L1 cannot be asked (E10, E20).
         if let Err(error) = self.node.restore(&mut self.ledger).await {
             warn!(code = "own_mark_left", %error, "cannot restore a tag that the execution node moved by itself; will try again");
         }
-        self.node.sync_tags(&self.ledger).await?;
+        if !self.has_settled() || self.ledger.heads() != before {
+            self.node.sync_tags(&self.ledger).await?;
+        }
         let view = self.l1.look(&mut self.ledger, &mut self.node).await?;
         self.events.search.confirmed_is(view.confirmed);
         if view.reorged {
-            self.events.search.forget();
-            self.events.batches.chain_changed();
+            self.events.chain_changed();
             // A dropped RevertBatch lets batches stand again; a dropped batch takes the node's tag down at once (B3).
             self.node.check_safe(&mut self.ledger).await?;
             self.node.sync_tags(&self.ledger).await?;
@@ -189,8 +199,12 @@ impl Poll {
         let released = pause.release().await;
         // Finality does not wait for a batch that cannot be decided, nor do the tags that were lowered for it.
         let on = matches!(read, Ok(PollEnd::Behind));
-        let finalized = self.finalizer.advance(&mut self.ledger, &mut self.settlements, on).await;
-        let tagged = self.node.sync_tags(&self.ledger).await;
+        let (mut finalized, mut tagged) = (Ok(()), Ok(()));
+        if !on || !self.has_settled() {
+            self.settled = on.then(Instant::now);
+            finalized = self.finalizer.advance(&mut self.ledger, &mut self.settlements, on).await;
+            tagged = self.node.sync_tags(&self.ledger).await;
+        }
         let end = read?;
         released?;
         finalized?;
@@ -199,6 +213,11 @@ impl Poll {
             (PollEnd::CaughtUp | PollEnd::Behind | PollEnd::Reached, Some(stall)) => PollEnd::Stalled(stall),
             (end, _) => end,
         })
+    }
+
+    /// Whether finality and tags were dealt with a moment ago, in a catch-up that has gone on since.
+    fn has_settled(&self) -> bool {
+        self.settled.is_some_and(|at| at.elapsed() < SETTLE_EVERY)
     }
 
     async fn read(
@@ -337,6 +356,24 @@ mod tests {
         assert_eq!(heads, (Some(world.l2(72)), Some(world.l2(72))));
         let shown = world.shown().await;
         assert_eq!((shown.safe, shown.finalized), heads);
+    }
+
+    #[tokio::test]
+    async fn in_a_catch_up_finality_and_tags_follow_from_time_to_time_and_at_its_end() {
+        let mut world = World::recorded().await;
+        world.settings.fetch_range = 2;
+        let mut poll = poll(&world).await;
+        let mut polls = 0;
+        while poll.run(Duration::ZERO).await.unwrap().end == PollEnd::Behind {
+            polls += 1;
+        }
+        assert!(polls > 10, "{polls} polls");
+        // Two at the end of the first poll that verified something, two at the end of the last one; more only if all of
+        // it took more than a second.
+        let calls = world.node.node().tag_calls().len();
+        assert!(calls < polls, "{calls} tag calls in {polls} polls");
+        let shown = world.shown().await;
+        assert_eq!((shown.safe, shown.finalized), (Some(world.l2(72)), Some(world.l2(72))));
     }
 
     #[tokio::test]

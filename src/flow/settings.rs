@@ -80,10 +80,9 @@ pub struct Settings {
 /// local blocks are larger, the comparison waits for the blob, and the verdict is the same.
 const LOCAL_BYTES: usize = 48 << 20;
 
-/// The slowest part of a batch, its commitments, takes 13 to 42 ms of one core; reading it takes about six round trips,
-/// one after another. Eight batches would keep two cores busy up to some 25 ms a round trip; three times as many make
-/// groups of blobs that are worth being checked together. Meanwhile each holds a blob or a few.
-const READ_AHEAD: usize = 24;
+/// Twice the blobs of a group that is worth it (`blob_check`): while one group is checked and its batches are decided, the
+/// next one is read. A batch that waits here holds a blob or a few, and there is a bound on all of them together.
+const READ_AHEAD: usize = 64;
 
 /// For questions about the newest batches.
 const KEEP_BATCHES: u64 = 64;

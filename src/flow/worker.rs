@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
+use crate::decide::catch_up::{CatchUp, PollFacts};
 use crate::decide::heads::Heads;
 use crate::decide::pace::Pace;
 use crate::decide::stall::{Cause, Stall};
@@ -22,7 +23,7 @@ use crate::flow::stall_log::{Doing, StallLog};
 use crate::flow::writer::PendingWrite;
 use crate::flow::{FlowError, PollEnd, PollReport, Ports, Settings, Status};
 use crate::ports::L2Reader;
-use crate::types::{BatchIndex, Cursor, L1Event, L1Message, L1Ref, L2Number};
+use crate::types::{BatchIndex, Case, Cursor, L1Event, L1Message, L1Ref, L2Number};
 
 /// First wait after a failed poll; doubled up to the poll interval.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
@@ -60,6 +61,7 @@ pub struct Worker {
     quiesce: Quiesce,
     /// The polls since the cursor last reached a new place.
     pace: Pace,
+    catch_up: CatchUp,
     stall_log: StallLog,
     l2: Arc<dyn L2Reader>,
     status: Status,
@@ -90,6 +92,7 @@ impl Worker {
             poll_interval: settings.poll_interval,
             quiesce,
             pace: Pace::default(),
+            catch_up: CatchUp::default(),
             stall_log: StallLog::default(),
             l2: ports.l2,
             status: Status::default(),
@@ -176,7 +179,29 @@ impl Worker {
             Err(error) => Some(error.stall()),
         };
         self.publish();
+        self.show_progress(now, outcome.as_ref().ok());
         outcome
+    }
+
+    /// While the worker is behind, the log says once a minute how fast it gets on.
+    fn show_progress(&mut self, now: Duration, report: Option<&PollReport>) {
+        let verified = || report.iter().flat_map(|report| &report.batches).filter(|batch| batch.case != Case::Wait);
+        let said = self.catch_up.polled(&PollFacts {
+            now,
+            behind: report.is_some_and(|report| report.end == PollEnd::Behind),
+            batches: verified().count() as u64,
+            blocks: verified().map(|batch| batch.blocks).sum(),
+            cursor: self.status.l1_cursor.unwrap_or_default(),
+            confirmed: self.status.l1_confirmed.unwrap_or_default(),
+        });
+        if let Some(progress) = said {
+            info!(
+                batches = progress.batches,
+                blocks_per_second = format!("{:.1}", progress.blocks_per_second),
+                seconds_left = progress.left.map(|left| left.as_secs()),
+                "catching up"
+            );
+        }
     }
 
     /// Logs the execution client when it first answers, and when another one answers in its place.

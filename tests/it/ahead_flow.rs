@@ -1,6 +1,6 @@
 //! Batches are gathered ahead of their turn, and the world changes while four of them are under way: right before any one
 //! request the local chain forks, L1 reorganises, or the worker is killed. What was gathered before must not count (P1, P6,
-//! P8).
+//! P8). The same where L1 is read in ranges of two batches, and the next ranges are read ahead too.
 
 use std::sync::Arc;
 
@@ -18,6 +18,9 @@ use crate::support::rig::{Rig, cases};
 const BATCHES: u64 = 6;
 /// Between two requests that are tried.
 const EVERY: u64 = 5;
+/// L1 blocks of a range: all batches in one, or two batches.
+const WHOLE: u64 = 500;
+const NARROW: u64 = 4;
 const ASKED: [Server; 4] = [Server::L1(0), Server::Beacon(0), Server::L2, Server::Engine];
 
 /// What happens in the middle of the poll.
@@ -57,18 +60,25 @@ fn reorganise(w: &mut World) {
 }
 
 /// Requests that an undisturbed worker makes until it has caught up.
-async fn requests(world: &World) -> u64 {
+async fn requests(world: &World, range: u64) -> u64 {
     let devnet = serve(world).await;
-    let mut rig = Rig::on(&devnet).await;
-    let report = rig.settle().await;
-    assert_eq!(cases(&report), (1..=BATCHES).map(|index| (index, Case::Consistent)).collect::<Vec<_>>());
+    let mut rig = Rig::with(&devnet, |s| s.fetch_range = range).await;
+    let mut verified = Vec::new();
+    loop {
+        let report = rig.poll().await.unwrap();
+        verified.extend(cases(&report));
+        if report.end != PollEnd::Behind {
+            break;
+        }
+    }
+    assert_eq!(verified, (1..=BATCHES).map(|index| (index, Case::Consistent)).collect::<Vec<_>>());
     ASKED.iter().map(|server| devnet.http_requests(*server)).sum()
 }
 
-async fn change_before(change: Change, world: &World, nth: u64) {
+async fn change_before(change: Change, world: &World, range: u64, nth: u64) {
     let what = format!("{change:?} before request {nth}");
     let devnet = Arc::new(serve(world).await);
-    let mut rig = Rig::on(&devnet).await;
+    let mut rig = Rig::with(&devnet, |s| s.fetch_range = range).await;
     let killed = Arc::new(Notify::new());
     let (at, dies) = (devnet.clone(), killed.clone());
     devnet.on_request(&ASKED, nth, move || match change {
@@ -82,7 +92,7 @@ async fn change_before(change: Change, world: &World, nth: u64) {
         Change::Kill => dies.notify_one(),
     });
     let mut verified = Vec::new();
-    for _ in 0..12 {
+    for _ in 0..40 {
         let before = rig.now;
         let outcome = tokio::select! {
             biased;
@@ -103,8 +113,8 @@ async fn change_before(change: Change, world: &World, nth: u64) {
             Some(Err(_)) => {}
         }
     }
-    // A poll more: what changed after the last verdict is seen at the next look.
-    for _ in 0..4 {
+    // A few polls more: what changed after the last verdict is seen at the next look, and read again range by range.
+    for _ in 0..12 {
         if let Ok(report) = rig.poll().await {
             verified.extend(cases(&report));
         }
@@ -126,26 +136,55 @@ async fn change_before(change: Change, world: &World, nth: u64) {
     }
 }
 
-async fn at_any_request(change: Change) {
+async fn at_any_request(change: Change, range: u64) {
     let world = world();
-    let all = requests(&world).await;
+    let all = requests(&world, range).await;
     assert!(all > 4 * EVERY, "{all} requests");
     for nth in (0..all).step_by(usize::try_from(EVERY).unwrap()) {
-        change_before(change, &world, nth).await;
+        change_before(change, &world, range, nth).await;
     }
 }
 
 #[tokio::test]
 async fn e2_p1_a_fork_while_batches_are_gathered_ahead_is_healed_and_nothing_stale_counts() {
-    at_any_request(Change::Fork).await;
+    at_any_request(Change::Fork, WHOLE).await;
 }
 
 #[tokio::test]
 async fn b1_p8_a_reorg_while_batches_are_gathered_ahead_leaves_no_stale_row() {
-    at_any_request(Change::Reorg).await;
+    at_any_request(Change::Reorg, WHOLE).await;
 }
 
 #[tokio::test]
 async fn p6_a_kill_while_batches_are_gathered_ahead_leaves_nothing_half_done() {
-    at_any_request(Change::Kill).await;
+    at_any_request(Change::Kill, WHOLE).await;
+}
+
+#[tokio::test]
+async fn e2_p1_a_fork_while_the_next_ranges_are_read_ahead_is_healed_and_nothing_stale_counts() {
+    at_any_request(Change::Fork, NARROW).await;
+}
+
+#[tokio::test]
+async fn b1_p8_a_reorg_while_the_next_ranges_are_read_ahead_leaves_no_stale_row() {
+    at_any_request(Change::Reorg, NARROW).await;
+}
+
+#[tokio::test]
+async fn p6_a_kill_while_the_next_ranges_are_read_ahead_leaves_nothing_half_done() {
+    at_any_request(Change::Kill, NARROW).await;
+}
+
+/// Without a change, what is gathered of the ranges ahead counts: no commit is asked for twice, and no block.
+#[tokio::test]
+async fn what_is_gathered_over_the_border_of_a_range_is_asked_for_once() {
+    let world = world();
+    let devnet = serve(&world).await;
+    let mut rig = Rig::with(&devnet, |s| s.fetch_range = NARROW).await;
+    while rig.poll().await.unwrap().end == PollEnd::Behind {}
+    assert_eq!(rig.safe(), Some(8 * BATCHES));
+    let asked = |method: &str| devnet.calls(Server::L1(0), method);
+    assert_eq!(asked("eth_getTransactionByBlockHashAndIndex"), BATCHES);
+    let raw = devnet.calls(Server::L2, "debug_getBlockRlp");
+    assert!((8 * BATCHES..=8 * BATCHES + 2).contains(&raw), "{raw} blocks were read");
 }

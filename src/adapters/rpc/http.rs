@@ -20,6 +20,9 @@ use crate::redact::{self, scrub};
 /// How much of an error page is read before it is shortened, in bytes.
 pub(super) const ERROR_PAGE: usize = 64 * 1024;
 
+/// Room that is made for a body by what the server says of its length, in bytes: that of a batch of blocks.
+const RESERVED_MAX: usize = 1 << 20;
+
 /// Signs requests. Asked once for every HTTP request, so that a token's time of issue is always fresh.
 pub trait TokenSource: Send + Sync {
     /// The bearer token for the request that is about to be sent.
@@ -143,7 +146,9 @@ impl Http {
             .map(Duration::from_secs);
         let success = response.status().is_success();
         let limit = if success { max_body } else { max_body.min(ERROR_PAGE) };
-        let mut body = BytesMut::new();
+        // As long as the server says it is; a lie costs no more than a body of that length.
+        let said = response.content_length().and_then(|length| usize::try_from(length).ok()).unwrap_or_default();
+        let mut body = BytesMut::with_capacity(said.min(limit).min(RESERVED_MAX));
         while let Some(chunk) = response.chunk().await.map_err(transport)? {
             let room = limit.saturating_sub(body.len());
             if chunk.len() <= room {
