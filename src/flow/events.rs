@@ -237,7 +237,7 @@ impl Events {
                 continue;
             }
             self.continuity.reads(event.block, event.log_index);
-            self.look_further(&mut upcoming, event.pos(), reading.end, view.confirmed, goes_on);
+            self.look_further(&mut upcoming, event.pos(), reading, view.confirmed, goes_on);
             match &event.kind {
                 L1EventKind::Message(message) => messages.push((event.block, message.clone())),
                 L1EventKind::Finalize { .. } => proofs.push(event.clone()),
@@ -265,7 +265,7 @@ impl Events {
                 }
             }
         }
-        self.look_further(&mut upcoming, LogPos::end_of(reading.end.number), reading.end, view.confirmed, goes_on);
+        self.look_further(&mut upcoming, LogPos::end_of(reading.end.number), reading, view.confirmed, goes_on);
         let hidden = self.continuity.hidden_logs(reading.end.number, view, &mut self.search, round.ledger).await;
         if matches!(hidden, Ok(Some(GoneBack)) | Err(Stop::Stands(_))) {
             store_messages(round.ledger, &mut messages).await?;
@@ -290,18 +290,26 @@ impl Events {
     }
 
     /// Adds to `upcoming` the ranges that were read meanwhile, and begins with the next one if few batches come after
-    /// `pos` and the flow `goes_on`.
-    fn look_further(&mut self, upcoming: &mut Upcoming, pos: LogPos, end: L1Ref, confirmed: L1Number, goes_on: bool) {
-        if self.read_ahead == 0 {
+    /// `pos` and the flow `goes_on`. Not beside an endpoint that serves narrow ranges: a poll asks it for no more than one
+    /// (A3).
+    fn look_further(
+        &mut self,
+        upcoming: &mut Upcoming,
+        pos: LogPos,
+        reading: &Reading,
+        confirmed: L1Number,
+        goes_on: bool,
+    ) {
+        if self.read_ahead == 0 || !reading.whole {
             return;
         }
         let Self { ranges, to_batch, .. } = self;
-        for reading in ranges.readings().skip(upcoming.ranges().saturating_sub(1)) {
-            upcoming.add(contents_of(reading, &[], *to_batch), &reading.headers);
+        for next in ranges.readings().skip(upcoming.ranges().saturating_sub(1)) {
+            upcoming.add(contents_of(next, &[], *to_batch), &next.headers);
         }
         let reached = upcoming.last().is_some_and(|last| to_batch.is_some_and(|to| last.index >= to));
         if goes_on && !reached && upcoming.count_after(pos) < self.read_ahead {
-            self.ranges.begin(end, confirmed);
+            self.ranges.begin(reading.end, confirmed);
         }
     }
 

@@ -80,14 +80,14 @@ impl RangesAhead {
         self.ranges.clear();
     }
 
-    /// Begins to read the range after those that are read, the first of which follows block `end`. One at a time, and
-    /// only what is settled up to its last block: a range that ends at `confirmed` is another one at the next poll.
+    /// Begins to read the range after those that are read, the first of which follows block `end`. One at a time, none
+    /// after one that took several requests (A3), and only what is settled up to its last block: a range that ends at `confirmed` is another one at the next poll.
     pub(crate) fn begin(&mut self, end: L1Ref, confirmed: L1Number) {
         let base = match self.ranges.back_mut() {
             None => end,
             Some(last) => match last.reading() {
-                Some(reading) => reading.end,
-                None => return,
+                Some(reading) if reading.whole => reading.end,
+                Some(_) | None => return,
             },
         };
         let below = Cursor { block: base, log_index: None };

@@ -18,6 +18,8 @@ pub(crate) struct Reading {
     pub(crate) headers: Vec<L1Header>,
     /// The last block of the range.
     pub(crate) end: L1Ref,
+    /// Whether one answer held all of the range that was asked for.
+    pub(crate) whole: bool,
     /// When the newest commit of the range was made, in seconds since the Unix epoch.
     pub(crate) last_commit_at: Option<u64>,
 }
@@ -35,6 +37,7 @@ pub(crate) async fn read(l1: &dyn L1Chain, range: Range, known: &[L1Ref], window
     let facts = RangeFacts { from, known, before, ends: &ends, events: &events, headers: &[] };
     // An endpoint that serves narrow ranges answers only the first part: the range ends there.
     let answered = ends.last().map_or(to, |end| end.number.clamp(from, to));
+    let whole = ends.len() == 1 && answered == to;
     let numbers = range::heights(&facts, still_open(l1, from, answered, window).await);
     let live = l1.headers(&numbers).await?;
     let headers: Vec<_> = numbers.into_iter().zip(live).collect();
@@ -48,7 +51,7 @@ pub(crate) async fn read(l1: &dyn L1Chain, range: Range, known: &[L1Ref], window
         return Err(FlowError::l1_changed(format!("L1 block {to} is unknown")));
     };
     debug!(from = from.get(), to = end.number.get(), events = events.len(), "L1 range read");
-    Ok(Reading { events, blocks, headers: chain, end, last_commit_at })
+    Ok(Reading { events, blocks, headers: chain, end, whole, last_commit_at })
 }
 
 /// Heights of the range that a later reorg could still change: recorded one by one, so that the common ancestor can be

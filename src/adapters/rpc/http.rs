@@ -146,7 +146,7 @@ impl Http {
             .map(Duration::from_secs);
         let success = response.status().is_success();
         let limit = if success { max_body } else { max_body.min(ERROR_PAGE) };
-        // As long as the server says it is; a lie costs no more than a body of that length.
+        // As long as the server says it is; a lie costs a megabyte for a moment.
         let said = response.content_length().and_then(|length| usize::try_from(length).ok()).unwrap_or_default();
         let mut body = BytesMut::with_capacity(said.min(limit).min(RESERVED_MAX));
         while let Some(chunk) = response.chunk().await.map_err(transport)? {
