@@ -183,8 +183,12 @@ impl Ahead {
 
     /// Waits a short time for the tasks under way: what they fetch now is not fetched inside a pause.
     pub(crate) async fn settle(&mut self) {
+        self.settle_within(SETTLE).await;
+    }
+
+    async fn settle_within(&mut self, time: Duration) {
         let all = futures::future::join_all(self.tasks.iter_mut().map(|task| task.settle()));
-        let _in_vain = tokio::time::timeout(SETTLE, all).await;
+        let _in_vain = tokio::time::timeout(time, all).await;
     }
 
     /// What was gathered of `commit`, whose turn it is; none if its task failed, and then nothing that stands on it is
@@ -395,6 +399,42 @@ mod tests {
         assert!(ahead.take(&commits[0]).await.unwrap().segment.is_none());
         ahead.settle().await;
         assert_eq!(blobs.1.load(Ordering::SeqCst), 6);
+    }
+
+    struct Hanging;
+
+    #[async_trait]
+    impl crate::ports::BlobSource for Hanging {
+        async fn blobs(&self, _: &L1Header, _: &[B256]) -> PortResult<Vec<Blob>> {
+            std::future::pending().await
+        }
+    }
+
+    #[tokio::test]
+    async fn p4_a_write_waits_a_limited_time_for_blobs_that_do_not_come() {
+        let mut world = World::recorded().await;
+        world.ports.blobs = Arc::new(Hanging);
+        world.node.node().truncate(0);
+        let (mut ahead, commits) = (ahead(&world), commits(&world));
+        let given = Given { writes: true, ..given(&world).await };
+        ahead.top_up(&commits, 1.into(), &given);
+        let settled = tokio::time::timeout(SETTLE, ahead.settle_within(Duration::from_millis(50))).await;
+        assert!(settled.is_ok());
+        assert_eq!(ahead.tasks.len(), 6, "what comes later still counts");
+    }
+
+    #[tokio::test]
+    async fn a_task_whose_range_is_not_read_ahead_any_more_is_dropped_and_the_others_stay() {
+        let world = World::recorded().await;
+        let (mut ahead, commits, given) = (ahead(&world), commits(&world), given(&world).await);
+        ahead.top_up(&commits, 1.into(), &given);
+        ahead.top_up(&commits[..3], 1.into(), &given);
+        assert_eq!(ahead.tasks.len(), 3);
+        for commit in &commits[..3] {
+            assert!(ahead.take(commit).await.unwrap().segment.is_some(), "{}", commit.index);
+        }
+        ahead.top_up(&commits[3..], 37.into(), &given);
+        assert!(ahead.take(&commits[3]).await.unwrap().segment.is_some());
     }
 
     #[tokio::test]
