@@ -246,6 +246,10 @@ struct Row {
     last_to_first_cpu: f64,
     peak_mib: f64,
     database_kib: u64,
+    /// Of it, pages that are free: SQLite uses them again and does not give them back.
+    free_kib: u64,
+    /// Rows by table.
+    rows: BTreeMap<String, i64>,
     safe: Option<u64>,
     finalized: Option<u64>,
     /// Calls to L1 for one batch of the history.
@@ -300,6 +304,30 @@ fn size_of(path: &Path) -> u64 {
     ["", "-wal"].into_iter().map(beside).sum()
 }
 
+/// Rows by table, and free pages in KiB.
+async fn inside(path: &Path) -> anyhow::Result<(BTreeMap<String, i64>, u64)> {
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(path).read_only(true);
+    let pool = sqlx::sqlite::SqlitePool::connect_with(options).await?;
+    let mut rows = BTreeMap::new();
+    let statements = [
+        ("batches", "SELECT count(*) FROM batches"),
+        ("l1_blocks", "SELECT count(*) FROM l1_blocks"),
+        ("l1_messages", "SELECT count(*) FROM l1_messages"),
+        ("proofs", "SELECT count(*) FROM proofs"),
+        ("reverts", "SELECT count(*) FROM reverts"),
+        ("journal", "SELECT count(*) FROM journal"),
+    ];
+    for (table, statement) in statements {
+        rows.insert(table.to_owned(), sqlx::query_scalar(statement).fetch_one(&pool).await?);
+    }
+    let free: i64 =
+        sqlx::query_scalar("SELECT freelist_count * page_size / 1024 FROM pragma_freelist_count, pragma_page_size")
+            .fetch_one(&pool)
+            .await?;
+    pool.close().await;
+    Ok((rows, u64::try_from(free)?))
+}
+
 async fn verify(network: &mut Network, batches: u64) -> anyhow::Result<Row> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("long.sqlite");
@@ -337,6 +365,8 @@ async fn verify(network: &mut Network, batches: u64) -> anyhow::Result<Row> {
     let l1_per_poll_with_batch = live(network, &mut worker, "batch").await?;
     drop(worker);
     store.close().await;
+    let database_kib = size_of(&path) / 1024;
+    let (rows, free_kib) = inside(&path).await?;
     let at = |wanted: u64| marks.iter().find(|mark| mark.batches >= wanted).context("no mark");
     let end = marks.last().context("no mark")?;
     // The first poll opens connections and looks for the execution client: not counted.
@@ -351,7 +381,9 @@ async fn verify(network: &mut Network, batches: u64) -> anyhow::Result<Row> {
         first,
         last,
         peak_mib,
-        database_kib: size_of(&path) / 1024,
+        database_kib,
+        free_kib,
+        rows,
         safe: heads.safe().map(|head| head.number.get()),
         finalized: heads.finalized().map(|head| head.number.get()),
         l1_per_batch,
@@ -392,7 +424,8 @@ fn main() -> anyhow::Result<()> {
         );
     }
     println!("last to first: {:.2} in time, {:.2} in CPU time", row.last_to_first, row.last_to_first_cpu);
-    println!("peak {} MiB, database {} KiB", row.peak_mib, row.database_kib);
+    println!("peak {} MiB, database {} KiB, of these {} KiB free", row.peak_mib, row.database_kib, row.free_kib);
+    println!("rows: {:?}", row.rows);
     for (what, calls) in [
         ("a batch of the history", &row.l1_per_batch),
         ("a poll with a new L1 block", &row.l1_per_poll),
