@@ -1,7 +1,7 @@
 //! The whole flows beside Morph's go-ethereum. The sources are the same beside either client, and the client is their one parameter; where a
 //! client makes a test end otherwise, the test says how.
 
-// Every file here stands in `beside_geth` and in `beside_reth`.
+// Every file here but `state_missing.rs` stands in `beside_geth` and in `beside_reth`.
 #![allow(clippy::duplicate_mod)]
 
 use morph_deriver::devnet::client::Client;
@@ -11,6 +11,8 @@ const CLIENT: Client = Client::Geth;
 
 #[path = "contract_flow.rs"]
 pub(crate) mod contract_flow;
+#[path = "contradiction_devnet.rs"]
+mod contradiction_devnet;
 #[path = "interrupted_flow.rs"]
 pub(crate) mod interrupted_flow;
 #[path = "kill_points.rs"]
@@ -25,6 +27,8 @@ pub(crate) mod recover;
 pub(crate) mod reorg_flow;
 #[path = "roots_flow.rs"]
 pub(crate) mod roots_flow;
+#[path = "state_missing.rs"]
+mod state_missing;
 #[path = "store_flow.rs"]
 pub(crate) mod store_flow;
 #[path = "tags_flow.rs"]

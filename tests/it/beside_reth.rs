@@ -1,5 +1,5 @@
-//! The whole flows beside the newest morph-reth. The sources are the same beside either client, and the client is their one parameter; where a
-//! client makes a test end otherwise, the test says how.
+//! The whole flows beside the newest morph-reth. The sources are the same beside either client, and the client is their one
+//! parameter; where a client makes a test end otherwise, the test says how.
 
 // Every file here stands in `beside_geth` and in `beside_reth`.
 #![allow(clippy::duplicate_mod)]
@@ -11,6 +11,8 @@ const CLIENT: Client = Client::RETH;
 
 #[path = "contract_flow.rs"]
 pub(crate) mod contract_flow;
+#[path = "contradiction_devnet.rs"]
+mod contradiction_devnet;
 #[path = "interrupted_flow.rs"]
 pub(crate) mod interrupted_flow;
 #[path = "kill_points.rs"]

@@ -1,5 +1,5 @@
 //! Pauses and writes that were refused or interrupted: how often they are tried again, and what they leave in the journal
-//! and in the rows (scenarios M1, M9, M13, M14, M30; promises P4, P5, P6).
+//! and in the rows (scenarios M1, M9, M13, M14; promises P4, P5, P6).
 
 use std::time::Duration;
 
@@ -10,9 +10,8 @@ use morph_deriver::devnet::jsonrpc::RpcError;
 use morph_deriver::devnet::world::ForkShape;
 use morph_deriver::types::{B256, BatchRecord, Case};
 
-use super::CLIENT;
 use super::node_flow::{assert_chain, assert_promises, heights, network, stall_of, synced};
-use super::writer_flow::{cannot_rewrite, forked_after_a_restart, steady};
+use super::writer_flow::{cannot_rewrite, steady};
 use crate::support::late_store::LateStore;
 use crate::support::rig::{Rig, cases, devnet_ports, reason, settings};
 use crate::support::standing;
@@ -134,14 +133,14 @@ async fn m13_e13_a_node_that_was_down_is_asked_again_within_two_polls_of_its_ret
 }
 
 /// What the journal holds: batch, height, old and new hash, why; by batch and height.
-async fn journal(rig: &Rig) -> Vec<(u64, u64, Option<B256>, B256, String)> {
+pub async fn journal(rig: &Rig) -> Vec<(u64, u64, Option<B256>, B256, String)> {
     let entries = rig.ports.progress.journal_tail(1000).await.unwrap().into_iter();
     let mut all: Vec<_> = entries.map(|e| (e.batch.get(), e.number.get(), e.old_hash, e.new_hash, e.why)).collect();
     all.sort();
     all
 }
 
-async fn rows(rig: &Rig) -> Vec<BatchRecord> {
+pub async fn rows(rig: &Rig) -> Vec<BatchRecord> {
     standing(rig.ports.progress.as_ref()).await
 }
 
@@ -204,63 +203,6 @@ async fn p6_m1_what_was_not_dropped_is_not_in_the_journal() {
     assert_eq!(journal(&rig).await, []);
     let rows = rows(&rig).await;
     assert_eq!((rows[2].case, rows[2].rewritten), (Some(Case::Consistent), 0));
-}
-
-#[tokio::test]
-async fn m30_p6_interrupted_in_the_middle_it_ends_in_the_same_rows_and_the_same_journal() {
-    if CLIENT.is_reth() {
-        // A restart of morph-reth loses no state.
-        return;
-    }
-    let undisturbed = {
-        let devnet = forked_after_a_restart().await;
-        let mut rig = Rig::on(&devnet).await;
-        rig.settle_stopped().await;
-        assert_chain(&devnet, &rig, 200);
-        (rows(&rig).await, journal(&rig).await)
-    };
-    assert_eq!(undisturbed.1.len(), 126, "75 to 200");
-    let cuts = [(0, Fault::Drop), (0, Fault::DropAfter), (2, Fault::Drop), (2, Fault::DropAfter), (8, Fault::Drop)];
-    for (nth, fault) in cuts.into_iter().chain([(25, Fault::Drop), (60, Fault::DropAfter), (80, Fault::Drop)]) {
-        let devnet = forked_after_a_restart().await;
-        let mut rig = Rig::on(&devnet).await;
-        devnet.fault(Server::Engine, Rule::on("engine_newSafe", fault.clone()).after(nth).times(1));
-        while rig.poll().await.is_ok() {}
-        rig.restart().await;
-        rig.settle_stopped().await;
-        assert_chain(&devnet, &rig, 200);
-        let (rows, journal) = (rows(&rig).await, journal(&rig).await);
-        for (got, wanted) in rows.iter().zip(&undisturbed.0) {
-            assert_eq!(got, wanted, "{fault:?} after {nth}");
-        }
-        for (got, wanted) in journal.iter().zip(&undisturbed.1) {
-            assert_eq!(got, wanted, "{fault:?} after {nth}");
-        }
-        assert_eq!((rows.len(), journal.len()), (undisturbed.0.len(), 126), "{fault:?} after {nth}");
-        assert!(devnet.unpaused_writes().is_empty());
-    }
-}
-
-#[tokio::test]
-async fn m30_a_node_that_does_not_show_its_states_is_tried_as_it_is() {
-    if CLIENT.is_reth() {
-        // A restart of morph-reth loses no state.
-        return;
-    }
-    let devnet = forked_after_a_restart().await;
-    let deaf = Fault::Error(RpcError::server("in no mood"));
-    devnet.fault(Server::L2, Rule::on("eth_getBalance", deaf));
-    let mut rig = steady(&devnet, true).await;
-    while rig.poll().await.is_ok() {}
-    assert_eq!(stall_of(&rig), Some(Reason::EngineUnavailable), "the engine's own words");
-    let numbers: Vec<_> = devnet.writes().iter().map(|w| w.number).collect();
-    assert_eq!(numbers, [150]);
-    // If it cannot be asked for the moment, it is asked again.
-    let devnet = forked_after_a_restart().await;
-    devnet.fault(Server::L2, Rule::on("eth_getBalance", Fault::Status(503, String::new())));
-    let mut rig = steady(&devnet, true).await;
-    while rig.poll().await.is_ok() {}
-    assert_eq!((stall_of(&rig), devnet.pauses()), (Some(Reason::L2Unavailable), 0));
 }
 
 #[tokio::test]

@@ -14,7 +14,6 @@ mod blobs_flow;
 mod citations;
 mod cli;
 mod contradiction;
-mod contradiction_devnet;
 mod deploy;
 mod devnet;
 mod docs;
