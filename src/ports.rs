@@ -245,6 +245,18 @@ pub struct EngineView {
     pub version: Option<B256>,
 }
 
+/// What a node did with the head that it was told to take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadTold {
+    /// The block is valid. Whether it is the head now must be read back: an ancestor of the head is valid too, and
+    /// leaves the head where it is.
+    Valid,
+    /// The node does not have the block, or has not executed it yet. Nothing moved.
+    Syncing,
+    /// The block is not valid. Nothing moved.
+    Invalid,
+}
+
 /// The L2 node's engine side.
 #[async_trait]
 pub trait L2Engine: Send + Sync {
@@ -259,6 +271,13 @@ pub trait L2Engine: Send + Sync {
 
     /// Sets the tags; none leaves a tag alone. The real node sets finalized first and may apply only half.
     async fn set_tags(&self, safe: Option<B256>, finalized: Option<B256>) -> PortResult<()>;
+
+    /// Tells the node to take block `head` as its head, with the safe tag on `safe` in the same step; none leaves that
+    /// tag alone. `Unsupported` for a node whose head follows its own consensus node.
+    async fn set_head(&self, head: B256, safe: Option<B256>) -> PortResult<HeadTold> {
+        let _ = (head, safe);
+        Err(PortError::new(Target::Engine, PortErrorKind::Unsupported, "the head of this node cannot be set"))
+    }
 }
 
 /// Another node whose safe and finalized heads may be followed.

@@ -244,7 +244,7 @@ fn read_new_header(json: &Json) -> PortResult<L2Header> {
 }
 
 /// The node says in plain text why it refused a token; two of its reasons are a clock that is wrong.
-fn name_clock_skew(mut error: PortError) -> PortError {
+pub(super) fn name_clock_skew(mut error: PortError) -> PortError {
     if error.kind != PortErrorKind::Unauthorized {
         return error;
     }

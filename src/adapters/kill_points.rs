@@ -16,8 +16,8 @@ use async_trait::async_trait;
 use crate::decide::client::Client;
 use crate::error::PortError;
 use crate::ports::{
-    BlobSource, EngineView, FoundLogs, L1Chain, L2Engine, L2Reader, LeaseStore, MessageRoot, PortResult, Progress,
-    RangeLogs, Reactors, Rows, Step, Stored, Suspect, WriteStopped,
+    BlobSource, EngineView, FoundLogs, HeadTold, L1Chain, L2Engine, L2Reader, LeaseStore, MessageRoot, PortResult,
+    Progress, RangeLogs, Reactors, Rows, Step, Stored, Suspect, WriteStopped,
 };
 use crate::types::{
     B256, BatchIndex, BatchRecord, Blob, Identity, JournalEntry, L1Event, L1Header, L1Message, L1Number, L1Ref, L1Tag,
@@ -256,6 +256,7 @@ watched!(L2Reader {
 watched!(L2Engine {
     changes async fn write_blocks(&self, blocks: &[NewBlock]) -> Result<Vec<L2Header>, WriteStopped>;
     changes async fn set_tags(&self, safe: Option<B256>, finalized: Option<B256>) -> PortResult<()>;
+    changes async fn set_head(&self, head: B256, safe: Option<B256>) -> PortResult<HeadTold>;
     reads async fn view(&self, number: L2Number) -> PortResult<EngineView>;
 });
 

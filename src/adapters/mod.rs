@@ -6,6 +6,7 @@
 pub mod beacon;
 pub mod engine;
 pub mod fixture;
+pub mod forkchoice;
 pub mod head_source;
 #[cfg(debug_assertions)]
 pub mod kill_points;

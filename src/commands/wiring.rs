@@ -8,13 +8,14 @@ use anyhow::Context as _;
 
 use crate::adapters::beacon::{BeaconClient, BeaconConfig};
 use crate::adapters::engine::{EngineClient, load_jwt_secret};
+use crate::adapters::forkchoice::ForkchoiceClient;
 use crate::adapters::head_source::SourceClient;
 use crate::adapters::l1::L1Client;
 use crate::adapters::l2::{L2Client, L2Config};
 use crate::adapters::reactors::{CommandReactors, JsonRpcReactors, NoReactors};
 use crate::adapters::rpc::{Check, Pool, PoolConfig};
 use crate::adapters::store::SqliteStore;
-use crate::config::{Config, FollowConfig, ReactorControl};
+use crate::config::{Config, FollowConfig, FollowEngine, ReactorControl};
 use crate::decide::follow::{self, Dropped, Expected, SourceNetwork};
 use crate::error::{PortError, PortErrorKind, Target};
 use crate::flow::{FollowPorts, FollowSettings, Ports, Settings};
@@ -175,7 +176,10 @@ pub fn follow_ports(config: &Config, clients: &Clients, store: Arc<SqliteStore>)
     Ok(FollowPorts {
         l1: clients.l1.clone(),
         l2,
-        engine: clients.engine.clone().map(|e| e as Arc<dyn L2Engine>),
+        engine: clients.engine.as_ref().map(|engine| match config.follow.engine {
+            FollowEngine::Morph => engine.clone() as Arc<dyn L2Engine>,
+            FollowEngine::Forkchoice => Arc::new(ForkchoiceClient::new(engine.as_ref().clone())),
+        }),
         progress: store,
         sources: clients.sources.iter().map(|source| source.clone() as Arc<dyn HeadSource>).collect(),
     })
@@ -190,6 +194,7 @@ pub fn follow_settings(config: &Config, identity: &Identity, instance: B256) -> 
         max_age: config.follow.max_age,
         agreement: config.follow.agreement,
         alarm_after: config.follow.alarm_after,
+        sets_head: config.follow.engine == FollowEngine::Forkchoice,
     }
 }
 

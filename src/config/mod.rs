@@ -25,8 +25,8 @@ pub use layers::ConfigArgs;
 pub use network::Network;
 pub use settings::{ENV_PREFIX, Kind, MORPH_ENV_PREFIX, SETTINGS, Setting};
 pub use values::{
-    Config, FollowConfig, L1Config, L2Config, LogConfig, LogFormat, Need, ReactorControl, ReactorsConfig, Shown,
-    ShownValue,
+    Config, FollowConfig, FollowEngine, L1Config, L2Config, LogConfig, LogFormat, Need, ReactorControl, ReactorsConfig,
+    Shown, ShownValue,
 };
 
 impl Config {
@@ -411,7 +411,6 @@ mod tests {
             ("follow.agreement", "0"),
             ("follow.agreement", "17"),
             ("follow.alarm_after", "0"),
-            ("follow.engine", "forkchoice"),
             ("follow.engine", "geth"),
             ("follow.import", "true"),
             ("follow.import", "yes"),
@@ -443,6 +442,9 @@ mod tests {
         assert!(config.follows() && !config.run_needs().contains(&Need::Beacon));
         assert_eq!(from_flags(&["--l2.follow.source=http://h:1"]).unwrap().follow.sources.len(), 1);
         assert!(!from_flags(&["--follow.agreement=2"]).unwrap().follows());
+        for (name, engine) in [("morph", FollowEngine::Morph), ("forkchoice", FollowEngine::Forkchoice)] {
+            assert_eq!(from_flags(&[&format!("--follow.engine={name}")]).unwrap().follow.engine, engine);
+        }
         let conflicts: [&[&str]; 8] = [
             &["--mode=blob"],
             &["--derivation.verify-mode=pathA"],

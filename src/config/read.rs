@@ -8,7 +8,8 @@ use super::error::ConfigError;
 use super::layers::{Raw, Set, Values};
 use super::settings::{ENV_PREFIX, Kind, MORPH_ENV_PREFIX, SETTINGS, Setting, missing_text};
 use super::values::{
-    Config, FollowConfig, L1Config, L2Config, LogConfig, LogFormat, ReactorControl, ReactorsConfig, Shown, ShownValue,
+    Config, FollowConfig, FollowEngine, L1Config, L2Config, LogConfig, LogFormat, ReactorControl, ReactorsConfig,
+    Shown, ShownValue,
 };
 use crate::redact::SecretUrl;
 use crate::types::{Address, B256, Confirmations, HeightParam, L1Number, Mode};
@@ -95,10 +96,10 @@ impl Reader<'_> {
     }
 
     fn follow(&self) -> Result<FollowConfig, ConfigError> {
-        self.required("follow.engine", |text| match text {
-            "morph" => Ok(()),
-            "forkchoice" => Err("cannot be forkchoice in this version: only morph (engine_setBlockTags)".to_owned()),
-            _ => Err("must be morph".to_owned()),
+        let engine = self.required("follow.engine", |text| match text {
+            "morph" => Ok(FollowEngine::Morph),
+            "forkchoice" => Ok(FollowEngine::Forkchoice),
+            _ => Err("must be morph or forkchoice".to_owned()),
         })?;
         self.required("follow.import", |text| match text {
             "false" => Ok(()),
@@ -120,6 +121,7 @@ impl Reader<'_> {
             timeout: self.duration("follow.timeout")?,
             agreement,
             alarm_after: self.required("follow.alarm_after", |text| within(text, 1, 1_000_000).and_then(narrow))?,
+            engine,
         })
     }
 

@@ -130,7 +130,7 @@ pub const SETTINGS: &[Setting] = &[
     Setting::of("follow.timeout", Kind::Text, "Deadline of one call to a follow source").default("5s"),
     Setting::of("follow.agreement", Kind::Integer, "How many sources must show the same safe head").default("1"),
     Setting::of("follow.alarm_after", Kind::Integer, "Polls in a row without anything taken over after which there is an alarm").default("30"),
-    Setting::of("follow.engine", Kind::Text, "How the node is told: morph (engine_setBlockTags)").default("morph"),
+    Setting::of("follow.engine", Kind::Text, "How the node is told: morph (engine_setBlockTags), or forkchoice (engine_forkchoiceUpdatedV3), which sets the head too").default("morph"),
     Setting::of("follow.import", Kind::Switch, "Import missing blocks from the source; this version cannot").default("false"),
 
     Setting::of("store.path", Kind::Text, "Database file").default("morph-deriver.sqlite"),

@@ -127,6 +127,17 @@ pub struct FollowConfig {
     pub agreement: usize,
     /// Polls in a row without anything taken over after which there is an alarm.
     pub alarm_after: u32,
+    /// How the node is told.
+    pub engine: FollowEngine,
+}
+
+/// How a follower tells the execution node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FollowEngine {
+    /// A Morph node: `engine_setBlockTags`. Its head follows its consensus node.
+    Morph,
+    /// A standard node: `engine_forkchoiceUpdatedV3`, which sets the head too.
+    Forkchoice,
 }
 
 /// Log output.

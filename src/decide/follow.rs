@@ -15,6 +15,9 @@ use crate::types::{B256, L1Header, L1Number, L1Ref, L2Number, L2Place, L2Ref, Sy
 /// several replicas behind one address, one of them lags at times.
 pub const LOWER_AFTER: u32 = 3;
 
+/// The node is told to leave its chain for the source's only after so many replies in a row that found it on another.
+pub const REORG_AFTER: u32 = 3;
+
 /// The networks that a source works for, by its own words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SourceNetwork {
@@ -139,6 +142,11 @@ pub enum Dropped {
         /// The height of its finalized head.
         number: L2Number,
     },
+    /// The node says that its safe head is not a valid block.
+    Invalid {
+        /// Its height.
+        number: L2Number,
+    },
     /// Fewer sources agree than are asked for.
     NotAgreed {
         /// The most that agree.
@@ -150,7 +158,7 @@ pub enum Dropped {
 
 impl Dropped {
     /// The codes of all reasons, for metrics.
-    pub const CODES: [&'static str; 13] = [
+    pub const CODES: [&'static str; 14] = [
         "unidentified",
         "other_network",
         "itself",
@@ -163,6 +171,7 @@ impl Dropped {
         "l1_behind",
         "stale",
         "finalized_off_chain",
+        "invalid",
         "not_agreed",
     ];
 
@@ -181,6 +190,7 @@ impl Dropped {
             Self::L1Behind { .. } => "l1_behind",
             Self::Stale { .. } => "stale",
             Self::FinalizedOffChain { .. } => "finalized_off_chain",
+            Self::Invalid { .. } => "invalid",
             Self::NotAgreed { .. } => "not_agreed",
         }
     }
@@ -329,6 +339,13 @@ pub enum Local {
     Found(L2Ref),
 }
 
+impl Local {
+    /// The block that the node answered with, if any.
+    pub fn of(block: Option<L2Ref>) -> Self {
+        block.map_or(Self::Missing, Self::Found)
+    }
+}
+
 /// How the source's safe head lies to the local chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FollowCase {
@@ -421,6 +438,26 @@ pub fn labels(ours: &Heads, snapshot: &Snapshot, finalized_at: Local, lower: u32
     })
 }
 
+/// Whether a chain that ends on the safe head of `snapshot` holds our finalized block, as far as this can be told before:
+/// the source's finalized head lies at or above ours, and is the local block at its height. `finalized_at` is that block.
+/// Nothing is final for us: then every chain does, unless the source's finalized head contradicts the local chain.
+///
+/// A finalized head above the local head cannot be compared. Then only its height speaks for it, and our finalized block
+/// is looked at again after the head was set.
+pub fn keeps_finalized(ours: &Heads, snapshot: &Snapshot, finalized_at: Local) -> bool {
+    let said = snapshot.finalized.map(|finalized| finalized.block);
+    if let (Some(said), Local::Found(local)) = (said, finalized_at)
+        && said != local
+    {
+        return false;
+    }
+    match (ours.finalized(), said) {
+        (None, _) => true,
+        (Some(ours), Some(said)) => said.number >= ours.number,
+        (Some(_), None) => false,
+    }
+}
+
 /// Whether the safe head of `snapshot` lies below ours.
 pub fn is_lower(ours: &Heads, snapshot: &Snapshot) -> bool {
     ours.safe().is_some_and(|safe| snapshot.safe.block.number < safe.number)
@@ -469,6 +506,9 @@ impl fmt::Display for Dropped {
             Self::Stale { age } => write!(f, "the source has read L1 up to a block that is {age} s old"),
             Self::FinalizedOffChain { number } => {
                 write!(f, "the source's finalized head {number} is not on the chain of its safe head")
+            }
+            Self::Invalid { number } => {
+                write!(f, "the execution node says that the source's safe head {number} is not a valid block")
             }
             Self::NotAgreed { most, needed } => write!(f, "{needed} sources must agree, {most} do"),
         }
@@ -699,6 +739,28 @@ mod tests {
         assert!(is_lower(&heads(21, 6), &s) && !is_lower(&heads(20, 6), &s) && !is_lower(&Heads::default(), &s));
     }
 
+    #[test]
+    fn i9_a_head_is_taken_only_if_it_keeps_what_is_final() {
+        let s = snapshot();
+        let none = Snapshot { finalized: None, ..s };
+        let final_at = |number| Heads::stored(Some(at(number)), Some(at(number)));
+        let table = [
+            (Heads::default(), s, Local::Found(at(10)), true),
+            (Heads::default(), s, Local::Missing, true),
+            (Heads::default(), none, Local::Missing, true),
+            (Heads::default(), s, Local::Found(other(10)), false),
+            (final_at(10), s, Local::Found(at(10)), true),
+            (final_at(8), s, Local::Found(at(10)), true),
+            (final_at(8), s, Local::Missing, true),
+            (final_at(8), s, Local::Found(other(10)), false),
+            (final_at(11), s, Local::Found(at(10)), false),
+            (final_at(8), none, Local::Missing, false),
+        ];
+        for (ours, snapshot, local, expected) in table {
+            assert_eq!(keeps_finalized(&ours, &snapshot, local), expected, "{ours:?} {snapshot:?} {local:?}");
+        }
+    }
+
     /// Whatever a source says and the node holds: finalized never moves back or sideways, and never lies above safe.
     #[test]
     fn i2_p2_no_reply_puts_our_heads_out_of_order() {
@@ -737,6 +799,7 @@ mod tests {
             Dropped::L1Behind { cited: cited.0, number: 1.into() },
             Dropped::Stale { age: 1 },
             Dropped::FinalizedOffChain { number: 1.into() },
+            Dropped::Invalid { number: 1.into() },
             Dropped::NotAgreed { most: 1, needed: 2 },
         ];
         assert_eq!(all.map(|dropped| dropped.code()), Dropped::CODES);

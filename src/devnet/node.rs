@@ -98,6 +98,8 @@ pub struct Moods {
     pub client_version: Option<String>,
     /// Answers every tag call with this error.
     pub tags_error: Option<RpcError>,
+    /// Answers every fork choice update with this status, and nothing moves.
+    pub forkchoice_status: Option<String>,
 }
 
 impl Default for Moods {
@@ -121,6 +123,7 @@ impl Default for Moods {
             loses_what_it_writes: false,
             client_version: None,
             tags_error: None,
+            forkchoice_status: None,
         }
     }
 }
@@ -638,6 +641,26 @@ impl Node {
         let result = self.apply_tags(safe, finalized);
         record(&mut self.tag_calls, TagCall { safe, finalized, accepted: result.is_ok() });
         result
+    }
+
+    /// `engine_forkchoiceUpdatedV3` of a standard execution node, without payload attributes: head, safe and finalized in one
+    /// step. Gives the payload status. A head that is an ancestor of the present one leaves it where it is.
+    pub fn forkchoice_updated(&mut self, head: B256, safe: B256, finalized: B256) -> Result<String, RpcError> {
+        if let Some(status) = self.moods.forkchoice_status.clone() {
+            return Ok(status);
+        }
+        let Some(block) = self.by_hash(head) else { return Ok("SYNCING".to_owned()) };
+        let is_known = |tag: &B256| tag.is_zero() || self.blocks.contains_key(tag);
+        if ![safe, finalized].iter().all(is_known) {
+            return Err(RpcError { code: -38_002, message: "Invalid forkchoice state".to_owned() });
+        }
+        if block.number() > self.head.number() || self.canonical.get(&block.number()) != Some(&head) {
+            self.make_head(&block);
+        }
+        self.safe = Some(safe).filter(|safe| !safe.is_zero()).or(self.safe);
+        self.finalized = Some(finalized).filter(|finalized| !finalized.is_zero()).or(self.finalized);
+        self.seen();
+        Ok("VALID".to_owned())
     }
 
     fn apply_tags(&mut self, safe: B256, finalized: B256) -> Result<(), RpcError> {

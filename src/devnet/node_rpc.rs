@@ -115,6 +115,16 @@ impl Node {
                 };
                 self.set_block_tags(at(0)?, at(1)?).map(|()| Value::Null)
             }
+            "engine_forkchoiceUpdatedV3" if side == Side::Engine => {
+                let at = |name: &str| {
+                    let hash = params.first().and_then(|state| state.get(name)).and_then(parse_hash);
+                    hash.ok_or_else(|| RpcError::params(format!("missing {name}")))
+                };
+                let (head, safe) = (at("headBlockHash")?, at("safeBlockHash")?);
+                let status = self.forkchoice_updated(head, safe, at("finalizedBlockHash")?)?;
+                let payload = json!({ "status": status, "latestValidHash": null, "validationError": null });
+                Ok(json!({ "payloadStatus": payload, "payloadId": null }))
+            }
             _ => self.read(method, params),
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! One poll: the node → the gate (nothing is asked before its first sync is over) → what it lost → its tags → the
 //! sources → L1 → the case (`decide/follow.rs`) → our heads, through the ledger as everywhere → tags. Nothing is
-//! derived and no block is written. What goes wrong is a stall with its reason; it never ends the loop.
+//! derived and no block is written. With `sets_head` the node is also told to take the source's safe head as its head
+//! (cases ① and ④); the labels follow in the next poll, which finds case ③ and begins at once. What goes wrong is a stall with its reason; it never ends the loop.
 //!
 //! A safe head that the node does not have yet (cases ① and ②a) is kept as the *target*: no tag is set on it before it
 //! is there. The source goes on meanwhile, so a node that is behind reaches the target first, and that moves our heads.
@@ -20,15 +21,20 @@ use tracing::{debug, error, info};
 
 use crate::decide::follow::{self, Age, Dropped, Expected, FollowCase, Labels, Local, Snapshot, case, is_lower};
 use crate::decide::heads::Heads;
+use crate::decide::one_node::OneNode;
 use crate::decide::stall::Cause;
 use crate::error::PortError;
 use crate::flow::ledger::Ledger;
 use crate::flow::node::Node;
+use crate::flow::one_node::BothSides;
 use crate::flow::places;
 use crate::flow::stall_log::{Doing, StallLog};
 use crate::flow::{Decided, FlowError, FollowPorts, FollowSettings, PollEnd, Status, unix_now};
-use crate::ports::{HeadSource, L1Chain, L2Reader, PortResult, Step};
+use crate::ports::{HeadSource, HeadTold, L1Chain, L2Engine, L2Reader, PortResult, Step};
 use crate::types::{L1Ref, L2Header, L2Number, L2Place, L2Ref, L2Snapshot, SyncStatus};
+
+/// Wait before the poll that labels a head that was just set.
+const SOON: Duration = Duration::from_millis(50);
 
 /// What the status shows of following.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -112,6 +118,8 @@ impl NotTaken {
 pub struct Follower {
     l1: Arc<dyn L1Chain>,
     l2: Arc<dyn L2Reader>,
+    /// The engine that sets the head; none if that is not ours to set.
+    engine: Option<Arc<dyn L2Engine>>,
     sources: Vec<Arc<dyn HeadSource>>,
     settings: FollowSettings,
     ledger: Ledger,
@@ -122,6 +130,8 @@ pub struct Follower {
     target: Option<Snapshot>,
     /// Confirmed replies in a row with a safe head below ours.
     lower: u32,
+    /// Confirmed replies in a row that found the node on another chain.
+    differs: u32,
     /// Where our heads stand on L1, by the source's word as far as L1 confirmed it.
     places: [Option<L2Place>; 2],
     /// What our heads were last taken from.
@@ -143,7 +153,8 @@ impl Follower {
     pub async fn start(ports: FollowPorts, settings: FollowSettings) -> Result<Self, FlowError> {
         let (ledger, tip) = Ledger::load(ports.progress.clone()).await?;
         let FollowPorts { l1, l2, engine, progress: _, sources } = ports;
-        let mut node = Node::new(l1.clone(), l2.clone(), engine, Duration::ZERO);
+        let mut node = Node::new(l1.clone(), l2.clone(), engine.clone(), Duration::ZERO);
+        let engine = engine.filter(|_| settings.sets_head);
         node.local.loaded(&ledger, tip.as_ref());
         let of = |source: &Arc<dyn HeadSource>| SourceStatus { name: source.name().to_owned(), last: None };
         let shown = FollowStatus {
@@ -156,6 +167,7 @@ impl Follower {
         let mut follower = Self {
             l1,
             l2,
+            engine,
             sources,
             settings,
             ledger,
@@ -163,6 +175,7 @@ impl Follower {
             began: Instant::now(),
             target: None,
             lower: 0,
+            differs: 0,
             places: [None, None],
             taken: None,
             told: None,
@@ -200,7 +213,12 @@ impl Follower {
                     let doing = if stall.reason().is_halt() { Doing::Halted } else { Doing::Waiting };
                     self.stall_log.stalled(&stall, doing);
                 }
-                Ok(PollEnd::Behind | PollEnd::CaughtUp | PollEnd::Reached) => self.stall_log.goes_on(),
+                Ok(PollEnd::Behind) => {
+                    self.stall_log.goes_on();
+                    tokio::time::sleep(SOON).await;
+                    continue;
+                }
+                Ok(PollEnd::CaughtUp | PollEnd::Reached) => self.stall_log.goes_on(),
                 Err(error) => self.stall_log.stalled(&error.stall(), Doing::TryingAgain),
             }
             tokio::time::sleep(self.settings.poll_interval).await;
@@ -357,21 +375,84 @@ impl Follower {
         self.shown.source_finalized = snapshot.finalized.map(|finalized| finalized.block);
         self.shown.source_current_l1 = Some(snapshot.current_l1.l1_ref());
         let (met, local) = self.case_of(&snapshot).await;
+        self.differs = if met == FollowCase::Differs { self.differs.saturating_add(1) } else { 0 };
         let count = self.shown.cases.entry(met.as_str()).or_default();
         *count = count.saturating_add(1);
         self.shown.case = Some(met.as_str());
         let end = match (met, local) {
             (FollowCase::Same, Ok(Some(header))) => self.label(&snapshot, &header).await,
-            (FollowCase::Ahead | FollowCase::NotFound, _) => self.wait_for(snapshot).await,
-            (FollowCase::Differs, Ok(Some(header))) => {
-                let cause = Cause::SourceDiffers { source: snapshot.safe.block, local: header.l2_ref() };
-                Err(self.nothing_taken(cause))
-            }
+            (FollowCase::Ahead, _) => match self.take_head(&snapshot, None).await? {
+                Some(end) => Ok(end),
+                None => self.wait_for(snapshot).await,
+            },
+            (FollowCase::NotFound, _) => self.wait_for(snapshot).await,
+            (FollowCase::Differs, Ok(Some(header))) => self.leave_chain(&snapshot, header.l2_ref()).await,
             (_, Err(error)) => Err(error.into()),
             (_, Ok(_)) => Err(FlowError::local_changed("the block at the source's safe head left the chain").into()),
         };
         self.tell(met, &snapshot);
         end
+    }
+
+    /// Case ④: the node is on another chain than the source. After some replies it is told to leave it, if its head is
+    /// ours to set; the safe tag goes to a block of both chains in the same step.
+    async fn leave_chain(&mut self, snapshot: &Snapshot, local: L2Ref) -> Decided<PollEnd> {
+        if self.engine.is_some() && self.differs >= follow::REORG_AFTER {
+            let both = match snapshot.finalized {
+                Some(finalized) => Some(finalized.block),
+                None => self.l2.header(0.into()).await?.map(|header| header.l2_ref()),
+            };
+            if let Some(end) = self.take_head(snapshot, both).await? {
+                return Ok(end);
+            }
+        }
+        Err(self.nothing_taken(Cause::SourceDiffers { source: snapshot.safe.block, local }))
+    }
+
+    /// Tells the node to take the safe head of `snapshot` as its head, with its safe tag on `safe`. None if its head is
+    /// not ours to set, if our finalized block might leave the chain, or if the node did not take it (yet).
+    async fn take_head(&mut self, snapshot: &Snapshot, safe: Option<L2Ref>) -> Decided<Option<PollEnd>> {
+        let Some(engine) = self.engine.clone() else { return Ok(None) };
+        let (ours, to) = (self.ledger.heads(), snapshot.safe.block);
+        let finalized_at = match snapshot.finalized.map(|finalized| finalized.block) {
+            Some(finalized) if finalized.number <= self.node.height() => {
+                Local::of(self.l2.header(finalized.number).await?.map(|header| header.l2_ref()))
+            }
+            _ => Local::Missing,
+        };
+        if !follow::keeps_finalized(&ours, snapshot, finalized_at) {
+            return Ok(None);
+        }
+        let both = BothSides::read(engine.as_ref(), self.l2.as_ref(), L2Number::new(0)).await?;
+        if both.verdict == OneNode::Two {
+            return Err(both.stall().into());
+        }
+        let before = both.node.head;
+        match engine.set_head(to.hash, safe.map(|safe| safe.hash)).await? {
+            HeadTold::Syncing => return Ok(None),
+            HeadTold::Invalid => {
+                let dropped = Dropped::Invalid { number: to.number };
+                self.count_dropped(dropped.code());
+                return Err(self.nothing_taken(Cause::SourceDropped(dropped)));
+            }
+            HeadTold::Valid => {}
+        }
+        let (after, at) = self.l2.snapshot_and(to.number).await?;
+        self.head = Some(after);
+        // An ancestor of the head is valid too, and changes nothing.
+        if after.head.number < to.number || at.map(|header| header.l2_ref()) != Some(to) {
+            return Ok(None);
+        }
+        if let Some(finalized) = ours.finalized()
+            && self.l2.header(finalized.number).await?.map(|header| header.l2_ref()) != Some(finalized)
+        {
+            engine.set_head(before.hash, ours.safe().map(|safe| safe.hash)).await?;
+            let dropped = Dropped::OtherFinalized { number: finalized.number };
+            self.count_dropped(dropped.code());
+            return Err(self.nothing_taken(Cause::SourceDropped(dropped)));
+        }
+        info!(target: "follow", from = %before, %to, "the node took the source's safe head");
+        Ok(Some(PollEnd::Behind))
     }
 
     /// The case of `snapshot`, and the local block at the height of its safe head.
@@ -491,8 +572,7 @@ impl Follower {
 /// What the node said.
 fn local_of(answer: &PortResult<Option<L2Header>>) -> Local {
     match answer {
-        Ok(Some(header)) => Local::Found(header.l2_ref()),
-        Ok(None) => Local::Missing,
+        Ok(header) => Local::of(header.map(|header| header.l2_ref())),
         Err(_) => Local::NotAsked,
     }
 }

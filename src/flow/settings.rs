@@ -144,6 +144,8 @@ pub struct FollowSettings {
     pub max_age: Duration,
     /// How many sources must show the same safe head.
     pub agreement: usize,
+    /// The node's head is set too: a standard execution node, whose head nobody else moves.
+    pub sets_head: bool,
     /// After so many polls in a row without a reply that is taken over there is an alarm.
     pub alarm_after: u32,
 }

@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use morph_deriver::adapters::engine::{EngineClient, JwtSecret};
+use morph_deriver::adapters::forkchoice::ForkchoiceClient;
 use morph_deriver::adapters::head_source::SourceClient;
 use morph_deriver::adapters::rpc::{Check, Pool};
 use morph_deriver::adapters::store::SqliteStore;
-use morph_deriver::decide::follow::{LOWER_AFTER, SourceNetwork};
+use morph_deriver::decide::follow::{LOWER_AFTER, REORG_AFTER, SourceNetwork};
 use morph_deriver::decide::stall::{Cause, Reason};
 use morph_deriver::devnet::chain::BatchSpec;
 use morph_deriver::devnet::faults::{Fault, Rule, Server};
@@ -128,6 +130,7 @@ fn follow_settings(devnet: &Devnet) -> FollowSettings {
         max_age: Duration::ZERO,
         agreement: 1,
         alarm_after: 3,
+        sets_head: false,
     }
 }
 
@@ -142,6 +145,7 @@ struct Follow {
     source: Source,
     ports: FollowPorts,
     follower: Follower,
+    sets_head: bool,
 }
 
 impl Follow {
@@ -149,7 +153,7 @@ impl Follow {
         let source = Source::of(&devnet);
         let ports = follow_ports(&devnet_ports(&devnet).await, vec![source.port()]);
         let follower = Follower::start(ports.clone(), follow_settings(&devnet)).await.unwrap();
-        Self { devnet, source, ports, follower }
+        Self { devnet, source, ports, follower, sets_head: false }
     }
 
     async fn new() -> Self {
@@ -168,8 +172,20 @@ impl Follow {
         self.source.says(status);
     }
 
+    /// Beside a standard node: its head is set by fork choice updates.
+    async fn forkchoice() -> Self {
+        let mut f = Self::new().await;
+        let secret = JwtSecret::new(f.devnet.jwt_secret());
+        let engine = EngineClient::new(&f.devnet.engine_url(), secret, pool_config(Check::None)).unwrap();
+        f.ports.engine = Some(Arc::new(ForkchoiceClient::new(engine)));
+        f.sets_head = true;
+        f.restart().await;
+        f
+    }
+
     async fn restart(&mut self) {
-        self.follower = Follower::start(self.ports.clone(), follow_settings(&self.devnet)).await.unwrap();
+        let settings = FollowSettings { sets_head: self.sets_head, ..follow_settings(&self.devnet) };
+        self.follower = Follower::start(self.ports.clone(), settings).await.unwrap();
     }
 
     async fn poll(&mut self) -> Result<PollEnd, FlowError> {
@@ -637,6 +653,123 @@ async fn i8_without_an_engine_the_heads_are_only_shown() {
     assert_eq!(f.reason().await, None);
     assert_eq!(f.follower.heads().safe().map(|head| head.number.get()), Some(24));
     f.devnet.with(|w| assert_eq!((w.node.safe(), w.node.finalized()), (None, None)));
+}
+
+fn updates(f: &Follow) -> u64 {
+    f.devnet.calls(Server::Engine, "engine_forkchoiceUpdatedV3")
+}
+
+#[tokio::test]
+async fn i8_a_standard_node_is_labelled_by_fork_choice_updates_and_its_head_stays() {
+    let mut f = Follow::forkchoice().await;
+    let head = f.devnet.heads().local;
+    f.source_at(24, 16);
+    assert_eq!(f.reason().await, None);
+    assert_eq!((f.heads(), f.devnet.heads().local), ((Some(24), Some(16)), head));
+    assert!(f.devnet.tag_calls().is_empty() && updates(&f) == 2, "safe, then finalized");
+    assert_eq!(f.reason().await, None);
+    assert_eq!(updates(&f), 2, "an idle poll tells the node nothing");
+    assert_ordered(&f.devnet);
+}
+
+#[tokio::test]
+async fn i6_a_standard_node_takes_the_source_s_safe_head_as_its_head() {
+    let mut f = Follow::forkchoice().await;
+    f.devnet.with(|w| w.truncate_to(10));
+    f.source_at(8, 8);
+    assert_eq!(f.reason().await, None);
+    f.source_at(24, 16);
+    assert_eq!(f.poll().await.unwrap(), PollEnd::Behind, "the next poll labels it, at once");
+    assert_eq!(f.shown().case, Some("ahead"));
+    assert_eq!(f.reason().await, None);
+    assert_eq!((f.heads(), f.devnet.heads().local.number.get()), ((Some(24), Some(16)), 24));
+    assert_ordered(&f.devnet);
+}
+
+/// SYNCING, ACCEPTED: nothing moves, and it is asked again. INVALID speaks against the source.
+#[tokio::test]
+async fn i3_i6_what_a_standard_node_does_not_take_moves_nothing() {
+    for (status, reason) in [
+        ("SYNCING", Reason::WaitingForBlocks),
+        ("ACCEPTED", Reason::WaitingForBlocks),
+        ("INVALID", Reason::SourceRefused),
+    ] {
+        let mut f = Follow::forkchoice().await;
+        f.devnet.with(|w| w.truncate_to(10));
+        f.source_at(8, 8);
+        assert_eq!(f.reason().await, None);
+        f.source_at(24, 16);
+        f.devnet.with(|w| w.node.moods.forkchoice_status = Some(status.to_owned()));
+        for _ in 0..2 {
+            assert_eq!(f.reason().await, Some(reason), "{status}");
+            assert_eq!((f.heads(), f.devnet.heads().local.number.get()), ((Some(8), Some(8)), 10), "{status}");
+        }
+        f.devnet.with(|w| w.node.moods.forkchoice_status = None);
+        assert_eq!(f.poll().await.unwrap(), PollEnd::Behind);
+        assert_eq!(f.reason().await, None);
+        assert_eq!(f.heads(), (Some(24), Some(16)), "{status}");
+        assert_ordered(&f.devnet);
+    }
+    // The tags are not taken: finalized does not move past a safe tag that was refused.
+    let mut f = Follow::forkchoice().await;
+    f.source_at(8, 0);
+    f.poll().await.unwrap();
+    f.source_at(24, 16);
+    f.devnet.with(|w| w.node.moods.forkchoice_status = Some("SYNCING".to_owned()));
+    assert_eq!(f.reason().await, Some(Reason::EngineUnavailable));
+    f.devnet.with(|w| {
+        assert_eq!((w.node.safe().unwrap().number.get(), w.node.finalized().unwrap().number.get()), (8, 0));
+        w.node.moods.forkchoice_status = None;
+    });
+    assert_eq!(f.reason().await, None);
+    assert_eq!(f.heads(), (Some(24), Some(16)));
+}
+
+#[tokio::test]
+async fn i7_a_standard_node_that_lacks_the_block_keeps_its_head() {
+    let mut f = Follow::forkchoice().await;
+    f.source_at(8, 0);
+    f.poll().await.unwrap();
+    let (before, head) = (updates(&f), f.devnet.heads().local);
+    f.source_at(16, 8);
+    f.devnet.with(|w| w.node.moods.holes = [16].into());
+    assert_eq!(f.reason().await, Some(Reason::WaitingForBlocks));
+    f.devnet.with(|w| w.node.moods.holes.clear());
+    f.devnet.fault(Server::L2, Rule::on("eth_getBlockByNumber", Fault::Drop).after(4).times(50));
+    assert_eq!(f.reason().await, Some(Reason::L2Unavailable));
+    assert_eq!((updates(&f), f.devnet.heads().local), (before, head));
+}
+
+#[tokio::test]
+async fn i9_a_standard_node_leaves_its_chain_after_some_replies_and_never_below_finalized() {
+    let mut f = Follow::forkchoice().await;
+    f.source_at(16, 8);
+    f.poll().await.unwrap();
+    let forked = |w: &mut World| w.fork_at(12, ForkShape::GasLimit).unwrap();
+    f.devnet.with(forked);
+    // While the node leaves its chain by itself, its tags lie where they were: not ours to order.
+    f.devnet.clear_counts();
+    f.source_at(24, 8);
+    for _ in 1..REORG_AFTER {
+        assert_eq!(f.reason().await, Some(Reason::SourceDiffers));
+        assert_eq!(f.heads(), (Some(8), Some(8)), "our safe head left the chain");
+    }
+    assert_eq!(f.poll().await.unwrap(), PollEnd::Behind);
+    assert_eq!(f.reason().await, None);
+    assert_eq!((f.heads(), f.devnet.heads().local.number.get()), ((Some(24), Some(8)), 24));
+    // Whose finalized head lies below ours cannot vouch that our finalized block stays on the chain.
+    f.source_at(24, 16);
+    f.poll().await.unwrap();
+    assert_ordered(&f.devnet);
+    f.devnet.with(|w| w.fork_at(20, ForkShape::GasLimit).unwrap());
+    f.devnet.clear_counts();
+    f.source_at(24, 8);
+    for _ in 0..=REORG_AFTER {
+        assert_eq!(f.reason().await, Some(Reason::SourceDiffers));
+    }
+    assert_eq!(f.heads(), (Some(16), Some(16)));
+    assert!(f.devnet.writes().is_empty());
+    assert_ordered(&f.devnet);
 }
 
 /// A worker that derives, and serves its status.
