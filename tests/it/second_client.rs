@@ -322,6 +322,30 @@ async fn l10_raw_and_json_blocks_of_every_client_give_the_same_hashes_and_the_sa
     assert!(read.windows(2).all(|pair| pair[0] == pair[1]));
 }
 
+/// The largest batch that there is: 600 blocks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn l10_a_batch_of_600_blocks_gives_the_same_blob_raw_and_as_json() {
+    for client in [Client::Geth, Client::RETH] {
+        for debug_closed in [false, true] {
+            let devnet = guarded(client).await;
+            devnet.with(|w| {
+                w.produce(600).unwrap();
+                w.mine(2);
+                w.sync();
+                w.node.moods.debug_closed = debug_closed;
+            });
+            devnet.clear_counts();
+            let mut rig = Rig::on(&devnet).await;
+            assert_eq!(rig.settle().await.end, PollEnd::CaughtUp, "{client:?}");
+            assert_eq!(rig.safe(), Some(600), "{client:?}");
+            let rows = standing(rig.ports.progress.as_ref()).await;
+            assert_eq!(rows.last().map(|row| row.case), Some(Some(Case::Consistent)), "{client:?}");
+            let raw = devnet.calls(Server::L2, "debug_getBlockRlp") + devnet.calls(Server::L2, "debug_getRawBlock");
+            assert_eq!(raw >= 600, !debug_closed, "{client:?}: {raw} raw blocks");
+        }
+    }
+}
+
 /// The software of the node is changed in the middle of a gap, and changed back: the end is the same as without.
 #[tokio::test]
 async fn l1_l10_l16_a_change_of_the_client_in_the_middle_of_a_gap_ends_the_same() {
