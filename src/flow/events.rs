@@ -229,7 +229,9 @@ impl Events {
         let mut upcoming = Upcoming::default();
         upcoming.add(contents_of(reading, &hashes, self.to_batch), &reading.headers);
         // A batch at which every poll stalls is no reason to read more each time.
-        let mut goes_on = upcoming.last().is_none();
+        let is_commit = |event: &L1Event| matches!(event.kind, L1EventKind::Commit { .. });
+        let mut goes_on =
+            !reading.events.iter().any(|e| is_commit(e) && cursor::is_ahead(round.ledger.cursor().as_ref(), e));
         let mut messages: Vec<(L1Ref, L1Message)> = Vec::new();
         let mut proofs: Vec<L1Event> = Vec::new();
         for (at, event) in reading.events.iter().enumerate() {

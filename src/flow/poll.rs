@@ -25,10 +25,6 @@ use crate::flow::{BatchReport, Decided, FlowError, PollEnd, PollReport, Ports, S
 use crate::ports::Step;
 use crate::types::{BatchIndex, CommitEvent, Cursor, FinalityMeaning, L1Message, L1Ref, L2Number, L2Ref};
 
-/// How often a worker that is behind advances finality and the node's tags between two polls, which then follow each other
-/// many times a second: as often as between two batches of one poll.
-const SETTLE_EVERY: Duration = Duration::from_secs(1);
-
 /// The owners of everything that one poll may change, and the order of the changes.
 pub(crate) struct Poll {
     quiesce: Quiesce,
@@ -48,6 +44,8 @@ pub(crate) struct Poll {
     l2_head: Option<L2Ref>,
     /// When a poll last ended with finality and tags, if all polls since asked for the next one at once.
     settled: Option<Instant>,
+    /// How often that is done in a catch-up.
+    settle_every: Duration,
 }
 
 impl Poll {
@@ -75,6 +73,7 @@ impl Poll {
             verdict: None,
             l2_head: None,
             settled: None,
+            settle_every: settings.settle_every,
         })
     }
 
@@ -217,7 +216,7 @@ impl Poll {
 
     /// Whether finality and tags were dealt with a moment ago, in a catch-up that has gone on since.
     fn has_settled(&self) -> bool {
-        self.settled.is_some_and(|at| at.elapsed() < SETTLE_EVERY)
+        self.settled.is_some_and(|at| at.elapsed() < self.settle_every)
     }
 
     async fn read(

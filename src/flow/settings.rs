@@ -68,6 +68,9 @@ pub struct Settings {
     pub read_ahead: usize,
     /// Rows of this many batches below the finalized one are kept.
     pub keep_batches: u64,
+    /// How often a worker that is behind advances finality and the node's tags between two polls, which then follow each
+    /// other many times a second.
+    pub settle_every: Duration,
     /// Time that one poll may spend on looking through L1's history.
     pub search_time: Duration,
     /// Stop after this batch.
@@ -109,6 +112,7 @@ impl Default for Settings {
             local_bytes: LOCAL_BYTES,
             read_ahead: READ_AHEAD,
             keep_batches: KEEP_BATCHES,
+            settle_every: Duration::from_secs(1),
             search_time: Duration::from_secs(20),
             to_batch: None,
             poll_interval: Duration::from_secs(15),

@@ -626,6 +626,8 @@ async fn c2_a_long_search_through_l1_continues_in_the_next_poll() {
     let mut rig = Rig::with(&devnet, |s| {
         s.fetch_range = 4;
         s.search_time = Duration::ZERO;
+        // Each range in its turn, so that the requests of a poll are its own.
+        s.read_ahead = 0;
     })
     .await;
     let (mut searching, mut verified) = (0, Vec::new());

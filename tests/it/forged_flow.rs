@@ -21,6 +21,8 @@ async fn lied_to(devnet: &Devnet, change: impl FnOnce(&mut Settings)) -> (Rig, A
     ports.l1 = l1.clone();
     let mut settings = settings();
     settings.rollup = devnet.rollup();
+    // Finality and the scan for reverts take part in every poll of a catch-up.
+    settings.settle_every = Duration::ZERO;
     change(&mut settings);
     (Rig::start(ports, settings).await, l1)
 }
@@ -475,7 +477,12 @@ async fn m2_b8_a_missing_header_wipes_no_scan() {
 #[tokio::test]
 async fn m2_b8_a_missing_header_forgets_no_revert() {
     let devnet = network(3).await;
-    let (mut rig, l1) = lied_to(&devnet, |s| s.fetch_range = 6).await;
+    let (mut rig, l1) = lied_to(&devnet, |s| {
+        s.fetch_range = 6;
+        // Each range in its turn, after the lie began.
+        s.read_ahead = 0;
+    })
+    .await;
     rig.settle().await;
     // Five blocks into the second range after the batches.
     devnet.with(|w| {
