@@ -369,6 +369,8 @@ fn sound(report: &AuditReport) -> Result<(BatchEdge, BatchEdge), Refusal> {
     damaged(before.batch < last.batch, "its range is empty")?;
     damaged(before.block.number <= last.block.number, "its blocks go down")?;
     damaged((report.base == Base::Genesis) == (before.batch.get() == 0), "its base is not where its range begins")?;
+    let genesis = L2Ref { number: L2Number::new(0), hash: report.identity.l2_genesis };
+    damaged(report.base != Base::Genesis || before.block == genesis, "its base is not the genesis block")?;
     let in_range = |d: &Divergence| d.batch > before.batch && d.batch <= last.batch;
     damaged(divergences.iter().all(in_range), "a divergence lies outside of its range")?;
     let ascending = divergences.windows(2).all(|pair| matches!(pair, [a, b] if a.batch < b.batch));
@@ -482,7 +484,8 @@ mod tests {
 
     /// Ten blocks a batch.
     fn edge(batch: u64) -> BatchEdge {
-        let block = L2Ref { number: (batch * 10).into(), hash: hash(1_000 + batch) };
+        let of = if batch == 0 { hash(7) } else { hash(1_000 + batch) };
+        let block = L2Ref { number: (batch * 10).into(), hash: of };
         BatchEdge { batch: batch.into(), hash: hash(batch), block }
     }
 
@@ -621,6 +624,11 @@ mod tests {
             let refused = merge(named(&[harmed])).unwrap_err();
             assert!(matches!(refused[0].why, Refusal::Damaged(_)), "row {row}: {refused:?}");
         }
+        // A first range that begins above the genesis block, with counts that fit.
+        let mut late = report(1, 9, &[]);
+        late.before.as_mut().unwrap().block = L2Ref { number: 5.into(), hash: hash(5) };
+        late.counts.blocks -= 5;
+        assert!(matches!(merge(named(&[late])).unwrap_err()[0].why, Refusal::Damaged(_)));
         let other = AuditReport { format: 2, ..report(5, 9, &[]) };
         assert_eq!(merge(named(&[other])).unwrap_err()[0].why, Refusal::Format(2));
     }

@@ -60,9 +60,13 @@ async fn claim_range(pool: SqlitePool, range: AuditRange, settled: String) -> Po
             ))),
         };
     }
-    let used: i64 = sqlx::query_scalar("SELECT (SELECT count(*) FROM cursor) + (SELECT count(*) FROM batches)")
-        .fetch_one(&pool)
-        .await?;
+    // A follower's holds heads and nothing else.
+    let used: i64 = sqlx::query_scalar(
+        "SELECT (SELECT count(*) FROM cursor) + (SELECT count(*) FROM batches) + (SELECT count(*) FROM heads) \
+         + (SELECT count(*) FROM lease)",
+    )
+    .fetch_one(&pool)
+    .await?;
     if used > 0 {
         return Err(refused("the database is a worker's; give the audit a --db of its own"));
     }
@@ -143,7 +147,7 @@ mod tests {
     use super::*;
     use crate::error::PortErrorKind;
     use crate::ports::{Progress as _, Step};
-    use crate::types::{BatchRecord, L1Number};
+    use crate::types::{BatchRecord, L1Number, L2Ref};
 
     fn range(from: u64, to: Option<u64>) -> AuditRange {
         AuditRange { from: from.into(), to: to.map(Into::into) }
@@ -168,6 +172,11 @@ mod tests {
         let worker = store_with(2).await;
         let error = worker.claim_range(&range(1, None), "finalized").await.unwrap_err();
         assert_eq!(error.kind, PortErrorKind::StoreRefused, "an audit does not go on from a worker's");
+        let follower = SqliteStore::in_memory().await.unwrap();
+        let safe = Some(L2Ref { number: 9.into(), hash: h(9) });
+        follower.apply(&Step { safe, ..Step::default() }).await.unwrap();
+        let error = follower.claim_range(&range(1, None), "finalized").await.unwrap_err();
+        assert_eq!(error.kind, PortErrorKind::StoreRefused, "nor from a follower's");
     }
 
     #[tokio::test]
