@@ -466,13 +466,14 @@ impl Events {
             self.store_batch(record, reverted, round).await?;
             return Ok(None);
         }
-        if self.to_batch.is_some_and(|to| index > to) {
-            return Ok(Some(PollEnd::Reached));
-        }
         let before = match self.continuity.batch_before(commit, &mut self.search, round.ledger).await? {
             Before::Batch(before) => before,
             Before::GoneBack => return Ok(Some(PollEnd::Behind)),
         };
+        // Only now: a hole below it may be the last batch that is asked for (P3).
+        if self.to_batch.is_some_and(|to| index > to) {
+            return Ok(Some(PollEnd::Reached));
+        }
         self.kept_verdict(commit, round).await?;
         let (end, blocks) = {
             let Round { ledger, node, pause, now, verdict, .. } = round;

@@ -85,6 +85,32 @@ async fn a1_m2_a_forged_revert_that_was_read_ahead_is_forgotten_if_l1_does_not_c
     }
 }
 
+fn is_commit_of_2(event: &L1Event) -> bool {
+    matches!(event.kind, L1EventKind::Commit { index, .. } if index.get() == 2)
+}
+
+/// The log of the last batch that is asked for is left out once. The next commit shows the hole, though it lies beyond what
+/// is asked for.
+#[tokio::test]
+async fn a1_p3_p4_a_left_out_commit_of_the_last_batch_that_is_asked_for_is_found_again() {
+    let devnet = network(3).await;
+    let passed = commit_block(&devnet, 1);
+    let (mut rig, l1) = lied_to(&devnet, |s| {
+        s.fetch_range = 1;
+        s.to_batch = Some(2.into());
+        s.read_ahead = 0;
+    })
+    .await;
+    l1.lie(Lies { hides: Some(is_commit_of_2), hides_in: In::RANGES, ..Lies::default() });
+    while rig.worker.status().borrow().l1_cursor.is_none_or(|read| read.get() < passed) {
+        assert_eq!(rig.poll().await.unwrap().end, PollEnd::Behind);
+    }
+    assert_eq!(rig.safe(), Some(8), "passed over without its log");
+    l1.be_honest();
+    assert_eq!(rig.settle().await.end, PollEnd::Reached);
+    assert_eq!(rig.safe(), Some(16));
+}
+
 #[tokio::test]
 async fn a1_m2_a_batch_that_the_contract_holds_is_not_passed_over_for_a_forged_revert() {
     let devnet = network(3).await;
