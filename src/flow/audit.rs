@@ -119,7 +119,8 @@ impl Audit {
                 Stretch::Ended(end) => return Ok(end),
                 Stretch::Diverged(stall) => stall,
             };
-            let tip = ports.progress.load().await?.tip;
+            let stored = ports.progress.load().await?;
+            let (tip, cursor) = (stored.tip, stored.cursor);
             let next = tip.as_ref().map(|tip| tip.index.plus(1));
             let Some(batch) = stall.batch.filter(|batch| Some(*batch) == next) else {
                 return Ok(AuditEnd::Stopped(stall));
@@ -129,7 +130,11 @@ impl Audit {
                 return Ok(AuditEnd::Stopped(stall));
             }
             let below = tip.as_ref().and_then(|tip| tip.last).map(|last| last.number);
-            let Ok(Some(record)) = self.taken_on_l1s_word(batch, tip.as_ref().map(|tip| tip.l1.number)).await? else {
+            // The commit that was judged lies right after the cursor. Below it there may be one with the same hash that was
+            // reverted: going back to that would never end.
+            let record = self.taken_on_l1s_word(batch, cursor.as_ref().map(|cursor| cursor.block.number)).await?;
+            let after_cursor = |record: &BatchRecord| cursor.as_ref().is_none_or(|cursor| record.pos() > cursor.pos());
+            let Some(record) = record.ok().flatten().filter(after_cursor) else {
                 return Ok(AuditEnd::Stopped(stall));
             };
             let (code, entity) = (stall.reason().code(), batch.get());
