@@ -395,3 +395,43 @@ fn p6_killed_and_interrupted_in_the_middle_it_goes_on_to_the_same_report() {
     assert_eq!((output.status.code(), report), (Some(3), undisturbed));
     assert_eq!(devnet.calls(Server::Engine, ""), 0);
 }
+
+/// A batch was committed, reverted, and committed again with the same hash far above. It diverges once.
+#[tokio::test]
+async fn c2_a_divergent_batch_that_was_committed_twice_is_passed_by_its_second_commit() {
+    let devnet = crate::finality_flow::network(2).await;
+    devnet.with(|w| {
+        w.mine(30);
+        w.revert(2).unwrap();
+        w.mine(30);
+        w.recommit_state().unwrap();
+        w.mine(20);
+        assert_eq!(w.batches[1].index, 2);
+        w.sync();
+        w.fork_at(12, ForkShape::OtherTransaction).unwrap();
+    });
+    let store = Arc::new(SqliteStore::in_memory().await.unwrap());
+    let ports = Ports { progress: store.clone(), ..rig::devnet_ports(&devnet).await };
+    let settings = Settings {
+        rollup: devnet.rollup(),
+        fetch_range: 4,
+        poll_interval: Duration::from_millis(10),
+        ..rig::settings()
+    };
+    let identity = Identity {
+        l1_chain_id: devnet.with(|w| w.l1.config.chain_id),
+        l2_chain_id: devnet.with(|w| w.sequencer.node.chain_id()),
+        rollup: devnet.rollup(),
+        queue: devnet.queue(),
+        l2_genesis: devnet.l2_genesis(),
+    };
+    let range = AuditRange { from: 1.into(), to: Some(2.into()) };
+    let audit = Audit::new(ports, settings, store, identity, range);
+    let mut ignored = |_: AuditStep| {};
+    let run = audit.run(&mut ignored);
+    let end = tokio::time::timeout(Duration::from_secs(60), run).await.expect("it never ends").unwrap();
+    assert_eq!(end, AuditEnd::Done);
+    let report = audit.report(&end).await.unwrap();
+    assert_eq!((report.verdict, report.finished, report.counts.verified), (Verdict::Diverged, true, 1));
+    assert_eq!(report.divergences.iter().map(|d| d.batch.get()).collect::<Vec<_>>(), [2]);
+}
