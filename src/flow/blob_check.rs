@@ -256,7 +256,10 @@ impl BlobCheck {
         let (cores, shared) = (self.cores.clone(), self.shared.clone());
         tokio::spawn(async move {
             let core = cores.acquire_owned().await;
-            let Some(group) = shared.take_due() else { return };
+            let group = shared.take_due();
+            // Whoever is left over looks again whether the next group is due.
+            shared.changed.notify_waiters();
+            let Some(group) = group else { return };
             let work = move || {
                 check_group(group);
                 drop(core);

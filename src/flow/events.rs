@@ -229,9 +229,12 @@ impl Events {
         let mut upcoming = Upcoming::default();
         upcoming.add(contents_of(reading, &hashes, self.to_batch), &reading.headers);
         // A batch at which every poll stalls is no reason to read more each time.
-        let is_commit = |event: &L1Event| matches!(event.kind, L1EventKind::Commit { .. });
+        let may_stall = |event: &L1Event| match event.kind {
+            L1EventKind::Commit { .. } | L1EventKind::Revert { .. } => true,
+            L1EventKind::Message(_) | L1EventKind::Finalize { .. } => false,
+        };
         let mut goes_on =
-            !reading.events.iter().any(|e| is_commit(e) && cursor::is_ahead(round.ledger.cursor().as_ref(), e));
+            !reading.events.iter().any(|e| may_stall(e) && cursor::is_ahead(round.ledger.cursor().as_ref(), e));
         let mut messages: Vec<(L1Ref, L1Message)> = Vec::new();
         let mut proofs: Vec<L1Event> = Vec::new();
         for (at, event) in reading.events.iter().enumerate() {
@@ -251,6 +254,7 @@ impl Events {
                     store_proofs(round.ledger, &mut proofs).await?;
                     self.on_revert(event, *index, again, settlements, round).await?;
                     round.node.sync_tags(round.ledger).await?;
+                    goes_on = true;
                 }
                 L1EventKind::Commit { .. } => {
                     let Some(commit) = event.as_commit() else { continue };

@@ -3,7 +3,8 @@
 //! One poll: the node → the gate (nothing is asked before its first sync is over) → what it lost → its tags → the
 //! sources → L1 → the case (`decide/follow.rs`) → our heads, through the ledger as everywhere → tags. Nothing is
 //! derived and no block is written. With `sets_head` the node is also told to take the source's safe head as its head
-//! (cases ① and ④); the labels follow in the next poll, which finds case ③ and begins at once. What goes wrong is a stall with its reason; it never ends the loop.
+//! (cases ① and ④); the labels follow in the next poll, which finds case ③ and begins at once. What goes wrong is a stall
+//! with its reason; it never ends the loop.
 //!
 //! A safe head that the node does not have yet (cases ① and ②a) is kept as the *target*: no tag is set on it before it
 //! is there. The source goes on meanwhile, so a node that is behind reaches the target first, and that moves our heads.

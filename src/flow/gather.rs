@@ -26,9 +26,10 @@ const READ_AT_ONCE: u64 = 200;
 /// The largest payload that is kept, in bytes: twelve times what six full blobs hold of real ones.
 const KEPT_MAX: usize = 8 << 20;
 
-/// The most bytes that all kept payloads may have together, and how many may be kept.
+/// The most bytes that all kept payloads may have together, and how many may be kept: more than are fetched ahead, so that
+/// none is dropped before its turn.
 const ALL_KEPT_MAX: usize = 32 << 20;
-const KEPT_AT_ONCE: usize = 32;
+const KEPT_AT_ONCE: usize = 128;
 
 /// A batch whose commit is bound, on the local block below it.
 pub(crate) struct BatchContext<'a> {

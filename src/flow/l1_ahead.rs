@@ -6,7 +6,7 @@
 //! Nothing is decided here, and nothing outdated is used. In its turn a range counts only if it is the very range that
 //! would be read now, if nothing is recorded of its blocks besides the block that it was read on, and if its last block
 //! is still canonical: that block's hash pins every block below it. Otherwise this range and those above it are dropped,
-//! and it is read again. A poll that ends in anything but "go on" drops them all, and so does a reorg.
+//! and it is read again. A reorg drops them all, and so does reading a range that ends in anything but "go on".
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -21,7 +21,8 @@ use crate::flow::{Ports, Settings};
 use crate::ports::L1Chain;
 use crate::types::{Cursor, L1Number, L1Ref};
 
-/// Ranges that are held at once, each at most what one call for logs gives: some 4 MiB (P7).
+/// Ranges that are held at once, each at most what one call for logs gives: some 4 MiB, and 8 MiB of a hostile endpoint
+/// (P7).
 const RANGES_AT_ONCE: usize = 6;
 
 /// One range.
@@ -81,7 +82,8 @@ impl RangesAhead {
     }
 
     /// Begins to read the range after those that are read, the first of which follows block `end`. One at a time, none
-    /// after one that took several requests (A3), and only what is settled up to its last block: a range that ends at `confirmed` is another one at the next poll.
+    /// after one that took several requests (A3), and only what is settled up to its last block: a range that ends at
+    /// `confirmed` is another one at the next poll.
     pub(crate) fn begin(&mut self, end: L1Ref, confirmed: L1Number) {
         let base = match self.ranges.back_mut() {
             None => end,
