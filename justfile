@@ -1,4 +1,4 @@
-# The commands that .ci/run runs, one by one.
+# Commands used most. `just ci` runs everything that must pass.
 
 default: fmt lint test
 
