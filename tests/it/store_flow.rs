@@ -57,10 +57,7 @@ fn h2_a_disk_that_fills_up_in_the_middle_of_a_run_loses_nothing() {
     site.set("poll_interval", "100ms");
     let mut run = run_without_signal(&site);
     run.until(|| safe(&devnet) == Some(12));
-    if !disk(&run, false) {
-        eprintln!("no prlimit here, h2 not checked");
-        return;
-    }
+    assert!(disk(&run, false), "this test needs `prlimit` (util-linux)");
     // One batch to verify and one to heal: both need the database before the node is touched.
     let tags = devnet.tag_calls().len();
     devnet.with(|w| {
