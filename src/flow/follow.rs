@@ -23,7 +23,7 @@ use tracing::{debug, error, info};
 use crate::decide::follow::{self, Age, Dropped, Expected, FollowCase, Labels, Local, Snapshot, case, is_lower};
 use crate::decide::heads::Heads;
 use crate::decide::one_node::OneNode;
-use crate::decide::stall::Cause;
+use crate::decide::stall::{Cause, Final};
 use crate::error::PortError;
 use crate::flow::ledger::Ledger;
 use crate::flow::node::Node;
@@ -456,6 +456,17 @@ impl Follower {
         Ok(Some(PollEnd::Behind))
     }
 
+    /// Our heads move only on a chain that holds our finalized block (P2): after a loss the node may come back on another
+    /// one, and nothing else compares them while no safe head is stored.
+    async fn holds_finalized(&self, ours: &Heads) -> Decided<()> {
+        let Some(finalized) = ours.finalized() else { return Ok(()) };
+        match self.l2.header(finalized.number).await?.map(|header| header.l2_ref()) {
+            Some(local) if local == finalized => Ok(()),
+            Some(_) => Err(Cause::BelowFinalized(Final::Verified).into()),
+            None => Err(FlowError::local_changed(format!("block {finalized}, which is final, is missing")).into()),
+        }
+    }
+
     /// The case of `snapshot`, and the local block at the height of its safe head.
     async fn case_of(&self, snapshot: &Snapshot) -> (FollowCase, PortResult<Option<L2Header>>) {
         let (safe, head) = (snapshot.safe.block, self.node.height());
@@ -483,6 +494,7 @@ impl Follower {
             }
         };
         if heads != ours {
+            self.holds_finalized(&ours).await?;
             let step = Step { safe: heads.safe(), finalized: heads.finalized(), ..Step::default() };
             self.ledger.commit(&step).await?;
         }

@@ -486,6 +486,35 @@ async fn i9_a_node_on_another_chain_than_the_source_changes_nothing_and_is_alarm
     assert_eq!(f.follower.heads().finalized().map(|head| head.number.get()), Some(16));
 }
 
+/// The node lost its blocks, and came back on another chain, which the source calls safe and final: our finalized head
+/// moves neither to that chain nor back.
+#[tokio::test]
+async fn i9_e20_p2_a_source_on_another_chain_than_our_finalized_head_takes_it_nowhere_after_a_loss() {
+    let mut f = Follow::new().await;
+    f.source_at(24, 16);
+    f.poll().await.unwrap();
+    f.devnet.with(|w| w.node.kill(12));
+    let _ = f.poll().await;
+    f.devnet.with(|w| {
+        w.sync();
+        w.fork_at(14, ForkShape::GasLimit).unwrap();
+    });
+    let forked = |number| f.devnet.with(|w| json!(w.node.at(number).unwrap().hash()));
+    let (safe, finalized) = (forked(24), forked(20));
+    f.source_bent(24, 20, |status| {
+        status["safe_l2"]["hash"] = safe;
+        status["finalized_l2"]["hash"] = finalized;
+    });
+    for _ in 0..5 {
+        assert_eq!(f.reason().await, Some(Reason::DivergesBelowFinalized));
+        assert_eq!(f.follower.heads().finalized().map(|head| head.number.get()), Some(16));
+    }
+    f.devnet.with(World::sync);
+    f.source_at(24, 20);
+    assert_eq!(f.reason().await, None);
+    assert_eq!(f.heads(), (Some(24), Some(20)));
+}
+
 #[tokio::test]
 async fn i9_a_safe_head_below_ours_is_followed_down_only_after_some_replies_and_not_below_finalized() {
     let mut f = Follow::new().await;
